@@ -1,0 +1,5 @@
+"""`python -m enhance` is `enhance`."""
+
+from enhance.cli import main
+
+main()

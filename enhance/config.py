@@ -1,0 +1,139 @@
+"""Everything that can be set, as documented dataclasses; strict reading from YAML.
+
+Importable without torch: a configuration is plain data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from enhance.dataset import DataConfig
+from enhance.errors import EnhanceError
+from enhance.mixing import MixingConfig
+from enhance.stft import StftConfig
+from enhance.training_config import TrainingConfig
+
+__all__ = [
+    "DataConfig",
+    "GcrnConfig",
+    "LossConfig",
+    "MixingConfig",
+    "ModelConfig",
+    "RunConfig",
+    "StftConfig",
+    "TrainingConfig",
+]
+
+
+@dataclass(frozen=True)
+class GcrnConfig:
+    """Architecture of a `enhance.gcrn.Gcrn`."""
+
+    channels: tuple[int, ...] = (16, 32, 48, 64, 64)
+    """Output channels of the encoder layers; the decoders mirror them."""
+    cell: Literal["lstm", "gru"] = "gru"
+    """Recurrent cell of the bottleneck."""
+    hidden: int = 320
+    """Units of each recurrent layer, over all groups."""
+    rnn_layers: int = 2
+    """Recurrent layers."""
+    groups: int = 2
+    """Independent groups of each recurrent layer."""
+    extra_features: int = 0
+    """Width D of features that stand beside the recurrent output; 0 for none."""
+    output: Literal["complex_mask", "complex_mapping"] = "complex_mask"
+    """`complex_mask` multiplies the noisy spectrum by 2 tanh of the decoders' output;
+    `complex_mapping` (the paper's) takes the decoders' output as the spectrum."""
+    compression: float = 0.3
+    """Power on the magnitude of the network's input, and of its mapped output; 1 for the paper's
+    linear spectrum."""
+
+    def check(self, sizes: tuple[int, ...]) -> None:
+        """Refuse what cannot be built.
+
+        Parameters
+        ----------
+        sizes
+            Frequency positions of the input and after each encoder layer.
+
+        Raises
+        ------
+        EnhanceError
+            Names the field and the reason.
+        """
+        if not self.channels or min(self.channels) < 1:
+            raise EnhanceError(f"channels {self.channels}: need one or more positive numbers")
+        if sizes[-1] < 1:
+            raise EnhanceError(
+                f"channels {self.channels}: {len(self.channels)} layers of stride 2 leave nothing "
+                f"of {sizes[0]} bins; use fewer layers or a longer window"
+            )
+        if self.rnn_layers < 1 or self.groups < 1 or self.hidden < 1:
+            raise EnhanceError("rnn_layers, groups and hidden: must be positive")
+        encoding = self.channels[-1] * sizes[-1]
+        if self.hidden % self.groups or encoding % self.groups:
+            raise EnhanceError(
+                f"groups {self.groups}: must divide hidden {self.hidden} and the encoder's output "
+                f"{encoding}"
+            )
+        if not 0 < self.compression <= 1:
+            raise EnhanceError(f"compression {self.compression}: must be in (0, 1]")
+        if self.extra_features < 0:
+            raise EnhanceError(f"extra_features {self.extra_features}: must not be negative")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms of `enhance.losses.enhancement_loss`; a term of weight 0 is left out."""
+
+    compression: float = 0.3
+    """Power on the magnitude of both spectra before they are compared."""
+    complex: float = 0.5
+    """Mean absolute-square error of the compressed complex spectrum."""
+    magnitude: float = 0.5
+    """Mean square error of the compressed magnitude."""
+    si_sdr: float = 0.02
+    """Times the negative SI-SDR in dB."""
+    waveform: float = 0.0
+    """Mean absolute error of the waveform, relative to the mean absolute value of the target."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model from waveform to waveform: framing and network."""
+
+    stft: StftConfig = field(default_factory=StftConfig)
+    """Framing."""
+    gcrn: GcrnConfig = field(default_factory=GcrnConfig)
+    """Network."""
+
+
+MODELS: dict[str, GcrnConfig] = {
+    "gcrn-16mb": GcrnConfig((16, 32, 64, 128, 120), "lstm", 600),
+    "gcrn-small": GcrnConfig((16, 32, 48, 64, 64), "gru", 320),
+    "gcrn-tiny": GcrnConfig((8, 16, 24, 32, 48), "gru", 240),
+}
+"""Network presets, sized at 25-20 framing: at most 16,000,000 bytes of exported fp32 ONNX with the
+DFT in it, at most 1 M parameters, and about half of that."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    seed: int = 0
+    """Seed of weights, splits and mixtures."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model. In YAML, `preset` (a network preset) and `framing` (a framing preset) may stand
+    beside `stft` and `gcrn`, whose keys then refine the preset."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is heard."""
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    """How speech and noise are mixed."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The enhancement loss."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Steps, batch, optimiser."""
+    objective: dict[str, Any] = field(default_factory=dict)
+    """Settings of the objective that `--mode` chose, read by that objective."""

@@ -1,0 +1,36 @@
+"""The one error type a user of enhance sees."""
+
+from __future__ import annotations
+
+import importlib.util
+
+
+class EnhanceError(Exception):
+    """Something the user can act on: what happened, where, and what to do.
+
+    The message is one line. The command line prints it without a traceback and
+    exits with code 2; library code lets it travel.
+    """
+
+
+def require(extra: str, *modules: str) -> None:
+    """Check that optional modules are installed, without importing them.
+
+    Parameters
+    ----------
+    extra
+        Name of the extra of this distribution that brings the modules.
+    modules
+        Import names, top level only (``"torch"``, ``"onnx"``).
+
+    Raises
+    ------
+    EnhanceError
+        If a module is missing; names the extra to install.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EnhanceError(
+            f"this command needs {', '.join(missing)}, which is not installed: "
+            f"pip install 'enhance[{extra}]'"
+        )

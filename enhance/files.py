@@ -1,0 +1,100 @@
+"""Files that are either whole or absent, hashes, and the cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from enhance.errors import EnhanceError
+
+
+@contextlib.contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its name on success.
+
+    The temporary name keeps the suffix (libraries choose a format by it). On any
+    exception, Ctrl-C included, the temporary file is removed and an older file
+    at ``path`` is left as it was.
+
+    Raises
+    ------
+    EnhanceError
+        If the folder cannot be made or written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise EnhanceError(f"{path}: is a folder, a file was to be written there")
+        with open(temporary, "wb"):
+            pass
+    except OSError as error:
+        raise EnhanceError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another place"
+        ) from error
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise EnhanceError(
+                f"{path}: cannot be written ({error.strerror or error}); choose another place"
+            ) from error
+        raise
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def write_jsonl(path: Path | str, rows: Iterator[Any] | list[Any]) -> None:
+    """Write one JSON value a line, atomically."""
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path | str) -> list[Any]:
+    """Read one JSON value a line; an `EnhanceError` names the line that is none."""
+    rows = []
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnhanceError(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise EnhanceError(f"{path}, line {number}: not JSON ({error})") from error
+    return rows
+
+
+def sha256(path: Path | str) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise EnhanceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return digest.hexdigest()
+
+
+def cache_folder(*parts: str) -> Path:
+    """Folder for things that can be made again: ``$XDG_CACHE_HOME/enhance`` or its default."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    base = Path(root) if root else Path.home() / ".cache"
+    return base.joinpath("enhance", *parts)

@@ -1,0 +1,36 @@
+"""Progress bars with speed and time left, and silence where nobody watches."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+def progress_bar(*, quiet: bool = False) -> Progress:
+    """A `rich` progress bar on standard error: use as a context manager.
+
+    Tasks may carry a field ``speed`` (text, such as ``"41 audio-s/s"``):
+    ``bar.add_task("training", total=n, speed="")`` and
+    ``bar.update(task, advance=1, speed="...")``.
+    Nothing is drawn when standard error is not a terminal or ``quiet`` is set.
+    """
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+        transient=False,
+    )

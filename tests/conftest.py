@@ -1,0 +1,51 @@
+"""Shared fixtures; `--corpus DIR` turns on the tests that need real audio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--corpus",
+        default=None,
+        metavar="DIR",
+        help="folder with train/, dev/ and analysis/ of real speech and noise",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = config.getoption("--corpus")
+    if folder is not None and not Path(folder).is_dir():
+        raise pytest.UsageError(f"--corpus {folder}: no such folder")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.getoption("--corpus") is None:
+        terminalreporter.write_line(
+            "NO REAL AUDIO: every test on real speech was skipped; "
+            "run pytest --corpus DIR (or make test CORPUS=DIR)",
+            yellow=True,
+            bold=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def corpus(request: pytest.FixtureRequest) -> Path:
+    """Folder of real speech and noise; the test is skipped where none was named."""
+    folder = request.config.getoption("--corpus")
+    if folder is None:
+        pytest.skip("needs real audio: pytest --corpus DIR")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests share one cache folder of the session and never touch the user's."""
+    base = tmp_path_factory.getbasetemp() / "cache"
+    base.mkdir(exist_ok=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base))
