@@ -122,6 +122,8 @@ DFT in it, at most 1 M parameters, and about half of that."""
 class RunConfig:
     """One training run."""
 
+    mode: str = "base"
+    """What training minimises: `base`, or `distill` with a teacher."""
     seed: int = 0
     """Seed of weights, splits and mixtures."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,47 @@ def cache_folder(*parts: str) -> Path:
     root = os.environ.get("XDG_CACHE_HOME")
     base = Path(root) if root else Path.home() / ".cache"
     return base.joinpath("enhance", *parts)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that takes its name on success.
+
+    On any exception, Ctrl-C included, the temporary folder is removed and an older folder at
+    ``path`` is left as it was.
+
+    Raises
+    ------
+    EnhanceError
+        If something stands at ``path`` (an empty folder does not count) and ``force`` is not
+        set, or the folder cannot be made.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            if not force:
+                raise EnhanceError(f"{path}: is there already; --force replaces it")
+            if not path.is_dir():
+                raise EnhanceError(f"{path}: is a file, a folder was to be made there")
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise EnhanceError(
+            f"{path}: cannot be made ({error.strerror or error}); choose another place"
+        ) from error
+    try:
+        yield temporary
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.replace(path)
+        if isinstance(error, OSError):
+            raise EnhanceError(
+                f"{path}: cannot be made ({error.strerror or error}); choose another place"
+            ) from error
+        raise

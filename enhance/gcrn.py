@@ -36,8 +36,9 @@ def compress(spec: Tensor, power: float) -> Tensor:
     if power == 1.0:
         return spec
     energy = spec.square().sum(1, keepdim=True)
-    # 1e-8 is -80 dB below one unit of spectrum: it bounds the gain of silence, nothing else.
-    return spec * (energy + 1e-8) ** ((power - 1) / 2)
+    # Bounds the gain of silence, 80 dB below one unit of spectrum. A floor and not a sum: ONNX
+    # optimisers take the addition of 1e-8 for nothing, and silence then becomes NaN.
+    return spec * energy.clamp_min(1e-8) ** ((power - 1) / 2)
 
 
 class GatedConv(nn.Module):

@@ -1,0 +1,351 @@
+"""The front door: one thin function per command, heavy imports inside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from enhance.cli_data import Force, Quiet, Snr, data_app
+from enhance.errors import EnhanceError, require
+
+if TYPE_CHECKING:
+    from enhance.config import RunConfig
+    from enhance.objective import Objective
+
+app = typer.Typer(
+    help="Causal speech enhancement at very low SNR: train, distil, export, prove, measure, run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_app, name="data")
+
+
+class Mode(StrEnum):
+    """What training minimises."""
+
+    base = "base"
+    distill = "distill"
+
+
+class Family(StrEnum):
+    """Self-supervised families that can be pre-trained."""
+
+    wavlm = "wavlm"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from enhance import __version__
+
+        typer.echo(f"enhance {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file or folder.")],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="[OUTPUT]", help="File or folder to write.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Shipped name, ONNX file, or hub id.")
+    ] = "default",
+    force: Force = False,
+    num_threads: Annotated[int, typer.Option(min=1, help="Threads of the model.")] = 1,
+    quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Name each file.")] = False,
+) -> None:
+    """Clean a recording, or every recording below a folder.
+
+    The output has the input's length, rate and channels, and is aligned with it to the sample.
+    """
+    from enhance.run import run_path
+
+    run_path(
+        source,
+        target,
+        model=model,
+        force=force,
+        num_threads=num_threads,
+        quiet=quiet,
+        verbose=verbose,
+    )
+
+
+@app.command()
+def train(
+    mode: Annotated[
+        Mode | None, typer.Option(help="What the network learns from.  [default: base]")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="YAML file, see configs/.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override one setting; repeatable."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the run.  [default: a new one below runs/]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where --run, or the newest run, stopped.")
+    ] = False,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose weights a new run starts from.")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processes, or GPUs, per node.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Lightning Fabric's strategy.")] = "auto",
+    num_nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train an enhancer; without data, on the built-in synthetic corpus.
+
+    Ctrl-C saves and stops, --resume goes on. A resumed run keeps its own configuration, which
+    --set may extend (training.steps, training.minutes).
+    """
+    require("train", "torch", "lightning_fabric", "safetensors", "yaml", "pesq", "tensorboard")
+    from enhance.checkpoint import newest_run
+    from enhance.settings import load_run
+    from enhance.training import fit
+
+    if resume and run is None:
+        run = newest_run()
+    if resume and config is None and run is not None:
+        config = run / "config.yaml"
+    assignments = list(assign or [])
+    if mode is not None:
+        assignments.append(f"mode={mode.value}")
+    settings = load_run(config, assignments)
+    if run is None:
+        run = Path("runs") / f"{settings.mode}-{time.strftime('%Y%m%d-%H%M%S')}"
+        # Further processes run this very command line: they must not choose a name of their own.
+        sys.argv += ["--run", str(run)]
+    summary = fit(
+        settings,
+        _objective(settings, quiet),
+        run,
+        resume=resume,
+        devices=devices,
+        strategy=strategy,
+        num_nodes=num_nodes,
+        accelerator=accelerator,
+        init=init,
+        quiet=quiet,
+    )
+    if summary["stopped"] != "finished":
+        raise typer.Exit(128 + int(signal.Signals[summary["stopped"]]))
+
+
+def _objective(settings: RunConfig, quiet: bool) -> Objective:
+    """The objective that a mode stands for: here the enhancer and the teachers meet."""
+    from lightning_fabric import seed_everything
+
+    from enhance.objective import Enhancement
+
+    seed_everything(settings.seed, verbose=False)
+    if settings.mode == Mode.distill:
+        require("train", "transformers")
+        from distill.l1 import Distillation
+
+        return Distillation.from_run(settings, quiet=quiet)
+    if settings.mode != Mode.base:
+        known = ", ".join(mode.value for mode in Mode)
+        raise EnhanceError(f"mode: no mode {settings.mode!r}; known: {known}")
+    if settings.objective:
+        raise EnhanceError("objective: mode base has no settings; they belong to --mode distill")
+    return Enhancement(settings.loss)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Run or checkpoint folder.  [default: the newest run]")
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write a streaming ONNX file.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="And one with int8 arithmetic.")] = False,
+    int8_weights: Annotated[
+        bool, typer.Option("--int8-weights", help="And one with int8 weights, float arithmetic.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="ONNX file.  [default: in the run folder]")
+    ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option("--set", help="Evaluation set to calibrate and certify on, real audio."),
+    ] = None,
+    require_faster: Annotated[
+        bool, typer.Option("--require-faster", help="Refuse an int8 file that is not faster.")
+    ] = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export one streaming ONNX file, with a certificate that it equals the trained model."""
+    require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
+    if not onnx:
+        raise EnhanceError("enhance export: name a format; there is one: --onnx")
+    from enhance.checkpoint import newest_run
+    from export.command import export_model
+
+    folder = checkpoint or newest_run()
+    export_model(
+        folder,
+        out or folder / f"{folder.name}.onnx",
+        int8=int8,
+        int8_weights=int8_weights,
+        clips=clips,
+        require_faster=require_faster,
+        force=force,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Checkpoint folders, ONNX files, shipped names, or noisy.  [default: newest run]",
+        ),
+    ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]"),
+    ] = None,
+    snr: Snr = -5.0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
+        "report"
+    ),
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Measure PESQ-WB, STOI, ESTOI and SI-SDR at a fixed SNR, clip by clip."""
+    require("bench", "pesq", "pystoi", "matplotlib")
+    from benchmarks.quality import evaluate as measure
+
+    names = list(models or [])
+    if not names:
+        require("train", "torch")
+        from enhance.checkpoint import newest_run
+
+        names = [str(newest_run())]
+    measure(names, set=clips, snr=snr, out=out, jobs=jobs, limit=limit, quiet=quiet)
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="ONNX files or shipped names."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Audio seconds per model and regime.")] = 4.0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
+        "report"
+    ),
+    quiet: Quiet = False,
+) -> None:
+    """Time models frame by frame on one thread, side by side: hot, cold and paced."""
+    require("bench", "psutil", "matplotlib")
+    from benchmarks.latency import bench as measure
+
+    measure(models or ["default"], seconds=seconds, out=out, quiet=quiet)
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None, typer.Argument(help="Preset, checkpoint folder, ONNX file or shipped name.")
+    ] = None,
+    framing: Annotated[str, typer.Option(help="Framing of a preset.")] = "25-20",
+) -> None:
+    """Print parameters, multiply-accumulates per second, size, framing and latency."""
+    from enhance.info import describe
+
+    describe(model, framing)
+
+
+@app.command("pretrain-ssl")
+def pretrain_ssl(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the model.")],
+    family: Annotated[Family, typer.Option(help="Which model and objective.")] = Family.wavlm,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Folder with speech and noise.  [default: built-in, synthetic]"),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Minutes of training over all iterations; 0: no limit.")
+    ] = 48.0,
+    steps: Annotated[
+        list[int] | None, typer.Option(help="Steps in all, or once for each iteration.")
+    ] = None,
+    iterations: Annotated[
+        int, typer.Option(min=1, help="Rounds of k-means and training on its units.")
+    ] = 2,
+    units: Annotated[
+        list[int] | None, typer.Option(help="Units of each iteration.  [default: 100, then 200]")
+    ] = None,
+    probe: Annotated[
+        Path | None, typer.Option(help="Folder with phone alignments to probe the result on.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pre-train a small teacher on your own speech by masked prediction of k-means units."""
+    require("train", "torch", "transformers", "safetensors", "sklearn")
+    from distill.pretrain_ssl import PretrainConfig, pretrain
+    from enhance import demo_corpus
+
+    settings = PretrainConfig(
+        family=family.value,
+        seed=seed,
+        minutes=minutes,
+        steps=tuple(steps or ()),
+        iterations=iterations,
+        threads=threads,
+        **({"units": tuple(units)} if units else {}),
+    )
+    folder = corpus or demo_corpus.ensure(quiet=quiet)
+    record = pretrain(settings, folder, output, resume=resume, probe=probe, quiet=quiet)
+    if "stopped" in record:
+        raise typer.Exit(130)
+
+
+def main() -> None:
+    """Run the command line: errors become one line and exit code 2, Ctrl-C exit code 130."""
+    try:
+        app()
+    except EnhanceError as error:
+        print(f"enhance: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("enhance: stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

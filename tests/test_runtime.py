@@ -1,0 +1,304 @@
+"""The streaming runtime against a filter computed by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from tiny_onnx import HOP, OVERLAP, build, by_hand, metadata
+
+from enhance import hub
+from enhance.errors import EnhanceError
+from enhance.runtime import AlignedStream, Enhancer
+
+POLE, GAIN = 0.9, 0.25
+RNG = np.random.default_rng(2)
+
+
+@pytest.fixture(scope="module")
+def enhancer(tmp_path_factory: pytest.TempPathFactory) -> Enhancer:
+    return Enhancer(build(tmp_path_factory.mktemp("m") / "a.onnx", pole=POLE, gain=GAIN))
+
+
+@pytest.fixture(scope="module")
+def delay(tmp_path_factory: pytest.TempPathFactory) -> Enhancer:
+    """Returns its input, OVERLAP samples late."""
+    return Enhancer(build(tmp_path_factory.mktemp("m") / "b.onnx"))
+
+
+def noise(length: int) -> np.ndarray:
+    return RNG.uniform(-0.5, 0.5, length).astype(np.float32)
+
+
+def streamed(enhancer: Enhancer, wave: np.ndarray, cuts: list[int]) -> np.ndarray:
+    stream = enhancer.new_stream()
+    pieces = [stream.process(piece) for piece in np.split(wave, cuts)]
+    return np.concatenate([*pieces, stream.flush()])
+
+
+@pytest.mark.parametrize("length", [1, HOP - 1, HOP, HOP + 1, HOP + OVERLAP, 3 * HOP, 1000, 1003])
+def test_stream_is_the_filter_and_latency_samples_longer(enhancer: Enhancer, length: int) -> None:
+    wave = noise(length)
+    out = streamed(enhancer, wave, [])
+    assert out.dtype == np.float32
+    assert out.shape == (length + OVERLAP,)
+    # float32 sums of 8 products of size < 0.2 against float64
+    np.testing.assert_allclose(out, by_hand(wave, pole=POLE, gain=GAIN), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 7, HOP, HOP + 1, 3 * HOP])
+def test_any_cutting_gives_the_same_bits(enhancer: Enhancer, size: int) -> None:
+    wave = noise(1003)
+    whole = streamed(enhancer, wave, [])
+    np.testing.assert_array_equal(streamed(enhancer, wave, list(range(size, 1003, size))), whole)
+
+
+def test_random_cuts_and_empty_pieces_give_the_same_bits(enhancer: Enhancer) -> None:
+    wave = noise(1003)
+    whole = streamed(enhancer, wave, [])
+    for _ in range(5):
+        cuts = sorted(RNG.integers(0, 1003, 40).tolist())
+        cuts[3] = cuts[2]
+        np.testing.assert_array_equal(streamed(enhancer, wave, cuts), whole)
+
+
+def test_process_gives_whole_hops_as_soon_as_they_are_there(enhancer: Enhancer) -> None:
+    stream = enhancer.new_stream()
+    assert [len(stream.process(noise(n))) for n in (HOP - 1, 1, 0, 2 * HOP + 3, HOP - 3)] == [
+        0, HOP, 0, 2 * HOP, HOP,
+    ]  # fmt: skip
+
+
+def test_flush_and_reset_start_anew(enhancer: Enhancer) -> None:
+    wave = noise(50)
+    stream = enhancer.new_stream()
+    assert len(stream.flush()) == OVERLAP  # nothing in: only the delay's zeros
+    first = np.concatenate([stream.process(wave), stream.flush()])
+    second = np.concatenate([stream.process(wave), stream.flush()])
+    np.testing.assert_array_equal(first, second)
+    stream.process(noise(21))
+    stream.reset()
+    np.testing.assert_array_equal(np.concatenate([stream.process(wave), stream.flush()]), first)
+
+
+def test_state_restores_in_another_object(enhancer: Enhancer, tmp_path: Path) -> None:
+    wave = noise(203)
+    stream = enhancer.new_stream()
+    head = stream.process(wave[:101])  # 101 is no multiple of the hop: samples are pending
+    np.savez(tmp_path / "state.npz", **stream.state())
+    rest = np.concatenate([stream.process(wave[101:]), stream.flush()])
+    other = Enhancer(enhancer.path)
+    with np.load(tmp_path / "state.npz") as state:
+        other.load_state(dict(state))
+    np.testing.assert_array_equal(np.concatenate([other.process(wave[101:]), other.flush()]), rest)
+    np.testing.assert_array_equal(np.concatenate([head, rest]), streamed(enhancer, wave, []))
+
+
+def test_state_is_a_copy_and_foreign_state_is_refused(enhancer: Enhancer) -> None:
+    stream = enhancer.new_stream()
+    stream.process(noise(2 * HOP))
+    state = stream.state()
+    state["pole.y"][:] = 99
+    assert stream.state()["pole.y"] != 99
+    before = stream.state()
+    for name, bad in [
+        ("pole.y", np.zeros((1, 2), np.float32)),
+        ("pole.y", np.zeros((1, 1), np.float64)),
+        ("stream.pending", np.zeros(HOP, np.float32)),
+        ("unknown", np.zeros(1)),
+    ]:
+        with pytest.raises(EnhanceError, match=r"not of a\.onnx"):
+            stream.load_state({**before, name: bad})
+    with pytest.raises(EnhanceError, match=r"pole\.y"):
+        stream.load_state({k: v for k, v in before.items() if k != "pole.y"})
+    assert all(np.array_equal(before[k], v) for k, v in stream.state().items())
+
+
+def test_bad_samples_leave_the_stream_where_it_was(enhancer: Enhancer) -> None:
+    wave = noise(100)
+    stream = enhancer.new_stream()
+    head = stream.process(wave[:50])
+    for bad in (
+        np.array([0, np.nan], np.float32),
+        np.full(2 * HOP, np.inf, np.float32),
+        np.zeros((2, 8), np.float32),
+        np.zeros(8, np.int16),
+    ):
+        with pytest.raises(EnhanceError, match="chunk"):
+            stream.process(bad)
+    tail = np.concatenate([stream.process(wave[50:]), stream.flush()])
+    np.testing.assert_array_equal(np.concatenate([head, tail]), streamed(enhancer, wave, []))
+
+
+def test_model_that_overflows_is_reported(tmp_path: Path) -> None:
+    stream = Enhancer(build(tmp_path / "loud.onnx", gain=1e30))
+    with pytest.raises(EnhanceError, match="the model gave NaN or infinity"):
+        stream.process(np.full(2 * HOP, 1e20, np.float32))
+    assert not stream.state()["analysis.tail"].any()
+
+
+def test_call_is_aligned_and_leaves_the_stream_alone(enhancer: Enhancer, delay: Enhancer) -> None:
+    wave = noise(1003)
+    stream = enhancer.new_stream()
+    stream.process(wave[:13])
+    before = stream.state()
+    out = stream(wave, 16000)
+    np.testing.assert_array_equal(out, streamed(enhancer, wave, [])[OVERLAP:])
+    assert all(np.array_equal(before[name], value) for name, value in stream.state().items())
+    np.testing.assert_array_equal(delay(wave, 16000), wave)
+
+
+@pytest.mark.parametrize("length", [1, 2, HOP, HOP + OVERLAP + 1, 999])
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100, 48000])
+def test_call_keeps_shape_at_any_rate(delay: Enhancer, rate: int, length: int) -> None:
+    assert delay(noise(length), rate).shape == (length,)
+    assert delay(noise(2 * length).reshape(2, length), rate).shape == (2, length)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_impulse_stays_at_its_sample(delay: Enhancer, rate: int) -> None:
+    wave = np.zeros((2, 6000), np.float64)
+    wave[0, 1234] = wave[1, 4321] = 0.5
+    out = delay(wave, rate)
+    assert np.abs(out).argmax(axis=1).tolist() == [1234, 4321]
+    # The filter is linear phase: the response is even around the impulse.
+    for channel, centre in enumerate((1234, 4321)):
+        left, right = out[channel, centre - 50 : centre], out[channel, centre + 1 : centre + 51]
+        np.testing.assert_allclose(left[::-1], right, atol=2e-3 * 0.5)
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_band_limited_sound_comes_back_at_other_rates(delay: Enhancer, rate: int) -> None:
+    time = np.arange(rate // 2) / rate
+    wave = 0.3 * np.stack([np.sin(2 * np.pi * f * time + 1) for f in (440, 1900)])
+    out = delay(wave, rate)
+    inner = slice(rate // 20, -rate // 20)  # the ends ring, as the sine starts abruptly
+    np.testing.assert_allclose(out[:, inner], wave[:, inner], atol=2e-4)
+
+
+def test_aligned_stream_is_cut_invariant_at_other_rates(enhancer: Enhancer) -> None:
+    wave = noise(2 * 5003).reshape(-1, 2)
+    whole = enhancer(wave.T, 44100).T
+    stream = AlignedStream(enhancer, 44100, 2)
+    cuts = sorted(RNG.integers(0, 5003, 30).tolist())
+    pieces = [stream.process(piece) for piece in np.split(wave, cuts)]
+    np.testing.assert_array_equal(np.concatenate([*pieces, stream.flush()]), whole)
+
+
+def test_call_refuses_what_is_no_audio(enhancer: Enhancer) -> None:
+    for bad in (np.zeros(0), np.zeros((2, 0)), np.zeros((1, 2, 3)), np.zeros(5, np.int16)):
+        with pytest.raises(EnhanceError, match="cannot be enhanced"):
+            enhancer(bad, 16000)
+    with pytest.raises(EnhanceError, match="NaN"):
+        enhancer(np.array([0.0, np.nan]), 16000)
+    with pytest.raises(EnhanceError, match="must be positive"):
+        enhancer(np.zeros(5), 0)
+
+
+def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
+    enhancer = Enhancer(build(tmp_path / "m.onnx", pole=POLE, hop=320, overlap=80))
+    stream = AlignedStream(enhancer, 48000, 2)
+    block = noise(2 * 48000).reshape(-1, 2)
+    process = psutil.Process()
+    for _ in range(20):
+        stream.process(block)
+    before = process.memory_info().rss
+    for _ in range(200):  # 77 MB of samples each way
+        stream.process(block)
+    assert process.memory_info().rss - before < 5e6
+
+
+def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "cut.onnx").write_bytes(build(tmp_path / "m.onnx").read_bytes()[:200])
+    for name in ("text.onnx", "empty.onnx", "cut.onnx"):
+        with pytest.raises(EnhanceError, match=f"{name}: is not an ONNX model") as caught:
+            Enhancer(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(EnhanceError, match="no such model file"):
+        Enhancer(tmp_path / "none.onnx")
+    with pytest.raises(EnhanceError, match="num_threads 0"):
+        Enhancer(tmp_path / "m.onnx", num_threads=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"props": {}}, "no 'sample_rate' in its metadata"),
+        ({"props": {**metadata(), "latency_samples": "soon"}}, "'latency_samples'.*'soon'"),
+        ({"props": {**metadata(), "hop_length": "0"}}, "'hop_length'.*'0'"),
+        ({"props": metadata(hop=9)}, "its input is 'audio'"),
+        ({"state": "pole.x"}, "state 'pole.x' has no output"),
+    ],
+)
+def test_foreign_onnx_is_refused(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(EnhanceError, match=f"not a streaming enhancer.*{message}"):
+        Enhancer(build(tmp_path / "m.onnx", **options))
+
+
+def test_models_are_found_by_shipped_name_then_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    shipped = build(tmp_path / "models" / "own.int8.onnx")
+    default = build(tmp_path / "models" / f"{hub.DEFAULT_MODEL}.onnx")
+    elsewhere = build(tmp_path / "own.int8")
+    monkeypatch.setattr(hub, "MODELS", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    assert hub.shipped_models() == sorted([hub.DEFAULT_MODEL, "own.int8"])
+    assert hub.find_model("own.int8") == shipped
+    assert hub.find_model("default") == default
+    assert hub.find_model("./own.int8").samefile(elsewhere)
+    assert hub.find_model(shipped) == shipped
+    assert Enhancer.from_pretrained("own.int8").metadata["model_type"] == "one-pole"
+    for name in ("nothing", "", "../secret", "no/where.onnx", "models/mistyped"):
+        with pytest.raises(EnhanceError, match=r"no such model.*own\.int8"):
+            hub.find_model(name)
+    with pytest.raises(EnhanceError, match="is a folder"):
+        hub.find_model(tmp_path)
+
+
+def test_hub_is_asked_last_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["README.md", "small.onnx"]
+
+    class HfApi:
+        def list_repo_files(self, repository: str) -> list[str]:
+            if repository == "org/broken":
+                raise OSError("no network\nmore")
+            return files
+
+    fake = types.ModuleType("huggingface_hub")
+    fake.__spec__ = types.SimpleNamespace()
+    fake.HfApi = HfApi
+    fake.hf_hub_download = lambda repository, file: str(tmp_path / repository / file)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    assert hub.find_model("org/name") == tmp_path / "org/name/small.onnx"
+    assert "downloading org/name/small.onnx" in capsys.readouterr().err
+    files.append("big.onnx")
+    with pytest.raises(EnhanceError, match=r"has 2 \.onnx files"):
+        hub.find_model("org/name")
+    files.append("model.onnx")
+    assert hub.find_model("org/name") == tmp_path / "org/name/model.onnx"
+    with pytest.raises(EnhanceError, match=r"did not give it \(no network\)"):
+        hub.find_model("org/broken")
+    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EnhanceError, match="pip install huggingface_hub"):
+        hub.find_model("org/name")
+
+
+def test_import_is_light_and_the_runtime_needs_no_torch() -> None:
+    code = (
+        "import sys, enhance; light = set(sys.modules); enhance.Enhancer; enhance.StftConfig;"
+        "enhance.__version__; import onnxruntime;"
+        "assert not light & {'numpy', 'onnxruntime', 'soundfile'}, light;"
+        "assert not set(sys.modules) & {'torch', 'onnx', 'scipy', 'soundfile', 'yaml'}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
