@@ -25,7 +25,9 @@ def data_manifest(
     ] = None,
     kind: Annotated[str, typer.Option(help="speech or noise, for all of them.")] = "",
     source: Annotated[str, typer.Option(help="Name of the data set.")] = "",
-    speaker: Annotated[str, typer.Option(help="Speaker of all of them.")] = "",
+    speaker: Annotated[
+        str, typer.Option(help="Pattern whose first group is the speaker in a path.")
+    ] = "",
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:

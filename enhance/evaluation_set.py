@@ -1,0 +1,330 @@
+"""Evaluation sets: folders with ``clean/`` and ``noisy/`` files of the same names.
+
+A set made here is frozen: its manifest holds the hash of every file, and a set whose files have
+changed since is refused. Any other folder of that shape can be opened as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from enhance.dataset import DataConfig, load_clips, split
+from enhance.errors import EnhanceError
+from enhance.files import atomic_folder, cache_folder, sha256, write_jsonl
+from enhance.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
+
+BUILTIN_SEED = 7001
+"""Of the built-in set's voices, noises and mixtures; training uses another."""
+_BUILTIN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Pairs of clean and noisy files."""
+
+    folder: Path
+    pairs: tuple[tuple[str, Path, Path, dict[str, str]], ...]
+    """Name, clean file, noisy file, labels; in the order of the names."""
+    hash: str
+    """SHA-256 over the sorted names and the hashes of both files of each pair."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+def make_set(
+    speech: Sequence[Clip],
+    noise: Sequence[Clip],
+    folder: Path | str,
+    *,
+    snr_db: float = -5.0,
+    count: int = 500,
+    seconds: float = 4.0,
+    seed: int = 0,
+    sample_rate: int = 16000,
+    balance: float = 0.5,
+    force: bool = False,
+    quiet: bool = False,
+) -> EvaluationSet:
+    """Mix a frozen set; what ``enhance data mix`` does.
+
+    The same clips, settings and seed give the same set. Nothing is left behind where it fails or
+    is interrupted.
+
+    Parameters
+    ----------
+    speech, noise
+        What to draw from, see `enhance.mixing.Mixer`.
+    folder
+        To be made.
+    snr_db
+        10 log10(sum s^2 / sum n^2) over each whole clip; kept to 0.01 dB by the 16-bit files.
+    count, seconds
+        Number of pairs, and the length of each.
+    seed
+        Another seed, another set.
+    sample_rate
+        Of the files.
+    balance
+        A source is drawn with probability in proportion to its hours to this power.
+    force
+        Replace what stands at ``folder``.
+    quiet
+        No progress bar.
+
+    Raises
+    ------
+    EnhanceError
+        If something stands at ``folder`` already, or a number makes no sense.
+    """
+    import soundfile
+
+    from enhance.clip_store import ClipStore
+    from enhance.mixing import Mixer, MixingConfig
+    from enhance.progress import progress_bar
+
+    if not 1 <= count <= 100_000 or not -60 <= snr_db <= 60:
+        raise EnhanceError(f"count {count} and SNR {snr_db} dB: need 1 to 100000, and -60 to 60 dB")
+    config = MixingConfig(snr=(snr_db, snr_db), level_dbfs=(-30.0, -22.0), segment_seconds=seconds)
+    digits = max(4, len(str(count - 1)))
+    with atomic_folder(folder, force=force) as place:
+        stores = [
+            # Decoding in advance pays where most clips will be drawn.
+            ClipStore(
+                clips, sample_rate, 2000 if len(clips) <= count else 0, name=name, quiet=quiet
+            )
+            for clips, name in ((speech, "speech"), (noise, "noise"))
+        ]
+        mixer = Mixer(stores[0], stores[1], config, seed, balance)
+        rows = []
+        with progress_bar(quiet=quiet) as bar:
+            task = bar.add_task("mixing", total=count, speed="")
+            for index in range(count):
+                recipe = mixer.draw(0, index)
+                mixture = mixer.render(recipe)
+                name = f"{index:0{digits}d}"
+                clean, noisy = _sixteen_bits(mixture.clean, mixture.noisy, snr_db, name)
+                hashes = {}
+                for part, wave in (("clean", clean), ("noisy", noisy)):
+                    path = place / part / f"{name}.flac"
+                    path.parent.mkdir(exist_ok=True)
+                    soundfile.write(path, wave, sample_rate, subtype="PCM_16")
+                    hashes[part] = sha256(path)
+                labels = _labels(mixer, recipe.speech, recipe.noise, snr_db)
+                rows.append({
+                    "name": name,
+                    "path": f"noisy/{name}.flac",
+                    "duration": len(clean) / sample_rate,
+                    "sample_rate": sample_rate,
+                    "clean_sha256": hashes["clean"],
+                    "noisy_sha256": hashes["noisy"],
+                    "seed": seed,
+                    "labels": labels,
+                })  # fmt: skip
+                bar.update(task, advance=1)
+        write_jsonl(place / "manifest.jsonl", rows)
+    return open_set(folder)
+
+
+def open_set(folder: Path | str) -> EvaluationSet:
+    """Open a folder with ``clean/`` and ``noisy/``.
+
+    Files are paired by name, subfolders included, suffixes aside. Labels come from
+    ``manifest.jsonl`` or ``manifest.csv``, where there is one.
+
+    Raises
+    ------
+    EnhanceError
+        If a file has no partner, there is no pair, or the hashes in the manifest are others.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise EnhanceError(f"{folder}: no such evaluation set")
+    for part in ("clean", "noisy"):
+        if not (folder / part).is_dir():
+            raise EnhanceError(
+                f"{folder}: an evaluation set has subfolders clean/ and noisy/; {part}/ is missing"
+            )
+    clean, noisy = (_by_name(folder / part) for part in ("clean", "noisy"))
+    alone = sorted(set(clean) ^ set(noisy))
+    if alone:
+        raise EnhanceError(
+            f"{folder}: {len(alone)} files stand in only one of clean/ and noisy/, first {alone[0]}"
+        )
+    if not clean:
+        raise EnhanceError(f"{folder}: clean/ and noisy/ hold no audio")
+    rows = _manifest_rows(folder)
+    digest = hashlib.sha256()
+    pairs = []
+    for name in sorted(clean):
+        row, hashes = rows.get(name, {}), (sha256(clean[name]), sha256(noisy[name]))
+        recorded = (row.get("clean_sha256", hashes[0]), row.get("noisy_sha256", hashes[1]))
+        if recorded != hashes:
+            raise EnhanceError(f"{folder}: pair {name} has changed since the set was made")
+        digest.update("\t".join((name, *hashes, "\n")).encode())
+        pairs.append((name, clean[name], noisy[name], _text_labels(row)))
+    missing = sorted(set(rows) - set(clean))
+    if missing:
+        raise EnhanceError(
+            f"{folder}: {len(missing)} pairs of the manifest are not there, first {missing[0]}"
+        )
+    return EvaluationSet(folder, tuple(pairs), digest.hexdigest())
+
+
+def builtin_set(snr_db: float = -5.0, count: int = 500, *, quiet: bool = False) -> EvaluationSet:
+    """The built-in synthetic set at one SNR; made on first use.
+
+    Its voices, noises and mixtures come from another seed than the built-in training corpus.
+    """
+    from enhance import demo_corpus
+
+    version = f"v{demo_corpus.VERSION}.{_BUILTIN_VERSION}"
+    folder = cache_folder("sets", f"synthetic-{version}-snr{snr_db:g}-count{count}")
+    if not (folder / "manifest.jsonl").is_file():
+        speech, noise = _builtin_clips(quiet)
+        # Two processes may get here at once: both make the same set, the first one's stays.
+        try:
+            make_set(
+                speech, noise, folder, snr_db=snr_db, count=count, seed=BUILTIN_SEED, quiet=quiet
+            )
+        except EnhanceError:
+            if not (folder / "manifest.jsonl").is_file():
+                raise
+    return open_set(folder)
+
+
+def mix(
+    data: DataConfig,
+    folder: Path | str,
+    *,
+    held_back: bool = False,
+    snr_db: float = -5.0,
+    count: int = 500,
+    seconds: float = 4.0,
+    seed: int = 0,
+    sample_rate: int = 16000,
+    force: bool = False,
+    quiet: bool = False,
+) -> EvaluationSet:
+    """What ``enhance data mix`` does: `make_set` from what a configuration names.
+
+    With nothing named: from synthetic voices and noises that the built-in training corpus does
+    not hold. ``held_back`` takes only what training on the same configuration keeps for
+    validation.
+
+    Raises
+    ------
+    EnhanceError
+        As `enhance.dataset.load_clips`, `enhance.dataset.split` and `make_set`.
+    """
+    if data.corpus or data.speech or data.noise:
+        speech, noise = load_clips(data, quiet=quiet)
+        if held_back:
+            speech = split(speech, data.held_back)[1]
+            noise = split(noise, data.held_back, "path")[1]
+    else:
+        speech, noise = _builtin_clips(quiet)
+    return make_set(
+        speech,
+        noise,
+        folder,
+        snr_db=snr_db,
+        count=count,
+        seconds=seconds,
+        seed=seed,
+        sample_rate=sample_rate,
+        balance=data.balance,
+        force=force,
+        quiet=quiet,
+    )
+
+
+def _builtin_clips(quiet: bool) -> tuple[list[Clip], list[Clip]]:
+    from enhance import demo_corpus
+
+    clips = read_manifest(demo_corpus.ensure_held_out(BUILTIN_SEED, quiet=quiet) / "manifest.jsonl")
+    return [c for c in clips if c.kind == "speech"], [c for c in clips if c.kind == "noise"]
+
+
+def _sixteen_bits(
+    clean: np.ndarray, noisy: np.ndarray, snr_db: float, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Round speech and noise apart: int16 files whose difference is the noise exactly."""
+    speech = np.rint(clean * 32767)
+    noise = np.rint((noisy - clean) * 32767)
+    energies = [float(np.square(wave, dtype=np.float64).sum()) for wave in (speech, noise)]
+    found = 10 * np.log10(energies[0] / energies[1]) if min(energies) > 0 else np.nan
+    if not abs(found - snr_db) < 0.01:
+        raise EnhanceError(
+            f"pair {name}: 16-bit files would be at {found:.2f} dB instead of {snr_db:g}; "
+            "choose an SNR nearer to 0"
+        )
+    return speech.astype(np.int16), (speech + noise).astype(np.int16)
+
+
+def _labels(mixer: Any, speech: Any, noise: Any, snr_db: float) -> dict[str, str]:
+    talk = [mixer.speech.clips[piece.clip] for piece in speech]
+    sound = [mixer.noise.clips[piece.clip] for row in noise for piece in row]
+
+    def joined(values: list[str]) -> str:
+        return " ".join(dict.fromkeys(value for value in values if value))
+
+    labels = {
+        "snr_db": f"{snr_db:g}",
+        "source": joined([clip.source for clip in talk]),
+        "speaker": joined([clip.speaker for clip in talk]),
+        "noise_source": joined([clip.source for clip in sound]),
+        "noise_type": joined([clip.labels.get("type", "") for clip in sound]),
+        "speech_files": joined([clip.path.name for clip in talk]),
+        "noise_files": joined([clip.path.name for clip in sound]),
+        "source_files": joined(
+            [name.rsplit("/", 1)[-1] for clip in (*talk, *sound) for name in clip.recordings]
+        ),
+        "synthetic": "yes" if any(clip.labels.get("synthetic") for clip in (*talk, *sound)) else "",
+    }
+    return {key: value for key, value in labels.items() if value}
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise EnhanceError(f"{path}: has the same name as {found[name]}, suffix aside")
+        found[name] = path
+    return found
+
+
+def _manifest_rows(folder: Path) -> dict[str, dict[str, Any]]:
+    for manifest in (folder / "manifest.jsonl", folder / "manifest.csv"):
+        if manifest.is_file():
+            break
+    else:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(read_rows(manifest), 1):
+        path = PurePosixPath(str(row.get("path") or ""))
+        if len(path.parts) < 2 or path.parts[0] not in ("clean", "noisy"):
+            raise EnhanceError(f"{manifest}, entry {number}: `path` is not below clean/ or noisy/")
+        name = PurePosixPath(*path.parts[1:]).with_suffix("").as_posix()
+        # The clean file's row tells what the pair is about; the noisy one's adds to it.
+        clean_first = path.parts[0] == "clean"
+        old = found.get(name, {})
+        row = {key: value for key, value in row.items() if value not in (None, "")}
+        found[name] = {**old, **row} if clean_first else {**row, **old}
+    return found
+
+
+def _text_labels(row: dict[str, Any]) -> dict[str, str]:
+    aside = {"name", "path", "kind", "duration", "seconds", "sample_rate", "labels", "seed"}
+    aside |= {"clean_sha256", "noisy_sha256"}
+    labels = {k: v for k, v in row.items() if k not in aside} | dict(row.get("labels") or {})
+    return {str(k): str(v) for k, v in labels.items() if v not in (None, "")}
