@@ -24,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help starts in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
@@ -117,7 +118,9 @@ def train(
     accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train an enhancer; without data, on the built-in synthetic corpus.
+    """Train an enhancer.
+
+    Without data named, on the built-in synthetic corpus; mode distill brings its own teacher.
 
     Ctrl-C saves and stops, --resume goes on. A resumed run keeps its own configuration, which
     --set may extend (training.steps, training.minutes).
@@ -198,7 +201,10 @@ def export(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export one streaming ONNX file, with a certificate that it equals the trained model."""
+    """Export one streaming ONNX file and its certificate.
+
+    The certificate proves on real clips that the file equals the trained model.
+    """
     require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
     if not onnx:
         raise EnhanceError("enhance export: name a format; there is one: --onnx")
@@ -239,17 +245,14 @@ def evaluate(
     limit: Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Measure PESQ-WB, STOI, ESTOI and SI-SDR at a fixed SNR, clip by clip."""
+    """Measure PESQ-WB, STOI, ESTOI, SI-SDR at a fixed SNR."""
     require("bench", "pesq", "pystoi", "matplotlib")
     from benchmarks.quality import evaluate as measure
+    from benchmarks.report import show_evaluation
 
-    names = list(models or [])
-    if not names:
-        require("train", "torch")
-        from enhance.checkpoint import newest_run
-
-        names = [str(newest_run())]
-    measure(names, set=clips, snr=snr, out=out, jobs=jobs, limit=limit, quiet=quiet)
+    show_evaluation(
+        measure(models or (), set=clips, snr=snr, out=out, jobs=jobs, limit=limit, quiet=quiet)
+    )
 
 
 @app.command()
@@ -264,11 +267,15 @@ def bench(
     ),
     quiet: Quiet = False,
 ) -> None:
-    """Time models frame by frame on one thread, side by side: hot, cold and paced."""
+    """Time models frame by frame, side by side.
+
+    One thread; hot (back to back), cold (caches used by something else) and paced (a live call).
+    """
     require("bench", "psutil", "matplotlib")
     from benchmarks.latency import bench as measure
+    from benchmarks.report import show_bench
 
-    measure(models or ["default"], seconds=seconds, out=out, quiet=quiet)
+    show_bench(measure(models or ["default"], seconds=seconds, out=out, quiet=quiet))
 
 
 @app.command()
@@ -278,7 +285,7 @@ def info(
     ] = None,
     framing: Annotated[str, typer.Option(help="Framing of a preset.")] = "25-20",
 ) -> None:
-    """Print parameters, multiply-accumulates per second, size, framing and latency."""
+    """Print parameters, MAC/s, size, framing and latency."""
     from enhance.info import describe
 
     describe(model, framing)
@@ -312,7 +319,10 @@ def pretrain_ssl(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Pre-train a small teacher on your own speech by masked prediction of k-means units."""
+    """Pre-train a small teacher on your own speech.
+
+    Masked prediction of k-means units; the folder it writes goes to --set objective.teacher=.
+    """
     require("train", "torch", "transformers", "safetensors", "sklearn")
     from distill.pretrain_ssl import PretrainConfig, pretrain
     from enhance import demo_corpus

@@ -1,0 +1,1 @@
+"""Everything that measures: quality, latency, statistics and reports."""

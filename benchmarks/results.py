@@ -1,0 +1,55 @@
+"""``results.jsonl``: every figure that was measured, one row per model and question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from enhance.errors import EnhanceError
+from enhance.files import read_jsonl, write_jsonl
+
+RESULTS = "results.jsonl"
+"""Name of the file in the output folder."""
+
+FORMAT = 1
+"""Written into every row; rows of another format are kept, and not shown."""
+
+Row = dict[str, Any]
+
+
+def merge_results(folder: Path, rows: Sequence[Row]) -> None:
+    """Add rows; they take the place of older ones on the same question.
+
+    The question of a quality row is the model and the set, that of a comparison both models and
+    the set. Latency rows answer only for their own run.
+    """
+    path = folder / RESULTS
+    rows = [{"kind": row["kind"], "format": FORMAT, **row} for row in rows]
+    old = read_jsonl(path) if path.exists() else []
+    new = {_question(row) for row in rows}
+    kept = [row for row in old if not isinstance(row, dict) or _question(row) not in new]
+    write_jsonl(path, [*kept, *rows])
+
+
+def read_results(folder: Path | str) -> list[Row]:
+    """Rows of this format.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such file, or a line of it is not JSON.
+    """
+    path = Path(folder) / RESULTS
+    if not path.is_file():
+        raise EnhanceError(f"{folder}: no {RESULTS}; run enhance evaluate or enhance bench")
+    rows = read_jsonl(path)
+    return [row for row in rows if isinstance(row, dict) and row.get("format") == FORMAT]
+
+
+def _question(row: Row) -> tuple[Any, ...]:
+    if row.get("kind") == "quality":
+        return ("quality", row.get("model_hash"), row.get("set_hash"))
+    if row.get("kind") == "comparison":
+        return ("comparison", row.get("a_hash"), row.get("b_hash"), row.get("set_hash"))
+    return (row.get("kind"), row.get("run"), row.get("model"))

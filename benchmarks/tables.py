@@ -1,0 +1,76 @@
+"""A table of text, drawn in the terminal or written as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+@dataclass
+class Table:
+    """Headers and rows of text; the first column is set left, the others right."""
+
+    title: str
+    headers: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """GitHub Markdown, without the title."""
+        lines = ["| " + " | ".join(self.headers) + " |"]
+        lines.append("|---" + "|---:" * (len(self.headers) - 1) + "|")
+        lines += ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in self.rows]
+        return "\n".join(lines)
+
+    def rich(self) -> RichTable:
+        """The same for `rich.console.Console.print`."""
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(title=self.title, title_justify="left")
+        for index, header in enumerate(self.headers):
+            table.add_column(header, justify="right" if index else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        return table
+
+
+def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    """A figure, or a dash where there is none."""
+    if value is None:
+        return "-"
+    value = round(value, digits) + 0.0  # minus zero becomes zero
+    return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+
+
+def plus_minus(entry: Mapping[str, Any] | None, digits: int = 3, signed: bool = False) -> str:
+    """``mean ±half`` of a symmetric interval's row; the mean alone where there is no interval."""
+    if not entry or entry.get("mean") is None:
+        return "-"
+    text = number(entry["mean"], digits, signed)
+    low, high = entry.get("low"), entry.get("high")
+    return text if low is None or high is None else f"{text} ±{number((high - low) / 2, digits)}"
+
+
+def with_interval(entry: Mapping[str, Any] | None, digits: int = 3, signed: bool = False) -> str:
+    """``mean [low, high]`` of an interval's row; the mean alone where there is no interval."""
+    if not entry or entry.get("mean") is None:
+        return "-"
+    text = number(entry["mean"], digits, signed)
+    low, high = entry.get("low"), entry.get("high")
+    if low is None or high is None:
+        return text
+    return f"{text} [{number(low, digits, signed)}, {number(high, digits, signed)}]"
+
+
+def size(count: float | None, unit: str = "B") -> str:
+    """A count with a decimal prefix: ``16.8 MB``, ``980 k``."""
+    if count is None:
+        return "-"
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= factor:
+            return f"{count / factor:.3g} {prefix}{unit}"
+    return f"{count:.0f} {unit}".rstrip()

@@ -1,0 +1,271 @@
+"""CPU and wall time of one frame, in three regimes, and the hardware it was measured on.
+
+*Hot*: frames back to back, everything in the cache. *Cold*: between two frames something else
+uses the cache (a buffer is read and written). *Paced*: real time, sleeping between frames, as in a
+call; caches cool and the clock frequency drops. The ranking of systems changes with the regime,
+so that a figure without its regime misleads.
+
+CPU time is that of the calling thread. A model that also computes on other threads shows in
+`FrameTimes.other_threads_ns`, so that it is not taken for a fast one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REGIMES = ("hot", "cold", "paced")
+
+Step = Callable[[np.ndarray], Any]
+"""Processes one hop of audio (hop,) float32."""
+
+
+@dataclass
+class FrameTimes:
+    """Times of single frames, in nanoseconds."""
+
+    cpu_ns: list[int] = field(default_factory=list)
+    """CPU time of the calling thread, one entry per frame."""
+    wall_ns: list[int] = field(default_factory=list)
+    """Elapsed time, one entry per frame."""
+    other_threads_ns: int = 0
+    """CPU time of the process' other threads during the frames, summed."""
+    late_ns: list[int] = field(default_factory=list)
+    """Paced only: how late each frame started after its time in the call."""
+
+    def __len__(self) -> int:
+        return len(self.wall_ns)
+
+    def extend(self, other: FrameTimes) -> None:
+        """Append the frames of another measurement."""
+        self.cpu_ns.extend(other.cpu_ns)
+        self.wall_ns.extend(other.wall_ns)
+        self.late_ns.extend(other.late_ns)
+        self.other_threads_ns += other.other_threads_ns
+
+    def summary(self, hop_seconds: float) -> dict[str, Any]:
+        """Percentiles in milliseconds, real-time factors and deadline misses.
+
+        Parameters
+        ----------
+        hop_seconds
+            Duration of one frame's audio; a frame whose wall time is longer misses its deadline.
+
+        Returns
+        -------
+        dict
+            ``frames``, ``cpu_ms`` and ``wall_ms`` (p50, p95, p99, max, mean),
+            ``real_time_factor`` (mean CPU time per second of audio),
+            ``wall_real_time_factor``, ``deadline_misses``, ``other_threads_share``, and for
+            paced frames ``late_ms``.
+        """
+        if not self.wall_ns:
+            return {"frames": 0}
+        cpu = np.asarray(self.cpu_ns, dtype=np.float64)
+        wall = np.asarray(self.wall_ns, dtype=np.float64)
+        result: dict[str, Any] = {
+            "frames": int(wall.size),
+            "cpu_ms": percentiles(cpu / 1e6),
+            "wall_ms": percentiles(wall / 1e6),
+            "real_time_factor": float(cpu.mean() / 1e9 / hop_seconds),
+            "wall_real_time_factor": float(wall.mean() / 1e9 / hop_seconds),
+            "deadline_misses": int(np.count_nonzero(wall > hop_seconds * 1e9)),
+            "other_threads_share": float(self.other_threads_ns / max(1.0, cpu.sum())),
+        }
+        if self.late_ns:
+            result["late_ms"] = percentiles(np.asarray(self.late_ns, dtype=np.float64) / 1e6)
+        return result
+
+
+def percentiles(values: np.ndarray) -> dict[str, float]:
+    """p50, p95, p99, max and mean of one-dimensional values."""
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return {
+        "p50": float(p50),
+        "p95": float(p95),
+        "p99": float(p99),
+        "max": float(values.max()),
+        "mean": float(values.mean()),
+    }
+
+
+def _timed(step: Step, frame: np.ndarray, times: FrameTimes) -> None:
+    """Run one frame and append its times."""
+    process = time.process_time_ns()
+    cpu = time.thread_time_ns()
+    wall = time.perf_counter_ns()
+    step(frame)
+    wall_end = time.perf_counter_ns()
+    cpu_end = time.thread_time_ns()
+    process_end = time.process_time_ns()
+    times.wall_ns.append(wall_end - wall)
+    times.cpu_ns.append(cpu_end - cpu)
+    times.other_threads_ns += max(0, (process_end - process) - (cpu_end - cpu))
+
+
+def hot(step: Step, frames: Sequence[np.ndarray], warm_up: int = 0) -> FrameTimes:
+    """Time frames back to back; the first ``warm_up`` frames run but are not counted."""
+    times = FrameTimes()
+    discarded = FrameTimes()
+    for index, frame in enumerate(frames):
+        _timed(step, frame, discarded if index < warm_up else times)
+    return times
+
+
+def cold(step: Step, frames: Sequence[np.ndarray], disturb: Callable[[], Any]) -> FrameTimes:
+    """Time frames with ``disturb()`` run, untimed, before each of them."""
+    times = FrameTimes()
+    for frame in frames:
+        disturb()
+        _timed(step, frame, times)
+    return times
+
+
+def paced(step: Step, frames: Sequence[np.ndarray], hop_seconds: float) -> FrameTimes:
+    """Time frames that arrive in real time, sleeping until each is due.
+
+    A frame that is due while an older one still runs starts at once, as in a call.
+    """
+    times = FrameTimes()
+    start = time.perf_counter_ns()
+    for index, frame in enumerate(frames):
+        due = start + round((index + 1) * hop_seconds * 1e9)
+        while (left := due - time.perf_counter_ns()) > 0:
+            time.sleep(left / 1e9)
+        times.late_ns.append(time.perf_counter_ns() - due)
+        _timed(step, frame, times)
+    return times
+
+
+class CacheDisturber:
+    """Something else that uses the cache: reads and writes every line of a buffer.
+
+    Parameters
+    ----------
+    megabytes
+        Size of the buffer; larger than the core's own caches (a last-level cache that is shared
+        and larger keeps the model all the same: say so where it matters).
+    """
+
+    def __init__(self, megabytes: int = 64) -> None:
+        self.megabytes = megabytes
+        self._buffer = np.zeros(megabytes * 1_000_000 // 8, dtype=np.int64)
+
+    def __call__(self) -> None:
+        """Touch the whole buffer once."""
+        self._buffer += 1
+
+
+def split_frames(wave: np.ndarray, hop_length: int, count: int) -> list[np.ndarray]:
+    """``count`` frames (hop,) of a signal, repeated from its start where it is too short."""
+    needed = hop_length * count
+    tiled = np.resize(np.ascontiguousarray(wave, dtype=np.float32), needed)
+    return [tiled[i * hop_length : (i + 1) * hop_length] for i in range(count)]
+
+
+def instruction_sets() -> list[str]:
+    """Vector instruction sets that matter for float and int8 kernels, as far as the system tells.
+
+    Read from ``/proc/cpuinfo`` on Linux and from ``sysctl`` on macOS; empty where neither tells.
+    """
+    flags: set[str] = set()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text("utf-8", "replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                flags = set(value.split())
+                break
+    elif sys.platform == "darwin":
+        text = _sysctl("hw.optional") + _sysctl("machdep.cpu.leaf7_features").lower()
+        flags = {word for word in ("avx2", "avx512f") if word in text}
+        if platform.machine() == "arm64":
+            flags |= {"asimd"}
+            if "FEAT_DotProd: 1" in text:
+                flags |= {"asimddp"}
+            if "FEAT_I8MM: 1" in text:
+                flags |= {"i8mm"}
+    names = {
+        "avx2": "avx2",
+        "fma": "fma",
+        "avx512f": "avx512",
+        "avx512_vnni": "avx512_vnni",
+        "avx_vnni": "avx_vnni",
+        "amx_tile": "amx",
+        "amx_int8": "amx_int8",
+        "neon": "neon",
+        "asimd": "neon",
+        "asimddp": "dotprod",
+        "i8mm": "i8mm",
+        "sve": "sve",
+    }
+    return sorted({names[flag] for flag in flags if flag in names})
+
+
+def _sysctl(name: str) -> str:
+    import subprocess
+
+    try:
+        done = subprocess.run(["sysctl", name], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
+
+
+def processor_name() -> str:
+    """Name of the processor as the system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text("utf-8", "replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model", "Hardware") and value.strip():
+                return value.strip()
+    elif sys.platform == "darwin":
+        name = _sysctl("machdep.cpu.brand_string").partition(":")[2].strip()
+        if name:
+            return name
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def hardware() -> dict[str, Any]:
+    """What a speed figure needs beside it.
+
+    Returns
+    -------
+    dict
+        ``processor``, ``architecture``, ``instruction_sets``, ``cores`` (available to this
+        process), ``system``, ``load_average`` (1 min, None where unknown), ``cpu_clock_ns``
+        (resolution of the CPU clock) and ``versions``.
+    """
+    versions = {"python": platform.python_version()}
+    for name in ("enhance", "numpy", "onnxruntime"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    load = getattr(os, "getloadavg", None)
+    return {
+        "processor": processor_name(),
+        "architecture": platform.machine(),
+        "instruction_sets": instruction_sets(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.release()}",
+        "load_average": round(load()[0], 2) if load else None,
+        "cpu_clock_ns": time.get_clock_info("thread_time").resolution * 1e9,
+        "versions": versions,
+    }

@@ -1,0 +1,118 @@
+"""A tiny evaluation set and tiny ONNX models, made here."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 16000
+
+SetMaker = Callable[..., Path]
+ModelMaker = Callable[..., Path]
+
+
+def voice(seed: int, seconds: float) -> np.ndarray:
+    """A buzz in syllables, different for each seed."""
+    t = np.arange(int(seconds * RATE)) / RATE
+    pitch = 100 + 15 * seed
+    buzz = sum(np.sin(2 * np.pi * pitch * k * t + k * k) / k for k in range(1, 30))
+    return (0.05 * np.clip(np.sin(2 * np.pi * 3.7 * t + seed), 0, None) * buzz).astype(np.float32)
+
+
+@pytest.fixture
+def make_set(tmp_path: Path) -> SetMaker:
+    """Make a folder with clean/ and noisy/ of ``count`` clips at ``snr`` dB and a manifest."""
+
+    def make(
+        count: int = 4, snr: float = -5.0, seconds: float = 1.2, name: str = "set", short: int = 0
+    ) -> Path:
+        folder = tmp_path / name
+        rows = []
+        for part in ("clean", "noisy"):
+            (folder / part).mkdir(parents=True)
+        for index in range(count):
+            clean = voice(index, 0.15 if index < short else seconds)
+            rough = np.random.default_rng(index).standard_normal(clean.size).astype(np.float32)
+            scale = np.sqrt(np.sum(clean**2) / np.sum(rough**2)) * 10 ** (-snr / 20)
+            for part, wave in (("clean", clean), ("noisy", clean + scale * rough)):
+                path = folder / part / f"{index:03d}.wav"
+                soundfile.write(path, wave, RATE, subtype="FLOAT")
+                rows.append(
+                    {
+                        "path": f"{part}/{path.name}",
+                        "seconds": f"{clean.size / RATE:.4f}",
+                        "source": "made here",
+                        "speaker": f"voice-{index}",
+                        "kind": part,
+                        "speech_group": "odd" if index % 2 else "even",
+                        "source_files": f"story-{index}a.wav story-{index}b.wav",
+                    }
+                )
+        with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> ModelMaker:
+    """Make an ONNX file that keeps the artefact's contract: a gain, and some work for nothing."""
+    pytest.importorskip("onnx")
+
+    def make(name: str = "tiny", gain: float = 0.5, width: int = 8, hop: int = 320) -> Path:
+        from onnx import TensorProto, helper, numpy_helper
+
+        rng = np.random.default_rng(0)
+        weights = {
+            "gain": np.array([gain], np.float32),
+            "into": (rng.standard_normal((hop, width)) / width).astype(np.float32),
+            "loop": (rng.standard_normal((width, width)) / width).astype(np.float32),
+        }
+        nodes = [
+            helper.make_node("Mul", ["audio", "gain"], ["enhanced"]),
+            helper.make_node("MatMul", ["audio", "into"], ["now"]),
+            helper.make_node("MatMul", ["h", "loop"], ["before"]),
+            helper.make_node("Add", ["now", "before"], ["sum"]),
+            helper.make_node("Tanh", ["sum"], ["h.out"]),
+        ]
+        audio, state = [1, hop], [1, width]
+        graph = helper.make_graph(
+            nodes,
+            "tiny",
+            [
+                helper.make_tensor_value_info("audio", TensorProto.FLOAT, audio),
+                helper.make_tensor_value_info("h", TensorProto.FLOAT, state),
+            ],
+            [
+                helper.make_tensor_value_info("enhanced", TensorProto.FLOAT, audio),
+                helper.make_tensor_value_info("h.out", TensorProto.FLOAT, state),
+            ],
+            [numpy_helper.from_array(value, key) for key, value in weights.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+        model.ir_version = 9
+        helper.set_model_props(
+            model,
+            {
+                "sample_rate": str(RATE),
+                "hop_length": str(hop),
+                "latency_samples": "0",
+                "algorithmic_latency_samples": str(hop),
+                "parameters": str(sum(value.size for value in weights.values())),
+                "macs_per_second": "12345678",
+                "quantization": "none",
+            },
+        )
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return make
