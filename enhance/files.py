@@ -34,15 +34,14 @@ def atomic(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise EnhanceError(f"{path}: is a folder, a file was to be written there")
-        with open(temporary, "wb"):
-            pass
+        temporary.touch()
     except OSError as error:
         raise EnhanceError(
             f"{path}: cannot be written ({error.strerror or error}); choose another place"
         ) from error
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -61,7 +60,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def write_jsonl(path: Path | str, rows: Iterator[Any] | list[Any]) -> None:
     """Write one JSON value a line, atomically."""
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -86,7 +85,7 @@ def sha256(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:

@@ -156,9 +156,7 @@ class Gcrn(nn.Module):
         c = config.channels
         sizes = frequency_sizes(bins, len(c))
         config.check(sizes)
-        self.encoder = nn.ModuleList(
-            GatedConv(i, o) for i, o in zip((2, *c[:-1]), c, strict=True)
-        )
+        self.encoder = nn.ModuleList(GatedConv(i, o) for i, o in zip((2, *c[:-1]), c, strict=True))
         self.encoding_size = c[-1] * sizes[-1]
         widths = [self.encoding_size] + [config.hidden] * config.rnn_layers
         self.rnns = nn.ModuleList(
@@ -280,9 +278,7 @@ def macs_per_frame(config: GcrnConfig, bins: int) -> int:
     """
     c = config.channels
     sizes = frequency_sizes(bins, len(c))
-    total = sum(
-        i * 2 * o * 3 * f for i, o, f in zip((2, *c[:-1]), c, sizes[1:], strict=True)
-    )
+    total = sum(i * 2 * o * 3 * f for i, o, f in zip((2, *c[:-1]), c, sizes[1:], strict=True))
     for i, o, f in zip(reversed(c), (*reversed(c[:-1]), 1), reversed(sizes[1:]), strict=True):
         # two decoders; inputs double by the skip, outputs by the gate; three taps, F + 1 positions
         total += 2 * (2 * i) * (2 * o) * 3 * (f + 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from enhance.gcrn import compress
 from enhance.config import LossConfig
+from enhance.gcrn import compress
 
 
 def si_sdr(estimate: Tensor, target: Tensor, floor_db: float = -60.0) -> Tensor:

@@ -47,7 +47,7 @@ def test_the_future_changes_no_layer_output(cell: str, output: str) -> None:
     changed[:, 7 * 320 :] += torch.randn(1, 5 * 320)
     seen: list[dict[str, torch.Tensor]] = []
 
-    def watch(name: str, store: dict[str, torch.Tensor]):  # noqa: ANN202
+    def watch(name: str, store: dict[str, torch.Tensor]):
         def hook(_module: nn.Module, _inputs: object, out: object) -> None:
             first = out[0] if isinstance(out, tuple) else out
             assert isinstance(first, torch.Tensor)
@@ -228,7 +228,9 @@ def test_macs_are_those_that_the_layers_perform(name: str, framing: str) -> None
         module.register_forward_hook(count) if isinstance(module, nn.Conv2d) else None
     with torch.no_grad():
         net(torch.randn(1, 2, 1, bins))
-    counted += sum(p.numel() for rnn in net.rnns for n, p in rnn.named_parameters() if "weight" in n)
+    counted += sum(
+        p.numel() for rnn in net.rnns for n, p in rnn.named_parameters() if "weight" in n
+    )
     counted += net.join.weight.numel() if isinstance(net.join, nn.Linear) else 0
     counted += 4 * bins  # complex mask
     assert macs_per_frame(config, bins) == counted
