@@ -17,8 +17,8 @@ demo: .venv/.ready
 	rm -rf $(OUT)
 	$(BIN)/enhance train --mode distill --config configs/demo.yaml --run $(OUT)/run
 	$(BIN)/enhance export $(OUT)/run --onnx --int8 -o $(OUT)/demo.onnx
-	$(BIN)/enhance evaluate noisy $(OUT)/run $(OUT)/demo.onnx $(OUT)/demo.int8.onnx --snr -5 -o $(OUT)/report
-	$(BIN)/enhance bench $(OUT)/demo.onnx $(OUT)/demo.int8.onnx -o $(OUT)/report
+	$(BIN)/enhance evaluate noisy $(OUT)/run $(OUT)/demo.onnx $(OUT)/demo.int8.onnx --snr -5 --limit 40 -o $(OUT)/report
+	$(BIN)/enhance bench $(OUT)/demo.onnx $(OUT)/demo.int8.onnx --seconds 3 -o $(OUT)/report
 	$(BIN)/enhance data example $(OUT)/noisy.wav
 	$(BIN)/enhance run $(OUT)/noisy.wav $(OUT)/cleaned.wav --model $(OUT)/demo.int8.onnx
 	@echo "The report is $(OUT)/report/report.md; listen to $(OUT)/noisy.wav and $(OUT)/cleaned.wav"

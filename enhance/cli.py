@@ -131,7 +131,7 @@ def train(
     from enhance.training import fit
 
     if resume and run is None:
-        run = newest_run()
+        run = newest_run(kept=False)
     if resume and config is None and run is not None:
         config = run / "config.yaml"
     assignments = list(assign or [])
@@ -140,8 +140,6 @@ def train(
     settings = load_run(config, assignments)
     if run is None:
         run = Path("runs") / f"{settings.mode}-{time.strftime('%Y%m%d-%H%M%S')}"
-        # Further processes run this very command line: they must not choose a name of their own.
-        sys.argv += ["--run", str(run)]
     summary = fit(
         settings,
         _objective(settings, quiet),

@@ -109,7 +109,7 @@ def data_example(
 
     if out.exists() and not force:
         raise EnhanceError(f"{out}: exists already; overwrite it with --force")
-    pair = builtin_set(snr, quiet=quiet).pairs[0]
-    wave = read(pair.noisy)
+    _, _, noisy, _ = builtin_set(snr, quiet=quiet).pairs[0]
+    wave = read(noisy)
     write(out, wave, 16000)
     print(f"{out}: {len(wave) / 16000:.1f} s of synthetic speech in noise at {snr:g} dB")

@@ -125,7 +125,7 @@ class RunConfig:
     mode: str = "base"
     """What training minimises: `base`, or `distill` with a teacher."""
     seed: int = 0
-    """Seed of weights, splits and mixtures."""
+    """Seed of weights and mixtures. What is held back for validation is the same for all seeds."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model. In YAML, `preset` (a network preset) and `framing` (a framing preset) may stand
     beside `stft` and `gcrn`, whose keys then refine the preset."""

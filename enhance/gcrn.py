@@ -17,6 +17,8 @@ Two things are written so that one graph serves training and an int8 artefact al
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Literal
 
 import torch
@@ -161,7 +163,7 @@ class Gcrn(nn.Module):
         widths = [self.encoding_size] + [config.hidden] * config.rnn_layers
         self.rnns = nn.ModuleList(
             GroupedRnn(config.cell, i, o, config.groups)
-            for i, o in zip(widths[:-1], widths[1:], strict=True)
+            for i, o in itertools.pairwise(widths)
         )
         beside = config.hidden + config.extra_features
         self.join = (
@@ -176,6 +178,12 @@ class Gcrn(nn.Module):
             )
             for _ in ("real", "imaginary")
         )
+        if config.output == "complex_mask":
+            # The mask starts near one: the first thing learned need not be to let sound through.
+            real = self.decoders[0][-1]
+            for conv in (real.even, real.odd):
+                with torch.no_grad():
+                    conv.bias[0] = 2 * math.atanh(0.5)  # the gate halves it, 2 tanh makes it 1
 
     def initial_state(self, batch: int = 1) -> State:
         """Zero states, by name, in a fixed order; each (batch, hidden)."""
@@ -230,7 +238,13 @@ class Gcrn(nn.Module):
             for layer, skip in zip(decoder, reversed(skips), strict=True):
                 y = layer(torch.cat([y, skip], 1))  # (B, C', T, F')
             parts.append(y)
-        out = torch.cat(parts, 1)  # (B, 2, T, F)
+        return self.output(torch.cat(parts, 1), spec)
+
+    def output(self, out: Tensor, spec: Tensor) -> Tensor:
+        """From what the decoders give to the enhanced spectrum.
+
+        Shape: out (B, 2, T, F), spec (B, 2, T, F) -> (B, 2, T, F)
+        """
         if self.config.output == "complex_mapping":
             return compress(out, 1 / self.config.compression)
         mask = 2 * torch.tanh(out)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from enhance.config import MODELS, GcrnConfig, ModelConfig
 from enhance.errors import EnhanceError
 from enhance.gcrn import GatedDeconv, Gcrn, GroupedRnn, compress, macs_per_frame
+from enhance.losses import si_sdr
 from enhance.spectral import WaveformModel
 from enhance.stft import FRAMINGS, StftConfig
 
@@ -115,6 +116,16 @@ def test_offline_enhancement_is_aligned_for_any_length() -> None:
             assert out.shape == (1, samples)
             settled_part = max(0, samples - 400)  # frames that hold no sample after the cut
             assert torch.allclose(out[:, :settled_part], long[:, :settled_part], atol=1e-6)
+
+
+def test_an_untrained_mask_lets_sound_through() -> None:
+    torch.manual_seed(0)
+    model = WaveformModel(ModelConfig())
+    audio = torch.randn(2, 16000) * 0.1
+    settled(model, model.pad(audio))
+    with torch.no_grad():
+        out = model.enhance(audio)
+    assert (si_sdr(out, audio) > 3).all()
 
 
 def test_identity_mask_gives_the_input_back_aligned() -> None:

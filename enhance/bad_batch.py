@@ -1,0 +1,76 @@
+"""When a loss is not a number: which clips made it, for people and for machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from enhance.checkpoint import WEIGHTS
+from enhance.errors import EnhanceError
+from enhance.files import write_json
+
+FILE = "bad_batch.json"
+
+
+def suspects(train_step: nn.Module, batch: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+    """One row for each clip of a batch, with the losses of the clip alone.
+
+    Parameters
+    ----------
+    train_step
+        Callable of a batch, to named losses; the weights are those before the bad step.
+    batch
+        See `enhance.loader`.
+    seed
+        Of the run: (seed, epoch, index) make the mixture again.
+
+    Returns
+    -------
+    list
+        Rows with ``seed``, ``epoch``, ``index``, ``files``, ``losses`` and ``bad``: whether its
+        samples or its losses are not finite.
+    """
+    rows = []
+    for i, (epoch, index) in enumerate(batch["index"]):
+        clip = {key: value[i : i + 1] for key, value in batch.items()}
+        with torch.no_grad():
+            losses = {name: float(value) for name, value in train_step(clip).items()}
+        finite = bool(torch.isfinite(clip["noisy"]).all() and torch.isfinite(clip["clean"]).all())
+        values = torch.tensor(list(losses.values()))
+        rows.append(
+            {
+                "seed": seed,
+                "epoch": int(epoch),
+                "index": int(index),
+                "files": [str(path) for path in batch["files"][i]],
+                "losses": {name: f"{value:.4g}" for name, value in losses.items()},
+                "bad": not (finite and bool(torch.isfinite(values).all())),
+            }
+        )
+    return rows
+
+
+def report(run: Path, step: int, losses: dict[str, float], rows: list[dict[str, Any]]) -> None:
+    """Write bad_batch.json and stop.
+
+    Raises
+    ------
+    EnhanceError
+        Always: names the step, the losses, the clips, and where training can go on.
+    """
+    named = {name: f"{value:.4g}" for name, value in losses.items()}
+    write_json(run / FILE, {"step": step, "losses": named, "clips": rows})
+    bad = [row for row in rows if row["bad"]] or rows
+    first = bad[0]
+    more = f", and {len(bad) - 1} more clips" if len(bad) > 1 else ""
+    values = ", ".join(f"{name} {value}" for name, value in named.items())
+    kept = f"with --init {run} and" if (run / WEIGHTS).exists() else "with"
+    raise EnhanceError(
+        f"step {step}: the loss or its gradient is not finite ({values}) in the mixture of "
+        f"{' and '.join(first['files'])} (seed {first['seed']}, epoch {first['epoch']}, index "
+        f"{first['index']}{more}; the batch is in {run / FILE}); the last checkpoint is untouched: "
+        f"mend or leave out the files, or start a new run {kept} a lower training.learning_rate"
+    )

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM as a wish to stop, granted when the work is at a good place."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupt(contextlib.AbstractContextManager["Interrupt"]):
+    """Collects SIGINT and SIGTERM while the context lasts.
+
+    A second SIGINT interrupts at once, as usual. Outside the main thread, where Python delivers no
+    signals, nothing is caught.
+
+    Attributes
+    ----------
+    caught
+        Name of the signal (`"SIGINT"`), empty before one.
+    """
+
+    def __init__(self) -> None:
+        self.caught = ""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.caught = signal.Signals(number).name

@@ -1,0 +1,112 @@
+"""What training minimises: the `Objective` contract, and plain enhancement (mode `base`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from enhance.config import LossConfig
+from enhance.losses import enhancement_loss
+from enhance.spectral import WaveformModel
+
+if TYPE_CHECKING:
+    from enhance.dataset import ClipStore
+
+
+class Objective(nn.Module):
+    """Turns (model, batch) into named, weighted losses, whose sum is minimised.
+
+    Parameters that an objective owns (a projection, a predictor) are trained beside the model's
+    and live in the trainer's state only: the kept model does not know them. A frozen network, a
+    teacher say, must not be registered as a submodule; wrap it in a tuple.
+
+    Everything random must come from torch's, numpy's or Python's global generators: training
+    seeds all three in each step, which makes a resumed run equal to one never stopped.
+    """
+
+    alignment: int = 320
+    """Mixtures cut and place speech in multiples of this many samples: 320 is the stride of the
+    usual teachers, and the default of every mode, so that all modes hear the same mixtures."""
+
+    def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of one batch.
+
+        Parameters
+        ----------
+        model
+            The model in training mode; reach its parts (``model.stft``, ``model.network``).
+        batch
+            ``noisy`` and ``clean`` (B, N) on the model's device, ``pieces``, ``altered``,
+            ``files``, ``index``: see `enhance.loader`.
+
+        Returns
+        -------
+        dict
+            Scalars, the same names in every step, each a mean over the batch.
+        """
+        raise NotImplementedError
+
+    def prepare(self, speech: ClipStore) -> None:
+        """Called once before the first step, on every process at once, with the clips to be heard.
+
+        The objective is on its device by then. Processes may share the work, but must not wait
+        for one another.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """What the record of the run says about the objective; plain data."""
+        return {}
+
+    def log(self) -> dict[str, float]:
+        """More numbers for the log, such as a cache's hit rate; they may depend on the clock."""
+        return {}
+
+
+def enhance_batch(model: WaveformModel, noisy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass of the model, with the transforms in float32 whatever the precision of the network.
+
+    Returns
+    -------
+    spec
+        Estimated spectrum (B, 2, T, F) of the signal padded to whole hops.
+    wave
+        Aligned estimate (B, N).
+    encoding
+        Output of the encoder (B, T, C F').
+    """
+    late, length = model.config.stft.latency_samples, noisy.shape[1]
+    with torch.autocast(noisy.device.type, enabled=False):
+        noisy_spec, _ = model.stft.analyze(model.pad(noisy))
+    spec, _, encoding = model.network.forward_with_encoding(noisy_spec)
+    with torch.autocast(noisy.device.type, enabled=False):
+        spec = spec.float()
+        wave = model.stft.synthesize(spec)[0][:, late : late + length]
+    return spec, wave, encoding
+
+
+def clean_loss(
+    config: LossConfig, model: WaveformModel, spec: Tensor, wave: Tensor, clean: Tensor
+) -> dict[str, Tensor]:
+    """`enhancement_loss` of what `enhance_batch` returned against clean (B, N), in float32."""
+    with torch.autocast(clean.device.type, enabled=False):
+        target, _ = model.stft.analyze(model.pad(clean))
+        return enhancement_loss(config, spec, target, wave, clean)
+
+
+class Enhancement(Objective):
+    """Plain enhancement: the estimate against the clean signal."""
+
+    def __init__(self, loss: LossConfig) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Terms of `enhancement_loss`."""
+        spec, wave, _ = enhance_batch(model, batch["noisy"])
+        return clean_loss(self.loss, model, spec, wave, batch["clean"])
+
+    def describe(self) -> dict[str, Any]:
+        """The mode's name."""
+        return {"mode": "base"}

@@ -1,0 +1,130 @@
+"""Several processes as one: starting them, and failing together with one message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+
+from enhance.errors import EnhanceError
+
+R = TypeVar("R")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def launch(accelerator: str, devices: int, strategy: str, num_nodes: int, precision: str) -> Fabric:
+    """Start Lightning Fabric; with several devices this very command is started once for each.
+
+    Raises
+    ------
+    EnhanceError
+        If there are no such devices, or the strategy is none that training supports.
+    """
+    if strategy not in STRATEGIES:
+        raise EnhanceError(f"strategy {strategy!r}: none of {', '.join(STRATEGIES)}")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            num_nodes=num_nodes,
+            precision=PRECISIONS[precision],
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise EnhanceError(
+            f"accelerator {accelerator}, {devices} devices, strategy {strategy}: cannot be had "
+            f"({' '.join(str(error).split())})"
+        ) from error
+    return fabric
+
+
+def on_first(fabric: Fabric, action: Callable[[], R]) -> R | None:
+    """Run ``action`` on the first process only, while the others wait.
+
+    Returns
+    -------
+    object
+        The result on the first process, None elsewhere.
+
+    Raises
+    ------
+    EnhanceError
+        What ``action`` raised, on the first process; the others end quietly, so that the message
+        stands once.
+    """
+    result, problem = None, None
+    if fabric.is_global_zero:
+        try:
+            result = action()
+        except EnhanceError as error:
+            problem = error
+    if fabric.broadcast(problem is not None):
+        raise problem if problem is not None else SystemExit(0)
+    return result
+
+
+def in_turn(fabric: Fabric, action: Callable[[], R]) -> R:
+    """Run ``action`` on the first process, then on the others: they find the files it made.
+
+    Raises
+    ------
+    EnhanceError
+        As `on_first`.
+    """
+    result = on_first(fabric, action)
+    return result if fabric.is_global_zero else action()  # type: ignore[return-value]
+
+
+def together(fabric: Fabric, action: Callable[[], R]) -> R:
+    """Run ``action`` on every process; what fails on one ends all.
+
+    Raises
+    ------
+    EnhanceError
+        On the first process, with the message of the first that failed; the others end quietly.
+    """
+    if fabric.world_size == 1:
+        return action()
+    result, problem = None, ""
+    try:
+        result = action()
+    except EnhanceError as error:
+        problem = str(error)
+    if any(row[0] for row in share(fabric, [float(bool(problem))])):
+        first = next(text for text in collect(fabric, problem) if text)
+        raise EnhanceError(first) if fabric.is_global_zero else SystemExit(0)
+    return result  # type: ignore[return-value]
+
+
+def end_others(fabric: Fabric) -> None:
+    """Leave the process group; every process but the first ends here, its work done."""
+    fabric.barrier()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not fabric.is_global_zero:
+        raise SystemExit(0)
+
+
+def share(fabric: Fabric, values: list[float]) -> list[list[float]]:
+    """The same list of numbers from every process, in order of rank."""
+    if fabric.world_size == 1:
+        return [values]
+    mine = torch.tensor(values, dtype=torch.float64, device=fabric.device)
+    rows = [torch.empty_like(mine) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(rows, mine)
+    return torch.stack(rows).tolist()
+
+
+def collect(fabric: Fabric, value: Any) -> list[Any]:
+    """The same kind of plain data from every process, in order of rank."""
+    if fabric.world_size == 1:
+        return [value]
+    everything: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(everything, value)
+    return everything

@@ -1,0 +1,163 @@
+"""A run's folder: begun, resumed, or refused; and the list of the files it hears."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from enhance.checkpoint import HEARD, WEIGHTS, difference
+from enhance.config import RunConfig
+from enhance.errors import EnhanceError
+from enhance.files import atomic, sha256, write_jsonl
+from enhance.history import HISTORY
+from enhance.manifest import Clip
+from enhance.progress import progress_bar
+from enhance.schedule import progress
+from enhance.settings import dump_yaml, to_dict
+from enhance.trainer_state import FILE, FORMAT, load_tensors
+
+CONFIG = "config.yaml"
+HARMLESS = frozenset(
+    {"data.workers", "data.cache_mb", "training.checkpoint_every", "training.threads"}
+)
+"""Settings that may change on resume: the weights do not depend on them (`threads` may change the
+last bits)."""
+BUDGET = ("training.steps", "training.minutes")
+"""Settings that may change on resume, with a warning: the rest of the run follows a schedule that
+no run from the start would have followed."""
+
+
+def prepare(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool) -> list[str]:
+    """Make the folder of a new run, or check that an old one can go on.
+
+    Parameters
+    ----------
+    run
+        The folder.
+    config
+        Resolved configuration, written to config.yaml.
+    describe
+        The objective's `describe()`.
+    resume
+        Whether to go on.
+
+    Returns
+    -------
+    list
+        Lines that the user should read.
+
+    Raises
+    ------
+    EnhanceError
+        If a new run would overwrite one, there is none to resume, or its settings differ.
+    """
+    present = [n for n in (CONFIG, FILE, WEIGHTS, HISTORY) if (run / n).exists()]
+    notes = []
+    if not resume and present:
+        raise EnhanceError(
+            f"{run}: holds a run already ({present[0]}); --resume goes on with it, "
+            "another name starts a new one"
+        )
+    if resume and not present:
+        raise EnhanceError(f"{run}: there is no run to resume")
+    if resume and (run / FILE).exists():
+        _, header = load_tensors(run / FILE, FORMAT, tensors=False)
+        notes = _compare(run, header, config, describe)
+    elif resume:
+        notes = [f"{run}: was stopped before its first checkpoint, starts from step 0"]
+    with atomic(run / CONFIG) as temporary:
+        temporary.write_text(dump_yaml(config), "utf-8")
+    return notes
+
+
+def _compare(
+    run: Path, header: dict[str, Any], config: RunConfig, describe: dict[str, Any]
+) -> list[str]:
+    old = {**header["config"], "described": header["objective"]}
+    changed = difference(old, {**to_dict(config), "described": describe})
+    refused = [c for c in changed if c[0] not in HARMLESS and c[0] not in BUDGET]
+    if refused:
+        text = ", ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in refused)
+        raise EnhanceError(
+            f"{run}: cannot go on with other settings ({text}); "
+            f"use the old ones, or start a new run with --init {run}"
+        )
+    step, seconds = header["step"], header["seconds"]
+    if progress(config.training, step, seconds) >= 1:
+        raise EnhanceError(
+            f"{run}: has used its budget ({step} steps, {seconds / 60:.1f} minutes); "
+            "a larger training.steps or training.minutes goes on"
+        )
+    return [
+        f"{run}: {key} was {before}, is {now}: from step {step} on the learning rate follows the "
+        "new budget, which no run from the start would give"
+        for key, before, now in changed
+        if key in BUDGET
+    ]
+
+
+def check_data(run: Path, found: str) -> None:
+    """Refuse to go on with other training files.
+
+    Raises
+    ------
+    EnhanceError
+        If the fingerprint differs from the one in the run's state.
+    """
+    _, header = load_tensors(run / FILE, FORMAT, tensors=False)
+    if header["data"] != found:
+        raise EnhanceError(
+            f"{run}: the training files are others than when it began (files were added, removed "
+            f"or changed in length); put them back, or start a new run with --init {run}"
+        )
+
+
+def fingerprint(clips: Sequence[Clip]) -> str:
+    """Hash of which files, in which order and of which length, a run draws from."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(f"{clip.path}\0{clip.duration!r}\n".encode())
+    return digest.hexdigest()
+
+
+def write_heard(
+    run: Path, parts: dict[str, Sequence[Clip]], *, keep: bool = False, quiet: bool = False
+) -> None:
+    """Write heard.jsonl: every file of training and validation with the SHA-256 of its bytes.
+
+    Parameters
+    ----------
+    run
+        The folder.
+    parts
+        Clips by part, ``"train"`` and ``"validation"``.
+    keep
+        Leave a list that is there already, of as many files, as it is.
+    quiet
+        No progress bar.
+    """
+    path = run / HEARD
+    clips = [(part, clip) for part, some in parts.items() for clip in some]
+    if keep and path.is_file() and path.read_bytes().count(b"\n") == len(clips):
+        return
+    hashes = []
+    with progress_bar(quiet=quiet) as bar, ThreadPoolExecutor(4) as pool:
+        task = bar.add_task("hashing files", total=len(clips), speed="")
+        for value in pool.map(lambda item: sha256(item[1].path), clips):
+            hashes.append(value)
+            bar.update(task, advance=1)
+    rows = [
+        {
+            "path": str(clip.path),
+            "kind": clip.kind,
+            "source": clip.source,
+            "speaker": clip.speaker,
+            "part": part,
+            "sha256": value,
+        }
+        for (part, clip), value in zip(clips, hashes, strict=True)
+    ]
+    write_jsonl(path, rows)

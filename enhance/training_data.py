@@ -1,0 +1,97 @@
+"""The clips of a run: what training hears, and what is held back for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from enhance.clip_store import ClipStore
+from enhance.config import RunConfig
+from enhance.dataset import load_clips, split
+from enhance.errors import EnhanceError
+from enhance.manifest import Clip
+from enhance.mixing import Mixer, bank
+from enhance.run_folder import fingerprint
+
+SPLIT_SEED = 0
+"""One split for all runs on the same data: runs of different seeds compare, and none trains on
+what another holds back."""
+
+
+class TrainingData:
+    """Clips, split and decoded.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    alignment
+        See `Mixer`.
+    quiet
+        No progress bars.
+
+    Attributes
+    ----------
+    parts
+        All clips by part, ``"train"`` and ``"validation"``.
+    mixer
+        Of the training mixtures.
+    fingerprint
+        Hash of the training clips.
+
+    Raises
+    ------
+    EnhanceError
+        If data are missing, or validation is asked for and nothing is held back.
+    """
+
+    def __init__(self, config: RunConfig, alignment: int, quiet: bool) -> None:
+        self._config, self._quiet = config, quiet
+        data = config.data
+        speech, noise = load_clips(data, quiet=quiet)
+        speech, self._held_speech = split(speech, data.held_back, "speaker", SPLIT_SEED)
+        noise, self._held_noise = split(noise, data.held_back, "path", SPLIT_SEED)
+        if config.training.validate_every and not (self._held_speech and self._held_noise):
+            raise EnhanceError(
+                "nothing is held back for validation; set data.held_back above 0, "
+                "or training.validate_every to 0"
+            )
+        self.parts: dict[str, Sequence[Clip]] = {
+            "train": [*speech, *noise],
+            "validation": [*self._held_speech, *self._held_noise],
+        }
+        self.fingerprint = fingerprint(self.parts["train"])
+        rate = config.model.stft.sample_rate
+        seconds = [sum(clip.duration for clip in clips) for clips in (speech, noise)]
+        cache_mb = [data.cache_mb * part / sum(seconds) for part in seconds]
+        speech_store = ClipStore(speech, rate, cache_mb[0], name="speech", quiet=quiet)
+        noise_store = ClipStore(noise, rate, cache_mb[1], name="noise", quiet=quiet)
+        responses = bank(config.mixing, data.rirs, config.seed, rate, quiet=quiet)
+        self.mixer = Mixer(
+            speech_store,
+            noise_store,
+            config.mixing,
+            config.seed,
+            data.balance,
+            alignment,
+            responses,
+        )
+
+    def held_back(self) -> tuple[ClipStore, ClipStore]:
+        """Speech and noise of validation, to be read from their files."""
+        rate = self._config.model.stft.sample_rate
+        return (
+            ClipStore(self._held_speech, rate, 0, name="held-back speech", quiet=self._quiet),
+            ClipStore(self._held_noise, rate, 0, name="held-back noise", quiet=self._quiet),
+        )
+
+    def hours(self) -> dict[str, dict[str, float]]:
+        """Hours of training audio by kind and source."""
+        table: dict[str, dict[str, float]] = {}
+        for kind, store in (("speech", self.mixer.speech), ("noise", self.mixer.noise)):
+            row = table.setdefault(kind, {})
+            for clip in store.clips:
+                row[clip.source] = row.get(clip.source, 0.0) + clip.duration / 3600
+        return {
+            kind: {name: round(value, 4) for name, value in sorted(row.items())}
+            for kind, row in table.items()
+        }

@@ -1,0 +1,71 @@
+"""Learning rate and weight average against their equations, computed otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from enhance.ema import Ema
+from enhance.schedule import learning_rate, progress
+from enhance.training_config import TrainingConfig
+
+
+def test_rate_of_a_run() -> None:
+    c = TrainingConfig(steps=1000, warmup_steps=100, learning_rate=0.01, final_rate=0.04)
+    rates = np.array([learning_rate(c, s, progress(c, s, 1e9)) for s in range(1001)])
+    steps = np.arange(1001)
+    # Cosine as the real part of a rotation, warm-up as a clipped ramp.
+    cosine = np.real(np.exp(1j * np.pi * steps / 1000))
+    expected = 0.01 * np.clip((steps + 1) / 100, None, 1) * (0.52 + 0.48 * cosine)
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert rates[0] == pytest.approx(0.01 / 100)
+    assert 0.0095 < rates.max() < 0.01
+    assert rates[1000] == pytest.approx(0.04 * 0.01)
+    assert (np.diff(rates[:95]) > 0).all()
+    assert (np.diff(rates[105:]) < 0).all()
+
+
+def test_no_warmup_starts_at_the_peak() -> None:
+    c = TrainingConfig(steps=10, warmup_steps=0, learning_rate=0.5)
+    assert learning_rate(c, 0, 0.0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("minutes", "step", "seconds", "expected"),
+    [
+        (0.0, 50, 1e6, 0.5),  # no limit: the clock does not count
+        (10.0, 50, 150.0, 0.5),  # steps are nearer the end
+        (10.0, 50, 450.0, 0.75),  # the clock is
+        (10.0, 50, 700.0, 1.0),
+    ],
+)
+def test_progress(minutes: float, step: int, seconds: float, expected: float) -> None:
+    c = TrainingConfig(steps=100, minutes=minutes)
+    assert progress(c, step, seconds) == pytest.approx(expected, rel=1e-12)
+
+
+def test_average_is_the_weighted_sum() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
+    decay = 0.8
+    ema = Ema(model, decay)
+    history = [model[0].weight.detach().clone()]
+    for step in range(1, 60):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        model(torch.randn(5, 3).double())
+        ema.update(model, step)
+        history.append(model[0].weight.detach().clone())
+    # Unrolled: weight k counts (1 - d_k) times all later decays; the start counts their product.
+    decays = [min(decay, n / (n + 9)) for n in range(1, 60)]
+    weights = [np.prod(decays)] + [(1 - decays[k - 1]) * np.prod(decays[k:]) for k in range(1, 60)]
+    assert sum(weights) == pytest.approx(1, abs=1e-12)
+    expected = sum(w * h for w, h in zip(weights, history, strict=True))
+    torch.testing.assert_close(ema.model[0].weight, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(ema.model[1].running_mean, model[1].running_mean)
+    assert not ema.model.training
+    assert not any(p.requires_grad for p in ema.model.parameters())
+    assert model[0].weight.requires_grad

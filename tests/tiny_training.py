@@ -1,0 +1,90 @@
+"""A training run of seconds: clips from formulas, a network of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from enhance.config import (
+    DataConfig,
+    GcrnConfig,
+    MixingConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from enhance.settings import dump_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ModelConfig(gcrn=GcrnConfig(channels=(4, 4, 4), hidden=16))
+
+
+def make_clips(folder: Path, count: int = 6) -> Path:
+    """Speech (harmonics that come and go) and noise, ``count`` files of 1.5 s each."""
+    rng = np.random.default_rng(7)
+    t = np.arange(24000) / 16000
+    for i in range(count):
+        envelope = 0.05 + np.clip(np.sin(2 * np.pi * (2 + 0.3 * i) * t), 0, None)
+        voice = sum(np.sin(2 * np.pi * (110 + 17 * i) * k * t) / k for k in range(1, 12))
+        for kind, wave in (("speech", voice * envelope), ("noise", rng.standard_normal(len(t)))):
+            path = folder / kind / f"{i}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, 0.1 * wave / wave.std(), 16000)
+    return folder
+
+
+def config(data: Path, **training: Any) -> RunConfig:
+    """A tiny run on the clips below ``data``; keywords change `TrainingConfig`."""
+    settings: dict[str, Any] = {
+        "steps": 12,
+        "batch_size": 4,
+        "epoch_size": 30,
+        "warmup_steps": 3,
+        "validate_every": 5,
+        "validation_clips": 2,
+        "checkpoint_every": 4,
+        "log_every": 1,
+        "threads": 1,
+    }
+    return RunConfig(
+        model=TINY,
+        data=DataConfig(corpus=str(data), held_back=0.2, workers=0),
+        mixing=MixingConfig(segment_seconds=0.5),
+        training=TrainingConfig(**{**settings, **training}),
+    )
+
+
+def on_workers(settings: RunConfig, workers: int) -> RunConfig:
+    """The same run with mixing in other processes."""
+    return replace(settings, data=replace(settings.data, workers=workers))
+
+
+def command(settings: RunConfig, run: Path, *more: str) -> subprocess.Popen[str]:
+    """``enhance train`` of these settings in a process group of its own."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    file = run.parent / f"{run.name}.yaml"
+    file.write_text(dump_yaml(settings), "utf-8")
+    arguments = ["train", "--config", str(file), "--run", str(run), "--accelerator", "cpu", *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "enhance", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def rows(run: Path, kind: str) -> list[dict[str, Any]]:
+    """Lines of one type of a run's history."""
+    lines = (run / "history.jsonl").read_text("utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if row["type"] == kind]
