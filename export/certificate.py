@@ -1,0 +1,281 @@
+"""Proof that an artefact is the trained model: measured figures, held against bounds.
+
+Four ways to the same signal are compared on the same clips: torch on whole clips (the reference),
+torch hop by hop, the fp32 file and the int8 file streamed by the runtime that users have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from enhance.errors import EnhanceError
+from enhance.metrics import METRICS, MetricRefusal, measure, versions
+from enhance.runtime import Enhancer
+from enhance.spectral import WaveformModel
+from enhance.stft import StftConfig, window
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Fidelity that an artefact must have, or is refused."""
+
+    stream_error: float = 1e-5
+    """fp32: largest absolute difference of any sample to torch on the whole clip (full scale 1).
+    Float32 sums of a few hundred terms in another order differ by about 1e-7."""
+    si_sdr_db: float = 0.1
+    """int8: difference of the mean SI-SDR to torch, in dB."""
+    pesq: float = 0.02
+    """int8: difference of the mean PESQ-WB to torch."""
+    snr_db: float = 30.0
+    """int8: mean over clips of the energy of the fp32 output over that of the difference, in dB.
+    Trained presets reach 40 dB; at 30 dB the difference lies 20 dB below the error that a network
+    of 10 dB SI-SDR still makes, and adds 0.04 dB to it."""
+    size_ratio: float = 1.0
+    """int8: must be smaller than this part of the fp32 file."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One pair of signals to certify on."""
+
+    name: str
+    clean: np.ndarray
+    """(N,) float32"""
+    noisy: np.ndarray
+    """(N,) float32"""
+
+
+@dataclass
+class Streams:
+    """Every clip through one way."""
+
+    waves: list[np.ndarray]
+    """(N,) each, aligned with the clip."""
+    scores: list[dict[str, float | MetricRefusal]] = field(default_factory=list)
+
+    def score(self, clips: Sequence[Clip], sample_rate: int) -> Streams:
+        """Measure the metrics of every clip; PESQ at 16 kHz only."""
+        names = [m for m in METRICS if m != "pesq_wb" or sample_rate == 16000]
+        self.scores = [
+            measure(clip.clean, wave, sample_rate, names)
+            for clip, wave in zip(clips, self.waves, strict=True)
+        ]
+        return self
+
+
+def offline(model: WaveformModel, clips: Sequence[Clip]) -> Streams:
+    """Torch on whole clips."""
+    with torch.no_grad():
+        return Streams([model.enhance(torch.from_numpy(c.noisy)[None])[0].numpy() for c in clips])
+
+
+def streaming(model: WaveformModel, clips: Sequence[Clip]) -> Streams:
+    """Torch hop by hop, the states carried."""
+    hop, late = model.config.stft.hop_length, model.config.stft.latency_samples
+    waves = []
+    with torch.no_grad():
+        for clip in clips:
+            state, parts = model.initial_state(), []
+            for piece in model.pad(torch.from_numpy(clip.noisy)[None]).split(hop, 1):
+                out, state = model(piece, state)
+                parts.append(out)
+            waves.append(torch.cat(parts, 1)[0, late : late + len(clip.noisy)].numpy())
+    return Streams(waves)
+
+
+def runtime(enhancer: Enhancer, clips: Sequence[Clip]) -> Streams:
+    """A file streamed by `enhance.runtime`, in pieces that fit no hop."""
+    waves = []
+    for clip in clips:
+        stream = enhancer.new_stream()
+        pieces = np.split(clip.noisy, range(1000, len(clip.noisy), 1000))
+        out = np.concatenate([*(stream.process(piece) for piece in pieces), stream.flush()])
+        waves.append(out[enhancer.latency_samples :])
+    return Streams(waves)
+
+
+def max_error(a: Streams, b: Streams) -> float:
+    """Largest absolute difference of any sample of any clip."""
+    return max(float(np.abs(x - y).max()) for x, y in zip(a.waves, b.waves, strict=True))
+
+
+def snr_db(reference: Streams, other: Streams) -> dict[str, float]:
+    """Energy of the reference over that of the difference, mean and worst clip, in dB.
+
+    Clips where the reference is silent have no such figure and are left out; equal clips count
+    as 200 dB.
+    """
+    values = []
+    for x, y in zip(reference.waves, other.waves, strict=True):
+        signal, noise = (float(np.sum(np.square(v, dtype=np.float64))) for v in (x, x - y))
+        if signal > 0:
+            values.append(10 * math.log10(signal / max(noise, 1e-20 * signal)))
+    if not values:
+        raise EnhanceError("certificate: the model's output is silent on every clip; train it")
+    return {"mean": float(np.mean(values)), "worst": min(values)}
+
+
+def compare_scores(reference: Streams, other: Streams, clips: Sequence[Clip]) -> dict[str, Any]:
+    """Mean of each metric and its mean and largest difference to the reference, per metric.
+
+    Clips that a metric refuses are named with the reason and left out of that metric's means.
+    """
+    found: dict[str, Any] = {}
+    for name in reference.scores[0]:
+        pairs: list[tuple[float, float]] = []
+        refused: dict[str, str] = {}
+        for clip, a, b in zip(clips, reference.scores, other.scores, strict=True):
+            x, y = a[name], b[name]
+            if isinstance(x, MetricRefusal):
+                refused[clip.name] = x.reason
+            elif isinstance(y, MetricRefusal):
+                refused[clip.name] = y.reason
+            else:
+                pairs.append((x, y))
+        found[name] = {"clips": len(pairs), "refused": refused}
+        if pairs:
+            before, after = np.array(pairs).T
+            found[name] |= {
+                "torch": float(before.mean()),
+                "mean": float(after.mean()),
+                "difference": float((after - before).mean()),
+                "largest_difference": float(np.abs(after - before).max()),
+            }
+    return found
+
+
+def look_ahead(enhancer: Enhancer, config: StftConfig) -> dict[str, int]:
+    """How far the output looks ahead, found by changing the future.
+
+    The input is changed from sample p on, for p at both ends of a hop; the first aligned output
+    sample m that changes shows a reach of ``p - m + 1`` samples. `certain_zeros` is the part of
+    the window's front that weighs nothing and hides as much of the algorithmic figure.
+    """
+    rng = np.random.default_rng(0)
+    hop = config.hop_length
+    wave = rng.normal(0, 0.1, 8 * hop).astype(np.float32)
+    before = _aligned(enhancer, wave)
+    reach = 0
+    for p in (4 * hop, 4 * hop + 1, 5 * hop - 2, 5 * hop - 1):
+        changed = wave.copy()
+        changed[p:] = rng.normal(0, 0.3, len(wave) - p)
+        different = np.flatnonzero(_aligned(enhancer, changed) != before)
+        if different.size:
+            reach = max(reach, p - int(different[0]) + 1)
+    return {
+        "measured_samples": reach,
+        "algorithmic_samples": config.algorithmic_latency_samples,
+        "certain_zeros": int(np.flatnonzero(window(config) > 0)[0]),
+    }
+
+
+def _aligned(enhancer: Enhancer, wave: np.ndarray) -> np.ndarray:
+    stream = enhancer.new_stream()
+    return np.concatenate([stream.process(wave), stream.flush()])[enhancer.latency_samples :]
+
+
+def judge(record: Mapping[str, Any], bounds: Bounds, name: str, require_faster: bool) -> None:
+    """Refuse an artefact whose figures are out of bounds.
+
+    Raises
+    ------
+    EnhanceError
+        Names the first figure that refuses it, and its bound.
+    """
+
+    def refuse(what: str) -> None:
+        raise EnhanceError(f"{name}: refused, {what}; it was not written")
+
+    ahead = record["look_ahead"]
+    if ahead["measured_samples"] > ahead["algorithmic_samples"]:
+        refuse(
+            f"it looks {ahead['measured_samples']} samples ahead instead of "
+            f"{ahead['algorithmic_samples']}"
+        )
+    equality = record["equality"]
+    for key in ("torch_streaming", "onnx_fp32"):
+        error = equality[key]["max_abs_error"]
+        if not error <= bounds.stream_error:
+            refuse(f"{key} differs from torch by {error:.2g} (bound {bounds.stream_error:.2g})")
+    if record["quantization"] == "none":
+        return
+    ratio = record["bytes"] / record["fp32_bytes"]
+    if not ratio < bounds.size_ratio:
+        refuse(f"its size is {ratio:.3f} of fp32 (bound {bounds.size_ratio:g})")
+    snr = equality["onnx_quantized"]["snr_db"]["mean"]
+    if not snr >= bounds.snr_db:
+        refuse(f"its SNR against fp32 is {snr:.1f} dB (bound {bounds.snr_db:g} dB)")
+    for key, bound, unit in (("si_sdr", bounds.si_sdr_db, " dB"), ("pesq_wb", bounds.pesq, "")):
+        row = record["metrics"]["onnx_quantized"].get(key)
+        if row is None:  # PESQ is not defined at this sample rate
+            continue
+        if not row["clips"]:
+            refuse(f"{key} could be measured on no clip ({next(iter(row['refused'].values()))})")
+        if not abs(row["difference"]) <= bound:
+            refuse(f"{key} differs by {row['difference']:+.3f}{unit} (bound {bound:g}{unit})")
+    speed = record["speed"]["ratio"]
+    if require_faster and not speed < 1:
+        refuse(f"a frame takes {speed:.2f} of fp32's time on {record['speed']['processor']}")
+
+
+def certificate(
+    *,
+    enhancer: Enhancer,
+    config: StftConfig,
+    clips: Sequence[Clip],
+    source: Mapping[str, Any],
+    ways: Mapping[str, Streams],
+    bounds: Bounds,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The record of one artefact.
+
+    Parameters
+    ----------
+    enhancer
+        The artefact.
+    config
+        Framing of the model.
+    clips, source
+        What it was measured on, and where that comes from.
+    ways
+        `torch_offline`, `torch_streaming`, `onnx_fp32`, and `onnx_quantized` where there is one;
+        all scored.
+    bounds
+        What `judge` will hold it against; written down.
+    facts
+        Further entries: name, size, hash, operators, speed.
+    """
+    reference = ways["torch_offline"]
+    others = {key: streams for key, streams in ways.items() if key != "torch_offline"}
+    equality: dict[str, Any] = {
+        key: {"max_abs_error": max_error(reference, streams)} for key, streams in others.items()
+    }
+    if "onnx_quantized" in ways:
+        equality["onnx_quantized"]["snr_db"] = snr_db(ways["onnx_fp32"], ways["onnx_quantized"])
+    samples = sum(len(clip.noisy) for clip in clips)
+    longest = max(len(clip.noisy) for clip in clips)
+    return {
+        **facts,
+        "measured_on": {
+            **source,
+            "clips": [clip.name for clip in clips],
+            "seconds": samples / config.sample_rate,
+            "frames_carried_at_most": -(-longest // config.hop_length),
+        },
+        "equality": equality,
+        "metrics": {key: compare_scores(reference, s, clips) for key, s in others.items()},
+        "look_ahead": look_ahead(enhancer, config),
+        "bounds": asdict(bounds),
+        "versions": {
+            **{name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+            **versions(),
+        },
+    }

@@ -1,0 +1,53 @@
+"""What an artefact says about itself: text entries in the ONNX file, all from the config."""
+
+from __future__ import annotations
+
+import json
+
+import enhance
+from enhance.checkpoint import CheckpointInfo
+from enhance.info import macs_per_second
+from enhance.settings import to_dict
+from enhance.spectral import WaveformModel
+from export.onnx import OPSET
+
+LICENCE = "MIT"
+"""Of exported weights, unless the training record has a `licence`."""
+
+
+def describe(model: WaveformModel, info: CheckpointInfo) -> dict[str, str]:
+    """Metadata of the fp32 artefact of a model.
+
+    Returns
+    -------
+    dict
+        `model_type`, `producer`, `quantization` ("none"), `licence`, `opset`; the framing as
+        `sample_rate`, `hop_length`, `window_length`, `fft_size`, `latency_samples`,
+        `algorithmic_latency_samples` (samples); `parameters`, `macs_per_second`; and as JSON
+        `training` (record and score of the weights) and `config` (the `ModelConfig`).
+    """
+    stft = model.config.stft
+    numbers = {
+        "sample_rate": stft.sample_rate,
+        "hop_length": stft.hop_length,
+        "window_length": stft.window_length,
+        "fft_size": stft.fft_size,
+        "latency_samples": stft.latency_samples,
+        "algorithmic_latency_samples": stft.algorithmic_latency_samples,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "macs_per_second": macs_per_second(model.config),
+        "opset": OPSET,
+    }
+    return {
+        "model_type": "gcrn",
+        "producer": f"enhance {enhance.__version__}",
+        "quantization": "none",
+        "licence": str(info.training.get("licence", LICENCE)),
+        **{key: str(value) for key, value in numbers.items()},
+        "training": _json({**info.training, "score": info.score}),
+        "config": _json(to_dict(model.config)),
+    }
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

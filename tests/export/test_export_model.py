@@ -1,0 +1,204 @@
+"""Files, certificates and refusals of the whole command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import TINY, Exported, voice
+
+from enhance.checkpoint import CheckpointInfo, save_model
+from enhance.config import ModelConfig
+from enhance.errors import EnhanceError
+from enhance.files import sha256
+from enhance.metrics import si_sdr
+from enhance.runtime import Enhancer
+from enhance.settings import parse
+from enhance.spectral import WaveformModel
+from export import command
+from export.certificate import Bounds, Streams, judge, look_ahead, snr_db
+from export.command import export_model, summary
+
+GENEROUS = Bounds(si_sdr_db=2.0, pesq=1.0, snr_db=20.0)
+
+
+def test_files_and_sizes(exported: Exported) -> None:
+    names = [path.name for path in exported.paths]
+    assert names == ["tiny.onnx", "tiny.int8.onnx", "tiny.int8w.onnx"]
+    beside = sorted(p.name for p in exported.paths[0].parent.iterdir())
+    certificates = [name.replace(".onnx", ".certificate.json") for name in names]
+    assert beside == sorted([*names, *certificates])
+    for artefact in exported.artefacts:
+        record = json.loads(artefact.certificate_path.read_text("utf-8"))
+        assert record == json.loads(json.dumps(artefact.certificate))
+        assert record["sha256"] == sha256(artefact.path)
+        assert record["bytes"] == artefact.path.stat().st_size
+
+
+def test_metadata_tells_the_config(exported: Exported, model: WaveformModel) -> None:
+    for path, mode in zip(exported.paths, ("none", "int8", "int8-weights"), strict=True):
+        m = Enhancer(path).metadata
+        assert m["quantization"] == mode
+        assert m["model_type"] == "gcrn"
+        assert m["producer"].startswith("enhance ")
+        numbers = ("sample_rate", "hop_length", "window_length", "fft_size", "latency_samples")
+        assert [int(m[key]) for key in numbers] == [16000, 320, 400, 400, 80]
+        assert int(m["algorithmic_latency_samples"]) == 400
+        assert int(m["parameters"]) == sum(p.numel() for p in model.parameters())
+        assert int(m["macs_per_second"]) % 50 == 0
+        assert json.loads(m["training"]) == {"mode": "base", "seed": 5, "score": {"step": 7}}
+        assert parse(ModelConfig, json.loads(m["config"]), "metadata") == TINY
+        assert m["licence"]
+
+
+def test_certificate_holds_what_was_measured(exported: Exported, pairs: Path) -> None:
+    fp32, int8, weights = (artefact.certificate for artefact in exported.artefacts)
+    assert fp32["measured_on"]["clips"] == ["0", "1", "2"]
+    assert fp32["measured_on"]["seconds"] == pytest.approx(10.5)
+    assert fp32["measured_on"]["frames_carried_at_most"] >= 100
+    assert fp32["measured_on"]["synthetic"] is False
+    assert fp32["equality"]["onnx_fp32"]["max_abs_error"] < 1e-5
+    assert "speed" not in fp32
+    for record in (int8, weights):
+        assert record["equality"]["onnx_quantized"]["snr_db"]["mean"] > 20
+        assert record["speed"]["ratio"] > 0
+        assert record["metrics"]["onnx_quantized"]["si_sdr"]["clips"] == 3
+    # One figure against an independent computation.
+    values = []
+    for i in range(3):
+        clean, noisy = (soundfile.read(pairs / p / f"{i}.flac", dtype="float32")[0]
+                        for p in ("clean", "noisy"))  # fmt: skip
+        values.append(si_sdr(clean, Enhancer(exported.paths[1])(noisy, 16000)))
+    assert int8["metrics"]["onnx_quantized"]["si_sdr"]["mean"] == pytest.approx(
+        np.mean(values), abs=1e-4
+    )
+
+
+def test_look_ahead_is_the_algorithmic_latency(exported: Exported) -> None:
+    for path in exported.paths:
+        found = look_ahead(Enhancer(path), TINY.stft)
+        # The window's first sample weighs nothing and hides one sample of the 400.
+        assert found == {
+            "measured_samples": 399,
+            "algorithmic_samples": 400,
+            "certain_zeros": 1,
+        }
+
+
+def test_snr_by_hand() -> None:
+    x = voice(0.5, 100)
+    found = snr_db(Streams([x, np.zeros_like(x)]), Streams([x * 1.01, x]))
+    assert found["mean"] == pytest.approx(40.0, abs=1e-3)
+    with pytest.raises(EnhanceError, match="silent"):
+        snr_db(Streams([0 * x]), Streams([x]))
+
+
+@pytest.fixture
+def no_tracing(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph that was traced before, so that a refusal costs no second trace."""
+    monkeypatch.setattr(command, "step_graph", lambda model, metadata: exported.graphs[0])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "figure"),
+    [
+        (replace(GENEROUS, snr_db=150.0), "SNR against fp32 is"),
+        (replace(GENEROUS, size_ratio=0.01), "size is"),
+        (replace(GENEROUS, si_sdr_db=0.0), "si_sdr differs"),
+        (replace(GENEROUS, pesq=-1.0), "pesq_wb differs"),
+        (replace(GENEROUS, stream_error=0.0), "torch_streaming differs"),
+    ],
+)
+def test_each_bound_refuses(bounds: Bounds, figure: str, exported: Exported) -> None:
+    record = exported.artefacts[1].certificate
+    judge(record, GENEROUS, "a.int8.onnx", False)
+    with pytest.raises(EnhanceError, match=figure):
+        judge(record, bounds, "a.int8.onnx", False)
+
+
+def test_looking_ahead_refuses(exported: Exported) -> None:
+    record = json.loads(json.dumps(exported.artefacts[1].certificate))
+    record["look_ahead"]["measured_samples"] = 401
+    with pytest.raises(EnhanceError, match="401 samples ahead"):
+        judge(record, GENEROUS, "a.int8.onnx", False)
+
+
+def test_metric_refused_on_every_clip_refuses(exported: Exported) -> None:
+    record = json.loads(json.dumps(exported.artefacts[1].certificate))
+    record["metrics"]["onnx_quantized"]["pesq_wb"] = {"clips": 0, "refused": {"0": "silent"}}
+    with pytest.raises(EnhanceError, match="on no clip"):
+        judge(record, GENEROUS, "a.int8.onnx", False)
+
+
+@pytest.mark.usefixtures("no_tracing")
+def test_nothing_of_a_refused_int8_file_is_left(
+    checkpoint: Path, pairs: Path, tmp_path: Path
+) -> None:
+    bounds = replace(GENEROUS, snr_db=150.0)
+    with pytest.raises(EnhanceError, match="SNR against fp32 is"):
+        export_model(
+            checkpoint, tmp_path / "a.onnx", int8=True, clips=pairs, bounds=bounds, quiet=True
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.certificate.json", "a.onnx"]
+
+
+@pytest.mark.usefixtures("no_tracing")
+def test_fp32_out_of_bounds_is_refused(checkpoint: Path, pairs: Path, tmp_path: Path) -> None:
+    bounds = replace(GENEROUS, stream_error=0.0)
+    with pytest.raises(EnhanceError, match="differs from torch by"):
+        export_model(
+            checkpoint, tmp_path / "a.onnx", int8=True, clips=pairs, bounds=bounds, quiet=True
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("no_tracing")
+def test_slower_is_refused_only_when_asked(
+    checkpoint: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = {
+        "ratio": 1.25,
+        "processor": "a processor",
+        "architecture": "x86_64",
+        "instruction_sets": ["avx2"],
+    }
+    monkeypatch.setattr(command, "compare_speed", lambda *_: dict(slow))
+    settings = {"int8": True, "clips": pairs, "bounds": GENEROUS, "force": True}
+    export_model(checkpoint, tmp_path / "a.onnx", quiet=True, **settings)
+    assert (tmp_path / "a.int8.onnx").is_file()
+    with pytest.raises(EnhanceError, match=r"1\.25 of fp32"):
+        export_model(checkpoint, tmp_path / "b.onnx", quiet=True, require_faster=True, **settings)
+    assert not (tmp_path / "b.int8.onnx").exists()
+
+
+def test_the_user_reads_size_fidelity_and_speed(exported: Exported) -> None:
+    first, second, _ = (summary(artefact.certificate) for artefact in exported.artefacts)
+    assert first.startswith("tiny.onnx: ")
+    assert "streamed = torch to" in first
+    for part in ("MB", "dB SNR against fp32", "SI-SDR", "PESQ", "of fp32's time ("):
+        assert part in second
+
+
+def test_bad_requests(checkpoint: Path, exported: Exported, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(EnhanceError, match="exists already"):
+        export_model(checkpoint, exported.paths[0], clips=pairs, quiet=True)
+    with pytest.raises(EnhanceError, match=r"must end in \.onnx"):
+        export_model(checkpoint, tmp_path / "a.bin", clips=pairs, quiet=True)
+    with pytest.raises(EnhanceError, match="no such checkpoint"):
+        export_model(tmp_path / "absent", tmp_path / "a.onnx", clips=pairs, quiet=True)
+    config = replace(TINY, gcrn=replace(TINY.gcrn, extra_features=3))
+    save_model(tmp_path / "concat", WaveformModel(config), CheckpointInfo(config))
+    with pytest.raises(EnhanceError, match="extra_features 3"):
+        export_model(tmp_path / "concat", tmp_path / "a.onnx", clips=pairs, quiet=True)
+
+
+def test_set_that_is_too_short(checkpoint: Path, pairs: Path, tmp_path: Path) -> None:
+    for part in ("clean", "noisy"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "0.flac").write_bytes((pairs / part / "0.flac").read_bytes())
+    with pytest.raises(EnhanceError, match=r"holds 3\.5 s"):
+        export_model(checkpoint, tmp_path / "a.onnx", clips=tmp_path, quiet=True)
