@@ -332,7 +332,7 @@ def pretrain_ssl(
         steps=tuple(steps or ()),
         iterations=iterations,
         threads=threads,
-        **({"units": tuple(units)} if units else {}),
+        units=tuple(units) if units else PretrainConfig.units,
     )
     folder = corpus or demo_corpus.ensure(quiet=quiet)
     record = pretrain(settings, folder, output, resume=resume, probe=probe, quiet=quiet)

@@ -6,20 +6,14 @@ convolutions over frequency, a grouped recurrent bottleneck with representation 
 two decoders of gated transposed convolutions with skip connections, one for the real and one for
 the imaginary part. Kernels see one frame, so that the recurrent states are the only memory: many
 frames are offline use, one frame is streaming, and the code is the same.
-
-Two things are written so that one graph serves training and an int8 artefact alike:
-
-* A transposed convolution of kernel 3 and stride 2 is two ordinary convolutions, one for the even
-  and one for the odd outputs, interleaved. Exact, and quantisable as Conv.
-* A single frame runs the recurrent cell as matrix products with the parameters of the `nn.LSTM` or
-  `nn.GRU` that serves sequences, because quantisers pass over recurrent operators.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,25 +51,24 @@ class GatedConv(nn.Module):
 
 
 class GatedDeconv(nn.Module):
-    """Transposed convolution over frequency, kernel 3, stride 2, with a sigmoid gate.
+    """Transposed convolution over frequency, stride 2, with a sigmoid gate, batch norm and ELU.
 
-    Output 2f is made of inputs f and f - 1 (taps 0 and 2), output 2f + 1 of input f (tap 1).
+    The last layer of a decoder has neither norm nor activation: its output is the spectrum or mask.
     """
 
     def __init__(self, inputs: int, outputs: int, bins: int, *, last: bool) -> None:
         super().__init__()
-        self.even = nn.Conv2d(inputs, 2 * outputs, (1, 2), padding=(0, 1))
-        self.odd = nn.Conv2d(inputs, 2 * outputs, (1, 1))
+        # One more output position where halving had lost one: bins = 2 F + 1 or 2 F + 2.
+        self.conv = nn.ConvTranspose2d(
+            inputs, 2 * outputs, (1, 3), (1, 2), output_padding=(0, 1 - bins % 2)
+        )
         self.norm = nn.Identity() if last else nn.BatchNorm2d(outputs)
         self.activation = nn.Identity() if last else nn.ELU()
         self.bins = bins
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C, T, F) -> (B, C', T, bins), bins = 2 F + 1 or 2 F + 2"""
-        even = self.even(x)  # (B, 2C', T, F + 1)
-        odd = self.odd(F.pad(x, (0, 1)))  # (B, 2C', T, F + 1); the last touches no input
-        y = torch.stack([even, odd], dim=-1).flatten(-2)[..., : self.bins]  # (B, 2C', T, bins)
-        return self.activation(self.norm(F.glu(y, dim=1)))
+        """Shape: (B, C, T, F) -> (B, C', T, bins)"""
+        return self.activation(self.norm(F.glu(self.conv(x), dim=1)))
 
 
 class GroupedRnn(nn.Module):
@@ -105,32 +98,13 @@ class GroupedRnn(nn.Module):
         """
         n = len(self.groups)
         outputs, states = [], []
-        for rnn, part, *inner in zip(
-            self.groups, x.chunk(n, -1), *(s.chunk(n, -1) for s in state), strict=True
-        ):
-            if x.shape[1] == 1 and not self.training:
-                carried = self._step(rnn, part[:, 0], inner)
-                outputs.append(carried[0][:, None])  # (B, 1, H/n)
-            else:
-                first = tuple(s[None].contiguous() for s in inner)  # (1, B, H/n)
-                y, last = rnn(part, first if self.cell == "lstm" else first[0])
-                carried = [s[0] for s in (last if self.cell == "lstm" else (last,))]
-                outputs.append(y)
-            states.append(carried)
+        parts = zip(x.chunk(n, -1), *(s.chunk(n, -1) for s in state), strict=True)
+        for rnn, (part, *inner) in zip(self.groups, parts, strict=True):
+            first = tuple(s[None].contiguous() for s in inner)  # (1, B, H/n)
+            y, last = rnn(part, first if self.cell == "lstm" else first[0])
+            outputs.append(y)
+            states.append([s[0] for s in (last if self.cell == "lstm" else (last,))])
         return torch.cat(outputs, -1), tuple(torch.cat(s, -1) for s in zip(*states, strict=True))
-
-    def _step(self, rnn: nn.Module, x: Tensor, state: list[Tensor]) -> list[Tensor]:
-        h = state[0]
-        wx = F.linear(x, rnn.weight_ih_l0, rnn.bias_ih_l0)
-        wh = F.linear(h, rnn.weight_hh_l0, rnn.bias_hh_l0)
-        if self.cell == "lstm":
-            i, f, g, o = (wx + wh).chunk(4, -1)
-            c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-            return [torch.sigmoid(o) * torch.tanh(c), c]
-        (rx, zx, nx), (rh, zh, nh) = wx.chunk(3, -1), wh.chunk(3, -1)
-        z = torch.sigmoid(zx + zh)
-        new = torch.tanh(nx + torch.sigmoid(rx + rh) * nh)
-        return [new + z * (h - new)]
 
 
 def frequency_sizes(bins: int, layers: int) -> tuple[int, ...]:
@@ -162,8 +136,7 @@ class Gcrn(nn.Module):
         self.encoding_size = c[-1] * sizes[-1]
         widths = [self.encoding_size] + [config.hidden] * config.rnn_layers
         self.rnns = nn.ModuleList(
-            GroupedRnn(config.cell, i, o, config.groups)
-            for i, o in itertools.pairwise(widths)
+            GroupedRnn(config.cell, i, o, config.groups) for i, o in itertools.pairwise(widths)
         )
         beside = config.hidden + config.extra_features
         self.join = (
@@ -180,17 +153,16 @@ class Gcrn(nn.Module):
         )
         if config.output == "complex_mask":
             # The mask starts near one: the first thing learned need not be to let sound through.
-            real = self.decoders[0][-1]
-            for conv in (real.even, real.odd):
-                with torch.no_grad():
-                    conv.bias[0] = 2 * math.atanh(0.5)  # the gate halves it, 2 tanh makes it 1
+            last = cast(list[list[GatedDeconv]], self.decoders)[0][-1]
+            with torch.no_grad():  # the gate halves it, 2 tanh makes it 1
+                cast(Tensor, last.conv.bias)[0] = 2 * math.atanh(0.5)
 
     def initial_state(self, batch: int = 1) -> State:
         """Zero states, by name, in a fixed order; each (batch, hidden)."""
         parameter = next(self.parameters())
         return {
             f"rnn{i}.{name}": parameter.new_zeros(batch, rnn.hidden)
-            for i, rnn in enumerate(self.rnns, 1)
+            for i, rnn in enumerate(cast(Iterable[GroupedRnn], self.rnns), 1)
             for name in rnn.state_names
         }
 
@@ -215,7 +187,7 @@ class Gcrn(nn.Module):
         """
         state = self.initial_state(x.shape[0]) if state is None else state
         new: State = {}
-        for i, rnn in enumerate(self.rnns, 1):
+        for i, rnn in enumerate(cast(Iterable[GroupedRnn], self.rnns), 1):
             if i > 1:  # rearrange: unit k of every group feeds each group of the next layer
                 n = self.config.groups
                 x = x.unflatten(-1, (n, -1)).transpose(-1, -2).flatten(-2)
@@ -233,7 +205,7 @@ class Gcrn(nn.Module):
         """
         x = x.unflatten(-1, (self.config.channels[-1], -1)).transpose(1, 2)  # (B, C, T, F')
         parts = []
-        for decoder in self.decoders:
+        for decoder in cast(Iterable[Iterable[GatedDeconv]], self.decoders):
             y = x
             for layer, skip in zip(decoder, reversed(skips), strict=True):
                 y = layer(torch.cat([y, skip], 1))  # (B, C', T, F')
@@ -294,8 +266,8 @@ def macs_per_frame(config: GcrnConfig, bins: int) -> int:
     sizes = frequency_sizes(bins, len(c))
     total = sum(i * 2 * o * 3 * f for i, o, f in zip((2, *c[:-1]), c, sizes[1:], strict=True))
     for i, o, f in zip(reversed(c), (*reversed(c[:-1]), 1), reversed(sizes[1:]), strict=True):
-        # two decoders; inputs double by the skip, outputs by the gate; three taps, F + 1 positions
-        total += 2 * (2 * i) * (2 * o) * 3 * (f + 1)
+        # two decoders; inputs double by the skip, outputs by the gate
+        total += 2 * (2 * i) * (2 * o) * 3 * f
     gates = 4 if config.cell == "lstm" else 3
     encoding = c[-1] * sizes[-1]
     width = encoding

@@ -145,9 +145,9 @@ class Enhancer:
     def reset(self) -> None:
         """Forget the past: all states are zero."""
         self._states = {name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes.items()}
-        self._pending = np.zeros(0, np.float32)
-        self._received = 0
-        self._emitted = 0
+        self._pending: np.ndarray = np.zeros(0, np.float32)
+        self._received: int = 0
+        self._emitted: int = 0
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything the stream remembers, as named arrays (`numpy.savez` keeps them)."""

@@ -60,13 +60,11 @@ class JointDecoder(nn.Module):
         ends: list[Tensor] = []
         shifts: list[Tensor] = []
         for layer in layers:
-            scale, shift = _fold(layer.norm, layer.odd.out_channels // 2)
-            even, even_bias = _matrix(layer.even, scale)  # (2 C, 2 C'), inputs f - 1 and f
-            odd, odd_bias = _matrix(layer.odd, scale)  # (C, 2 C')
-            behind, here = even.chunk(2)
-            self.weights.append(_constant(torch.cat([here, odd, behind], 1)))  # (C, 6 C')
-            end = torch.cat([even_bias, odd_bias])  # (4 C',)
-            self.biases.append(_constant(torch.cat([end, torch.zeros_like(even_bias)])))
+            scale, shift = _fold(layer.norm, layer.conv.out_channels // 2)
+            taps, bias = _transposed_matrix(layer.conv, scale)  # (C, 6 C'), (2 C',)
+            self.weights.append(taps)
+            end = torch.cat([bias, bias])  # (4 C',)
+            self.biases.append(_constant(torch.cat([end, torch.zeros_like(bias)])))
             ends.append(end)
             shifts.append(shift)
         # Outputs 2F and 2F + 1 touch no input f = F: the bias is all that is there of it.
@@ -198,6 +196,16 @@ def _matrix(conv: nn.Conv2d, scale: Tensor) -> tuple[nn.Parameter, nn.Parameter]
     weight = conv.weight[:, :, 0].double().permute(2, 1, 0).flatten(0, 1) * both  # (k C, 2C')
     assert conv.bias is not None
     return _constant(weight), _constant(conv.bias.double() * both)
+
+
+def _transposed_matrix(
+    conv: nn.ConvTranspose2d, scale: Tensor
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Taps 0, 1, 2 side by side (C, 3 * 2 C') and bias (2 C',), scaled as in `_matrix`."""
+    both = torch.cat([scale, torch.ones_like(scale)])  # (2C',)
+    taps = conv.weight[:, :, 0].double() * both[:, None]  # (C, 2C', 3)
+    assert conv.bias is not None
+    return _constant(taps.transpose(1, 2).flatten(1)), _constant(conv.bias.double() * both)
 
 
 def _constant(value: Tensor) -> nn.Parameter:
