@@ -230,7 +230,7 @@ def _open(
     folder: Path | str | None, snr: float | None, limit: int, quiet: bool
 ) -> tuple[str, str, list[Pair]]:
     """Read, hash and check every pair of a set: its name, hash and pairs."""
-    from enhance import evaluation_set
+    from enhance.data import evaluation_set
 
     if folder is None:
         found = evaluation_set.builtin_set(-5.0 if snr is None else snr, quiet=quiet)

@@ -33,7 +33,7 @@ from enhance.settings import parse, to_dict
 from enhance.spectral import WaveformModel
 
 if TYPE_CHECKING:
-    from enhance.clip_store import ClipStore
+    from enhance.data.clip_store import ClipStore
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
-    from enhance.clip_store import ClipStore
-    from enhance.mixing import Piece
+    from enhance.data.clip_store import ClipStore
+    from enhance.data.mixing import Piece
 
 log = logging.getLogger("enhance")
 

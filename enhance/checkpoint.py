@@ -15,7 +15,7 @@ from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, write_json
 from enhance.settings import parse, to_dict
 from enhance.spectral import WaveformModel
-from enhance.trainer_state import load_exactly, load_tensors, save_tensors
+from enhance.training.state import load_exactly, load_tensors, save_tensors
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

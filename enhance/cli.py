@@ -128,7 +128,7 @@ def train(
     require("train", "torch", "lightning_fabric", "safetensors", "yaml", "pesq", "tensorboard")
     from enhance.checkpoint import newest_run
     from enhance.settings import load_run
-    from enhance.training import fit
+    from enhance.training.loop import fit
 
     if resume and run is None:
         run = newest_run(kept=False)
@@ -323,7 +323,7 @@ def pretrain_ssl(
     """
     require("train", "torch", "transformers", "safetensors", "sklearn")
     from distill.pretrain_ssl import PretrainConfig, pretrain
-    from enhance import demo_corpus
+    from enhance.data import demo_corpus
 
     settings = PretrainConfig(
         family=family.value,

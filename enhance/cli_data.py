@@ -35,7 +35,7 @@ def data_manifest(
 
     Without --kind, files below a folder named speech (or clean, noise) are labelled so.
     """
-    from enhance.manifest import make_manifest
+    from enhance.data.manifest import make_manifest
 
     path, clips, problems = make_manifest(
         folder, out, kind=kind, source=source, speaker=speaker, force=force, quiet=quiet
@@ -73,7 +73,7 @@ def data_mix(
 ) -> None:
     """Freeze an evaluation set: clean and noisy pairs at one SNR, hashed."""
     from enhance.config import DataConfig
-    from enhance.evaluation_set import mix
+    from enhance.data.evaluation_set import mix
 
     require("train", "scipy")
     data = DataConfig(corpus=corpus)
@@ -105,7 +105,7 @@ def data_example(
 ) -> None:
     """Write one noisy example from the built-in synthetic corpus."""
     from enhance.audio import read, write
-    from enhance.evaluation_set import builtin_set
+    from enhance.data.evaluation_set import builtin_set
 
     if out.exists() and not force:
         raise EnhanceError(f"{out}: exists already; overwrite it with --force")

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from enhance.dataset import DataConfig
+from enhance.data.dataset import DataConfig
+from enhance.data.mixing import MixingConfig
 from enhance.errors import EnhanceError
-from enhance.mixing import MixingConfig
 from enhance.stft import StftConfig
-from enhance.training_config import TrainingConfig
+from enhance.training.config import TrainingConfig
 
 __all__ = [
     "DataConfig",

@@ -12,7 +12,7 @@ from enhance.losses import enhancement_loss
 from enhance.spectral import WaveformModel
 
 if TYPE_CHECKING:
-    from enhance.dataset import ClipStore
+    from enhance.data.dataset import ClipStore
 
 
 class Objective(nn.Module):
@@ -39,7 +39,7 @@ class Objective(nn.Module):
             The model in training mode; reach its parts (``model.stft``, ``model.network``).
         batch
             ``noisy`` and ``clean`` (B, N) on the model's device, ``pieces``, ``altered``,
-            ``files``, ``index``: see `enhance.loader`.
+            ``files``, ``index``: see `enhance.data.loader`.
 
         Returns
         -------

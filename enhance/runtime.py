@@ -50,6 +50,10 @@ class Enhancer:
         If ``path`` is no ONNX file, or an ONNX file that does not keep the contract.
     """
 
+    _pending: np.ndarray
+    _received: int
+    _emitted: int
+
     def __init__(self, path: Path | str, num_threads: int = 1) -> None:
         self.path = Path(path)
         self._session = _open_session(self.path, num_threads)
@@ -145,9 +149,9 @@ class Enhancer:
     def reset(self) -> None:
         """Forget the past: all states are zero."""
         self._states = {name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes.items()}
-        self._pending: np.ndarray = np.zeros(0, np.float32)
-        self._received: int = 0
-        self._emitted: int = 0
+        self._pending = np.zeros(0, np.float32)
+        self._received = 0
+        self._emitted = 0
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything the stream remembers, as named arrays (`numpy.savez` keeps them)."""

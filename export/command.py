@@ -15,8 +15,8 @@ from onnx import ModelProto
 
 from enhance import audio
 from enhance.checkpoint import load_model
+from enhance.data.evaluation_set import builtin_set, open_set
 from enhance.errors import EnhanceError
-from enhance.evaluation_set import builtin_set, open_set
 from enhance.files import write_json
 from enhance.progress import progress_bar
 from enhance.runtime import Enhancer

@@ -21,7 +21,7 @@ from enhance.checkpoint import (
 from enhance.config import GcrnConfig, ModelConfig
 from enhance.errors import EnhanceError
 from enhance.spectral import WaveformModel
-from enhance.trainer_state import gather, load_exactly, load_tensors, save_tensors, scatter
+from enhance.training.state import gather, load_exactly, load_tensors, save_tensors, scatter
 
 CONFIG = ModelConfig(gcrn=GcrnConfig(channels=(4, 4, 4), cell="lstm", hidden=16))
 
@@ -83,7 +83,7 @@ def test_save_is_whole_or_absent(
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("enhance.trainer_state.save_file", full)
+    monkeypatch.setattr("enhance.training.state.save_file", full)
     with pytest.raises(EnhanceError, match="No space left"):
         save_model(folder, model, CheckpointInfo(CONFIG))
     assert (folder / "model.safetensors").read_bytes() == before

@@ -130,9 +130,7 @@ def test_run_takes_less_than_a_window(
     assert soundfile.info(tmp_path / "in_enhanced.wav").frames == samples
 
 
-def test_run_finishes_the_good_files_of_a_folder(
-    enhance: Cli, model: Path, tmp_path: Path
-) -> None:
+def test_run_finishes_the_good_files_of_a_folder(enhance: Cli, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a", "c"):

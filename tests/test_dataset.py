@@ -13,8 +13,8 @@ import pytest
 import soundfile
 from audio_clips import RATE, clip, speech_and_noise, tone
 
-from enhance import demo_corpus
-from enhance.dataset import (
+from enhance.data import demo_corpus
+from enhance.data.dataset import (
     Clip,
     ClipStore,
     DataConfig,

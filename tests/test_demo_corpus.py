@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enhance import audio, demo_corpus
-from enhance.dataset import read_manifest
+from enhance import audio
+from enhance.data import demo_corpus
+from enhance.data.dataset import read_manifest
+from enhance.data.synthetic_noise import NOISES
+from enhance.data.synthetic_voice import Voice, utterance
 from enhance.errors import EnhanceError
 from enhance.files import sha256
-from enhance.synthetic_noise import NOISES
-from enhance.synthetic_voice import Voice, utterance
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -11,11 +11,11 @@ import pytest
 import soundfile
 from audio_clips import clip, speech_and_noise
 
-from enhance import demo_corpus, evaluation_set, mixing
-from enhance.dataset import DataConfig, split
+from enhance.data import demo_corpus, evaluation_set, mixing
+from enhance.data.dataset import DataConfig, split
+from enhance.data.evaluation_set import EvaluationSet, make_set, mix, open_set
+from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.evaluation_set import EvaluationSet, make_set, mix, open_set
-from enhance.manifest import Clip
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_held_back_takes_only_what_training_does_not_hear(
 ) -> None:
     data = DataConfig(corpus=str(tmp_path / "data"), held_back=0.3)
     made = mix(data, tmp_path / "set", held_back=True, count=12, seconds=0.5, quiet=True)
-    from enhance.dataset import load_clips
+    from enhance.data.dataset import load_clips
 
     speech, noise = load_clips(data, quiet=True)
     heard = {c.path.name for c in (*split(speech, 0.3)[0], *split(noise, 0.3, "path")[0])}

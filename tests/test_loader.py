@@ -12,10 +12,10 @@ import pytest
 import torch
 from audio_clips import RATE, clip, speech_and_noise
 
-from enhance.dataset import ClipStore
+from enhance.data.dataset import ClipStore
+from enhance.data.loader import batches, keys_of_step
+from enhance.data.mixing import Mixer, MixingConfig
 from enhance.errors import EnhanceError
-from enhance.loader import batches, keys_of_step
-from enhance.mixing import Mixer, MixingConfig
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 from audio_clips import RATE, clip, speech_and_noise, tone
 
-from enhance.dataset import ClipStore, DataConfig, load_clips
+from enhance.data.dataset import ClipStore, DataConfig, load_clips
+from enhance.data.mixing import Mixer, MixingConfig, Mixture, bank
+from enhance.data.rooms import Response, simulated_bank
 from enhance.errors import EnhanceError
-from enhance.mixing import Mixer, MixingConfig, Mixture, bank
-from enhance.rooms import Response, simulated_bank
 
 PLAIN = MixingConfig(segment_seconds=1.0)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from enhance.ema import Ema
-from enhance.schedule import learning_rate, progress
-from enhance.training_config import TrainingConfig
+from enhance.training.config import TrainingConfig
+from enhance.training.ema import Ema
+from enhance.training.schedule import learning_rate, progress
 
 
 def test_rate_of_a_run() -> None:

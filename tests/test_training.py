@@ -22,8 +22,8 @@ from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.objective import Enhancement, Objective
 from enhance.spectral import WaveformModel
-from enhance.trainer_state import load_tensors
-from enhance.training import fit, seed_everything
+from enhance.training.loop import fit, seed_everything
+from enhance.training.state import load_tensors
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_training as tiny
@@ -124,10 +124,10 @@ def test_heard(straight: tuple[RunConfig, Path]) -> None:
 
 def test_validation_measures_the_average(straight: tuple[RunConfig, Path]) -> None:
     from enhance.checkpoint import load_model
+    from enhance.data.mixing import Mixer
     from enhance.metrics import si_sdr
-    from enhance.mixing import Mixer
-    from enhance.training_data import TrainingData
-    from enhance.validation import SEED
+    from enhance.training.data import TrainingData
+    from enhance.training.validation import SEED
 
     settings, run = straight
     stores = TrainingData(settings, 320, True).held_back()
@@ -203,7 +203,7 @@ def test_terminated_command(data: Path, tmp_path: Path) -> None:
 
 
 def test_unfinished_line_is_cut(straight: tuple[RunConfig, Path], tmp_path: Path) -> None:
-    from enhance.history import cut
+    from enhance.training.history import cut
 
     lines = (straight[1] / "history.jsonl").read_bytes().splitlines(keepends=True)
     path = tmp_path / "history.jsonl"

@@ -107,9 +107,7 @@ def test_owned_is_by_the_centre(grid: FrameGrid) -> None:
 def test_pieces_side_by_side_own_every_frame_once() -> None:
     for grid in (*TEACHERS.values(), *STUDENTS.values()):
         cuts = [0, 640, 641, 3200, 8000]
-        owned = [
-            t for a, b in itertools.pairwise(cuts) for t in grid.owned(a, b - a, 20)
-        ]
+        owned = [t for a, b in itertools.pairwise(cuts) for t in grid.owned(a, b - a, 20)]
         assert sorted(owned) == list(grid.owned(0, 8000, 20))
 
 

@@ -12,7 +12,6 @@ import torch
 
 from distill.l1 import Distillation, DistillConfig, shuffle
 from distill.teacher import Teacher, load
-from enhance.clip_store import ClipStore
 from enhance.config import (
     GcrnConfig,
     LossConfig,
@@ -21,10 +20,11 @@ from enhance.config import (
     RunConfig,
     TrainingConfig,
 )
+from enhance.data.clip_store import ClipStore
+from enhance.data.loader import collate
+from enhance.data.manifest import Clip
+from enhance.data.mixing import Mixer, Piece
 from enhance.errors import EnhanceError
-from enhance.loader import collate
-from enhance.manifest import Clip
-from enhance.mixing import Mixer, Piece
 from enhance.settings import parse
 from enhance.spectral import WaveformModel
 from enhance.stft import FRAMINGS
@@ -74,9 +74,7 @@ def objective(
     teacher: Teacher, speech: ClipStore, folder: Path, model: ModelConfig = MODEL, **config: Any
 ) -> Distillation:
     config = {"layers": "single:0", "weight": 1.0, "cache": str(folder / "cache"), **config}
-    result = Distillation(
-        DistillConfig(**config), LossConfig(), model, teacher=teacher, quiet=True
-    )
+    result = Distillation(DistillConfig(**config), LossConfig(), model, teacher=teacher, quiet=True)
     result.prepare(speech)
     return result
 

@@ -13,10 +13,10 @@ from distill import targets as targets_module
 from distill.cache import TargetCache
 from distill.targets import Targets
 from distill.teacher import load
-from enhance.clip_store import ClipStore
+from enhance.data.clip_store import ClipStore
+from enhance.data.manifest import Clip
+from enhance.data.mixing import Piece
 from enhance.errors import EnhanceError
-from enhance.manifest import Clip
-from enhance.mixing import Piece
 
 
 def store_of(folder: Path, lengths: list[int], seed: int = 0) -> ClipStore:
@@ -190,9 +190,7 @@ def test_long_files_are_heard_in_windows(make_teacher, tmp_path: Path, monkeypat
     monkeypatch.setattr(targets_module, "WINDOW_SECONDS", 1.0)  # 50 frames
     monkeypatch.setattr(targets_module, "CONTEXT_SECONDS", 0.2)  # 10 frames
     parts = Targets(local, "single:0", tmp_path)
-    monkeypatch.setattr(
-        parts, "_ask", lambda w, ask=parts._ask: asked.append(w.shape[1]) or ask(w)
-    )
+    monkeypatch.setattr(parts, "_ask", lambda w, ask=parts._ask: asked.append(w.shape[1]) or ask(w))
     np.testing.assert_allclose(parts.embed(wave), whole, atol=1e-5)
     # Windows from frames 0, 30, 60, 90: each starts 2 contexts before the end of the one before.
     assert asked == [16000, 16000, 16000, 40000 - 90 * 320]

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from enhance.dataset import ClipStore, source_weights
+from enhance.data.dataset import ClipStore, source_weights
+from enhance.data.mixing_config import MixingConfig
+from enhance.data.rooms import Response, bank, longest
 from enhance.errors import EnhanceError
-from enhance.mixing_config import MixingConfig
-from enhance.rooms import Response, bank, longest
 
 __all__ = ["Mixer", "MixingConfig", "Mixture", "Piece", "Recipe", "bank"]
 

@@ -1,8 +1,8 @@
 """The built-in corpus: synthetic speech and noise from formulas, labelled synthetic everywhere.
 
 It lets every command run where no data are at hand. A model trained on it learns to part the
-synthetic voices of `enhance.synthetic_voice` from the noises of `enhance.synthetic_noise`; how
-well it does on people is another question.
+synthetic voices of `enhance.data.synthetic_voice` from the noises of
+`enhance.data.synthetic_noise`; how well it does on people is another question.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from enhance.data.manifest import Clip, write_manifest
+from enhance.data.synthetic_noise import NOISES, RATE
+from enhance.data.synthetic_voice import Voice, utterance
 from enhance.errors import EnhanceError
 from enhance.files import atomic_folder, cache_folder
-from enhance.manifest import Clip, write_manifest
 from enhance.progress import progress_bar
-from enhance.synthetic_noise import NOISES, RATE
-from enhance.synthetic_voice import Voice, utterance
 
 VERSION = 1
 """Raised whenever the formulas change what is made."""

@@ -10,14 +10,14 @@ from typing import Any
 
 from enhance.checkpoint import HEARD, WEIGHTS, difference
 from enhance.config import RunConfig
+from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.files import atomic, sha256, write_jsonl
-from enhance.history import HISTORY
-from enhance.manifest import Clip
 from enhance.progress import progress_bar
-from enhance.schedule import progress
 from enhance.settings import dump_yaml, to_dict
-from enhance.trainer_state import FILE, FORMAT, load_tensors
+from enhance.training.history import HISTORY
+from enhance.training.schedule import progress
+from enhance.training.state import FILE, FORMAT, load_tensors
 
 CONFIG = "config.yaml"
 HARMLESS = frozenset(

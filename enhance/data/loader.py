@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from enhance.data.mixing import Mixer, Mixture
 from enhance.errors import EnhanceError
-from enhance.mixing import Mixer, Mixture
 
 
 class MixtureDataset(Dataset[Mixture]):

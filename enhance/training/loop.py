@@ -12,20 +12,21 @@ from typing import Any, cast
 import torch
 from lightning_fabric import Fabric
 
-from enhance import run_folder, trainer_state
 from enhance.checkpoint import start_from
 from enhance.config import RunConfig
-from enhance.console import Console
+from enhance.data.loader import batches
 from enhance.errors import EnhanceError
-from enhance.interrupt import Interrupt
-from enhance.loader import batches
 from enhance.objective import Objective
-from enhance.processes import end_others, in_turn, launch, on_first, together
-from enhance.session import Session
 from enhance.settings import to_dict
 from enhance.spectral import WaveformModel
-from enhance.trainer import Trainer, seed_everything
-from enhance.training_data import TrainingData
+from enhance.training import run_folder
+from enhance.training import state as trainer_state
+from enhance.training.console import Console
+from enhance.training.data import TrainingData
+from enhance.training.interrupt import Interrupt
+from enhance.training.processes import end_others, in_turn, launch, on_first, together
+from enhance.training.session import Session
+from enhance.training.trainer import Trainer, seed_everything
 
 __all__ = ["fit", "seed_everything"]
 

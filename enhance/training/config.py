@@ -10,7 +10,7 @@ from enhance.errors import EnhanceError
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of `enhance.training.fit`."""
+    """Settings of `enhance.training.loop.fit`."""
 
     steps: int = 20000
     """Optimiser steps at most."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from enhance.clip_store import ClipStore
 from enhance.config import RunConfig
-from enhance.dataset import load_clips, split
+from enhance.data.clip_store import ClipStore
+from enhance.data.dataset import load_clips, split
+from enhance.data.manifest import Clip
+from enhance.data.mixing import Mixer, bank
 from enhance.errors import EnhanceError
-from enhance.manifest import Clip
-from enhance.mixing import Mixer, bank
-from enhance.run_folder import fingerprint
+from enhance.training.run_folder import fingerprint
 
 SPLIT_SEED = 0
 """One split for all runs on the same data: runs of different seeds compare, and none trains on

@@ -8,14 +8,14 @@ from typing import Any
 
 from enhance import __version__
 from enhance.checkpoint import CheckpointInfo, save_model
-from enhance.console import Console
+from enhance.data.mixing import bank
 from enhance.errors import EnhanceError
-from enhance.history import History
-from enhance.mixing import bank
 from enhance.settings import to_dict
-from enhance.trainer import Trainer
-from enhance.training_data import TrainingData
-from enhance.validation import SEED, Validation
+from enhance.training.console import Console
+from enhance.training.data import TrainingData
+from enhance.training.history import History
+from enhance.training.trainer import Trainer
+from enhance.training.validation import SEED, Validation
 
 TOLD = (
     "steps",
@@ -144,7 +144,7 @@ class Session:
         t.save(self._data)
 
     def end(self, stopped: str) -> dict[str, Any]:
-        """Note the end, tell what came out, and return it; see `enhance.training.fit`."""
+        """Note the end, tell what came out, and return it; see `enhance.training.loop.fit`."""
         t = self.trainer
         self.history.event("stop", t.step, reason=stopped, seconds=round(t.seconds, 3))
         if stopped == "finished":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from enhance.training_config import TrainingConfig
+from enhance.training.config import TrainingConfig
 
 
 def progress(config: TrainingConfig, step: int, seconds: float) -> float:

@@ -11,15 +11,15 @@ from typing import Literal
 
 import numpy as np
 
-from enhance.clip_store import ClipStore
-from enhance.errors import EnhanceError
-from enhance.manifest import (
+from enhance.data.clip_store import ClipStore
+from enhance.data.manifest import (
     Clip,
     make_manifest,
     read_manifest,
     scan_folder,
     write_manifest,
 )
+from enhance.errors import EnhanceError
 
 __all__ = [
     "Clip",
@@ -81,7 +81,7 @@ def load_clips(data: DataConfig, *, quiet: bool = False) -> tuple[list[Clip], li
         named.
     """
     if not (data.corpus or data.speech or data.noise):
-        from enhance import demo_corpus
+        from enhance.data import demo_corpus
 
         folder = demo_corpus.ensure(quiet=quiet)
         log.warning("no data named: using the built-in SYNTHETIC corpus (%s)", folder)

@@ -19,16 +19,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from enhance import bad_batch, trainer_state
-from enhance.batchnorm import share_batch_norms
 from enhance.checkpoint import start_from
 from enhance.config import RunConfig, TrainingConfig
-from enhance.ema import Ema
 from enhance.objective import Objective
-from enhance.processes import collect, on_first, share
-from enhance.schedule import learning_rate, progress
 from enhance.settings import to_dict
 from enhance.spectral import WaveformModel
+from enhance.training import bad_batch
+from enhance.training import state as trainer_state
+from enhance.training.batchnorm import share_batch_norms
+from enhance.training.ema import Ema
+from enhance.training.processes import collect, on_first, share
+from enhance.training.schedule import learning_rate, progress
 
 
 class Sealed:

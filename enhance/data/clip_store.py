@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.manifest import Clip
 from enhance.progress import progress_bar
 
 SEEKABLE_SUBTYPES = frozenset({

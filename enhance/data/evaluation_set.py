@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from enhance.dataset import DataConfig, load_clips, split
+from enhance.data.dataset import DataConfig, load_clips, split
+from enhance.data.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
 from enhance.errors import EnhanceError
 from enhance.files import atomic_folder, cache_folder, sha256, write_jsonl
-from enhance.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
 
 BUILTIN_SEED = 7001
 """Of the built-in set's voices, noises and mixtures; training uses another."""
@@ -60,7 +60,7 @@ def make_set(
     Parameters
     ----------
     speech, noise
-        What to draw from, see `enhance.mixing.Mixer`.
+        What to draw from, see `enhance.data.mixing.Mixer`.
     folder
         To be made.
     snr_db
@@ -85,8 +85,8 @@ def make_set(
     """
     import soundfile
 
-    from enhance.clip_store import ClipStore
-    from enhance.mixing import Mixer, MixingConfig
+    from enhance.data.clip_store import ClipStore
+    from enhance.data.mixing import Mixer, MixingConfig
     from enhance.progress import progress_bar
 
     if not 1 <= count <= 100_000 or not -60 <= snr_db <= 60:
@@ -182,7 +182,7 @@ def builtin_set(snr_db: float = -5.0, count: int = 500, *, quiet: bool = False) 
 
     Its voices, noises and mixtures come from another seed than the built-in training corpus.
     """
-    from enhance import demo_corpus
+    from enhance.data import demo_corpus
 
     version = f"v{demo_corpus.VERSION}.{_BUILTIN_VERSION}"
     folder = cache_folder("sets", f"synthetic-{version}-snr{snr_db:g}-count{count}")
@@ -221,7 +221,7 @@ def mix(
     Raises
     ------
     EnhanceError
-        As `enhance.dataset.load_clips`, `enhance.dataset.split` and `make_set`.
+        As `enhance.data.dataset.load_clips`, `enhance.data.dataset.split` and `make_set`.
     """
     if data.corpus or data.speech or data.noise:
         speech, noise = load_clips(data, quiet=quiet)
@@ -246,7 +246,7 @@ def mix(
 
 
 def _builtin_clips(quiet: bool) -> tuple[list[Clip], list[Clip]]:
-    from enhance import demo_corpus
+    from enhance.data import demo_corpus
 
     clips = read_manifest(demo_corpus.ensure_held_out(BUILTIN_SEED, quiet=quiet) / "manifest.jsonl")
     return [c for c in clips if c.kind == "speech"], [c for c in clips if c.kind == "noise"]

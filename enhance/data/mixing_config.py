@@ -1,4 +1,4 @@
-"""How mixtures are made: the settings of `enhance.mixing.Mixer`."""
+"""How mixtures are made: the settings of `enhance.data.mixing.Mixer`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from enhance.synthetic_voice import Voice, utterance
+from enhance.data.synthetic_voice import Voice, utterance
 
 RATE = 16000
 

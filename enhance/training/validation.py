@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from enhance.config import RunConfig
-from enhance.dataset import ClipStore
+from enhance.data.dataset import ClipStore
+from enhance.data.mixing import Mixer, Mixture
+from enhance.data.rooms import Response
 from enhance.losses import si_sdr
 from enhance.metrics import MetricRefused, pesq_wb
-from enhance.mixing import Mixer, Mixture
-from enhance.rooms import Response
 from enhance.spectral import WaveformModel
 
 SEED = 20240607

@@ -23,7 +23,7 @@ def suspects(train_step: nn.Module, batch: dict[str, Any], seed: int) -> list[di
     train_step
         Callable of a batch, to named losses; the weights are those before the bad step.
     batch
-        See `enhance.loader`.
+        See `enhance.data.loader`.
     seed
         Of the run: (seed, epoch, index) make the mixture again.
 

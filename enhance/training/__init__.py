@@ -1,0 +1,1 @@
+"""How a model is trained: `enhance.training.loop.fit` and its parts."""
