@@ -14,10 +14,10 @@ import numpy as np
 from onnx import ModelProto
 
 from enhance import audio
-from enhance.checkpoint import load_model
+from enhance.checkpoint import CheckpointInfo, load_model
 from enhance.data.evaluation_set import builtin_set, open_set
 from enhance.errors import EnhanceError
-from enhance.files import write_json
+from enhance.files import write_json, write_jsonl
 from enhance.progress import progress_bar
 from enhance.runtime import Enhancer
 from enhance.spectral import WaveformModel
@@ -142,9 +142,20 @@ def export_model(
             if not quiet:
                 print(summary(record), file=sys.stderr)
         bar.update(task, advance=1, speed="")
+    _remember(info, out)
     if refused:
         raise EnhanceError("; ".join(refused))
     return written
+
+
+def _remember(info: CheckpointInfo, out: Path) -> None:
+    """Write what the checkpoint heard beside the artefact, as file names: `NAME.heard.jsonl`.
+
+    In the run's own folder the run's list is there already.
+    """
+    if info.heard and out.parent.resolve() != info.folder.resolve():
+        rows = [{**row, "path": Path(row["path"]).name} for row in info.heard]
+        write_jsonl(out.with_suffix(".heard.jsonl"), rows)
 
 
 def summary(record: Mapping[str, Any]) -> str:

@@ -156,6 +156,7 @@ def write_heard(
             "source": clip.source,
             "speaker": clip.speaker,
             "part": part,
+            "recordings": list(clip.recordings),
             "sha256": value,
         }
         for (part, clip), value in zip(clips, hashes, strict=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import TINY, Exported, voice
+from tiny_export import TINY, Exported, voice
 
 from enhance.checkpoint import CheckpointInfo, save_model
 from enhance.config import ModelConfig
@@ -37,6 +38,19 @@ def test_files_and_sizes(exported: Exported) -> None:
         assert record == json.loads(json.dumps(artefact.certificate))
         assert record["sha256"] == sha256(artefact.path)
         assert record["bytes"] == artefact.path.stat().st_size
+
+
+def test_what_the_checkpoint_heard_goes_with_the_file(
+    checkpoint: Path, pairs: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint, run)
+    (run / "heard.jsonl").write_text('{"path": "/some/where/a.wav", "sha256": "12"}\n')
+    export_model(run, tmp_path / "out" / "m.onnx", clips=pairs, quiet=True)
+    heard = (tmp_path / "out" / "m.heard.jsonl").read_text("utf-8")
+    assert json.loads(heard) == {"path": "a.wav", "sha256": "12"}
+    export_model(run, run / "m.onnx", clips=pairs, quiet=True)
+    assert not (run / "m.heard.jsonl").exists()
 
 
 def test_metadata_tells_the_config(exported: Exported, model: WaveformModel) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from conftest import Exported
 from onnx import numpy_helper
+from tiny_export import Exported
 
 from enhance.errors import EnhanceError
 from export.onnx import operators

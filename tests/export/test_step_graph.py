@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import Exported, make_model, voice
+from tiny_export import Exported, make_model, voice
 
 from enhance import audio
 from enhance.config import GcrnConfig, ModelConfig
