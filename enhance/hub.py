@@ -13,13 +13,16 @@ from enhance.errors import EnhanceError
 MODELS = Path(__file__).parent / "models"
 """Folder of the shipped ONNX models."""
 
-DEFAULT_MODEL = "gcrn-small"
+SUFFIX = ".int8.onnx"
+"""Shipped files are the exporter's int8 files, with certificate and card of the same name."""
+
+DEFAULT_MODEL = "gcrn-tiny"
 """The shipped model that ``default`` stands for."""
 
 
 def shipped_models() -> list[str]:
     """Names of the models that came with the package."""
-    return sorted(path.name.removesuffix(".onnx") for path in MODELS.glob("*.onnx"))
+    return sorted(path.name.removesuffix(SUFFIX) for path in MODELS.glob(f"*{SUFFIX}"))
 
 
 def find_model(name: Path | str) -> Path:

@@ -247,18 +247,18 @@ def test_models_are_found_by_shipped_name_then_path(
 ) -> None:
     (tmp_path / "models").mkdir()
     shipped = build(tmp_path / "models" / "own.int8.onnx")
-    default = build(tmp_path / "models" / f"{hub.DEFAULT_MODEL}.onnx")
-    elsewhere = build(tmp_path / "own.int8")
+    default = build(tmp_path / "models" / f"{hub.DEFAULT_MODEL}.int8.onnx")
+    elsewhere = build(tmp_path / "own")
     monkeypatch.setattr(hub, "MODELS", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
-    assert hub.shipped_models() == sorted([hub.DEFAULT_MODEL, "own.int8"])
-    assert hub.find_model("own.int8") == shipped
+    assert hub.shipped_models() == sorted([hub.DEFAULT_MODEL, "own"])
+    assert hub.find_model("own") == shipped
     assert hub.find_model("default") == default
-    assert hub.find_model("./own.int8").samefile(elsewhere)
+    assert hub.find_model("./own").samefile(elsewhere)
     assert hub.find_model(shipped) == shipped
-    assert Enhancer.from_pretrained("own.int8").metadata["model_type"] == "one-pole"
+    assert Enhancer.from_pretrained("own").metadata["model_type"] == "one-pole"
     for name in ("nothing", "", "../secret", "no/where.onnx", "models/mistyped"):
-        with pytest.raises(EnhanceError, match=r"no such model.*own\.int8"):
+        with pytest.raises(EnhanceError, match=r"no such model.*own"):
             hub.find_model(name)
     with pytest.raises(EnhanceError, match="is a folder"):
         hub.find_model(tmp_path)
