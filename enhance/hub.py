@@ -16,7 +16,7 @@ MODELS = Path(__file__).parent / "models"
 SUFFIX = ".int8.onnx"
 """Shipped files are the exporter's int8 files, with certificate and card of the same name."""
 
-DEFAULT_MODEL = "gcrn-tiny"
+DEFAULT_MODEL = "tiny"
 """The shipped model that ``default`` stands for."""
 
 
@@ -42,7 +42,7 @@ def find_model(name: Path | str) -> Path:
     text = str(name)
     stem = DEFAULT_MODEL if text == "default" else text
     if stem in shipped_models():
-        return MODELS / f"{stem}.onnx"
+        return MODELS / f"{stem}{SUFFIX}"
     path = Path(text)
     if text and path.is_file():
         return path
