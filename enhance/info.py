@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from enhance.config import MODELS, GcrnConfig, ModelConfig
 from enhance.errors import EnhanceError, require
 from enhance.hub import find_model, shipped_models
+from enhance.settings import parse
 from enhance.stft import FRAMINGS, StftConfig
 
 
@@ -66,6 +68,8 @@ def _facts(model: str, framing: str) -> dict[str, Any]:
 
     enhancer = Enhancer.from_pretrained(model)
     m = enhancer.metadata
+    if m.get("model_type") != "gcrn":
+        raise EnhanceError(f"{model}: is a streaming enhancer of another kind than gcrn")
     stft = StftConfig(
         *(int(m[k]) for k in ("sample_rate", "window_length", "hop_length", "fft_size"))
     )
@@ -75,6 +79,7 @@ def _facts(model: str, framing: str) -> dict[str, Any]:
         "parameters": f"{int(m['parameters']):,}",
         "MAC/s": f"{int(m['macs_per_second']) / 1e6:,.1f} M",
         "size": f"{find_model(model).stat().st_size / 1e6:.2f} MB",
+        "network": _network(parse(ModelConfig, json.loads(m["config"]), model).gcrn),
         "licence": m.get("licence", ""),
         **_framing(stft),
     }
