@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from enhance.data.dataset import ClipStore
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, abc.ABC):
     """Turns (model, batch) into named, weighted losses, whose sum is minimised.
 
     Parameters that an objective owns (a projection, a predictor) are trained beside the model's
@@ -30,6 +31,7 @@ class Objective(nn.Module):
     """Mixtures cut and place speech in multiples of this many samples: 320 is the stride of the
     usual teachers, and the default of every mode, so that all modes hear the same mixtures."""
 
+    @abc.abstractmethod
     def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of one batch.
 
@@ -46,7 +48,6 @@ class Objective(nn.Module):
         dict
             Scalars, the same names in every step, each a mean over the batch.
         """
-        raise NotImplementedError
 
     def prepare(self, speech: ClipStore) -> None:
         """Called once before the first step, on every process at once, with the clips to be heard.
