@@ -291,7 +291,10 @@ def info(
 
 @app.command("pretrain-ssl")
 def pretrain_ssl(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the model.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of the model.  [default: a new one in runs/]"),
+    ] = None,
     family: Annotated[Family, typer.Option(help="Which model and objective.")] = Family.wavlm,
     corpus: Annotated[
         Path | None,
@@ -325,6 +328,10 @@ def pretrain_ssl(
     from distill.pretrain_ssl import PretrainConfig, pretrain
     from enhance.data import demo_corpus
 
+    if output is None:
+        if resume:
+            raise EnhanceError("--resume: name the folder to go on with: --output DIR")
+        output = Path("runs") / f"ssl-{family.value}-{time.strftime('%Y%m%d-%H%M%S')}"
     settings = PretrainConfig(
         family=family.value,
         seed=seed,

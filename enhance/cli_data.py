@@ -50,7 +50,9 @@ def data_manifest(
 
 @data_app.command("mix")
 def data_mix(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to make.  [default: one below sets/]")
+    ] = None,
     corpus: Annotated[
         str, typer.Option(help="Folder with speech and noise.  [default: built-in, synthetic]")
     ] = "",
@@ -82,6 +84,10 @@ def data_mix(
 
         extra = [f"data.corpus={corpus}"] if corpus else []
         data = load_run(config, [*(assign or []), *extra]).data
+    if out is None:
+        name = Path(data.corpus).resolve().name if data.corpus else "own"
+        name = name if data.corpus or data.speech or data.noise else "synthetic"
+        out = Path("sets") / f"{name}-snr{snr:g}-{count}x{seconds:g}s-seed{seed}"
     found = mix(
         data,
         out,
