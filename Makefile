@@ -25,7 +25,7 @@ demo: .venv/.ready
 
 # make test CORPUS=DIR runs the tests on real audio too.
 test: .venv/.ready lint
-	$(BIN)/python -m pytest $(if $(CORPUS),--corpus $(CORPUS))
+	$(BIN)/python -m pytest tests $(if $(CORPUS),--corpus "$(CORPUS)")
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

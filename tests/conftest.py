@@ -28,7 +28,7 @@ def pytest_terminal_summary(
     if config.getoption("--corpus") is None:
         terminalreporter.write_line(
             "NO REAL AUDIO: every test on real speech was skipped; "
-            "run pytest --corpus DIR (or make test CORPUS=DIR)",
+            "run make test CORPUS=DIR (or pytest tests --corpus DIR)",
             yellow=True,
             bold=True,
         )
@@ -39,7 +39,7 @@ def corpus(request: pytest.FixtureRequest) -> Path:
     """Folder of real speech and noise; the test is skipped where none was named."""
     folder = request.config.getoption("--corpus")
     if folder is None:
-        pytest.skip("needs real audio: pytest --corpus DIR")
+        pytest.skip("needs real audio: make test CORPUS=DIR")
     return Path(folder).resolve()
 
 
