@@ -98,10 +98,11 @@ def si_sdr(clean: Any, estimate: Any) -> float:
     reference, signal = _pair(clean, estimate)
     reference = reference - reference.mean()
     signal = signal - signal.mean()
-    target = reference * (signal @ reference / (reference @ reference))
-    wanted = float(target @ target)
+    # Sums, not products of a BLAS: their last bits change with its number of threads.
+    target = reference * (np.sum(signal * reference) / np.sum(reference**2))
+    wanted = float(np.sum(target**2))
     rest = float(np.sum((signal - target) ** 2))
-    if wanted <= _SILENCE * float(signal @ signal):
+    if wanted <= _SILENCE * float(np.sum(signal**2)):
         raise MetricRefused("the estimate holds nothing of the reference (minus infinity)")
     if rest <= _SILENCE * wanted:
         raise MetricRefused("the estimate is a scaled copy of the reference (infinity)")
