@@ -325,8 +325,14 @@ def pretrain_ssl(
     Masked prediction of k-means units; the folder it writes goes to --set objective.teacher=.
     """
     require("train", "torch", "transformers", "safetensors", "sklearn")
+    import logging
+
     from distill.pretrain_ssl import PretrainConfig, pretrain
     from enhance.data import demo_corpus
+
+    if not quiet:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        logging.getLogger("enhance").setLevel(logging.INFO)
 
     if output is None:
         if resume:
