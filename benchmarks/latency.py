@@ -117,7 +117,7 @@ def bench(
     disturb_mb
         Buffer that is written between cold frames, in MB.
     repeats
-        Fresh processes for the cold start; 0 leaves it out.
+        Fresh processes for the cold start, at least one.
     quiet
         No progress bar.
 
