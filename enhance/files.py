@@ -142,3 +142,19 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
                 f"{path}: cannot be made ({error.strerror or error}); choose another place"
             ) from error
         raise
+
+
+def check_writable(path: Path | str) -> None:
+    """Refuse a file's place before long work, not after it: its folder is made and tried.
+
+    Raises
+    ------
+    EnhanceError
+        If no file can be written at ``path``.
+    """
+    with contextlib.suppress(_Tried), atomic(path):
+        raise _Tried
+
+
+class _Tried(Exception):
+    """Leaves `atomic` without a file."""

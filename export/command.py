@@ -17,7 +17,7 @@ from enhance import audio
 from enhance.checkpoint import CheckpointInfo, load_model
 from enhance.data.evaluation_set import builtin_set, open_set
 from enhance.errors import EnhanceError
-from enhance.files import write_json, write_jsonl
+from enhance.files import check_writable, write_json, write_jsonl
 from enhance.progress import progress_bar
 from enhance.runtime import Enhancer
 from enhance.spectral import WaveformModel
@@ -100,6 +100,7 @@ def export_model(
     for path in paths.values():
         if path.exists() and not force:
             raise EnhanceError(f"{path}: exists already; use --force to replace it")
+        check_writable(path)
     model, info = load_model(checkpoint)
     if model.config.gcrn.extra_features:
         raise EnhanceError(

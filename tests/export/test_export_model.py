@@ -53,6 +53,16 @@ def test_what_the_checkpoint_heard_goes_with_the_file(
     assert not (run / "m.heard.jsonl").exists()
 
 
+def test_an_unwritable_place_is_refused_at_once(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EnhanceError, match=r"m\.onnx: cannot be written"):
+        # No such set: the place is refused before the set is opened.
+        export_model(checkpoint, tmp_path / "file" / "m.onnx", clips=tmp_path / "none", quiet=True)
+    with pytest.raises(EnhanceError, match="none"):
+        export_model(checkpoint, tmp_path / "m.onnx", clips=tmp_path / "none", quiet=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_metadata_tells_the_config(exported: Exported, model: WaveformModel) -> None:
     for path, mode in zip(exported.paths, ("none", "int8", "int8-weights"), strict=True):
         m = Enhancer(path).metadata
