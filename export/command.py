@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from enhance.errors import EnhanceError
 from enhance.files import check_writable, write_json, write_jsonl
 from enhance.progress import progress_bar
 from enhance.runtime import Enhancer
-from enhance.spectral import WaveformModel
 from export import certificate as proof
-from export.certificate import Bounds, Clip, Streams
+from export.certificate import Bounds, Clip
 from export.metadata import describe
 from export.onnx import save, step_graph
 from export.operators import compare_speed, inspect
@@ -131,7 +130,15 @@ def export_model(
             facts = _facts(path.name, mode, graph, fp32, trial)
             if mode != "none":
                 facts["speed"] = compare_speed(first, enhancer, pairs[0].noisy)
-            record = _record(model, enhancer, pairs, source, ways, bounds, facts)
+            record = proof.certificate(
+                enhancer=enhancer,
+                config=model.config.stft,
+                clips=pairs,
+                source=source,
+                ways=ways,
+                bounds=bounds,
+                facts=facts,
+            )
             try:
                 proof.judge(record, bounds, path.name, require_faster)
             except EnhanceError as error:
@@ -178,26 +185,6 @@ def summary(record: Mapping[str, Any]) -> str:
     return (
         f"{line}{equality['onnx_quantized']['snr_db']['mean']:.1f} dB SNR against fp32, {changes}, "
         f"{speed['ratio']:.2f} of fp32's time ({sets})"
-    )
-
-
-def _record(
-    model: WaveformModel,
-    enhancer: Enhancer,
-    pairs: Sequence[Clip],
-    source: Mapping[str, Any],
-    ways: Mapping[str, Streams],
-    bounds: Bounds,
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    return proof.certificate(
-        enhancer=enhancer,
-        config=model.config.stft,
-        clips=pairs,
-        source=source,
-        ways=ways,
-        bounds=bounds,
-        facts=facts,
     )
 
 

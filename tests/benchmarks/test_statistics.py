@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.statistics import mean_interval, paired_difference, ratio_of_medians
+from benchmarks.statistics import Difference, mean_interval, paired_difference, ratio_of_medians
 from enhance.errors import EnhanceError
 
 
@@ -67,7 +67,7 @@ def test_paired_difference_is_the_paired_t_test() -> None:
     a = {f"c{i}": float(v) for i, v in enumerate(base)}
     b = {k: v + 0.1 + 0.05 * ((i % 5) - 2) for i, (k, v) in enumerate(a.items())}
     difference = paired_difference(a, b)
-    assert difference is not None
+    assert isinstance(difference, Difference)
     expected = stats.ttest_rel(list(b.values()), list(a.values())).confidence_interval(0.95)
     found = difference.interval
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
@@ -81,7 +81,7 @@ def test_paired_difference_counts_clips_of_one_side_only() -> None:
     a = {"x": 1.0, "y": 2.0, "only": 9.0}
     b = {"x": 2.0, "y": 1.0}
     difference = paired_difference(a, b)
-    assert difference is not None
+    assert isinstance(difference, Difference)
     assert (difference.interval.n, difference.only_one, difference.wins) == (2, 1, 1)
     assert difference.verdict == "undecided"
     assert difference.row()["verdict"] == "undecided"
