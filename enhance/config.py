@@ -40,6 +40,9 @@ class GcrnConfig:
     """Recurrent layers."""
     groups: int = 2
     """Independent groups of each recurrent layer."""
+    decoders: Literal[1, 2] = 2
+    """2, one for the real and one for the imaginary part, as in the paper; or 1 for both parts, about
+    half of the arithmetic."""
     extra_features: int = 0
     """Width D of features that stand beside the recurrent output; 0 for none."""
     output: Literal["complex_mask", "complex_mapping"] = "complex_mask"
@@ -77,6 +80,8 @@ class GcrnConfig:
                 f"groups {self.groups}: must divide hidden {self.hidden} and the encoder's output "
                 f"{encoding}"
             )
+        if self.decoders not in (1, 2):
+            raise EnhanceError(f"decoders {self.decoders}: must be 1 or 2")
         if not 0 < self.compression <= 1:
             raise EnhanceError(f"compression {self.compression}: must be in (0, 1]")
         if self.extra_features < 0:
@@ -111,8 +116,8 @@ class ModelConfig:
 
 MODELS: dict[str, GcrnConfig] = {
     "gcrn-16mb": GcrnConfig((16, 32, 64, 128, 120), "lstm", 600),
-    "gcrn-small": GcrnConfig((16, 32, 48, 64, 64), "gru", 320),
-    "gcrn-tiny": GcrnConfig((8, 16, 24, 32, 48), "gru", 240),
+    "gcrn-small": GcrnConfig((16, 32, 48, 64, 64), "lstm", 320, decoders=1),
+    "gcrn-tiny": GcrnConfig((8, 16, 24, 32, 48), "lstm", 240, decoders=1),
 }
 """Network presets, sized at 25-20 framing: at most 16,000,000 bytes of exported fp32 ONNX with the
 DFT in it, at most 1 M parameters, and about half of that."""

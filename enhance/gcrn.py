@@ -4,7 +4,7 @@ After K. Tan and D. Wang, "Learning complex spectral mapping with gated convolut
 networks for monaural speech enhancement", IEEE/ACM TASLP 28, 2020: an encoder of gated (GLU)
 convolutions over frequency, a grouped recurrent bottleneck with representation rearrangement, and
 two decoders of gated transposed convolutions with skip connections, one for the real and one for
-the imaginary part. Kernels see one frame, so that the recurrent states are the only memory: many
+the imaginary part; or one decoder for both, half of the arithmetic. Kernels see one frame, so that the recurrent states are the only memory: many
 frames are offline use, one frame is streaming, and the code is the same.
 """
 
@@ -143,13 +143,13 @@ class Gcrn(nn.Module):
             nn.Identity() if beside == self.encoding_size else nn.Linear(beside, self.encoding_size)
         )
         # Decoder layer k doubles the frequency positions back to those of encoder layer k's input.
-        outs = (*reversed(c[:-1]), 1)
+        outs = (*reversed(c[:-1]), 2 // config.decoders)
         self.decoders = nn.ModuleList(
             nn.ModuleList(
                 GatedDeconv(2 * i, o, b, last=b == bins)
                 for i, o, b in zip(reversed(c), outs, reversed(sizes[:-1]), strict=True)
             )
-            for _ in ("real", "imaginary")
+            for _ in range(config.decoders)  # two: the real part, the imaginary part
         )
         if config.output == "complex_mask":
             # The mask starts near one: the first thing learned need not be to let sound through.
@@ -265,9 +265,10 @@ def macs_per_frame(config: GcrnConfig, bins: int) -> int:
     c = config.channels
     sizes = frequency_sizes(bins, len(c))
     total = sum(i * 2 * o * 3 * f for i, o, f in zip((2, *c[:-1]), c, sizes[1:], strict=True))
-    for i, o, f in zip(reversed(c), (*reversed(c[:-1]), 1), reversed(sizes[1:]), strict=True):
-        # two decoders; inputs double by the skip, outputs by the gate
-        total += 2 * (2 * i) * (2 * o) * 3 * f
+    outs = (*reversed(c[:-1]), 2 // config.decoders)
+    for i, o, f in zip(reversed(c), outs, reversed(sizes[1:]), strict=True):
+        # inputs double by the skip, outputs by the gate
+        total += config.decoders * (2 * i) * (2 * o) * 3 * f
     gates = 4 if config.cell == "lstm" else 3
     encoding = c[-1] * sizes[-1]
     width = encoding

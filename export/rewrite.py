@@ -4,7 +4,7 @@ On one frame most of the time goes into calling small operators, not into arithm
 fewer of them here, and one kind does the work:
 
 * Convolutions over frequency become matrix products on (F, C), see `MatmulConv` and `JointDecoder`.
-* The two decoders do everything but their products together, and so do the groups of a recurrent
+* Two decoders do everything but their products together, and so do the groups of a recurrent
   layer.
 * A batch norm behind a gate, ``s (a sigmoid(b)) + t``, becomes ``(s a) sigmoid(b) + t``: the scale
   goes into the weights that make ``a``, an addition stays.
@@ -148,9 +148,11 @@ class StepGcrn(Gcrn):
         for layer, skip in zip(self.decoders, reversed(skips), strict=True):
             beside = skip.permute(0, 2, 3, 1)  # (1, 1, F', C)
             inputs = [torch.cat([y, beside], 3) for y in both]
-            out = layer(inputs if len(inputs) > 1 else inputs * 2)  # (2, 1, F, C')
+            # The bottleneck's output goes to every decoder.
+            out = layer(inputs * (self.config.decoders // len(inputs)))  # (D, 1, F, C')
             both = out.split(1)
-        return self.output(out.permute(3, 0, 1, 2), spec)  # (1, 2, 1, F)
+        # (D, 1, F, 2 / D) -> (1, 2, 1, F)
+        return self.output(out.permute(0, 3, 1, 2).flatten(0, 1)[None], spec)
 
 
 def for_single_frames(model: WaveformModel) -> WaveformModel:

@@ -203,7 +203,7 @@ def test_a_foreign_onnx_file_is_refused(enhance: Cli, tmp_path: Path) -> None:
 def test_info_lists_presets(enhance: Cli) -> None:
     code, out, _ = enhance("info", "gcrn-small")
     assert code == 0
-    assert "897,476" in out and "400/320" in out and "25 ms" in out
+    assert "992,324" in out and "400/320" in out and "25 ms" in out
 
 
 def test_version_is_that_of_the_distribution(enhance: Cli) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from enhance.stft import FRAMINGS, StftConfig
 TINY = GcrnConfig(channels=(4, 6, 8), hidden=20, groups=2)
 CELL = pytest.mark.parametrize("cell", ["lstm", "gru"])
 OUTPUT = pytest.mark.parametrize("output", ["complex_mask", "complex_mapping"])
+DECODERS = pytest.mark.parametrize("decoders", [1, 2])
 
 
 def settled(model: nn.Module, *inputs: torch.Tensor) -> nn.Module:
@@ -40,8 +42,9 @@ def tiny_model(stft: StftConfig = FRAMINGS["25-20"], **fields: object) -> Wavefo
 
 @CELL
 @OUTPUT
-def test_the_future_changes_no_layer_output(cell: str, output: str) -> None:
-    model = tiny_model(cell=cell, output=output)
+@DECODERS
+def test_the_future_changes_no_layer_output(cell: str, output: str, decoders: int) -> None:
+    model = tiny_model(cell=cell, output=output, decoders=decoders)
     torch.manual_seed(2)
     audio = torch.randn(1, 12 * 320) * 0.1
     changed = audio.clone()
@@ -83,9 +86,12 @@ def test_the_future_changes_no_layer_output(cell: str, output: str) -> None:
 
 @CELL
 @OUTPUT
+@DECODERS
 @pytest.mark.parametrize("framing", list(FRAMINGS))
-def test_streaming_in_odd_pieces_equals_offline(cell: str, output: str, framing: str) -> None:
-    model = tiny_model(FRAMINGS[framing], cell=cell, output=output)
+def test_streaming_in_odd_pieces_equals_offline(
+    cell: str, output: str, decoders: int, framing: str
+) -> None:
+    model = tiny_model(FRAMINGS[framing], cell=cell, output=output, decoders=decoders)
     hop = FRAMINGS[framing].hop_length
     torch.manual_seed(3)
     audio = torch.randn(2, 120 * hop) * 0.1
@@ -118,9 +124,10 @@ def test_offline_enhancement_is_aligned_for_any_length() -> None:
             assert torch.allclose(out[:, :settled_part], long[:, :settled_part], atol=1e-6)
 
 
-def test_an_untrained_mask_lets_sound_through() -> None:
+@DECODERS
+def test_an_untrained_mask_lets_sound_through(decoders: Literal[1, 2]) -> None:
     torch.manual_seed(0)
-    model = WaveformModel(ModelConfig())
+    model = WaveformModel(ModelConfig(gcrn=GcrnConfig(decoders=decoders)))
     audio = torch.randn(2, 16000) * 0.1
     settled(model, model.pad(audio))
     with torch.no_grad():
@@ -128,15 +135,17 @@ def test_an_untrained_mask_lets_sound_through() -> None:
     assert (si_sdr(out, audio) > 3).all()
 
 
-def test_identity_mask_gives_the_input_back_aligned() -> None:
-    model = tiny_model()
+@DECODERS
+def test_identity_mask_gives_the_input_back_aligned(decoders: int) -> None:
+    model = tiny_model(decoders=decoders)
     # 2 tanh(x) = 1 for the real part and 0 for the imaginary one: bias of the last GLU.
-    for decoder, value in zip(model.network.decoders, (1.0, 0.0), strict=True):
+    for decoder, values in zip(model.network.decoders, ((1.0, 0.0), (0.0,)), strict=False):
         conv = decoder[-1].conv
         nn.init.zeros_(conv.weight)
+        nn.init.zeros_(conv.bias)
         with torch.no_grad():
-            conv.bias[0] = torch.atanh(torch.tensor(value / 2)) * 2  # sigmoid(0) halves it
-            conv.bias[1] = 0.0
+            for i in range(2 // decoders):  # sigmoid(0) halves it
+                conv.bias[i] = torch.atanh(torch.tensor(values[i] / 2)) * 2
     audio = torch.randn(1, 3333) * 0.1
     with torch.no_grad():
         assert torch.allclose(model.enhance(audio), audio, atol=1e-6)

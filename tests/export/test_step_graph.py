@@ -76,6 +76,7 @@ def test_streams_like_torch_on_real_audio(
     [
         GcrnConfig((4, 8), "lstm", 12, groups=1, output="complex_mapping"),
         GcrnConfig((4, 8, 8), "gru", 24, rnn_layers=1, groups=3, compression=1.0),
+        GcrnConfig((4, 8, 8), "lstm", 16, decoders=1),
     ],
 )
 def test_other_architectures(gcrn: GcrnConfig, wave: np.ndarray, tmp_path: Path) -> None:
