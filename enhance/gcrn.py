@@ -4,8 +4,9 @@ After K. Tan and D. Wang, "Learning complex spectral mapping with gated convolut
 networks for monaural speech enhancement", IEEE/ACM TASLP 28, 2020: an encoder of gated (GLU)
 convolutions over frequency, a grouped recurrent bottleneck with representation rearrangement, and
 two decoders of gated transposed convolutions with skip connections, one for the real and one for
-the imaginary part; or one decoder for both, half of the arithmetic. Kernels see one frame, so that the recurrent states are the only memory: many
-frames are offline use, one frame is streaming, and the code is the same.
+the imaginary part; or one decoder for both, half of the arithmetic. Kernels see one frame, so that
+the recurrent states are the only memory: many frames are offline use, one frame is streaming, and
+the code is the same.
 """
 
 from __future__ import annotations

@@ -21,8 +21,13 @@ class TrainingConfig:
     """Mixtures per step, over all processes."""
     epoch_size: int = 10000
     """Mixtures in one epoch. Each is a function of (seed, epoch, index): never the same twice."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """`adamw`, or `muon`: `enhance.training.muon.Muon` for matrices and kernels, AdamW for the
+    rest."""
     learning_rate: float = 2e-3
-    """Peak of the learning rate."""
+    """Peak of AdamW's learning rate."""
+    matrix_rate: float = 0.02
+    """Peak of Muon's learning rate."""
     final_rate: float = 0.02
     """The cosine decay ends at this fraction of the peak."""
     warmup_steps: int = 200
@@ -50,8 +55,8 @@ class TrainingConfig:
     """Torch threads per process; 0 for torch's own choice."""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "epoch_size", "learning_rate", "checkpoint_every")
-        for name in (*positive, "log_every"):
+        positive = ("steps", "batch_size", "epoch_size", "learning_rate", "matrix_rate")
+        for name in (*positive, "checkpoint_every", "log_every"):
             if not getattr(self, name) > 0:
                 raise EnhanceError(f"training.{name} {getattr(self, name)}: must be positive")
         for name in ("minutes", "warmup_steps", "weight_decay", "clip_norm", "validate_every"):

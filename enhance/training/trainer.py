@@ -28,6 +28,7 @@ from enhance.training import bad_batch
 from enhance.training import state as trainer_state
 from enhance.training.batchnorm import share_batch_norms
 from enhance.training.ema import Ema
+from enhance.training.muon import Muon
 from enhance.training.processes import collect, on_first, share
 from enhance.training.schedule import learning_rate, progress
 
@@ -64,7 +65,14 @@ def seed_everything(seed: int, *more: int) -> None:
 
 
 def make_optimizer(config: TrainingConfig, module: nn.Module) -> torch.optim.AdamW:
-    """AdamW that decays matrices and kernels, not vectors."""
+    """The optimiser of a configuration; it decays matrices and kernels, not vectors."""
+    if config.optimizer == "muon":
+        return Muon(
+            module,
+            lr=config.learning_rate,
+            matrix_rate=config.matrix_rate,
+            weight_decay=config.weight_decay,
+        )
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -172,7 +180,7 @@ class Trainer:
         c = self.config.training
         rate = learning_rate(c, self.step, self.used)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         seed_everything(self.config.seed, self.step, self.fabric.global_rank)
         losses = self.wrapped(Sealed(batch))
         self.wrapped_optimizer.zero_grad()
