@@ -20,6 +20,7 @@ from enhance.audio import SUFFIXES, AudioInfo, AudioReader, info, output_format,
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 from enhance.runtime import AlignedStream, Enhancer
+from enhance.strength import wet_share
 
 # Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.
 _KEPT = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
@@ -114,6 +115,8 @@ def run_path(
     model: Path | str | Enhancer = "default",
     force: bool = False,
     num_threads: int = 1,
+    strength: float | None = None,
+    atten_limit: float | None = None,
     quiet: bool = False,
     verbose: bool = False,
 ) -> RunResult:
@@ -133,6 +136,8 @@ def run_path(
         Overwrite outputs.
     num_threads
         Threads of the model.
+    strength, atten_limit
+        See `enhance.strength.wet_share`; None leaves the setting of an `Enhancer` as it is.
     quiet
         Say nothing but warnings and failures.
     verbose
@@ -144,6 +149,7 @@ def run_path(
         If nothing can be done, or at the end if some files of a folder failed: the others are
         done, and each failure has had its line.
     """
+    wet_share(1.0 if strength is None else strength, atten_limit)  # refused before any work
     source = Path(source)
     result = RunResult()
     if source.is_dir():
@@ -160,6 +166,11 @@ def run_path(
     enhancer = model
     if not isinstance(enhancer, Enhancer):
         enhancer = Enhancer.from_pretrained(enhancer, num_threads)
+    enhancer = enhancer.new_stream()  # the caller's keeps its settings
+    if strength is not None:
+        enhancer.strength = strength
+    if atten_limit is not None:
+        enhancer.atten_limit = atten_limit
 
     began = time.monotonic()
     with progress_bar(quiet=quiet) as bar:
@@ -187,8 +198,9 @@ def run_path(
                 continue
             if about.sample_rate > enhancer.sample_rate and not narrow and not quiet:
                 narrow = True
+                left = f"{1 - enhancer.wet:.0%} of what is" if enhancer.wet < 1 else "nothing"
                 say(
-                    f"{path}: {about.sample_rate} Hz, but nothing above "
+                    f"{path}: {about.sample_rate} Hz, but {left} above "
                     f"{enhancer.sample_rate / 2000:g} kHz is kept "
                     f"(the model works at {enhancer.sample_rate / 1000:g} kHz)"
                 )

@@ -4,6 +4,8 @@ A model is one ONNX file: a hop of audio and named states in, a hop of audio and
 The runtime knows no architecture. It allocates zeros for every state that the graph names, cuts
 the stream into hops and hands each hop's states to the next; how the stream was cut by the caller
 can therefore change no bit of the output.
+
+What comes out may hold a share of the input, brought into line with it: see `enhance.strength`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from enhance.errors import EnhanceError
 from enhance.hub import find_model
 from enhance.resampling import StreamingResampler
+from enhance.strength import mix, wet_share
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -44,17 +47,38 @@ class Enhancer:
     Streamed output is `latency_samples` late: ``out[n]`` belongs to ``in[n - latency_samples]``.
     A call leaves the stream alone. Several threads may each use their own `new_stream`.
 
+    Parameters
+    ----------
+    path
+        ONNX file.
+    num_threads
+        Threads of the model.
+    strength, atten_limit
+        How much of the input stays in the output, see `wet_share`. Both may also be set later,
+        as attributes, and then hold from the next hop on.
+
     Raises
     ------
     EnhanceError
-        If ``path`` is no ONNX file, or an ONNX file that does not keep the contract.
+        If ``path`` is no ONNX file, or an ONNX file that does not keep the contract, or a number
+        is out of its range.
     """
 
     _pending: np.ndarray
+    _dry: np.ndarray  # the last `latency_samples` of the input whose output was given
     _received: int
     _emitted: int
 
-    def __init__(self, path: Path | str, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        num_threads: int = 1,
+        *,
+        strength: float = 1.0,
+        atten_limit: float | None = None,
+    ) -> None:
+        self._wet = wet_share(strength, atten_limit)
+        self._strength, self._atten_limit = strength, atten_limit
         self.path = Path(path)
         self._session = _open_session(self.path, num_threads)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -71,13 +95,44 @@ class Enhancer:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: Path | str = "default", num_threads: int = 1
+        cls,
+        name_or_path: Path | str = "default",
+        num_threads: int = 1,
+        *,
+        strength: float = 1.0,
+        atten_limit: float | None = None,
     ) -> Enhancer:
         """Open a model by shipped name, path or hub id (see `enhance.hub.find_model`)."""
-        return cls(find_model(name_or_path), num_threads)
+        path = find_model(name_or_path)
+        return cls(path, num_threads, strength=strength, atten_limit=atten_limit)
+
+    @property
+    def strength(self) -> float:
+        """How much of the model's work is kept: 1 all, 0 the input comes out, delayed."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._wet = wet_share(value, self._atten_limit)
+        self._strength = value
+
+    @property
+    def atten_limit(self) -> float | None:
+        """Most dB by which anything is suppressed; None for no limit."""
+        return self._atten_limit
+
+    @atten_limit.setter
+    def atten_limit(self, value: float | None) -> None:
+        self._wet = wet_share(self._strength, value)
+        self._atten_limit = value
+
+    @property
+    def wet(self) -> float:
+        """Share of the enhanced signal in the output: `wet_share` of both settings."""
+        return self._wet
 
     def new_stream(self) -> Enhancer:
-        """Another stream over the same loaded model, with states of its own."""
+        """Another stream over the same loaded model and settings, with states of its own."""
         other = object.__new__(Enhancer)
         other.__dict__.update(self.__dict__)
         other.reset()
@@ -128,6 +183,10 @@ class Enhancer:
         joined = np.concatenate([self._pending, chunk.astype(np.float32, copy=False)])
         whole = len(joined) - len(joined) % self.hop_length
         out = self._run(joined[:whole])
+        dry = np.concatenate([self._dry, joined[:whole]])
+        if self._wet < 1:
+            out = mix(out, dry[:whole], self._wet)
+        self._dry = dry[whole:].copy()
         self._pending = joined[whole:].copy()
         self._received += len(chunk)
         self._emitted += whole
@@ -150,14 +209,19 @@ class Enhancer:
         """Forget the past: all states are zero."""
         self._states = {name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes.items()}
         self._pending = np.zeros(0, np.float32)
+        self._dry = np.zeros(self.latency_samples, np.float32)
         self._received = 0
         self._emitted = 0
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything the stream remembers, as named arrays (`numpy.savez` keeps them)."""
+        """Everything the stream remembers, as named arrays (`numpy.savez` keeps them).
+
+        Settings are no memory: `strength` and `atten_limit` are not in it.
+        """
         return {
             **{name: value.copy() for name, value in self._states.items()},
             "stream.pending": self._pending.copy(),
+            "stream.dry": self._dry.copy(),
             "stream.samples": np.array([self._received, self._emitted], np.int64),
         }
 
@@ -170,21 +234,25 @@ class Enhancer:
             If the state belongs to another model; the stream is then where it was.
         """
         state = {name: np.array(value) for name, value in state.items()}
-        expected = {*self._shapes, "stream.pending", "stream.samples"}
+        expected = {*self._shapes, "stream.pending", "stream.dry", "stream.samples"}
         if set(state) != expected:
             odd = ", ".join(sorted(set(state) ^ expected))
             raise EnhanceError(f"state: not of {self.path.name} (missing or unknown: {odd})")
-        pending, samples = state.pop("stream.pending"), state.pop("stream.samples")
+        pending, dry, samples = (state.pop(f"stream.{n}") for n in ("pending", "dry", "samples"))
         for name, (shape, kind) in self._shapes.items():
             if state[name].shape != shape or state[name].dtype != kind:
                 raise EnhanceError(
                     f"state {name!r}: not of {self.path.name} ({state[name].dtype} "
                     f"{state[name].shape} instead of {np.dtype(kind)} {shape})"
                 )
-        if pending.ndim != 1 or pending.size >= self.hop_length or samples.shape != (2,):
-            raise EnhanceError(f"state: not of {self.path.name} (stream.pending, stream.samples)")
+        fits = pending.ndim == 1 and pending.size < self.hop_length
+        if not fits or dry.shape != (self.latency_samples,) or samples.shape != (2,):
+            raise EnhanceError(
+                f"state: not of {self.path.name} (stream.pending, stream.dry, stream.samples)"
+            )
         self._states = {name: state[name] for name in self._shapes}
         self._pending = pending.astype(np.float32)
+        self._dry = dry.astype(np.float32)
         self._received, self._emitted = (int(value) for value in samples)
 
     def _run(self, audio: np.ndarray) -> np.ndarray:
@@ -246,10 +314,14 @@ class AlignedStream:
     Each channel has states of its own. The model's delay is taken off the front; the resamplers
     have none. Memory is constant.
 
+    The share of the input that the enhancer's settings leave in (`wet_share`) is taken at the
+    stream's own rate, not from what passed the resamplers: a strength of 0 gives exactly the input
+    back, and a limit holds above the model's band too.
+
     Parameters
     ----------
     enhancer
-        The model; its own stream is not touched.
+        The model; its own stream is not touched, its settings are taken as they are now.
     sample_rate
         Samples per second, in and out.
     channels
@@ -261,17 +333,21 @@ class AlignedStream:
         self._into = StreamingResampler(sample_rate, enhancer.sample_rate, channels)
         self._back = StreamingResampler(enhancer.sample_rate, sample_rate, channels)
         self._streams = [enhancer.new_stream() for _ in range(channels)]
+        for stream in self._streams:
+            stream.strength, stream.atten_limit = 1.0, None
+        self._wet = enhancer.wet
+        self._dry = np.zeros((0, channels), np.float32)  # input whose output is not ready yet
         self._skip = enhancer.latency_samples
         self._received = 0
         self._emitted = 0
 
     def process(self, block: np.ndarray) -> np.ndarray:
         """Shape: float (n, C) -> float32 (m, C)."""
+        block = np.asarray(block, np.float32)
         self._received += len(block)
-        inner = self._into.process(np.asarray(block, np.float32))
-        out = self._back.process(self._enhance(inner))
+        out = self._back.process(self._enhance(self._into.process(block)))
         self._emitted += len(out)
-        return out
+        return self._blend(block, out)
 
     def flush(self) -> np.ndarray:
         """Give the rest: in total as many samples as came in. The stream is over then.
@@ -282,11 +358,20 @@ class AlignedStream:
         rest = self._cut(np.stack([stream.flush() for stream in self._streams], axis=1))
         inner = np.concatenate([last, rest])
         out = np.concatenate([self._back.process(inner), self._back.flush()])
-        return out[: self._received - self._emitted]  # the rounding up of both ways taken off
+        out = out[: self._received - self._emitted]  # the rounding up of both ways taken off
+        return self._blend(self._dry[:0], out)
 
     def _enhance(self, inner: np.ndarray) -> np.ndarray:
         columns = [s.process(inner[:, c]) for c, s in enumerate(self._streams)]
         return self._cut(np.stack(columns, axis=1))
+
+    def _blend(self, block: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """``block`` waits for its output; ``out`` is mixed with what has waited for it."""
+        if self._wet == 1:
+            return out
+        dry = np.concatenate([self._dry, block])
+        self._dry = dry[len(out) :].copy()
+        return mix(out, dry[: len(out)], self._wet)
 
     def _cut(self, out: np.ndarray) -> np.ndarray:
         skipped = min(self._skip, len(out))

@@ -74,6 +74,35 @@ def test_file_equals_the_call_and_channels_are_apart(tmp_path: Path, pole: Enhan
     assert out[0].any()
 
 
+def test_strength_and_limit_are_the_enhancers_unless_given(tmp_path: Path, pole: Enhancer) -> None:
+    wave = noise(2, 70_001)
+    write(tmp_path / "a.wav", wave, 44100, "FLOAT")
+    half = Enhancer(pole.path, strength=0.5)
+    limited = Enhancer(pole.path, strength=0.5, atten_limit=6)
+    for model, options, same in [
+        (half, {}, half),
+        (half, {"atten_limit": 6}, limited),
+        (limited, {"atten_limit": float("inf")}, half),
+        (limited, {"strength": 1, "atten_limit": float("inf")}, pole),
+        (pole.path, {"strength": 0.5, "atten_limit": 6}, limited),
+        (pole.path, {}, pole),
+    ]:
+        run_path(tmp_path / "a.wav", model=model, force=True, **options)
+        out = read(tmp_path / "a_enhanced.wav", mono=False)
+        np.testing.assert_array_equal(out, same(wave, 44100))
+    assert (half.strength, half.atten_limit) == (0.5, None)
+    assert (limited.strength, limited.atten_limit) == (0.5, 6)
+
+
+def test_bad_strength_and_limit_are_refused_before_any_work(tmp_path: Path) -> None:
+    for options, message in [
+        ({"strength": 1.5}, r"strength 1\.5: must be a number from 0 to 1"),
+        ({"atten_limit": -1}, "atten_limit -1: must be a number of dB, at least 0"),
+    ]:
+        with pytest.raises(EnhanceError, match=message):
+            run_path(tmp_path / "missing.wav", model="nothing", **options)
+
+
 @pytest.mark.parametrize(
     ("name", "subtype", "kept"),
     [
@@ -202,6 +231,8 @@ def test_remarks(tmp_path: Path, delay: Enhancer, capsys: pytest.CaptureFixture[
     assert sum(" -> " in line for line in lines) == 3
     assert "clipped" not in "".join(lines)
     assert [cleaned.clipped for cleaned in result.files] == [0, 0, 0]
+    run_path(tmp_path / "in/b.wav", tmp_path / "d.wav", model=delay, strength=0.75)
+    assert "but 25% of what is above 8 kHz is kept" in capsys.readouterr().err
     result = run_path(tmp_path / "in/a.wav", tmp_path / "c.wav", model=loud, quiet=True)
     assert result.files[0].clipped == 60
     assert capsys.readouterr().err.splitlines() == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import types
@@ -15,6 +16,7 @@ from tiny_onnx import HOP, OVERLAP, build, by_hand, metadata
 from enhance import hub
 from enhance.errors import EnhanceError
 from enhance.runtime import AlignedStream, Enhancer
+from enhance.strength import wet_share
 
 POLE, GAIN = 0.9, 0.25
 RNG = np.random.default_rng(2)
@@ -110,6 +112,7 @@ def test_state_is_a_copy_and_foreign_state_is_refused(enhancer: Enhancer) -> Non
         ("pole.y", np.zeros((1, 2), np.float32)),
         ("pole.y", np.zeros((1, 1), np.float64)),
         ("stream.pending", np.zeros(HOP, np.float32)),
+        ("stream.dry", np.zeros(OVERLAP + 1, np.float32)),
         ("unknown", np.zeros(1)),
     ]:
         with pytest.raises(EnhanceError, match=r"not of a\.onnx"):
@@ -190,6 +193,141 @@ def test_aligned_stream_is_cut_invariant_at_other_rates(enhancer: Enhancer) -> N
     np.testing.assert_array_equal(np.concatenate([*pieces, stream.flush()]), whole)
 
 
+MIXES = [
+    # strength, limit in dB, share of the enhanced signal by hand
+    (1.0, None, 1.0),
+    (0.0, None, 0.0),
+    (1, 0, 0.0),
+    (0.25, None, 0.25),
+    (1.0, 20.0, 0.9),
+    (0.5, 20.0, 0.45),
+    (0.5, math.inf, 0.5),
+]
+
+
+@pytest.mark.parametrize(("strength", "limit", "share"), MIXES)
+@pytest.mark.parametrize(("hop", "overlap"), [(HOP, OVERLAP), (2, 5), (4, 0)])
+def test_output_and_delayed_input_are_mixed_however_cut(
+    tmp_path: Path, hop: int, overlap: int, strength: float, limit: float | None, share: float
+) -> None:
+    path = build(tmp_path / "m.onnx", pole=POLE, gain=GAIN, hop=hop, overlap=overlap)
+    stream = Enhancer(path, strength=strength, atten_limit=limit)
+    assert stream.wet == pytest.approx(share, abs=1e-12)
+    wave = noise(503)
+    late = np.concatenate([np.zeros(overlap), wave])
+    expected = share * by_hand(wave, pole=POLE, gain=GAIN, overlap=overlap) + (1 - share) * late
+    whole = streamed(stream, wave, [])
+    assert whole.dtype == np.float32
+    np.testing.assert_allclose(whole, expected, atol=1e-6)
+    if share == 0:
+        np.testing.assert_array_equal(whole, late)
+    if share == 1:
+        np.testing.assert_array_equal(whole, streamed(Enhancer(path), wave, []))
+    for _ in range(4):
+        cuts = sorted(RNG.integers(0, 503, 60).tolist())
+        np.testing.assert_array_equal(streamed(stream, wave, cuts), whole)
+    np.testing.assert_array_equal(stream(wave, 16000), whole[overlap:])
+
+
+def test_mixed_stream_restores_in_the_middle(enhancer: Enhancer) -> None:
+    wave = noise(203)
+    whole = Enhancer(enhancer.path, strength=0.5)
+    expected = streamed(whole, wave, [])
+    for cut in (1, HOP, 101):
+        first, second = whole.new_stream(), Enhancer(enhancer.path, strength=0.5)
+        head = first.process(wave[:cut])
+        second.load_state(first.state())
+        out = np.concatenate([head, second.process(wave[cut:]), second.flush()])
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_settings_may_change_within_a_stream(enhancer: Enhancer) -> None:
+    wave = noise(10 * HOP)
+    stream = enhancer.new_stream()
+    head = stream.process(wave[: 4 * HOP])
+    stream.strength = 0  # the delayed input is there, though nothing of it was needed so far
+    np.testing.assert_array_equal(
+        stream.process(wave[4 * HOP : 8 * HOP]), wave[4 * HOP - OVERLAP : 8 * HOP - OVERLAP]
+    )
+    stream.strength = 1
+    out = np.concatenate([head, stream.process(wave[8 * HOP :]), stream.flush()])
+    expected = np.delete(streamed(enhancer, wave, []), slice(4 * HOP, 8 * HOP))
+    np.testing.assert_array_equal(out, expected)
+
+
+def level(wave: np.ndarray) -> float:
+    """dB of the root mean square."""
+    return float(10 * np.log10(np.mean(np.square(wave, dtype=np.float64))))
+
+
+@pytest.mark.parametrize("limit", [0.5, 6.0, 12.0, 40.0])
+def test_limit_bounds_what_a_model_that_gives_nothing_takes_away(
+    tmp_path: Path, limit: float
+) -> None:
+    silent = Enhancer(build(tmp_path / "m.onnx", gain=0.0), atten_limit=limit)
+    wave = noise(4000)
+    out = streamed(silent, wave, [])[OVERLAP:]
+    assert level(wave) - level(out) == pytest.approx(limit, abs=1e-4)
+    silent.strength = 0.5  # half of what the limit allows to be taken
+    out = streamed(silent, wave, [])[OVERLAP:]
+    floor = 1 - 0.5 * (1 - 10 ** (-limit / 20))
+    assert level(wave) - level(out) == pytest.approx(-20 * math.log10(floor), abs=1e-4)
+    assert level(wave) - level(out) < limit
+
+
+def test_limit_holds_above_the_models_band_and_zero_strength_is_exact_at_any_rate(
+    tmp_path: Path,
+) -> None:
+    copy = Enhancer(build(tmp_path / "m.onnx"), atten_limit=12)
+    time = np.arange(22050) / 44100
+    wave = 0.5 * np.sin(2 * np.pi * 12000 * time).astype(np.float32)
+    inner = slice(2000, -2000)
+    assert level(copy(wave, 44100)[inner]) - level(wave[inner]) == pytest.approx(-12, abs=0.01)
+    copy.atten_limit = None
+    assert level(copy(wave, 44100)[inner]) - level(wave[inner]) < -80
+    copy.strength = 0
+    for rate in (8000, 11025, 44100, 48000):
+        for length in (1, 2, 999, 5003):
+            wave = noise(2 * length).reshape(2, length)
+            np.testing.assert_array_equal(copy(wave, rate), wave)
+
+
+def test_mixed_aligned_stream_is_cut_invariant_and_leaves_the_settings(enhancer: Enhancer) -> None:
+    half = Enhancer(enhancer.path, strength=0.5, atten_limit=20)
+    wave = noise(2 * 5003).reshape(-1, 2)
+    whole = half(wave.T, 44100).T
+    expected = 0.45 * enhancer(wave.T, 44100).T + 0.55 * wave
+    np.testing.assert_allclose(whole, expected, atol=1e-6)
+    for _ in range(3):
+        stream = AlignedStream(half, 44100, 2)
+        cuts = sorted(RNG.integers(0, 5003, 30).tolist())
+        pieces = [stream.process(piece) for piece in np.split(wave, cuts)]
+        np.testing.assert_array_equal(np.concatenate([*pieces, stream.flush()]), whole)
+    assert (half.strength, half.atten_limit) == (0.5, 20)
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.001, math.nan, math.inf, "1", True, None])
+def test_bad_strength_is_refused(enhancer: Enhancer, bad: float) -> None:
+    message = f"strength {bad}: must be a number from 0 to 1"
+    with pytest.raises(EnhanceError, match=message):
+        Enhancer(enhancer.path, strength=bad)
+    stream = enhancer.new_stream()
+    with pytest.raises(EnhanceError, match=message):
+        stream.strength = bad
+    assert (stream.strength, stream.wet) == (1, 1)
+
+
+@pytest.mark.parametrize("bad", [-0.1, -math.inf, math.nan, "12", False])
+def test_bad_limit_is_refused(enhancer: Enhancer, bad: float) -> None:
+    message = f"atten_limit {bad}: must be a number of dB, at least 0"
+    with pytest.raises(EnhanceError, match=message):
+        wet_share(atten_limit=bad)
+    stream = enhancer.new_stream()
+    with pytest.raises(EnhanceError, match=message):
+        stream.atten_limit = bad
+    assert (stream.atten_limit, stream.wet) == (None, 1)
+
+
 def test_call_refuses_what_is_no_audio(enhancer: Enhancer) -> None:
     for bad in (np.zeros(0), np.zeros((2, 0)), np.zeros((1, 2, 3)), np.zeros(5, np.int16)):
         with pytest.raises(EnhanceError, match="cannot be enhanced"):
@@ -201,7 +339,8 @@ def test_call_refuses_what_is_no_audio(enhancer: Enhancer) -> None:
 
 
 def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
-    enhancer = Enhancer(build(tmp_path / "m.onnx", pole=POLE, hop=320, overlap=80))
+    model = build(tmp_path / "m.onnx", pole=POLE, hop=320, overlap=80)
+    enhancer = Enhancer(model, strength=0.5)  # the input waits for its output
     stream = AlignedStream(enhancer, 48000, 2)
     block = noise(2 * 48000).reshape(-1, 2)
     process = psutil.Process()
