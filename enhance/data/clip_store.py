@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from enhance.data.decoded_cache import DecodedCache
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
@@ -27,7 +28,9 @@ class ClipStore:
     Samples are rounded to 16 bits (and clipped to full scale) wherever they come from, so that
     what is read does not depend on `cache_mb`. Clips are decoded in advance, those first whose
     files cannot be cut exactly (lossy or at another rate), until `cache_mb` is full; the others
-    are read from their files at each call. Forked workers share the memory.
+    are read from their files at each call. Forked workers share the memory. With `cache_gb` the
+    decoded clips also stay on disk (see `enhance.data.decoded_cache`): the next store of the same
+    files maps them instead of decoding, and all processes share one copy.
 
     Parameters
     ----------
@@ -37,6 +40,9 @@ class ClipStore:
         Clips at other rates are resampled.
     cache_mb
         Bound on decoded audio in megabytes (10^6 bytes); an hour at 16 kHz takes 115.
+    cache_gb
+        Bound on the files of decoded clips in the user's cache folder, all sets of clips
+        together, in gigabytes (10^9 bytes); 0 keeps none.
     name
         Word for the progress bar.
     quiet
@@ -54,6 +60,7 @@ class ClipStore:
         sample_rate: int = 16000,
         cache_mb: float = 2000,
         *,
+        cache_gb: float = 0,
         name: str = "clips",
         quiet: bool = False,
     ) -> None:
@@ -65,7 +72,7 @@ class ClipStore:
         self._waves: list[np.ndarray | None] = [None] * len(clips)
         self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
         self._seekable: dict[int, bool] = {}
-        self._preload(name, quiet)
+        self._preload(cache_gb, name, quiet)
         self._lengths = [
             self._declared(i) if wave is None else len(wave) for i, wave in enumerate(self._waves)
         ]
@@ -169,7 +176,7 @@ class ClipStore:
             )
         return self._seekable[i]
 
-    def _preload(self, name: str, quiet: bool) -> None:
+    def _preload(self, cache_gb: float, name: str, quiet: bool) -> None:
         def costs(i: int) -> bool:
             clip = self.clips[i]
             plain = clip.path.suffix.lower() in {".wav", ".flac", ".aif", ".aiff", ".au", ".caf"}
@@ -181,6 +188,16 @@ class ClipStore:
             if size <= room:
                 room -= size
                 chosen.append(i)
+        if cache_gb and chosen:
+            cache = DecodedCache([self.clips[i] for i in chosen], self.sample_rate, cache_gb)
+            waves = cache.load() or cache.save(self._decode_all(chosen, name, quiet))
+        else:
+            waves = self._decode_all(chosen, name, quiet)
+        for i, wave in zip(chosen, waves, strict=True):
+            self._waves[i] = wave
+
+    def _decode_all(self, chosen: Sequence[int], name: str, quiet: bool) -> list[np.ndarray]:
+        waves = []
         seconds = sum(self.clips[i].duration for i in chosen)
         # libsndfile decodes outside Python's lock, so that threads help.
         pool = ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)) if _AFFINITY else 2))
@@ -189,11 +206,12 @@ class ClipStore:
                 task = bar.add_task(
                     f"decoding {name}", total=len(chosen), speed=f"{seconds / 60:.0f} min of audio"
                 )
-                for i, wave in zip(chosen, pool.map(self._decode, chosen), strict=True):
-                    self._waves[i] = wave
+                for wave in pool.map(self._decode, chosen):
+                    waves.append(wave)
                     bar.update(task, advance=1)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+        return waves
 
 
 _AFFINITY = hasattr(os, "sched_getaffinity")

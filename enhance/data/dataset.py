@@ -59,6 +59,10 @@ class DataConfig:
     cache_mb: int = 2000
     """Decoded audio held in memory, in megabytes; an hour takes 115. Beyond it files are read at
     each mixture: keep those as WAV or FLAC at the model's rate."""
+    cache_gb: float = 4.0
+    """Decoded audio kept on disk for the next start, in the user's cache folder
+    (`$XDG_CACHE_HOME/enhance/decoded`), in gigabytes, all corpora together: for a new one the
+    longest unused are removed. A changed file is decoded anew. 0 keeps nothing."""
     rirs: str = ""
     """Folder of room impulse responses, for `mixing.rir_source: folder`."""
 
@@ -69,6 +73,10 @@ class DataConfig:
             raise EnhanceError(f"data.balance {self.balance}: must be in [0, 1]")
         if self.workers < 0 or self.cache_mb < 0:
             raise EnhanceError("data.workers and data.cache_mb must not be negative")
+        if not 0 <= self.cache_gb < math.inf:
+            raise EnhanceError(
+                f"data.cache_gb {self.cache_gb}: must be a number, at least 0 (which keeps nothing)"
+            )
 
 
 def load_clips(data: DataConfig, *, quiet: bool = False) -> tuple[list[Clip], list[Clip]]:

@@ -63,8 +63,11 @@ class TrainingData:
         rate = config.model.stft.sample_rate
         seconds = [sum(clip.duration for clip in clips) for clips in (speech, noise)]
         cache_mb = [data.cache_mb * part / sum(seconds) for part in seconds]
-        speech_store = ClipStore(speech, rate, cache_mb[0], name="speech", quiet=quiet)
-        noise_store = ClipStore(noise, rate, cache_mb[1], name="noise", quiet=quiet)
+        disk = data.cache_gb
+        speech_store = ClipStore(
+            speech, rate, cache_mb[0], cache_gb=disk, name="speech", quiet=quiet
+        )
+        noise_store = ClipStore(noise, rate, cache_mb[1], cache_gb=disk, name="noise", quiet=quiet)
         responses = bank(config.mixing, data.rirs, config.seed, rate, quiet=quiet)
         self.mixer = Mixer(
             speech_store,

@@ -21,7 +21,13 @@ from enhance.training.state import FILE, FORMAT, load_tensors
 
 CONFIG = "config.yaml"
 HARMLESS = frozenset(
-    {"data.workers", "data.cache_mb", "training.checkpoint_every", "training.threads"}
+    {
+        "data.workers",
+        "data.cache_mb",
+        "data.cache_gb",
+        "training.checkpoint_every",
+        "training.threads",
+    }
 )
 """Settings that may change on resume: the weights do not depend on them (`threads` may change the
 last bits)."""
