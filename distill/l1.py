@@ -140,10 +140,7 @@ class Distillation(Objective):
         EnhanceError
             For an unknown key, or a teacher that cannot be had.
         """
-        m = run.mixing  # mixtures that keep the spectrum and timing of the speech ask the cache
-        plain = 1.0
-        for chance in (m.rir_probability, m.equaliser_probability, m.band_limit_probability):
-            plain *= 1 - chance
+        plain = run.mixing.natural_share  # these mixtures ask the cache
         return cls(
             parse(DistillConfig, run.objective, "objective"),
             run.loss,

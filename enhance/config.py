@@ -41,8 +41,8 @@ class GcrnConfig:
     groups: int = 2
     """Independent groups of each recurrent layer."""
     decoders: Literal[1, 2] = 2
-    """2, one for the real and one for the imaginary part, as in the paper; or 1 for both parts, about
-    half of the arithmetic."""
+    """2, one for the real and one for the imaginary part, as in the paper; or 1 for both parts,
+    about half of the arithmetic."""
     extra_features: int = 0
     """Width D of features that stand beside the recurrent output; 0 for none."""
     output: Literal["complex_mask", "complex_mapping"] = "complex_mask"
@@ -102,6 +102,21 @@ class LossConfig:
     """Times the negative SI-SDR in dB."""
     waveform: float = 0.0
     """Mean absolute error of the waveform, relative to the mean absolute value of the target."""
+    multi_resolution: float = 0.0
+    """Mean square error of the compressed magnitude of the waveform, averaged over
+    `multi_resolution_sizes`."""
+    multi_resolution_sizes: tuple[int, ...] = (256, 512, 1024)
+    """Transform lengths in samples of the multi-resolution term; Hann windows, hop half of each."""
+    pesq: float = 0.0
+    """What a differentiable wideband PESQ takes off its best score of 4.5 (`enhance.perceptual`);
+    16 kHz only."""
+
+    def __post_init__(self) -> None:
+        if not self.multi_resolution_sizes or min(self.multi_resolution_sizes) < 2:
+            raise EnhanceError(
+                f"loss.multi_resolution_sizes {self.multi_resolution_sizes}: need one or more "
+                "lengths of at least 2 samples"
+            )
 
 
 @dataclass(frozen=True)

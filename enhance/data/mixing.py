@@ -1,21 +1,28 @@
 """Noisy mixtures in the manner of the DNS challenge, each a pure function of (seed, epoch, index).
 
 `Mixer.draw` decides (which clips, where, how loud: a `Recipe` of plain numbers), `Mixer.render`
-carries it out. The random numbers of a mixture come from a generator seeded by the three numbers
+carries it out. The random numbers of a mixture come from generators seeded by the three numbers
 alone: mixtures do not depend on order, workers, processes or what was mixed before.
+
+Speech is joined, then changed in speed, formants and gain, then filtered and heard in a room.
+Noises are added up, then changed in speed, joined by babble, changed in gain and filtered. Both are
+brought to their SNR and level, and the sum is clipped; what is off by default among these is
+decided by a generator of its own, so that the rest is drawn as without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
+from enhance.data import augment, filters
+from enhance.data.babble import Voices
 from enhance.data.dataset import ClipStore, source_weights
 from enhance.data.mixing_config import MixingConfig
-from enhance.data.rooms import Response, bank, longest
+from enhance.data.recipe import Mixture, Piece, Recipe, in_segment
+from enhance.data.rooms import Response, bank
 from enhance.errors import EnhanceError
 
 __all__ = ["Mixer", "MixingConfig", "Mixture", "Piece", "Recipe", "bank"]
@@ -25,66 +32,7 @@ ATTEMPTS = 20
 _SHORTEST = 0.25  # seconds: less room than this at a segment's end is left silent
 _FADE = 80  # samples of fade where noise pieces meet inside a segment
 _PEAK = np.float32(0.99)
-_EQUALISER_HZ = (60.0, 180.0, 500.0, 1300.0, 3200.0, 7500.0)
-_FILTER_TAIL = 2048  # samples of room for the ringing of equaliser and band limit
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a clip in a segment, in samples."""
-
-    clip: int
-    """Number of the clip in its store."""
-    clip_start: int
-    """First sample of the clip that is used."""
-    segment_start: int
-    """Where it stands in the segment."""
-    length: int
-    """Samples."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that is random in one mixture, as plain numbers."""
-
-    epoch: int
-    index: int
-    speech: tuple[Piece, ...]
-    noise: tuple[tuple[Piece, ...], ...]
-    """One row of pieces for each layer."""
-    layer_db: tuple[float, ...]
-    """Level of each layer against the first."""
-    snr_db: float
-    level_dbfs: float
-    rir: int | None = None
-    """Number of the room impulse response."""
-    speech_equaliser_db: tuple[float, ...] = ()
-    noise_equaliser_db: tuple[float, ...] = ()
-    cutoff_hz: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, fit for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """One training example."""
-
-    noisy: np.ndarray
-    """Float32 (N,)."""
-    clean: np.ndarray
-    """The target, float32 (N,), aligned with `noisy`."""
-    pieces: tuple[Piece, ...]
-    """Where the speech comes from; elsewhere the target is silent."""
-    altered: bool
-    """Whether the target's spectrum or timing differs from the file's (room, equaliser, band
-    limit); else it is the file times one gain."""
-    epoch: int
-    index: int
-    snr_db: float
-    files: tuple[str, ...]
-    """Paths of speech, then noise."""
+_VOICE_DB = (-6.0, 0.0)  # levels of the voices in babble
 
 
 class Mixer:
@@ -110,8 +58,8 @@ class Mixer:
     Raises
     ------
     EnhanceError
-        If stores differ in rate, responses are asked for and cannot be had, or a number is
-        negative.
+        If stores differ in rate, responses or babble are asked for and cannot be had, or a number
+        is negative.
     """
 
     def __init__(
@@ -145,6 +93,13 @@ class Mixer:
         self._companions: dict[tuple[str, str], list[int]] = {}
         for i, clip in enumerate(speech.clips):
             self._companions.setdefault((clip.source, clip.speaker), []).append(i)
+        self._voices = Voices(speech, balance) if config.babble_probability else None
+        fewest = config.babble_voices[0]
+        if self._voices and not any(self._voices.most(i) >= fewest for i in range(len(speech))):
+            raise EnhanceError(
+                f"mixing.babble_probability is set, but no clip of speech has {fewest} speakers "
+                "beside its own; name more data, or lower mixing.babble_voices"
+            )
 
     def __call__(self, epoch: int, index: int) -> Mixture:
         """Mixture ``index`` of ``epoch``."""
@@ -158,11 +113,25 @@ class Mixer:
         EnhanceError
             If 20 crops in a row are silent.
         """
-        c = self.config
-        rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, index]))
-        speech = self._audible(self.speech, self._draw_speech, rng)
-        layers = 2 if rng.random() < c.noise_layer_probability else 1
-        noise = tuple(self._audible(self.noise, self._draw_noise, rng) for _ in range(layers))
+        c, n = self.config, self.segment
+        key = [self.seed, epoch, index]
+        rng = np.random.default_rng(np.random.SeedSequence(key))
+        more = np.random.default_rng(np.random.SeedSequence(key, spawn_key=(1,)))
+        speech_speed = _perhaps(more, c.speed_probability, c.speed) or 1.0
+        noise_speed = _perhaps(more, c.noise_speed_probability, c.noise_speed) or 1.0
+        formant = _perhaps(more, c.formant_probability, c.formant) or 1.0
+        gains = [self._draw_gain(more) for _ in range(2)]
+        clip_level = _perhaps(more, c.clip_probability, c.clip_level)
+        easy_snr = _perhaps(more, c.easy_probability, c.easy_snr)
+
+        speech = self._audible(
+            self.speech, self._draw_speech, augment.stretch(n, speech_speed), rng
+        )
+        noise_length = augment.stretch(n, noise_speed)
+        layers = 2 if rng.random() < c.noise_layer_probability and c.noise_layers > 1 else 1
+        noise = tuple(
+            self._audible(self.noise, self._draw_noise, noise_length, rng) for _ in range(layers)
+        )
         layer_db = (0.0, *(float(rng.uniform(*c.noise_layer_db)) for _ in range(layers - 1)))
         snr_db, level_dbfs = float(rng.uniform(*c.snr)), float(rng.uniform(*c.level_dbfs))
         rir = None
@@ -172,18 +141,40 @@ class Mixer:
         cutoff = None
         if rng.random() < c.band_limit_probability:
             cutoff = float(rng.uniform(*c.band_limit_hz))
+
+        if layers == 2 and c.noise_layers > 2 and more.random() < c.noise_layer_probability:
+            noise += (self._audible(self.noise, self._draw_noise, noise_length, more),)
+            layer_db += (float(more.uniform(*c.noise_layer_db)),)
+        babble: tuple[tuple[Piece, ...], ...] = ()
+        babble_db = 0.0
+        if more.random() < c.babble_probability:
+            babble = self._draw_babble(speech[0].clip, more)
+            alone = more.random() < c.babble_alone_probability
+            if babble and alone:
+                noise, layer_db = (), ()
+            elif babble:
+                babble_db = float(more.uniform(*c.babble_db))
         return Recipe(
             epoch=epoch,
             index=index,
             speech=speech,
             noise=noise,
             layer_db=layer_db,
-            snr_db=snr_db,
+            snr_db=snr_db if easy_snr is None else easy_snr,
             level_dbfs=level_dbfs,
             rir=rir,
             speech_equaliser_db=curves[0],
             noise_equaliser_db=curves[1],
             cutoff_hz=cutoff,
+            speech_speed=speech_speed,
+            noise_speed=noise_speed,
+            formant=formant,
+            speech_gain_db=gains[0],
+            noise_gain_db=gains[1],
+            clip_level=clip_level,
+            babble=babble,
+            voice_db=tuple(float(more.uniform(*_VOICE_DB)) for _ in babble),
+            babble_db=babble_db,
         )
 
     def render(self, recipe: Recipe) -> Mixture:
@@ -194,16 +185,22 @@ class Mixer:
         EnhanceError
             If a file has gone, or the equaliser and band limit leave nothing of speech or noise.
         """
-        speech = assemble(self.speech, recipe.speech, self.segment)
-        layers = [assemble(self.noise, row, self.segment, _FADE) for row in recipe.noise]
-        noise = layers[0]
-        for layer, db in zip(layers[1:], recipe.layer_db[1:], strict=True):
-            noise += layer * np.float32(10 ** (db / 20) * (_energy(noise) / _energy(layer)) ** 0.5)
-        speech, clean, noise = self._filtered(recipe, speech, noise)
+        speech, clean, noise = filters.apply(
+            self._spoken(recipe),
+            self._disturbance(recipe),
+            (recipe.speech_equaliser_db, recipe.noise_equaliser_db),
+            recipe.cutoff_hz,
+            None if recipe.rir is None else self.responses[recipe.rir],
+            round(self.config.early_ms * self.sample_rate / 1000),
+            self.sample_rate,
+        )
+        stores = (
+            [self.speech] + len(recipe.noise) * [self.noise] + len(recipe.babble) * [self.speech]
+        )
+        rows = (recipe.speech, *recipe.noise, *recipe.babble)
         files = tuple(
             str(store.clips[piece.clip].path)
-            for store, rows in ((self.speech, (recipe.speech,)), (self.noise, recipe.noise))
-            for row in rows
+            for store, row in zip(stores, rows, strict=True)
             for piece in row
         )
         speech_energy, noise_energy = _energy(speech), _energy(noise)
@@ -215,6 +212,8 @@ class Mixer:
         noisy = speech * np.float32(gain)
         noisy += noise
         clean = clean * np.float32(gain)
+        if recipe.clip_level is not None:
+            augment.clip(noisy, recipe.clip_level)
         peak = max(noisy.max(), -noisy.min(), clean.max(), -clean.min())
         if peak > _PEAK:
             noisy *= _PEAK / peak
@@ -222,8 +221,8 @@ class Mixer:
         return Mixture(
             noisy=noisy,
             clean=clean,
-            pieces=recipe.speech,
-            altered=bool(recipe.rir is not None or recipe.speech_equaliser_db or recipe.cutoff_hz),
+            pieces=in_segment(recipe.speech, recipe.speech_speed, self.segment),
+            altered=recipe.altered,
             epoch=recipe.epoch,
             index=recipe.index,
             snr_db=recipe.snr_db,
@@ -233,13 +232,14 @@ class Mixer:
     def _audible(
         self,
         store: ClipStore,
-        draw: Callable[[np.random.Generator], tuple[Piece, ...]],
+        draw: Callable[[np.random.Generator, int], tuple[Piece, ...]],
+        n: int,
         rng: np.random.Generator,
     ) -> tuple[Piece, ...]:
-        floor = 10 ** (self.config.silence_dbfs / 10) * self.segment
+        floor = 10 ** (self.config.silence_dbfs / 10) * n
         for _ in range(ATTEMPTS):
-            pieces = draw(rng)
-            if _energy(assemble(store, pieces, self.segment)) >= floor:
+            pieces = draw(rng, n)
+            if _energy(assemble(store, pieces, n)) >= floor:
                 return pieces
         raise EnhanceError(
             f"{store.clips[pieces[0].clip].path} and {ATTEMPTS - 1} crops before it are quieter "
@@ -247,9 +247,12 @@ class Mixer:
             "mixing.silence_dbfs"
         )
 
-    def _draw_speech(self, rng: np.random.Generator) -> tuple[Piece, ...]:
-        n, a, c = self.segment, self.alignment, self.config
-        _, i = _draw_clip(self._speech_weights, rng)
+    def _draw_speech(self, rng: np.random.Generator, n: int) -> tuple[Piece, ...]:
+        return self._spoken_from(_draw_clip(self._speech_weights, rng)[1], rng, n)
+
+    def _spoken_from(self, i: int, rng: np.random.Generator, n: int) -> tuple[Piece, ...]:
+        """Clip ``i``, and others of its speaker where it is too short."""
+        a, c = self.alignment, self.config
         length = self.speech.length(i)
         if length >= n:
             return (Piece(i, int(rng.integers((length - n) // a + 1)) * a, 0, n),)
@@ -267,8 +270,19 @@ class Mixer:
             i, start = companions[int(rng.integers(len(companions)))], 0
         return tuple(pieces)
 
-    def _draw_noise(self, rng: np.random.Generator) -> tuple[Piece, ...]:
-        n = self.segment
+    def _draw_babble(self, target: int, rng: np.random.Generator) -> tuple[tuple[Piece, ...], ...]:
+        """A row for each voice behind clip ``target``; none where there are too few others."""
+        fewest, most = self.config.babble_voices
+        if self._voices is None or self._voices.most(target) < fewest:
+            return ()
+        most = int(min(most, self._voices.most(target)))
+        clips = self._voices.draw(target, int(rng.integers(fewest, most + 1)), rng)
+        return tuple(
+            self._audible(self.speech, partial(self._spoken_from, clip), self.segment, rng)
+            for clip in clips
+        )
+
+    def _draw_noise(self, rng: np.random.Generator, n: int) -> tuple[Piece, ...]:
         source, i = _draw_clip(self._noise_weights, rng)
         turn = n
         if rng.random() < self.config.noise_switch_probability:
@@ -290,37 +304,51 @@ class Mixer:
     def _draw_curve(self, rng: np.random.Generator) -> tuple[float, ...]:
         c = self.config
         wanted = rng.random() < c.equaliser_probability
-        points = rng.uniform(-c.equaliser_db, c.equaliser_db, len(_EQUALISER_HZ))
+        points = rng.uniform(-c.equaliser_db, c.equaliser_db, len(filters.EQUALISER_HZ))
         return tuple(points.tolist()) if wanted else ()
 
-    def _filtered(
-        self, recipe: Recipe, speech: np.ndarray, noise: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Speech that arrives, target, noise."""
-        curves = (recipe.speech_equaliser_db, recipe.noise_equaliser_db)
-        if recipe.rir is None and not any(curves) and recipe.cutoff_hz is None:
-            return speech, speech, noise
-        from scipy import fft
+    def _draw_gain(self, rng: np.random.Generator) -> tuple[float, ...]:
+        c = self.config
+        wanted = rng.random() < c.gain_probability
+        points = rng.uniform(-c.gain_db, c.gain_db, augment.gain_points(c.segment_seconds))
+        return tuple(points.tolist()) if wanted else ()
 
-        n = self.segment
-        size = fft.next_fast_len(n + max(_FILTER_TAIL, longest(self.responses)), real=True)
-        band = _band(size, self.sample_rate, recipe.cutoff_hz)
-        if curves[1] or recipe.cutoff_hz is not None:
-            noise_gain = band * _equaliser(size, self.sample_rate, curves[1])
-            noise = fft.irfft(fft.rfft(noise, size) * noise_gain, size)[:n]
-        spectrum = fft.rfft(speech, size)
-        spectrum *= band * _equaliser(size, self.sample_rate, curves[0])
-        if recipe.rir is None:
-            if not curves[0] and recipe.cutoff_hz is None:
-                return speech, speech, noise
-            speech = fft.irfft(spectrum, size)[:n]
-            return speech, speech, noise
-        response = self.responses[recipe.rir]
-        early = response.early(round(self.config.early_ms * self.sample_rate / 1000))
-        end = response.direct + n
-        clean = fft.irfft(spectrum * fft.rfft(early, size), size)[response.direct : end]
-        spectrum *= fft.rfft(response.wave, size)
-        return fft.irfft(spectrum, size)[response.direct : end], clean, noise
+    def _spoken(self, recipe: Recipe) -> np.ndarray:
+        """Speech as it leaves the mouth."""
+        n, speed = self.segment, recipe.speech_speed
+        speech = assemble(self.speech, recipe.speech, augment.stretch(n, speed))
+        if speed != 1:
+            speech = augment.speed(speech, speed, n)
+        if recipe.formant != 1:
+            speech = augment.shift_formants(speech, recipe.formant, self.sample_rate)
+        if recipe.speech_gain_db:
+            augment.vary_gain(speech, recipe.speech_gain_db)
+        return speech
+
+    def _disturbance(self, recipe: Recipe) -> np.ndarray:
+        """Noise and babble before any filter."""
+        n, speed = self.segment, recipe.noise_speed
+        length = augment.stretch(n, speed)
+        layers = [assemble(self.noise, row, length, _FADE) for row in recipe.noise]
+        voices = [assemble(self.speech, row, n, _FADE) for row in recipe.babble]
+        if layers:
+            noise = layers[0]
+            for layer, db in zip(layers[1:], recipe.layer_db[1:], strict=True):
+                noise += _at(layer, noise, db)
+            if speed != 1:
+                noise = augment.speed(noise, speed, n)
+        if voices:
+            babble = np.zeros(n, np.float32)
+            for voice, db in zip(voices, recipe.voice_db, strict=True):
+                voice *= np.float32(10 ** (db / 20) / _energy(voice) ** 0.5)
+                babble += voice
+            if layers:
+                noise += _at(babble, noise, recipe.babble_db)
+            else:
+                noise = babble
+        if recipe.noise_gain_db:
+            augment.vary_gain(noise, recipe.noise_gain_db)
+        return noise
 
 
 def assemble(store: ClipStore, pieces: tuple[Piece, ...], length: int, fade: int = 0) -> np.ndarray:
@@ -364,17 +392,12 @@ def _energy(wave: np.ndarray) -> float:
     return float(np.square(wave).sum())
 
 
-def _band(size: int, sample_rate: int, cutoff: float | None) -> np.ndarray:
-    hz = np.arange(size // 2 + 1, dtype=np.float32) * np.float32(sample_rate / size)
-    if cutoff is None:
-        return np.ones_like(hz)
-    # Raised cosine over a tenth of the cutoff.
-    return 0.5 + 0.5 * np.cos(np.pi * np.clip((hz / np.float32(cutoff) - 1) / 0.1, 0, 1))
+def _at(added: np.ndarray, wave: np.ndarray, db: float) -> np.ndarray:
+    """``added`` at a level against that of ``wave``."""
+    return added * np.float32(10 ** (db / 20) * (_energy(wave) / _energy(added)) ** 0.5)
 
 
-def _equaliser(size: int, sample_rate: int, curve: tuple[float, ...]) -> np.ndarray:
-    hz = np.arange(size // 2 + 1, dtype=np.float32) * np.float32(sample_rate / size)
-    if not curve:
-        return np.ones_like(hz)
-    db = np.interp(np.log(np.maximum(hz, 1)), np.log(_EQUALISER_HZ), curve)
-    return (10 ** (db / 20)).astype(np.float32)
+def _perhaps(rng: np.random.Generator, chance: float, bounds: tuple[float, float]) -> float | None:
+    # Both numbers are drawn always, so that one setting does not move the draws of the next.
+    wanted, value = rng.random() < chance, float(rng.uniform(*bounds))
+    return value if wanted else None

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from enhance.errors import EnhanceError
+
+_RANGES = (
+    "snr", "level_dbfs", "join_gap_seconds", "noise_layer_db", "band_limit_hz", "easy_snr", "speed",
+    "noise_speed", "formant", "clip_level", "babble_voices", "babble_db",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,12 @@ class MixingConfig:
     noise_switch_probability: float = 0.1
     """Chance that another recording of noise takes over within the segment."""
     noise_layer_probability: float = 0.1
-    """Chance of a second noise at the same time."""
+    """Chance of a second noise at the same time, and of a third where `noise_layers` allows it
+    and there is a second."""
+    noise_layers: int = 2
+    """Noises at the same time at most, 1 to 3."""
     noise_layer_db: tuple[float, float] = (-10.0, 0.0)
-    """Range of the second noise's level against the first."""
+    """Range of each further noise's level against what is there."""
     equaliser_probability: float = 0.0
     """Chance of a random smooth equaliser on speech (the target included), and another on
     noise."""
@@ -53,15 +62,80 @@ class MixingConfig:
     """Range of the simulated rooms' reverberation time in seconds."""
     early_ms: float = 50.0
     """The early part of a room's response ends this long after the direct path."""
+    easy_probability: float = 0.0
+    """Chance that the SNR is drawn from `easy_snr` instead, so that clean speech passes
+    unharmed."""
+    easy_snr: tuple[float, float] = (10.0, 30.0)
+    """Range of the SNR of easy mixtures in dB."""
+    speed_probability: float = 0.0
+    """Chance that speech, the target included, is played faster or slower: tempo, pitch and
+    formants change together."""
+    speed: tuple[float, float] = (0.85, 1.15)
+    """Range of that factor; below 1 it also empties the band above itself times half the rate."""
+    noise_speed_probability: float = 0.0
+    """Chance of the same for noise (babble keeps its speed)."""
+    noise_speed: tuple[float, float] = (0.7, 1.4)
+    """Range of the noise's factor."""
+    formant_probability: float = 0.0
+    """Chance that the speech's formants are moved, in the target as well; pitch and timing
+    stay."""
+    formant: tuple[float, float] = (0.87, 1.15)
+    """Range of the factor: above 1 as of a shorter vocal tract."""
+    gain_probability: float = 0.0
+    """Chance that the speech's gain (the target's included) changes slowly, as of a talker who
+    moves; and the same chance for the noise. SNR and level are those of the whole segment."""
+    gain_db: float = 6.0
+    """Largest rise or fall of that gain; about every 0.75 s another is drawn."""
+    clip_probability: float = 0.0
+    """Chance that the mixture, not its target, is clipped; the SNR is that before clipping."""
+    clip_level: tuple[float, float] = (0.2, 0.8)
+    """Range of the level where it clips, as a fraction of its peak."""
+    babble_probability: float = 0.0
+    """Chance of babble from the speech of others. It is never made of clips that might be the
+    target's speaker; where a clip has too few others, there is none."""
+    babble_voices: tuple[int, int] = (3, 8)
+    """Range of the number of voices."""
+    babble_alone_probability: float = 0.5
+    """Chance that babble takes the place of the noise, instead of being added to it."""
+    babble_db: tuple[float, float] = (-10.0, 10.0)
+    """Range of the babble's level against the noise, where it is added."""
+
+    @property
+    def natural_share(self) -> float:
+        """Expected share of mixtures whose target is the file times one gain."""
+        chances = (
+            self.rir_probability,
+            self.equaliser_probability,
+            self.band_limit_probability,
+            self.speed_probability,
+            self.formant_probability,
+            self.gain_probability,
+        )
+        return math.prod(1 - chance for chance in chances)
+
+    def for_validation(self, snr_db: float) -> MixingConfig:
+        """The same at one SNR, and without what exists to widen training: easy mixtures, changes
+        of speed, formants and gain, clipping, babble."""
+        return replace(
+            self,
+            snr=(snr_db, snr_db),
+            easy_probability=0.0,
+            speed_probability=0.0,
+            noise_speed_probability=0.0,
+            formant_probability=0.0,
+            gain_probability=0.0,
+            clip_probability=0.0,
+            babble_probability=0.0,
+        )
 
     def __post_init__(self) -> None:
-        for name in ("snr", "level_dbfs", "join_gap_seconds", "noise_layer_db", "band_limit_hz"):
+        for name in _RANGES:
             low, high = getattr(self, name)
             if not low <= high:
                 raise EnhanceError(f"mixing.{name} {low}, {high}: the first must not be larger")
-        for name in ("silence", "noise_switch", "noise_layer", "equaliser", "band_limit", "rir"):
-            if not 0 <= getattr(self, f"{name}_probability") <= 1:
-                raise EnhanceError(f"mixing.{name}_probability: must be in [0, 1]")
+        for name in (field.name for field in fields(self)):
+            if name.endswith("_probability") and not 0 <= getattr(self, name) <= 1:
+                raise EnhanceError(f"mixing.{name}: must be in [0, 1]")
         if not 0.1 <= self.segment_seconds <= 600:
             raise EnhanceError(f"mixing.segment_seconds {self.segment_seconds}: not in [0.1, 600]")
         if not 0 < self.rir_rt60[0] <= self.rir_rt60[1]:
@@ -70,3 +144,14 @@ class MixingConfig:
             raise EnhanceError("mixing.join_gap_seconds and band_limit_hz must not be negative")
         if self.rir_count < 1 or self.early_ms < 0 or self.equaliser_db < 0:
             raise EnhanceError("mixing.rir_count, early_ms and equaliser_db must not be negative")
+        for name in ("speed", "noise_speed", "formant"):
+            if not (getattr(self, name)[0] >= 0.5 and getattr(self, name)[1] <= 2):
+                raise EnhanceError(f"mixing.{name} {getattr(self, name)}: must be within 0.5 and 2")
+        if not 0 <= self.gain_db <= 40:
+            raise EnhanceError(f"mixing.gain_db {self.gain_db}: must be within 0 and 40")
+        if not (self.clip_level[0] > 0 and self.clip_level[1] <= 1):
+            raise EnhanceError(f"mixing.clip_level {self.clip_level}: must be above 0, at most 1")
+        if self.babble_voices[0] < 1:
+            raise EnhanceError("mixing.babble_voices: must be at least one")
+        if not 1 <= self.noise_layers <= 3:
+            raise EnhanceError(f"mixing.noise_layers {self.noise_layers}: must be 1, 2 or 3")

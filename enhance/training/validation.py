@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ class Validation:
     speech, noise
         Held-back clips.
     config
-        Of the run; the mixtures are as in training, but all at one SNR.
+        Of the run; for the mixtures see `MixingConfig.for_validation`.
     responses
         Room impulse responses, where the mixtures have some.
     """
@@ -48,7 +47,7 @@ class Validation:
         responses: list[Response] | None = None,
     ) -> None:
         snr = snr_of(config)
-        mixing = replace(config.mixing, snr=(snr, snr))
+        mixing = config.mixing.for_validation(snr)
         mixer = Mixer(speech, noise, mixing, SEED, config.data.balance, responses=responses)
         self.mixtures: list[Mixture] = [
             mixer(0, index) for index in range(config.training.validation_clips)
