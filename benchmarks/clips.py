@@ -57,6 +57,10 @@ class Task:
     candidate: int
     """Index of the model."""
 
+    def measure(self, candidate: Candidate, enhance: Enhance) -> Row:
+        """The task's row; other questions than the pair's quality override this."""
+        return measure_pair(self.pair, candidate, enhance)
+
 
 def snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:
     """``10 log10(sum(s^2) / sum((noisy - s)^2))`` over the whole clip; NaN if either is silent."""
@@ -198,7 +202,7 @@ def _work(task: Task) -> Row:
 def _measure(task: Task, candidates: Sequence[Candidate], loaded: dict[int, Enhance]) -> Row:
     if task.candidate not in loaded:
         loaded[task.candidate] = load(candidates[task.candidate])
-    return measure_pair(task.pair, candidates[task.candidate], loaded[task.candidate])
+    return task.measure(candidates[task.candidate], loaded[task.candidate])
 
 
 @contextlib.contextmanager

@@ -233,6 +233,13 @@ def write_report(folder: Path | str) -> Path:
             and {row["a_hash"], row["b_hash"]} <= present
         ]
         parts += _quality_section(folder, models, comparisons)
+    harm = [row for row in rows if row.get("kind") == "harm"]
+    for question in dict.fromkeys((row["set_hash"], row["settings"]) for row in harm):
+        from benchmarks.harm_report import harm_section
+
+        models = [row for row in harm if (row["set_hash"], row["settings"]) == question]
+        models.sort(key=lambda row: row["model_kind"] != "noisy")
+        parts += harm_section(models)
     latency = [row for row in rows if row.get("kind") == "latency"]
     if latency:
         newest = latency[-1]["run"]

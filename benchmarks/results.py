@@ -22,7 +22,8 @@ def merge_results(folder: Path, rows: Sequence[Row]) -> None:
     """Add rows; they take the place of older ones on the same question.
 
     The question of a quality row is the model and the set, that of a comparison both models and
-    the set. Latency rows answer only for their own run.
+    the set, that of a harm row the model, the set and the settings. Latency rows answer only for
+    their own run.
     """
     path = folder / RESULTS
     rows = [{"kind": row["kind"], "format": FORMAT, **row} for row in rows]
@@ -48,8 +49,8 @@ def read_results(folder: Path | str) -> list[Row]:
 
 
 def _question(row: Row) -> tuple[Any, ...]:
-    if row.get("kind") == "quality":
-        return ("quality", row.get("model_hash"), row.get("set_hash"))
+    if row.get("kind") in ("quality", "harm"):
+        return (row["kind"], row.get("model_hash"), row.get("set_hash"), row.get("settings"))
     if row.get("kind") == "comparison":
         return ("comparison", row.get("a_hash"), row.get("b_hash"), row.get("set_hash"))
     return (row.get("kind"), row.get("run"), row.get("model"))

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from enhance.data.inventory import source_table
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
-
-_LANGUAGES = {"en": "English", "de": "German", "nl": "Dutch", "fr": "French", "es": "Spanish"}
 
 
 def write(folder: Path, probe: dict[str, Any] | None = None) -> Path:
@@ -105,24 +104,7 @@ states comes before the model's final layer norm, `last_hidden_state` after it.
 
 def _data(record: dict[str, Any]) -> str:
     data = record["data"]
-    rows = ["## Data", "", "| source | use | languages | files | hours | licence |"]
-    rows.append("|" + "---|" * 6)
-    uses = {
-        "train": "speech, trained on",
-        "held_back": "speech, held back",
-        "noise": "noise, mixed in",
-        "noise_held_back": "noise, held back",
-    }
-    for key, use in uses.items():
-        for row in data[key]:
-            languages = ", ".join(_LANGUAGES.get(x, x) for x in row["languages"])
-            licences = "; ".join(row["licences"]) or "not stated in the manifest"
-            rows.append(
-                f"| {row['source']} | {use} | {languages} | {row['files']} | {row['hours']:.2f} "
-                f"| {licences} |"
-            )
-    total = {key: sum(row["hours"] for row in data[key]) for key in uses}
-    rows += ["", f"Trained on {total['train']:.2f} h of speech, {total['noise']:.2f} h of noise."]
+    rows = ["## Data", "", *source_table(data)]
     if data["held_back_speakers"]:
         rows.append(f"Speakers held back: {', '.join(data['held_back_speakers'])}.")
     rows.append("Where the manifest names no speaker, held-back files may share speakers.")

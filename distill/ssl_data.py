@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from distill.crops import MIN_FRAMES
 from distill.mfcc import frame_count
 from enhance.data.clip_store import ClipStore
 from enhance.data.dataset import Clip, DataConfig, load_clips, split
+from enhance.data.inventory import by_source
 from enhance.errors import EnhanceError
 
 
@@ -54,10 +54,10 @@ class SslData:
         """Hours, files and licences of each source, and what was held back."""
         noises = self.noise.clips if self.noise else ()
         return {
-            "train": _table([self.speech.clips[i] for i in self.train]),
-            "held_back": _table([self.speech.clips[i] for i in self.held]),
-            "noise": _table([noises[i] for i in self.train_noise]),
-            "noise_held_back": _table([noises[i] for i in self.held_noise]),
+            "train": by_source([self.speech.clips[i] for i in self.train]),
+            "held_back": by_source([self.speech.clips[i] for i in self.held]),
+            "noise": by_source([noises[i] for i in self.train_noise]),
+            "noise_held_back": by_source([noises[i] for i in self.held_noise]),
             "held_back_speakers": sorted(
                 {c.speaker for i in self.held if (c := self.speech.clips[i]).speaker}
             ),
@@ -68,23 +68,3 @@ def _split(clips: list[Clip], fraction: float, seed: int) -> tuple[list[int], li
     kept, held = split(clips, fraction, "speaker", seed)
     place = {clip.path: i for i, clip in enumerate(clips)}
     return [place[c.path] for c in kept], [place[c.path] for c in held]
-
-
-def _table(clips: list[Clip]) -> list[dict[str, Any]]:
-    rows = []
-    sources = Counter[str]()
-    for clip in clips:
-        sources[clip.source] += 1
-    for source in sorted(sources):
-        members = [c for c in clips if c.source == source]
-        rows.append(
-            {
-                "source": source,
-                "files": len(members),
-                "hours": round(sum(c.duration for c in members) / 3600, 4),
-                "speakers": len({c.speaker for c in members if c.speaker}),
-                "languages": sorted({c.labels.get("language", "") for c in members} - {"", "none"}),
-                "licences": sorted({c.labels.get("licence", "") for c in members} - {""}),
-            }
-        )
-    return rows

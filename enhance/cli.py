@@ -8,16 +8,13 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from enhance import cli_models
 from enhance.cli_data import Force, Quiet, Snr, data_app
 from enhance.errors import EnhanceError, require
-
-if TYPE_CHECKING:
-    from enhance.config import RunConfig
-    from enhance.objective import Objective
 
 app = typer.Typer(
     help="Causal speech enhancement at very low SNR: train, distil, export, prove, measure, run.",
@@ -71,6 +68,13 @@ def run(
     ] = "default",
     force: Force = False,
     num_threads: Annotated[int, typer.Option(min=1, help="Threads of the model.")] = 1,
+    strength: Annotated[
+        float, typer.Option(help="Share of the cleaned signal, 0 to 1; the rest is the input.")
+    ] = 1.0,
+    atten_limit: Annotated[
+        float | None,
+        typer.Option(metavar="DB", help="Suppress nothing by more than this.  [default: no limit]"),
+    ] = None,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Name each file.")] = False,
 ) -> None:
@@ -86,6 +90,8 @@ def run(
         model=model,
         force=force,
         num_threads=num_threads,
+        strength=strength,
+        atten_limit=atten_limit,
         quiet=quiet,
         verbose=verbose,
     )
@@ -126,6 +132,7 @@ def train(
     --set may extend (training.steps, training.minutes).
     """
     require("train", "torch", "lightning_fabric", "safetensors", "yaml", "pesq", "tensorboard")
+    from distill.modes import make_objective
     from enhance.checkpoint import newest_run
     from enhance.settings import load_run
     from enhance.training.loop import fit
@@ -142,7 +149,7 @@ def train(
         run = Path("runs") / f"{settings.mode}-{time.strftime('%Y%m%d-%H%M%S')}"
     summary = fit(
         settings,
-        _objective(settings, quiet),
+        make_objective(settings, quiet),
         run,
         resume=resume,
         devices=devices,
@@ -154,26 +161,6 @@ def train(
     )
     if summary["stopped"] != "finished":
         raise typer.Exit(128 + int(signal.Signals[summary["stopped"]]))
-
-
-def _objective(settings: RunConfig, quiet: bool) -> Objective:
-    """The objective that a mode stands for: here the enhancer and the teachers meet."""
-    from lightning_fabric import seed_everything
-
-    from enhance.objective import Enhancement
-
-    seed_everything(settings.seed, verbose=False)
-    if settings.mode == Mode.distill:
-        require("train", "transformers")
-        from distill.l1 import Distillation
-
-        return Distillation.from_run(settings, quiet=quiet)
-    if settings.mode != Mode.base:
-        known = ", ".join(mode.value for mode in Mode)
-        raise EnhanceError(f"mode: no mode {settings.mode!r}; known: {known}")
-    if settings.objective:
-        raise EnhanceError("objective: mode base has no settings; they belong to --mode distill")
-    return Enhancement(settings.loss)
 
 
 @app.command()
@@ -274,6 +261,76 @@ def bench(
     from benchmarks.report import show_bench
 
     show_bench(measure(models or ["default"], seconds=seconds, out=out, quiet=quiet))
+
+
+app.command()(cli_models.guard)
+app.command()(cli_models.card)
+
+
+@app.command()
+def compare(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of named runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder of the study.  [default: runs/STUDY]"),
+    ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option(
+            "--set", help="Folder with clean/ and noisy/.  [default: as before, or synthetic]"
+        ),
+    ] = None,
+    snr: Annotated[
+        float | None, typer.Option(help="SNR of the set in dB.  [default: as before, or -5]")
+    ] = None,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY.KEY=VALUE", help="Override one setting of the base; repeatable."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this run; repeatable.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a process each.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    report: Annotated[
+        bool, typer.Option("--report", help="Only write the tables anew; train nothing.")
+    ] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Write the report to this Markdown file too.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("-f", "--force", help="Train runs anew whose settings changed.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train many runs under one budget and compare them in pairs.
+
+    Stop it at any time: the same command goes on. Several may work on one folder at once.
+    """
+    require("train", "torch", "lightning_fabric", "safetensors", "yaml", "tensorboard")
+    require("export", "onnx", "onnxscript")
+    require("bench", "pesq", "pystoi", "psutil", "matplotlib")
+    from benchmarks.compare import compare as carry_out
+    from benchmarks.compare import show_comparison
+
+    found = carry_out(
+        study,
+        out,
+        clips=clips,
+        snr=snr,
+        base=base or (),
+        only=only or (),
+        jobs=jobs,
+        accelerator=accelerator,
+        force=force,
+        report=report,
+        table=table,
+        quiet=quiet,
+    )
+    show_comparison(found)
+    if found.stopped:
+        print("enhance: stopped and saved; the same command goes on", file=sys.stderr)
+        raise typer.Exit(128 + int(signal.Signals[found.stopped]))
 
 
 @app.command()

@@ -130,6 +130,51 @@ def test_run_takes_less_than_a_window(
     assert soundfile.info(tmp_path / "in_enhanced.wav").frames == samples
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_run_with_no_strength_gives_the_input_back(
+    enhance: Cli, model: Path, tmp_path: Path, subtype: str
+) -> None:
+    # Exactly the samples of the file, also those above the model's band: not a resampled copy.
+    wave = np.random.default_rng(1).uniform(-1, 1, (100_003, 2))
+    soundfile.write(tmp_path / "in.wav", wave, 44100, subtype=subtype)
+    before = soundfile.read(tmp_path / "in.wav", dtype="int32" if "PCM" in subtype else "float32")
+    for option in (("--strength", 0), ("--atten-limit", 0)):
+        code, _, err = enhance("run", tmp_path / "in.wav", "-m", model, "--force", *option)
+        assert code == 0, err
+        after, rate = soundfile.read(tmp_path / "in_enhanced.wav", dtype=before[0].dtype.name)
+        assert rate == 44100
+        np.testing.assert_array_equal(after, before[0])
+    enhance("run", tmp_path / "in.wav", "-m", model, "--force", "--strength", 0.9)
+    after, _ = soundfile.read(tmp_path / "in_enhanced.wav", dtype=before[0].dtype.name)
+    assert (after != before[0]).mean() > 0.9
+
+
+def test_run_limits_what_is_taken_away(enhance: Cli, tmp_path: Path) -> None:
+    silent = tiny_onnx.build(tmp_path / "silent.onnx", gain=0.0)
+    soundfile.write(tmp_path / "in.wav", noise(16000), 44100, subtype="FLOAT")
+    code, _, err = enhance("run", tmp_path / "in.wav", "-m", silent, "--atten-limit", 12)
+    assert code == 0, err
+    out, _ = soundfile.read(tmp_path / "in_enhanced.wav", dtype="float32")
+    np.testing.assert_allclose(out, 10 ** (-12 / 20) * noise(16000), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--strength", 1.5, ("strength 1.5", "0 to 1")),
+        ("--strength", -0.1, ("strength -0.1", "0 to 1")),
+        ("--strength", "nan", ("strength nan", "0 to 1")),
+        ("--atten-limit", -3, ("atten_limit -3.0", "at least 0")),
+    ],
+)
+def test_run_refuses_a_share_out_of_range(
+    enhance: Cli, model: Path, tmp_path: Path, option: str, value: object, words: tuple[str, ...]
+) -> None:
+    soundfile.write(tmp_path / "in.wav", noise(800), 16000)
+    refused(enhance("run", tmp_path / "in.wav", "-m", model, option, value), *words)
+    assert not (tmp_path / "in_enhanced.wav").exists()
+
+
 def test_run_finishes_the_good_files_of_a_folder(enhance: Cli, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

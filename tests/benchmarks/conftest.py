@@ -1,9 +1,11 @@
-"""A tiny evaluation set and tiny ONNX models, made here."""
+"""A tiny evaluation set and tiny ONNX models, made here, and a process that holds a lock."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +118,35 @@ def make_model(tmp_path: Path) -> ModelMaker:
         return path
 
     return make
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from benchmarks.claims import take
+claim = take(Path(sys.argv[1]))
+print("held" if claim else "refused", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+    """Another process that claims a lock and keeps it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(path: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(path)],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
