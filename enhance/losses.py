@@ -7,6 +7,7 @@ from torch import Tensor
 
 from enhance.config import LossConfig
 from enhance.gcrn import compress
+from enhance.perceptual import pesq_disturbance
 
 
 def si_sdr(estimate: Tensor, target: Tensor, floor_db: float = -60.0) -> Tensor:
@@ -28,12 +29,53 @@ def si_sdr(estimate: Tensor, target: Tensor, floor_db: float = -60.0) -> Tensor:
     return 10 * torch.log10((signal + tiny) / (noise + tiny)).squeeze(-1)
 
 
+def multi_resolution_error(
+    estimate: Tensor, target: Tensor, sizes: tuple[int, ...], power: float
+) -> Tensor:
+    """Mean square error of compressed magnitudes, averaged over several transform lengths.
+
+    Periodic Hann windows, hopped by half of their length, zeros around the signals. After
+    Yamamoto, Song and Kim, "Parallel WaveGAN", ICASSP 2020, with the error of Braun and Tashev.
+    One framing sees little of what lies between its frames; three see it from elsewhere.
+
+    Parameters
+    ----------
+    estimate, target
+        Aligned waveforms (B, N).
+    sizes
+        Transform lengths in samples.
+    power
+        Of the magnitude.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    losses = []
+    for size in sizes:
+        window = torch.hann_window(size, device=estimate.device, dtype=estimate.dtype)
+        e, t = (
+            # 1e-8: the root's slope at zero is infinite.
+            (spec.real.square() + spec.imag.square() + 1e-8) ** (power / 2)
+            for spec in (
+                torch.stft(
+                    x, size, size // 2, window=window, pad_mode="constant", return_complex=True
+                )
+                for x in (estimate, target)
+            )
+        )  # (B, F, T)
+        losses.append((e - t).square().mean())
+    return torch.stack(losses).mean()
+
+
 def enhancement_loss(
     config: LossConfig,
     estimate_spec: Tensor,
     target_spec: Tensor,
     estimate: Tensor,
     target: Tensor,
+    sample_rate: int = 16000,
 ) -> dict[str, Tensor]:
     """Named, weighted terms; their sum is minimised.
 
@@ -48,6 +90,13 @@ def enhancement_loss(
         Spectra (B, 2, T, F).
     estimate, target
         Aligned waveforms (B, N).
+    sample_rate
+        Of the waveforms; `LossConfig.pesq` needs 16000.
+
+    Raises
+    ------
+    EnhanceError
+        If `LossConfig.pesq` is asked at another sample rate.
     """
     losses: dict[str, Tensor] = {}
     if config.complex or config.magnitude:
@@ -64,4 +113,10 @@ def enhancement_loss(
     if config.waveform:
         scale = target.abs().mean().clamp_min(1e-4)
         losses["waveform"] = config.waveform * (estimate - target).abs().mean() / scale
+    if config.multi_resolution:
+        sizes = config.multi_resolution_sizes
+        error = multi_resolution_error(estimate, target, sizes, config.compression)
+        losses["multi_resolution"] = config.multi_resolution * error
+    if config.pesq:
+        losses["pesq"] = config.pesq * pesq_disturbance(estimate, target, sample_rate).mean()
     return losses

@@ -93,7 +93,8 @@ def clean_loss(
     """`enhancement_loss` of what `enhance_batch` returned against clean (B, N), in float32."""
     with torch.autocast(clean.device.type, enabled=False):
         target, _ = model.stft.analyze(model.pad(clean))
-        return enhancement_loss(config, spec, target, wave, clean)
+        rate = model.config.stft.sample_rate
+        return enhancement_loss(config, spec, target, wave, clean, rate)
 
 
 class Enhancement(Objective):

@@ -79,7 +79,8 @@ FRAMINGS: dict[str, StftConfig] = {
     "32-16": StftConfig(16000, 512, 256, 512),
 }
 """Framing presets by window and hop in milliseconds at 16 kHz; 25-20 meets the frames of
-wav2vec 2.0, HuBERT and WavLM one to one. The others overlap by half, and their windows leak less."""
+wav2vec 2.0, HuBERT and WavLM one to one. The others overlap by half, and their windows leak
+less."""
 
 
 def window(config: StftConfig) -> np.ndarray:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from enhance.config import LossConfig
-from enhance.losses import enhancement_loss, si_sdr
+from enhance.errors import EnhanceError
+from enhance.losses import enhancement_loss, multi_resolution_error, si_sdr
+from enhance.perceptual import pesq_disturbance
 
 
 def si_sdr_numpy(estimate: np.ndarray, target: np.ndarray) -> float:
@@ -57,3 +59,68 @@ def test_a_term_of_weight_zero_is_left_out() -> None:
     spec, wave = torch.randn(1, 2, 3, 4), torch.randn(1, 50)
     config = LossConfig(complex=0, magnitude=0, si_sdr=0.1)
     assert list(enhancement_loss(config, spec, spec, wave, wave)) == ["si_sdr"]
+
+
+def magnitudes(wave: np.ndarray, size: int, power: float) -> np.ndarray:
+    """Compressed magnitudes frame by frame, the first centred on sample 0."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+    padded = np.concatenate([np.zeros(size // 2), wave, np.zeros(size // 2)])
+    starts = range(0, len(padded) - size + 1, size // 2)
+    frames = np.stack([padded[s : s + size] * window for s in starts])
+    return np.abs(np.fft.rfft(frames)) ** power
+
+
+def test_multi_resolution_is_the_mean_over_transforms() -> None:
+    rng = np.random.default_rng(2)
+    estimate, target = rng.standard_normal((2, 3, 1500)) * 0.1
+    expected = np.mean(
+        [
+            np.mean(
+                [
+                    (magnitudes(e, size, 0.3) - magnitudes(t, size, 0.3)) ** 2
+                    for e, t in zip(estimate, target, strict=True)
+                ]
+            )
+            for size in (64, 256, 600)
+        ]
+    )
+    got = multi_resolution_error(torch.tensor(estimate), torch.tensor(target), (64, 256, 600), 0.3)
+    # The floor of 1e-8 under the energy moves bins near zero.
+    assert got.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 300, 4000])
+def test_multi_resolution_is_smooth_at_silence(samples: int) -> None:
+    for target in (torch.zeros(2, samples), 1e-6 * torch.randn(2, samples)):
+        wave = torch.zeros(2, samples, requires_grad=True)
+        multi_resolution_error(wave, target, (256, 512, 1024), 0.3).backward()
+        assert wave.grad is not None and wave.grad.isfinite().all()
+
+
+def test_waveform_terms_come_with_their_weight() -> None:
+    spec = torch.randn(2, 2, 3, 4)
+    estimate, target = 0.1 * torch.randn(2, 2, 8000)
+    config = LossConfig(0.5, 0, 0, 0, 0, 0.7, (128,), 0.2)
+    got = enhancement_loss(config, spec, spec, estimate, target)
+    assert list(got) == ["multi_resolution", "pesq"]
+    error = multi_resolution_error(estimate, target, (128,), 0.5)
+    torch.testing.assert_close(got["multi_resolution"], 0.7 * error)
+    torch.testing.assert_close(got["pesq"], 0.2 * pesq_disturbance(estimate, target).mean())
+
+
+def test_the_default_loss_is_what_it_was() -> None:
+    spec, wave = torch.randn(1, 2, 3, 4), torch.randn(1, 50)
+    got = enhancement_loss(LossConfig(), spec, spec, wave, wave)
+    assert list(got) == ["complex", "magnitude", "si_sdr"]
+
+
+def test_pesq_knows_its_sample_rate() -> None:
+    spec, wave = torch.randn(1, 2, 3, 4), torch.randn(1, 8000)
+    with pytest.raises(EnhanceError, match=r"loss\.pesq at 8000 Hz"):
+        enhancement_loss(LossConfig(pesq=0.1), spec, spec, wave, wave, 8000)
+
+
+@pytest.mark.parametrize("sizes", [(), (512, 1)])
+def test_transform_lengths_are_checked(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(EnhanceError, match="multi_resolution_sizes"):
+        LossConfig(multi_resolution_sizes=sizes)
