@@ -132,7 +132,7 @@ def gather(
         training=training,
         certificate=_certificate(path, digest),
         config=portable(written),
-        command=_command(portable(written), config, run),
+        command=_command(portable(written), config, run, training.get("init")),
         newer=_absent(written, to_dict(settings)),
         curve=curve,
         last_step=last_step,
@@ -357,7 +357,9 @@ def _absent(written: Mapping[str, Any], full: Mapping[str, Any], key: str = "") 
     return found
 
 
-def _command(written: Row, config: Path | str | None, run: Path) -> str:
+def _command(
+    written: Row, config: Path | str | None, run: Path, init: Mapping[str, str] | None
+) -> str:
     """A command whose settings are those of the run, found by comparing them."""
     from enhance.checkpoint import difference
     from enhance.training.run_folder import HARMLESS
@@ -377,6 +379,8 @@ def _command(written: Row, config: Path | str | None, run: Path) -> str:
         ]
     for text in assignments:
         words += ["--set", text]
+    if init:
+        words += ["--init", init["checkpoint"]]
     return shlex.join([*words, "--run", f"runs/{run.resolve().name}"])
 
 

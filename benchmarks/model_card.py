@@ -307,6 +307,9 @@ def _training(r: Records) -> str:
         f"{r.config['mixing']['segment_seconds']:g} s), SNR "
         f"{r.config['mixing']['snr'][0]:g} to {r.config['mixing']['snr'][1]:g} dB.",
     ]
+    if "init" in training:
+        lines += ["", f"It began with the weights of {training['init']['checkpoint']} (SHA-256 "
+                  f"{training['init']['sha256'][:12]}); the figures count from there."]  # fmt: skip
     if r.newer:
         lines += ["", f"These settings came after the run, which had no such thing; the command "
                   f"leaves them at today's defaults: {', '.join(r.newer)}."]  # fmt: skip

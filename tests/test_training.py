@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from enhance.config import RunConfig, TrainingConfig
 from enhance.errors import EnhanceError
-from enhance.files import read_jsonl
+from enhance.files import read_jsonl, sha256
 from enhance.objective import Enhancement, Objective
 from enhance.spectral import WaveformModel
 from enhance.training.loop import fit, seed_everything
@@ -217,7 +217,8 @@ def test_unfinished_line_is_cut(straight: tuple[RunConfig, Path], tmp_path: Path
 
 
 def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
-    settings = tiny.config(data, steps=4, validate_every=4, learning_rate=1e-3)
+    # Muon orthogonalises in bfloat16, which makes the last bits of a sum the first of an update.
+    settings = tiny.config(data, steps=4, validate_every=4, learning_rate=1e-3, optimizer="adamw")
     one, two = tmp_path / "one", tmp_path / "two"
     process = tiny.command(settings, two, "--devices", "2")
     fit(settings, Enhancement(settings.loss), one, quiet=True)
@@ -320,11 +321,18 @@ def test_init(straight: tuple[RunConfig, Path], tmp_path: Path) -> None:
 
     still = replace(
         settings,
-        training=replace(settings.training, steps=1, learning_rate=1e-12, validate_every=0),
+        training=replace(
+            settings.training, steps=1, learning_rate=1e-12, matrix_rate=1e-12, validate_every=0
+        ),
     )
     fit(still, Enhancement(settings.loss), tmp_path / "run", init=run, quiet=True)
     start, _ = load_model(run)
-    end, _ = load_model(tmp_path / "run")
+    end, info = load_model(tmp_path / "run")
+    digest = sha256(run / "model.safetensors")
+    assert info.training["init"] == {"checkpoint": run.name, "sha256": digest}
+    longer = replace(still, training=replace(still.training, steps=2))
+    fit(longer, Enhancement(settings.loss), tmp_path / "run", resume=True, quiet=True)
+    assert load_model(tmp_path / "run")[1].training["init"]["sha256"] == digest
     for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
     gcrn = replace(settings.model.gcrn, hidden=20)

@@ -21,7 +21,9 @@ TOLD = (
     "steps",
     "minutes",
     "batch_size",
+    "optimizer",
     "learning_rate",
+    "matrix_rate",
     "weight_decay",
     "ema_decay",
     "precision",
@@ -65,6 +67,7 @@ class Session:
             **{name: training[name] for name in TOLD},
             "snr": list(config.mixing.snr),
             "hours": data.hours(),
+            **({"init": trainer.init} if trainer.init else {}),
         }
         self._data = data.fingerprint
         self._validation = None

@@ -19,8 +19,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from enhance.checkpoint import start_from
+from enhance.checkpoint import WEIGHTS, start_from
 from enhance.config import RunConfig, TrainingConfig
+from enhance.files import sha256
 from enhance.objective import Objective
 from enhance.settings import to_dict
 from enhance.spectral import WaveformModel
@@ -97,8 +98,12 @@ class Trainer:
         self.run = run
         seed_everything(config.seed)
         self.model = WaveformModel(config.model)
+        self.init: dict[str, str] | None = None
         if init is not None:
-            start_from(self.model, config.model, init)
+            folder = start_from(self.model, config.model, init).folder
+            # Where it lay on this machine is nobody's business, unless it was named from here.
+            name = folder.name if folder.is_absolute() else folder.as_posix()
+            self.init = {"checkpoint": name, "sha256": sha256(folder / WEIGHTS)}
         self.objective = objective
         if fabric.world_size > 1:
             share_batch_norms(self.model)
@@ -127,6 +132,7 @@ class Trainer:
         )
         self.step, self.seconds = header["step"], header["seconds"]
         self.best, self.sums, self.summed = header["best"], header["sums"], header["summed"]
+        self.init = header.get("init")  # states written before there was one have none
 
     def save(self, data: str) -> None:
         """Write trainer.safetensors.
@@ -146,6 +152,7 @@ class Trainer:
             "summed": self.summed,
             "config": to_dict(self.config),
             "objective": to_dict(self.objective.describe()),
+            "init": self.init,
             "data": data,
         }
         tensors = trainer_state.gather(
