@@ -1,10 +1,13 @@
 # Two commands: `make demo` and `make test`. Each makes .venv itself when it is not there.
+# A third, for hours: `make model` makes a shipped model again.
 PYTHON ?= python3
 BIN := .venv/bin
 CORPUS ?=
 OUT := demo-output
+NAME ?= default
+RUN := runs/$(NAME)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint model ship clean
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,6 +34,26 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make model NAME=default CORPUS=DIR: a shipped model from configs/NAME.yaml and a corpus folder that
+# holds train/, dev/ and analysis/. Stopped at any time, it goes on where it was.
+model: $(RUN)/.trained
+	$(BIN)/enhance export $(RUN) --onnx --int8 --set "$(CORPUS)/dev" --force
+	$(BIN)/enhance evaluate noisy $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --snr -5 -o $(RUN)/report
+	$(BIN)/enhance guard $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --speech "$(CORPUS)/analysis" -o $(RUN)/report
+	$(BIN)/enhance bench $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx -o $(RUN)/report
+	$(BIN)/enhance card $(RUN)/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml --force
+
+$(RUN)/.trained: .venv/.ready
+	$(BIN)/enhance train --config configs/$(NAME).yaml --set data.corpus="$(CORPUS)/train" --run $(RUN) $(if $(wildcard $(RUN)/config.yaml),--resume)
+	touch $@
+
+# The files of a finished `make model` go to the package, its checkpoint beside it.
+ship:
+	cp $(RUN)/$(NAME).int8.onnx $(RUN)/$(NAME).int8.certificate.json $(RUN)/$(NAME).md enhance/models/
+	cp $(RUN)/heard.jsonl enhance/models/$(NAME).heard.jsonl
+	mkdir -p checkpoints/$(NAME)
+	cp $(addprefix $(RUN)/,model.safetensors config.json trainer.safetensors config.yaml history.jsonl) checkpoints/$(NAME)/
 
 clean:
 	rm -rf .venv $(OUT) build *.egg-info

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, cast
 
 import torch
@@ -39,7 +39,7 @@ def compress(spec: Tensor, power: float) -> Tensor:
 
 
 class GatedConv(nn.Module):
-    """Convolution over frequency, stride 2, with a sigmoid gate, batch norm and ELU."""
+    """Convolution over frequency, stride 2, with a sigmoid gate (GLU), batch norm and ELU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -48,7 +48,8 @@ class GatedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, T, F) -> (B, C', T, (F - 3) // 2 + 1)"""
-        return F.elu(self.norm(F.glu(self.conv(x), dim=1)))
+        value, gate = (F.conv2d(x, *half, stride=(1, 2)) for half in halves(self.conv, 0))
+        return F.elu(self.norm(value * gate.sigmoid()))
 
 
 class GatedDeconv(nn.Module):
@@ -69,7 +70,38 @@ class GatedDeconv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, T, F) -> (B, C', T, bins)"""
-        return self.activation(self.norm(F.glu(self.conv(x), dim=1)))
+        x = F.pad(x, (1, 1))
+        value, gate = (in_pairs(x, *half)[..., : self.bins] for half in halves(self.conv, 1))
+        return self.activation(self.norm(value * gate.sigmoid()))
+
+
+def halves(conv: nn.Conv2d | nn.ConvTranspose2d, axis: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Weight and bias of a gated layer's values, then of its gates.
+
+    One convolution for both and `torch.nn.functional.glu` do the same. But with channels last in
+    memory the halves of a pixel then lie between each other, and everything behind is slow.
+    """
+    assert conv.bias is not None
+    return zip(conv.weight.chunk(2, axis), conv.bias.chunk(2), strict=True)
+
+
+def in_pairs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Transposed convolution, kernel 3 and stride 2, as an ordinary one that makes two outputs.
+
+    Input f has a part in outputs 2f, 2f + 1 and 2f + 2, so outputs 2f and 2f + 1 are made of the
+    inputs f - 1 and f. The same sums; oneDNN's transposed convolution takes several times as long.
+
+    Shape: x (B, C, T, 1 + F + 1) with zeros at both ends, weight (C, C', 1, 3), bias (C',)
+    -> (B, C', T, 2 F + 2)
+    """
+    first, second, third = weight.unbind(-1)  # (C, C', 1)
+    even = torch.stack([third, first], -1)
+    odd = torch.stack([torch.zeros_like(second), second], -1)
+    pair = torch.cat([even, odd], 1).transpose(0, 1)  # (2 C', C, 1, 2)
+    y = F.conv2d(x, pair, torch.cat([bias, bias]))  # (B, 2 C', T, F + 1)
+    # With channels last in memory this moves nothing.
+    y = y.permute(0, 2, 3, 1).unflatten(3, (2, -1)).flatten(2, 3)  # (B, T, 2 F + 2, C')
+    return y.permute(0, 3, 1, 2)
 
 
 class GroupedRnn(nn.Module):
@@ -173,6 +205,9 @@ class Gcrn(nn.Module):
         Shape: (B, 2, T, F) -> list of (B, C_k, T, F_k)
         """
         x = compress(spec, self.config.compression)
+        # Kernels over frequency want the channels of a bin side by side; in bfloat16 on a CPU the
+        # network then trains 1.5 times as fast.
+        x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for layer in self.encoder:
             x = layer(x)

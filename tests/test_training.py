@@ -23,6 +23,7 @@ from enhance.files import read_jsonl, sha256
 from enhance.objective import Enhancement, Objective
 from enhance.spectral import WaveformModel
 from enhance.training.loop import fit, seed_everything
+from enhance.training.processes import resolve
 from enhance.training.state import load_tensors
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -343,6 +344,8 @@ def test_init(straight: tuple[RunConfig, Path], tmp_path: Path) -> None:
 
 
 def test_bfloat16(data: Path, tmp_path: Path) -> None:
+    from enhance.checkpoint import load_model
+
     settings = tiny.config(data, steps=3, validate_every=0, precision="bf16")
     run = tmp_path / "run"
     fit(settings, Enhancement(settings.loss), run, quiet=True)
@@ -351,9 +354,24 @@ def test_bfloat16(data: Path, tmp_path: Path) -> None:
     a, b = (tiny.rows(p, "train")[0]["loss"] for p in (run, tmp_path / "exact"))
     # bfloat16 keeps 8 bits: the losses differ, by no more than that precision explains.
     assert a != b
+    kept = (load_model(place)[1].training["precision"] for place in (run, tmp_path / "exact"))
+    assert list(kept) == ["bf16", "fp32"]
     assert a == pytest.approx(b, rel=0.02)
     tensors, _ = load_tensors(run / "trainer.safetensors", "enhance-trainer-1")
     assert all(t.dtype != torch.bfloat16 for t in tensors.values())
+
+
+def test_auto_precision_is_what_the_processor_multiplies_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for has, expected in (
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_f": True}, "fp32"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
+        assert resolve("auto", "cpu") == expected
+    assert resolve("fp32", "cpu") == "fp32"
 
 
 def test_unknown_strategy(data: Path, tmp_path: Path) -> None:

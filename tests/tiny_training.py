@@ -53,6 +53,7 @@ def config(data: Path, **training: Any) -> RunConfig:
         "checkpoint_every": 4,
         "log_every": 1,
         "threads": 1,
+        "precision": "fp32",
     }
     return RunConfig(
         model=TINY,

@@ -39,8 +39,10 @@ class TrainingConfig:
     ema_decay: float = 0.999
     """Decay per step of the averaged weights, which are the ones validated and kept. In step n
     (from 1) at most n / (n + 9), so that short runs forget their start."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs the network in bfloat16; transforms, losses and weights stay in float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` runs the network in bfloat16; transforms, losses and weights stay in float32. `auto`
+    is `bf16` where the device multiplies in it (GPUs since Ampere, CPUs with AVX512-BF16 or AMX),
+    else `fp32`."""
     validate_every: int = 1000
     """Steps between validations; 0 for none: then the last weights are kept, not the best."""
     validation_clips: int = 24

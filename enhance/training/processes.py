@@ -33,7 +33,7 @@ def launch(accelerator: str, devices: int, strategy: str, num_nodes: int, precis
             devices=devices,
             strategy=strategy,
             num_nodes=num_nodes,
-            precision=PRECISIONS[precision],
+            precision=PRECISIONS[resolve(precision, accelerator)],
         )
         fabric.launch()
     except (ValueError, RuntimeError) as error:
@@ -42,6 +42,19 @@ def launch(accelerator: str, devices: int, strategy: str, num_nodes: int, precis
             f"({' '.join(str(error).split())})"
         ) from error
     return fabric
+
+
+def resolve(precision: str, accelerator: str) -> str:
+    """What `TrainingConfig.precision` stands for on this machine: ``fp32`` or ``bf16``."""
+    if precision != "auto":
+        return precision
+    if accelerator != "cpu" and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # torch before 2.10 does not say what the processor has.
+        has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return "bf16" if fast else "fp32"
 
 
 def on_first(fabric: Fabric, action: Callable[[], R]) -> R | None:

@@ -26,7 +26,6 @@ TOLD = (
     "matrix_rate",
     "weight_decay",
     "ema_decay",
-    "precision",
 )
 """Settings of training that the kept model's record names."""
 
@@ -67,6 +66,7 @@ class Session:
             **{name: training[name] for name in TOLD},
             "snr": list(config.mixing.snr),
             "hours": data.hours(),
+            "precision": trainer.precision,
             **({"init": trainer.init} if trainer.init else {}),
         }
         self._data = data.fingerprint

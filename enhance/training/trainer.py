@@ -94,6 +94,9 @@ class Trainer:
         init: Path | str | None,
     ) -> None:
         self.fabric = fabric
+        self.precision = (
+            "bf16" if fabric.strategy.precision.precision.startswith("bf16") else "fp32"
+        )
         self.config = config
         self.run = run
         seed_everything(config.seed)
