@@ -284,16 +284,18 @@ def _data(
 ) -> dict[str, list[Row]]:
     """Hours and licences of what the run's list names, as the corpus tells them."""
     from enhance.checkpoint import HEARD
+    from enhance.training.run_folder import below_common
 
     if corpus is not None:
         settings = parse(
             RunConfig, {**to_dict(settings), "data": {"corpus": str(corpus)}}, "--corpus"
         )
     speech, noise = load_clips(settings.data, quiet=True)
-    by_path: dict[str, Clip] = {}
+    clips = [*speech, *noise]
+    # As the run wrote them; by their names alone where the corpus has gained or lost a file.
+    by_path = dict(zip(below_common([clip.path for clip in clips]), clips, strict=True))
     by_name: dict[tuple[str, str, str], list[Clip]] = {}
-    for clip in [*speech, *noise]:
-        by_path[str(clip.path)] = clip
+    for clip in clips:
         by_name.setdefault((clip.kind, clip.source, clip.path.name), []).append(clip)
     parts: dict[tuple[str, str], list[Clip]] = {}
     for row in read_jsonl(run / HEARD):

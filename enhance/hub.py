@@ -16,9 +16,6 @@ MODELS = Path(__file__).parent / "models"
 SUFFIX = ".int8.onnx"
 """Shipped files are the exporter's int8 files, with certificate and card of the same name."""
 
-DEFAULT_MODEL = "tiny"
-"""The shipped model that ``default`` stands for."""
-
 
 def shipped_models() -> list[str]:
     """Names of the models that came with the package."""
@@ -31,8 +28,9 @@ def find_model(name: Path | str) -> Path:
     Parameters
     ----------
     name
-        ``"default"``, a name of `shipped_models`, a path, or ``"organisation/repository"`` on the
-        Hugging Face hub (needs ``huggingface_hub``; says on standard error what it fetches).
+        One of `shipped_models` (``"default"`` among them), a path, or
+        ``"organisation/repository"`` on the Hugging Face hub (needs ``huggingface_hub``; says on
+        standard error what it fetches).
 
     Raises
     ------
@@ -40,9 +38,8 @@ def find_model(name: Path | str) -> Path:
         If it is none of these.
     """
     text = str(name)
-    stem = DEFAULT_MODEL if text == "default" else text
-    if stem in shipped_models():
-        return MODELS / f"{stem}{SUFFIX}"
+    if text in shipped_models():
+        return MODELS / f"{text}{SUFFIX}"
     path = Path(text)
     if text and path.is_file():
         return path

@@ -113,14 +113,15 @@ def test_record(straight: tuple[RunConfig, Path]) -> None:
 def test_heard(straight: tuple[RunConfig, Path]) -> None:
     settings, run = straight
     heard = read_jsonl(run / "heard.jsonl")
+    corpus = Path(settings.data.corpus)
     assert sorted(row["path"] for row in heard) == sorted(
-        str(path) for path in Path(settings.data.corpus).rglob("*.wav")
+        path.relative_to(corpus).as_posix() for path in corpus.rglob("*.wav")
     )
     assert {(row["kind"], row["part"]) for row in heard} == {
         (kind, part) for kind in ("speech", "noise") for part in ("train", "validation")
     }
     for row in heard:
-        assert row["sha256"] == hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest()
+        assert row["sha256"] == hashlib.sha256((corpus / row["path"]).read_bytes()).hexdigest()
 
 
 def test_validation_measures_the_average(straight: tuple[RunConfig, Path]) -> None:
@@ -299,9 +300,12 @@ def test_changed_data(data: Path, tmp_path: Path) -> None:
     settings = tiny.config(clips, steps=2, validate_every=0)
     run = tmp_path / "run"
     fit(settings, Enhancement(settings.loss), run, quiet=True)
-    for path in sorted((clips / "speech").iterdir())[:3]:
+    moved = clips.rename(tmp_path / "elsewhere")
+    longer = tiny.config(moved, steps=3, validate_every=0)
+    assert fit(longer, Enhancement(settings.loss), run, resume=True, quiet=True)["step"] == 3
+    for path in sorted((moved / "speech").iterdir())[:3]:
         path.rename(path.with_stem(path.stem + "-other"))
-    longer = replace(settings, training=replace(settings.training, steps=3))
+    longer = tiny.config(moved, steps=4, validate_every=0)
     with pytest.raises(EnhanceError, match="training files are others"):
         fit(longer, Enhancement(settings.loss), run, resume=True, quiet=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,9 @@ from enhance.training.state import FILE, FORMAT, load_tensors
 CONFIG = "config.yaml"
 HARMLESS = frozenset(
     {
+        "data.corpus",
+        "data.speech",
+        "data.noise",
         "data.workers",
         "data.cache_mb",
         "data.cache_gb",
@@ -30,7 +34,7 @@ HARMLESS = frozenset(
     }
 )
 """Settings that may change on resume: the weights do not depend on them (`threads` may change the
-last bits)."""
+last bits; that a corpus elsewhere is the same one, `check_data` sees to)."""
 BUDGET = ("training.steps", "training.minutes")
 """Settings that may change on resume, with a warning: the rest of the run follows a schedule that
 no run from the start would have followed."""
@@ -122,17 +126,30 @@ def check_data(run: Path, found: str) -> None:
 
 
 def fingerprint(clips: Sequence[Clip]) -> str:
-    """Hash of which files, in which order and of which length, a run draws from."""
+    """Hash of which files, in which order and of which length, a run draws from.
+
+    Wherever the corpus lies: paths count from the folder that all files share.
+    """
     digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(f"{clip.path}\0{clip.duration!r}\n".encode())
+    for place, clip in zip(below_common([clip.path for clip in clips]), clips, strict=True):
+        digest.update(f"{place}\0{clip.duration!r}\n".encode())
     return digest.hexdigest()
+
+
+def below_common(paths: Sequence[Path]) -> list[str]:
+    """Paths counted from the deepest folder that holds them all."""
+    if not paths:
+        return []
+    folder = os.path.commonpath([path.absolute().parent for path in paths])
+    return [path.absolute().relative_to(folder).as_posix() for path in paths]
 
 
 def write_heard(
     run: Path, parts: dict[str, Sequence[Clip]], *, keep: bool = False, quiet: bool = False
 ) -> None:
     """Write heard.jsonl: every file of training and validation with the SHA-256 of its bytes.
+
+    Paths count from the folder that all of them share.
 
     Parameters
     ----------
@@ -149,6 +166,7 @@ def write_heard(
     clips = [(part, clip) for part, some in parts.items() for clip in some]
     if keep and path.is_file() and path.read_bytes().count(b"\n") == len(clips):
         return
+    places = below_common([clip.path for _, clip in clips])
     hashes = []
     with progress_bar(quiet=quiet) as bar, ThreadPoolExecutor(4) as pool:
         task = bar.add_task("hashing files", total=len(clips), speed="")
@@ -157,7 +175,7 @@ def write_heard(
             bar.update(task, advance=1)
     rows = [
         {
-            "path": str(clip.path),
+            "path": place,
             "kind": clip.kind,
             "source": clip.source,
             "speaker": clip.speaker,
@@ -165,6 +183,6 @@ def write_heard(
             "recordings": list(clip.recordings),
             "sha256": value,
         }
-        for (part, clip), value in zip(clips, hashes, strict=True)
+        for (part, clip), place, value in zip(clips, places, hashes, strict=True)
     ]
     write_jsonl(path, rows)
