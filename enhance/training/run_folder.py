@@ -23,9 +23,6 @@ from enhance.training.state import FILE, FORMAT, load_tensors
 CONFIG = "config.yaml"
 HARMLESS = frozenset(
     {
-        "data.corpus",
-        "data.speech",
-        "data.noise",
         "data.workers",
         "data.cache_mb",
         "data.cache_gb",
@@ -34,7 +31,9 @@ HARMLESS = frozenset(
     }
 )
 """Settings that may change on resume: the weights do not depend on them (`threads` may change the
-last bits; that a corpus elsewhere is the same one, `check_data` sees to)."""
+last bits)."""
+PLACES = frozenset({"data.corpus", "data.speech", "data.noise"})
+"""Settings that may change on resume: that the files are the same, `check_data` sees to."""
 BUDGET = ("training.steps", "training.minutes")
 """Settings that may change on resume, with a warning: the rest of the run follows a schedule that
 no run from the start would have followed."""
@@ -88,7 +87,8 @@ def _compare(
 ) -> list[str]:
     old = {**header["config"], "described": header["objective"]}
     changed = difference(old, {**to_dict(config), "described": describe})
-    refused = [c for c in changed if c[0] not in HARMLESS and c[0] not in BUDGET]
+    allowed = {*HARMLESS, *PLACES, *BUDGET}
+    refused = [c for c in changed if c[0] not in allowed]
     if refused:
         text = ", ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in refused)
         raise EnhanceError(
