@@ -24,6 +24,9 @@ from enhance.metrics import METRICS, MetricRefusal, measure
 
 Row = dict[str, Any]
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""For `environment`: one thread in BLAS and OpenMP."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -148,7 +151,7 @@ def _run_pool(tasks: Sequence[Task], candidates: Sequence[Candidate], jobs: int)
     running: dict[Future[Row], Task] = {}
     taken: list[Task] = []
     try:
-        with _workers_ignore_interrupt(), _one_thread_environment():
+        with _workers_ignore_interrupt(), environment(**ONE_THREAD):
             for task in _take(waiting, 2 * jobs):
                 running[pool.submit(_work, task)] = task
         while running:
@@ -219,11 +222,10 @@ def _workers_ignore_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_thread_environment() -> Iterator[None]:
-    """Processes started inside use one thread in BLAS and OpenMP, which read this at start."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
+def environment(**values: str) -> Iterator[None]:
+    """Environment variables that processes started inside read at their start."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:

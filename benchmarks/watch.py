@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from benchmarks.tables import number
 from benchmarks.trial import Record, is_done, read_record, steps_done
 from enhance.errors import EnhanceError
 from enhance.metrics import METRICS, TITLES
-from enhance.progress import progress_bar
+from enhance.progress import progress_bar, say
 
 EVERY = 2.0
 """Seconds between two looks at the folder."""
@@ -86,12 +85,8 @@ class Watch(contextlib.AbstractContextManager["Watch"]):
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
-        if self._quiet:
-            return
-        if self._bar.disable:
-            print(text, file=sys.stderr, flush=True)
-        else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if not self._quiet:
+            say(self._bar, text)
 
     def _live(self) -> None:
         while not self._end.wait(EVERY):

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from benchmarks.claims import take
+from benchmarks.clips import environment
 from benchmarks.study import Study, Trial
 from benchmarks.trial import (
     Conditions,
@@ -117,7 +118,7 @@ def run_workers(load: Work, jobs: int) -> str:
             if worker.pid is not None and worker.is_alive():
                 os.kill(worker.pid, number)
 
-    with _handler(signal.SIG_IGN), _environment(OMP_NUM_THREADS=str(load.conditions.threads)):
+    with _handler(signal.SIG_IGN), environment(OMP_NUM_THREADS=str(load.conditions.threads)):
         for worker in workers:  # they ignore Ctrl-C until they can answer it
             worker.start()
     with _handler(forward):
@@ -220,17 +221,3 @@ def _handler(action: Any) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

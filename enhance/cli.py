@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from enhance import cli_models
-from enhance.cli_data import Force, Quiet, Snr, data_app
+from enhance import cli_measure as measure
+from enhance.cli_data import Force, Quiet, data_app
 from enhance.errors import EnhanceError, require
 
 app = typer.Typer(
@@ -209,128 +209,8 @@ def export(
     )
 
 
-@app.command()
-def evaluate(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[MODEL]...",
-            help="Checkpoint folders, ONNX files, shipped names, or noisy.  [default: newest run]",
-        ),
-    ] = None,
-    clips: Annotated[
-        Path | None,
-        typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]"),
-    ] = None,
-    snr: Snr = -5.0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
-        "report"
-    ),
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
-    limit: Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")] = 0,
-    quiet: Quiet = False,
-) -> None:
-    """Measure PESQ-WB, STOI, ESTOI, SI-SDR at a fixed SNR."""
-    require("bench", "pesq", "pystoi", "matplotlib")
-    from benchmarks.quality import evaluate as measure
-    from benchmarks.report import show_evaluation
-
-    show_evaluation(
-        measure(models or (), set=clips, snr=snr, out=out, jobs=jobs, limit=limit, quiet=quiet)
-    )
-
-
-@app.command()
-def bench(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="MODEL...", help="ONNX files or shipped names."),
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="Audio seconds per model and regime.")] = 4.0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
-        "report"
-    ),
-    quiet: Quiet = False,
-) -> None:
-    """Time models frame by frame, side by side.
-
-    One thread; hot (back to back), cold (caches used by something else) and paced (a live call).
-    """
-    require("bench", "psutil", "matplotlib")
-    from benchmarks.latency import bench as measure
-    from benchmarks.report import show_bench
-
-    show_bench(measure(models or ["default"], seconds=seconds, out=out, quiet=quiet))
-
-
-app.command()(cli_models.guard)
-app.command()(cli_models.card)
-
-
-@app.command()
-def compare(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of named runs.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="Folder of the study.  [default: runs/STUDY]"),
-    ] = None,
-    clips: Annotated[
-        Path | None,
-        typer.Option(
-            "--set", help="Folder with clean/ and noisy/.  [default: as before, or synthetic]"
-        ),
-    ] = None,
-    snr: Annotated[
-        float | None, typer.Option(help="SNR of the set in dB.  [default: as before, or -5]")
-    ] = None,
-    base: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY.KEY=VALUE", help="Override one setting of the base; repeatable."),
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this run; repeatable.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a process each.")] = 1,
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    report: Annotated[
-        bool, typer.Option("--report", help="Only write the tables anew; train nothing.")
-    ] = False,
-    table: Annotated[
-        Path | None, typer.Option(help="Write the report to this Markdown file too.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("-f", "--force", help="Train runs anew whose settings changed.")
-    ] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train many runs under one budget and compare them in pairs.
-
-    Stop it at any time: the same command goes on. Several may work on one folder at once.
-    """
-    require("train", "torch", "lightning_fabric", "safetensors", "yaml", "tensorboard")
-    require("export", "onnx", "onnxscript")
-    require("bench", "pesq", "pystoi", "psutil", "matplotlib")
-    from benchmarks.compare import compare as carry_out
-    from benchmarks.compare import show_comparison
-
-    found = carry_out(
-        study,
-        out,
-        clips=clips,
-        snr=snr,
-        base=base or (),
-        only=only or (),
-        jobs=jobs,
-        accelerator=accelerator,
-        force=force,
-        report=report,
-        table=table,
-        quiet=quiet,
-    )
-    show_comparison(found)
-    if found.stopped:
-        print("enhance: stopped and saved; the same command goes on", file=sys.stderr)
-        raise typer.Exit(128 + int(signal.Signals[found.stopped]))
+for _command in (measure.evaluate, measure.bench, measure.guard, measure.card, measure.compare):
+    app.command()(_command)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -34,3 +36,11 @@ def progress_bar(*, quiet: bool = False) -> Progress:
         disable=quiet or not console.is_terminal,
         transient=False,
     )
+
+
+def say(bar: Progress, text: str) -> None:
+    """Print a line on standard error, above the bar if one is shown."""
+    if bar.disable:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        bar.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
-from enhance.progress import progress_bar
+from enhance.progress import progress_bar, say
 
 LINE_EVERY = 30.0
 """Seconds between lines where standard error is no terminal."""
@@ -44,12 +43,8 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
-        if self._quiet:
-            return
-        if self._bar.disable:
-            print(text, file=sys.stderr, flush=True)
-        else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if not self._quiet:
+            say(self._bar, text)
 
     def update(self, step: int, total: int, loss: float, speed: float) -> None:
         """Show where training is.
