@@ -36,7 +36,8 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 # make model NAME=default CORPUS=DIR: a shipped model from configs/NAME.yaml and a corpus folder that
-# holds train/, dev/ and analysis/. Stopped at any time, it goes on where it was.
+# holds train/, dev/ and analysis/. Stopped at any time, it goes on where it was. Where there is a
+# configs/NAME-first.yaml, that is trained before it, and its weights are where NAME starts.
 model: $(RUN)/.trained
 	$(BIN)/enhance export $(RUN) --onnx --int8 --set "$(CORPUS)/dev" --force
 	$(BIN)/enhance evaluate noisy $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --snr -5 -o $(RUN)/report
@@ -44,14 +45,18 @@ model: $(RUN)/.trained
 	$(BIN)/enhance bench $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx -o $(RUN)/report
 	$(BIN)/enhance card $(RUN)/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml --force
 
-$(RUN)/.trained: .venv/.ready
-	$(BIN)/enhance train --config configs/$(NAME).yaml --set data.corpus="$(CORPUS)/train" --run $(RUN) $(if $(wildcard $(RUN)/config.yaml),--resume)
+$(RUN)/.trained: $(if $(wildcard configs/$(NAME)-first.yaml),$(RUN)-first/.trained)
+
+runs/%/.trained: | .venv/.ready
+	$(BIN)/enhance train --config configs/$*.yaml --set data.corpus="$(CORPUS)/train" --run runs/$* \
+		$(if $(wildcard runs/$*/config.yaml),--resume,$(if $(wildcard configs/$*-first.yaml),--init runs/$*-first))
 	touch $@
 
 # The files of a finished `make model` go to the package, its checkpoint beside it.
 ship:
-	cp $(RUN)/$(NAME).int8.onnx $(RUN)/$(NAME).int8.certificate.json $(RUN)/$(NAME).md enhance/models/
+	cp $(RUN)/$(NAME).int8.onnx $(RUN)/$(NAME).int8.certificate.json enhance/models/
 	cp $(RUN)/heard.jsonl enhance/models/$(NAME).heard.jsonl
+	$(BIN)/enhance card enhance/models/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml --force
 	mkdir -p checkpoints/$(NAME)
 	cp $(addprefix $(RUN)/,model.safetensors config.json trainer.safetensors config.yaml history.jsonl) checkpoints/$(NAME)/
 

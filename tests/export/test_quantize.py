@@ -11,26 +11,29 @@ from tiny_export import Exported
 from enhance.errors import EnhanceError
 from export.onnx import operators
 from export.operators import inspect, optimised
-from export.quantize import SMALLEST_SIDE, products, quantize
+from export.quantize import FLOAT_SHARE, products, quantize
 
 
 def constants(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
 
 
-def test_every_large_product_is_int8(exported: Exported) -> None:
+def test_all_but_the_smallest_products_are_int8(exported: Exported) -> None:
     fp32, int8, weights = exported.graphs
     shapes = {name: value.shape for name, value in constants(fp32).items()}
     matrices = [n.input[1] for n in fp32.graph.node if n.op_type == "MatMul"]
     matrices = [name for name in matrices if name in shapes]
-    large = {
-        name
-        for name in matrices
-        if min(shapes[name]) >= SMALLEST_SIDE and not name.endswith("stft.basis")
-    }
-    # The encoder but its first layer, both decoders but their last, 2 recurrent layers of 2 groups
-    # with 2 products each, and the projection behind them.
-    assert len(large) == 2 + 2 * 2 + 2 * 2 * 2 + 1
+    large, small = ({p.name for p in part} for part in products(fp32))
+    assert large | small == set(matrices)
+    assert not large & small
+    ends = [name.rpartition("model.")[2] for name in small]
+    assert "stft.basis" in ends and "network.encoder.0.weight" in ends
+    assert all(name in large for name in matrices if ".rnns." in name)
+    sizes = {name: np.prod(shapes[name]) for name in matrices if not name.endswith("stft.basis")}
+    outer = [size for name, size in sizes.items() if name in small]
+    inner = [size for name, size in sizes.items() if name in large]
+    assert max(outer) <= min(inner)
+    assert sum(outer) <= FLOAT_SHARE * sum(sizes.values()) < sum(outer) + min(inner)
     for graph in (int8, weights):
         kept = constants(graph)
         for name in large:
@@ -89,5 +92,9 @@ def test_rounding_is_to_the_nearest(exported: Exported) -> None:
 def test_refuses_what_it_cannot_do(exported: Exported) -> None:
     with pytest.raises(EnhanceError, match="int4"):
         quantize(exported.graphs[0], "int4")
-    with pytest.raises(EnhanceError, match="large enough"):
+    with pytest.raises(EnhanceError, match="int8 already"):
         quantize(exported.graphs[1], "int8")
+    bare = onnx.ModelProto.FromString(exported.graphs[0].SerializeToString())
+    del bare.graph.node[:]
+    with pytest.raises(EnhanceError, match="no matrix product"):
+        quantize(bare, "int8")
