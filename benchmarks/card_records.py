@@ -203,6 +203,8 @@ def _check_run(run: Path, path: Path, training: Row, model: Row) -> Row:
     names = ("batch_size", "learning_rate", "weight_decay", "ema_decay", "precision")
     told: Row = {name: training[name] for name in names if name in training}
     found: Row = {name: written.get("training", {}).get(name) for name in told}
+    if found.get("precision") == "auto":  # the record tells what the machine made of it
+        del found["precision"], told["precision"]
     told |= {"model": model, "seed": training.get("seed")}
     own = _full(written.get("model") or {}, str(run / CONFIG))
     found |= {"model": own, "seed": written.get("seed")}

@@ -144,7 +144,7 @@ def _result(row: Row) -> Row:
 def _what(r: Records) -> str:
     m = r.metadata
     rate = int(m["sample_rate"])
-    called = r.name if r.path.parent == MODELS else r.path.name
+    called = r.name if r.path.resolve().parent == MODELS.resolve() else r.path.name
     lengths = {
         name: f"{1000 * int(m[key]) / rate:g} ms"
         for name, key in (

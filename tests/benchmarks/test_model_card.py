@@ -268,6 +268,15 @@ def test_settings_newer_than_the_run_are_named(made: Made) -> None:
     assert "clip_norm" not in card.partition("```yaml")[2]  # what the run did not write
 
 
+def test_a_precision_left_to_the_machine(made: Made) -> None:
+    text = (made.run / "config.yaml").read_text()
+    (made.run / "config.yaml").write_text(text.replace("precision: fp32", "precision: auto"))
+    assert "precision: auto" in made.card()
+    (made.run / "config.yaml").write_text(text.replace("precision: fp32", "precision: bf16"))
+    with pytest.raises(EnhanceError, match="precision is 'bf16' there, 'fp32' in"):
+        made.card()
+
+
 def test_notes_go_in_as_they_are(whole: Made, tmp_path: Path) -> None:
     notes = tmp_path / "notes.md"
     notes.write_text("For calls in trains.\n\n* Not for music.\n")
