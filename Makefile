@@ -43,7 +43,7 @@ model: $(RUN)/.trained
 	$(BIN)/enhance evaluate noisy $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --snr -5 -o $(RUN)/report
 	$(BIN)/enhance guard $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --speech "$(CORPUS)/analysis" -o $(RUN)/report
 	$(BIN)/enhance bench $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx -o $(RUN)/report
-	$(BIN)/enhance card $(RUN)/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml --force
+	$(BIN)/enhance card $(RUN)/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml $(if $(wildcard configs/$(NAME).md),--notes configs/$(NAME).md) --force
 
 $(RUN)/.trained: $(if $(wildcard configs/$(NAME)-first.yaml),$(RUN)-first/.trained)
 
@@ -56,7 +56,7 @@ runs/%/.trained: | .venv/.ready
 ship:
 	cp $(RUN)/$(NAME).int8.onnx $(RUN)/$(NAME).int8.certificate.json enhance/models/
 	cp $(RUN)/heard.jsonl enhance/models/$(NAME).heard.jsonl
-	$(BIN)/enhance card enhance/models/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml --force
+	$(BIN)/enhance card enhance/models/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml $(if $(wildcard configs/$(NAME).md),--notes configs/$(NAME).md) --force
 	mkdir -p checkpoints/$(NAME)
 	cp $(addprefix $(RUN)/,model.safetensors config.json trainer.safetensors config.yaml history.jsonl) checkpoints/$(NAME)/
 
