@@ -1,4 +1,8 @@
-"""Backbones: one file per family of checkpoints, chosen by ``model_type`` of ``config.json``."""
+"""Backbones: one file per family of models, and the choice among them.
+
+A folder is read by the family that ``model_type`` of its ``config.json`` names (a speechbrain
+folder has ``hyperparams.yaml`` instead), a published checkpoint file by what it holds.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,15 @@ from enhance.errors import EnhanceError, require
 if TYPE_CHECKING:
     from distill.teacher import Teacher
 
+ECAPA = "distill.backbones.ecapa"
+
 BACKBONES: dict[str, str] = {
     "wav2vec2": "distill.backbones.hf",
     "hubert": "distill.backbones.hf",
     "wavlm": "distill.backbones.hf",
+    "wav2vec": "distill.backbones.wav2vec",
+    "vq-wav2vec": "distill.backbones.vq_wav2vec",
+    "ecapa-tdnn": ECAPA,
 }
 """Module with ``load(folder, name, left_pad) -> Teacher`` for each ``model_type``."""
 
@@ -64,8 +73,9 @@ def read_json(path: Path, why: str) -> dict[str, Any]:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise EnhanceError(
-            f"{path}: not there ({why}); a teacher is a folder in the transformers format "
-            "with config.json, preprocessor_config.json and model.safetensors"
+            f"{path}: not there ({why}); a teacher is a folder with config.json, "
+            "preprocessor_config.json and model.safetensors, a speechbrain folder with "
+            "hyperparams.yaml and embedding_model.ckpt, or a published checkpoint file (.pt)"
         ) from error
     except (OSError, ValueError) as error:
         raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
@@ -74,18 +84,28 @@ def read_json(path: Path, why: str) -> dict[str, Any]:
     return value
 
 
-def load(folder: Path, name: str, left_pad: int | None = None) -> Teacher:
-    """Load the teacher in ``folder`` with the backbone its ``config.json`` asks for.
+def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
+    """Load the teacher in a folder, or in a checkpoint file as its authors published it.
 
     Raises
     ------
     EnhanceError
-        If the folder is no model folder, or no backbone here reads its ``model_type``.
+        If it is no model folder and no known file, or no backbone here reads its kind.
     """
-    kind = read_json(folder / "config.json", "it names the kind of model").get("model_type")
+    teacher: Teacher
+    if path.is_file():
+        require("train", "torch")
+        from distill.backbones import published
+
+        return published.load_file(path, name, left_pad)
+    if (path / "hyperparams.yaml").is_file():  # speechbrain, which may have a config.json as well
+        teacher = importlib.import_module(ECAPA).load(path, name, left_pad)
+        return teacher
+    kind = read_json(path / "config.json", "it names the kind of model").get("model_type")
     if kind not in BACKBONES:
         raise EnhanceError(
-            f"{folder}: model_type {kind!r} is no teacher this package reads; "
+            f"{path}: model_type {kind!r} is no teacher this package reads; "
             f"known are {', '.join(BACKBONES)}"
         )
-    return importlib.import_module(BACKBONES[kind]).load(folder, name, left_pad)
+    teacher = importlib.import_module(BACKBONES[kind]).load(path, name, left_pad)
+    return teacher

@@ -67,6 +67,9 @@ class HfTeacher(nn.Module):
         (``preprocessor_config.json``).
     left_pad
         Zeros before the (normalised) input; None takes field - stride.
+    normalize_eps
+        Added to the variance of a clip before the division: 1e-7 in transformers, 1e-5 in fairseq
+        and unilm. It matters for quiet clips only.
     """
 
     causal = False
@@ -79,6 +82,7 @@ class HfTeacher(nn.Module):
         sample_rate: int,
         do_normalize: bool,
         left_pad: int | None = None,
+        normalize_eps: float = 1e-7,
     ) -> None:
         super().__init__()
         config: Any = model.config
@@ -91,6 +95,7 @@ class HfTeacher(nn.Module):
         self.name = name
         self.sample_rate = sample_rate
         self.do_normalize = do_normalize
+        self.normalize_eps = normalize_eps
         self.field_samples, self.stride_samples = conv_geometry(
             config.conv_kernel, config.conv_stride
         )
@@ -111,6 +116,8 @@ class HfTeacher(nn.Module):
     def _fingerprint(self, config: dict[str, Any]) -> str:
         config = {k: v for k, v in config.items() if k not in _VOLATILE}
         settings = [config, self.sample_rate, self.do_normalize, self.left_pad]
+        if self.do_normalize and self.normalize_eps != 1e-7:
+            settings.append(self.normalize_eps)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -161,9 +168,8 @@ class HfTeacher(nn.Module):
         """Shape: B clips (n,) -> (L + 1, B, T', D)"""
         clips = [clip.float() for clip in clips]
         if self.do_normalize:  # as transformers' Wav2Vec2FeatureExtractor, padding excluded
-            clips = [
-                (clip - clip.mean()) / (clip.var(unbiased=False) + 1e-7).sqrt() for clip in clips
-            ]
+            eps = self.normalize_eps
+            clips = [(c - c.mean()) / (c.var(unbiased=False) + eps).sqrt() for c in clips]
         sizes = torch.tensor([len(clip) + self.left_pad for clip in clips])
         longest = int(sizes.max())
         batch = torch.stack(
@@ -220,6 +226,8 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
         )
     model, info = _from_pretrained(getattr(transformers, CLASSES[kind]), folder)
     # The mask embedding serves pre-training only; everything else must come from the file.
+    if any(key.endswith("masked_spec_embed") for key in info["missing_keys"]):
+        model.get_parameter("masked_spec_embed").detach().zero_()  # not random: see fingerprint
     lost = [key for key in info["missing_keys"] if not key.endswith("masked_spec_embed")]
     lost += [str(key) for key in info.get("mismatched_keys", [])]
     if lost:

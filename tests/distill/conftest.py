@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from distill.backbones import import_transformers
@@ -60,3 +64,38 @@ def make_teacher(tmp_path_factory: pytest.TempPathFactory) -> MakeTeacher:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def torchaudio_models() -> ModuleType:
+    """`torchaudio.models`: an independent implementation of wav2vec 2.0, HuBERT and WavLM."""
+    if "torchaudio" in sys.modules and sys.modules["torchaudio"] is None:
+        del sys.modules["torchaudio"]  # hidden as unfit for this torch: only its Python is needed
+    cuda = torch.version.cuda
+    try:
+        torch.version.cuda = None  # its import compares CUDA versions, which a CPU test needs not
+        from torchaudio import models
+    except (ImportError, OSError, RuntimeError) as error:
+        pytest.skip(f"torchaudio cannot be imported: {error}")
+    finally:
+        torch.version.cuda = cuda
+    return models
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten clips of buzzing vowels and two of noise, as wav files in speech/ and noise/."""
+    root = tmp_path_factory.mktemp("tiny-corpus")
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        kind = "speech" if i < 10 else "noise"
+        n = int(rng.integers(9000, 20000))
+        wave = rng.normal(0, 0.02, n)
+        if kind == "speech":
+            t = np.arange(n) / 16000
+            for start in range(0, n, 3200):
+                part = slice(start, start + 3200)
+                wave[part] += 0.2 * np.sign(np.sin(2 * np.pi * rng.uniform(90, 900) * t[part]))
+        (root / kind).mkdir(exist_ok=True)
+        soundfile.write(root / kind / f"{i:02d}.wav", wave.astype(np.float32), 16000)
+    return root

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from distill import teacher as teachers
 from distill.backbones import import_transformers
 from distill.backbones.hf import HfTeacher, conv_geometry
-from distill.teacher import Layers, load
+from distill.teacher import load
 from enhance.errors import EnhanceError
 
 KINDS = ["wavlm", "hubert", "wav2vec2"]
@@ -119,6 +118,45 @@ def test_batching_never_changes_a_frame(make_teacher, kind, norm, normalize) -> 
     assert worst < 3e-5
 
 
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_who_runs_together(make_teacher, norm: str) -> None:
+    """Layer-norm models: all at once, with a mask. Group-norm models: equal lengths only."""
+    teacher = load(make_teacher("hubert", norm), left_pad=0)
+    calls: list[tuple[int, list[int] | None]] = []
+
+    def note(_: object, args: tuple[torch.Tensor], kwargs: dict) -> None:
+        mask = kwargs["attention_mask"]
+        calls.append((args[0].shape[1], None if mask is None else mask.sum(1).tolist()))
+
+    teacher.model.register_forward_pre_hook(note, with_kwargs=True)
+    teacher(noise(5, 8000), torch.tensor([5000, 8000, 5000, 300, 401]))
+    expected = {
+        "layer": [(8000, [5000, 8000, 5000, 401])],  # 300 samples are no frame
+        "group": [(5000, None), (8000, None), (401, None)],
+    }
+    assert calls == expected[norm]
+
+
+def test_l_plus_one_states_or_none(make_teacher, monkeypatch) -> None:
+    """A dropped layer, or frames that the config does not promise, are told, never padded."""
+    teacher = load(make_teacher())
+    real = teacher.model.forward
+
+    def drop(*args: object, **options: object) -> SimpleNamespace:
+        output = real(*args, **options)
+        return SimpleNamespace(
+            hidden_states=output.hidden_states[1:], last_hidden_state=output.last_hidden_state
+        )
+
+    monkeypatch.setattr(teacher.model, "forward", drop)
+    with pytest.raises(EnhanceError, match="gave 2 hidden states instead of 3"):
+        whole(teacher, noise(4000))
+    monkeypatch.setattr(teacher.model, "forward", real)
+    teacher.stride_samples = 160  # as if the config's conv_stride said so
+    with pytest.raises(EnhanceError, match="made 12 frames of 4080 samples, not 24"):
+        whole(teacher, noise(4000))
+
+
 def test_batching_with_a_batch_norm_before_the_positions(make_teacher) -> None:
     teacher, worst = unequal(make_teacher, "hubert", "layer", conv_pos_batch_norm=True)
     assert teacher.equal_lengths_only
@@ -175,6 +213,19 @@ def test_fingerprint(make_teacher, tmp_path: Path) -> None:
     assert load(copy).fingerprint == one.fingerprint
 
 
+def test_a_mask_embedding_that_is_not_there_is_not_random(make_teacher, tmp_path: Path) -> None:
+    """It serves pre-training only; a random one would change the fingerprint at every load."""
+    from safetensors.torch import load_file, save_file
+
+    folder = edit(make_teacher(), tmp_path, "config.json")
+    weights = load_file(folder / "model.safetensors")
+    del weights["masked_spec_embed"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    one, two = load(folder), load(folder)
+    assert one.fingerprint == two.fingerprint
+    assert torch.equal(whole(one, noise(4000)), whole(load(make_teacher()), noise(4000)))
+
+
 def test_half_precision_weights_run_in_float32(make_teacher, tmp_path: Path) -> None:
     transformers = import_transformers()
     folder = make_teacher()
@@ -192,54 +243,6 @@ def test_bf16_autocast_does_not_reach_the_teacher(make_teacher) -> None:
     plain = whole(teacher, noise(4000))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(whole(teacher, noise(4000)), plain)
-
-
-def test_layers(make_teacher) -> None:
-    hidden = noise(3, 2, 5, 24).double() * torch.tensor([1.0, 100.0, 1e-2])[:, None, None, None]
-    hidden = hidden + 7
-    x = hidden.numpy()
-    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    for text, expected in [("last", normal[2]), ("single:0", normal[0]), ("single:1", normal[1])]:
-        got = Layers.parse(text, 2).select(hidden)
-        np.testing.assert_allclose(got.numpy(), expected, atol=1e-3)
-    mean = normal.mean(0)
-    mean = (mean - mean.mean(-1, keepdims=True)) / np.sqrt(mean.var(-1, keepdims=True) + 1e-5)
-    got = Layers.parse("weighted", 2).select(hidden)
-    np.testing.assert_allclose(got.numpy(), mean, atol=1e-3)
-    # Per frame, no statistic over time: the other frames do not matter.
-    for text in ("last", "weighted"):
-        layers = Layers.parse(text, 2)
-        torch.testing.assert_close(layers.select(hidden)[:, 2:3], layers.select(hidden[:, :, 2:3]))
-    for text in ("single:3", "single:-1", "single:", "first", "weighted:2"):
-        with pytest.raises(EnhanceError, match="layers"):
-            Layers.parse(text, 2)
-
-
-def test_equals_torchaudio(make_teacher) -> None:
-    """An independent implementation of the same network gives the same states."""
-    hidden_module = "torchaudio" in sys.modules and sys.modules["torchaudio"] is None
-    if hidden_module:  # hidden because it does not fit this torch: only its Python is needed here
-        del sys.modules["torchaudio"]
-    cuda = torch.version.cuda
-    try:
-        torch.version.cuda = None  # its import compares CUDA versions, which a CPU test needs not
-        from torchaudio.models import wav2vec2
-        from torchaudio.models.wav2vec2.utils import import_huggingface_model
-    except (ImportError, OSError, RuntimeError) as error:
-        pytest.skip(f"torchaudio cannot be imported: {error}")
-    finally:
-        torch.version.cuda = cuda
-    assert wav2vec2
-    transformers = import_transformers()
-    folder = make_teacher("wav2vec2", "group")
-    theirs = import_huggingface_model(transformers.Wav2Vec2Model.from_pretrained(folder)).eval()
-    wave = noise(6000)
-    with torch.no_grad():
-        layers, _ = theirs.extract_features(F.pad(wave, (80, 0))[None])
-    ours = whole(load(folder), wave)
-    assert len(layers) == 2  # torchaudio leaves out the state before the first block
-    for k, state in enumerate(layers, 1):
-        torch.testing.assert_close(ours[k], state[0], atol=2e-5, rtol=1e-5)
 
 
 def test_a_torchaudio_that_does_not_fit_is_hidden(monkeypatch) -> None:
@@ -312,6 +315,34 @@ def test_hub(make_teacher, monkeypatch, capsys) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(folder))
     assert teachers.resolve("some-org/some.model") == folder  # already fetched: nobody is asked
     assert capsys.readouterr().err == ""
+
+
+def test_hub_id_of_speechbrain(monkeypatch, tmp_path: Path) -> None:
+    """Their repositories have files of their own; only those an encoder needs are fetched."""
+    import huggingface_hub
+
+    files = ["README.md", "classifier.ckpt", "config.json", "embedding_model.ckpt",
+             "hyperparams.yaml", "label_encoder.txt", "mean_var_norm_emb.ckpt"]  # fmt: skip
+    calls = []
+
+    def snapshot(repo: str, **options: object) -> str:
+        calls.append(options)
+        if options.get("local_files_only"):
+            return str(tmp_path)  # of an earlier call that was broken off
+        for name in options["allow_patterns"]:
+            (tmp_path / name).write_text("")
+        return str(tmp_path)
+
+    def info(self: object, repo: str, files_metadata: bool) -> SimpleNamespace:
+        siblings = [SimpleNamespace(rfilename=name, size=1_000_000) for name in files]
+        return SimpleNamespace(sha="abc", siblings=siblings)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
+    assert teachers.resolve("speechbrain/spkrec-ecapa-voxceleb") == tmp_path
+    assert calls[-1]["allow_patterns"] == ["hyperparams.yaml", "embedding_model.ckpt"]
+    assert teachers.resolve("speechbrain/spkrec-ecapa-voxceleb") == tmp_path
+    assert len(calls) == 3  # the third found everything there
 
 
 def edit(folder: Path, tmp_path: Path, name: str, **changes: object) -> Path:
