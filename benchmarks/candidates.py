@@ -30,7 +30,7 @@ class Candidate:
     name: str
     """Short name for tables."""
     kind: Literal["noisy", "checkpoint", "onnx"]
-    """How it is run: not at all, by torch offline, or by ONNX Runtime as a stream."""
+    """How it is run: not at all, by torch offline, or by ONNX Runtime, as a stream if it can."""
     path: str
     """Checkpoint folder or ONNX file; empty for the noisy input."""
     sha256: str
@@ -89,10 +89,13 @@ def load(candidate: Candidate) -> Enhance:
     if candidate.kind == "noisy":
         return lambda wave: wave
     if candidate.kind == "onnx":
+        from enhance.offline import is_offline
         from enhance.runtime import Enhancer
 
         if sha256(candidate.path) != candidate.sha256:
             raise EnhanceError(f"{candidate.path}: changed during the evaluation; start again")
+        if is_offline(candidate.path):
+            return _load_offline(candidate.path)
         enhancer = Enhancer(candidate.path, num_threads=1)
         return lambda wave: enhancer(wave, SAMPLE_RATE)
     if _folder_hash(Path(candidate.path)) != candidate.sha256:
@@ -103,10 +106,21 @@ def load(candidate: Candidate) -> Enhance:
     return _load_checkpoint(candidate.path)
 
 
+def _load_offline(path: str) -> Enhance:
+    from enhance.offline import OfflineEnhancer
+
+    enhancer = OfflineEnhancer(path)
+    if enhancer.sample_rate != SAMPLE_RATE:
+        raise EnhanceError(
+            f"{path}: works at {enhancer.sample_rate} Hz (metrics are computed at {SAMPLE_RATE} Hz)"
+        )
+    return enhancer
+
+
 def _load_checkpoint(path: str) -> Enhance:
     import torch
 
-    from enhance.checkpoint import load_model
+    from distill.modes import load_model
 
     model, info = load_model(Path(path))
     rate = info.config.stft.sample_rate
@@ -128,9 +142,9 @@ def _folder_hash(folder: Path) -> str:
 
     parts = [folder / WEIGHTS, folder / CONFIG]
     if not all(part.is_file() for part in parts):
-        from enhance.checkpoint import load_model
+        from enhance.checkpoint import read_info
 
-        load_model(folder)  # raises, and says what the folder lacks
+        read_info(folder)  # raises, and says what the folder lacks
     digest = hashlib.sha256()
     for part in parts:
         digest.update(sha256(part).encode())

@@ -293,6 +293,8 @@ def _data(r: Records) -> str:
 def _training(r: Records) -> str:
     training, score = r.training, r.training["score"]
     time = "" if r.seconds is None else f", {r.seconds / 60:.1f} minutes"
+    if "device" in training:
+        time += f" on {training['device']}"
     lines = [
         "## Training",
         "",

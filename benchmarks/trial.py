@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study import Trial, changes_since, digest, hours_heard, told
-from distill.modes import make_objective
-from enhance.checkpoint import WEIGHTS, load_model
+from distill.modes import load_model, make_objective
+from enhance.checkpoint import WEIGHTS
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 from enhance.settings import to_dict

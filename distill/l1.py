@@ -5,8 +5,9 @@ of the GCRN encoder's output (of the noisy input) and the teacher's embedding of
 frame by frame, after the *distill* integration of Shankar, Tan, Xu and Kumar (arXiv 2403.01369).
 The teacher is needed in training only; the projection is left behind with it.
 
-Targets are layer-normalised per frame (`distill.teacher.Layers.select`), so that the L1 has a
-known scale: a constant zero guess scores about 0.80 before the weight.
+Targets are layer-normalised per frame (`distill.layers.Layers.select`), so that the L1 has a
+known scale: a constant zero guess scores about 0.80 before the weight. Two more distances, which
+the field uses, can be chosen: see `distill.distances`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distill.distances import Distance, distance
 from distill.frames import FrameGrid, resample
-from distill.targets import Targets
-from distill.teacher import Teacher, load
+from distill.targets import Precompute, Targets, pays
+from distill.teacher import Teacher, check_rate, load
 from enhance.config import LossConfig, ModelConfig, RunConfig
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
@@ -43,10 +45,13 @@ class DistillConfig:
     teacher: str = "mini-wavlm"
     """Shipped name, folder in the transformers format, or hub id."""
     layers: str = "last"
-    """Which hidden state is taught: `last`, `single:k` (k = 0 is before the first block) or
-    `weighted`, the fixed uniform mean of all layer-normalised states."""
+    """Which hidden state is taught: `last`, `single:k` (k = 0 is before the first block), or the
+    fixed uniform mean of several layer-normalised states: `first_k:k`, `last_k:k`, `weighted`
+    (all)."""
+    distance: Distance = "l1"
+    """`l1` (the paper's), `cosine` or `correlation`: see `distill.distances` for their scales."""
     weight: float = 0.5
-    """Factor on the L1 distance, whose own scale is about 0.8 for a constant guess. At 1 its
+    """Factor on the distance. The scale of L1 is about 0.8 for a constant guess; at weight 1 its
     gradient in the encoder was half of the enhancement loss' (`gcrn-tiny`, steps 60 to 120)."""
     shuffle_targets: bool = False
     """Control experiment: hand every frame the target of another frame of the batch. The targets
@@ -56,7 +61,7 @@ class DistillConfig:
     cache_gb: float = 20.0
     """Bound on the targets of one teacher and layer choice on disk; beyond it targets are made
     anew whenever they are needed. An hour of audio takes 0.28 GB at 768 features, 0.09 at 256."""
-    precompute: Literal["auto", "always", "never"] = "auto"
+    precompute: Precompute = "auto"
     """Fill the cache before the first step (with a progress bar; Ctrl-C keeps what is done).
     `auto` does so if the run will draw at least as many mixtures of unaltered speech as there
     are clips; otherwise each target is made when its clip is first drawn."""
@@ -69,7 +74,7 @@ class DistillConfig:
 
 
 class Distillation(Objective):
-    """Enhancement loss + weight * L1(projection(encoding), teacher's embedding of clean speech).
+    """Enhancement loss + weight * distance(projection(encoding), embedding of clean speech).
 
     Parameters
     ----------
@@ -108,11 +113,7 @@ class Distillation(Objective):
     ) -> None:
         super().__init__()
         teacher = load(config.teacher) if teacher is None else teacher
-        if teacher.sample_rate != model.stft.sample_rate:
-            raise EnhanceError(
-                f"teacher {teacher.name}: hears {teacher.sample_rate} Hz, the model "
-                f"{model.stft.sample_rate} Hz; take another teacher or framing"
-            )
+        check_rate(teacher, model.stft.sample_rate)
         self.config = config
         self.loss = loss
         self.expected_mixtures = expected_mixtures
@@ -132,8 +133,15 @@ class Distillation(Objective):
             self.projection = nn.Linear(encoding, self.targets.width)
 
     @classmethod
-    def from_run(cls, run: RunConfig, *, quiet: bool = False) -> Distillation:
-        """The objective of a run in mode `distill`, from its `objective` settings.
+    def from_run(
+        cls,
+        run: RunConfig,
+        config: DistillConfig | None = None,
+        *,
+        teacher: Teacher | None = None,
+        quiet: bool = False,
+    ) -> Distillation:
+        """The objective of a run in mode `distill`, by default with its `objective` settings.
 
         Raises
         ------
@@ -142,9 +150,10 @@ class Distillation(Objective):
         """
         plain = run.mixing.natural_share  # these mixtures ask the cache
         return cls(
-            parse(DistillConfig, run.objective, "objective"),
+            config or parse(DistillConfig, run.objective, "objective"),
             run.loss,
             run.model,
+            teacher=teacher,
             expected_mixtures=int(plain * run.training.steps * run.training.batch_size),
             seed=run.seed,
             quiet=quiet,
@@ -152,18 +161,9 @@ class Distillation(Objective):
 
     def prepare(self, speech: ClipStore) -> None:
         """Bind the clips and, where it pays, fill the cache of targets."""
-        self.targets.bind(speech)
-        wanted = self.config.precompute == "always" or (
-            self.config.precompute == "auto" and self.expected_mixtures >= len(speech)
-        )
-        if wanted and self.config.weight:
-            spread = torch.distributed.is_available() and torch.distributed.is_initialized()
-            self.targets.precompute(
-                device=self.projection.weight.device,
-                rank=torch.distributed.get_rank() if spread else 0,
-                world=torch.distributed.get_world_size() if spread else 1,
-                quiet=self.quiet,
-            )
+        wanted = pays(self.config.precompute, self.expected_mixtures, speech)
+        wanted = wanted and self.config.weight > 0
+        self.targets.prepare(speech, wanted, self.projection.weight.device, self.quiet)
 
     def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Terms of the enhancement loss, and ``distill``."""
@@ -173,7 +173,7 @@ class Distillation(Objective):
         return losses
 
     def distance(self, encoding: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Mean absolute difference over features and frames; no target counts as no difference.
+        """Mean distance over frames; no target counts as no difference.
 
         Divided by all frames rather than by those with a target, so that every frame weighs the
         same however a batch is parted among processes. A batch without any target gives zero,
@@ -189,8 +189,8 @@ class Distillation(Objective):
             target = shuffle(target, valid, batch["index"])
         predicted = self.projection(encoding)  # (B, T, D), in the network's precision
         with torch.autocast(encoding.device.type, enabled=False):
-            difference = (predicted.float() - target).abs().mean(-1)  # (B, T)
-            return (difference * valid).mean()
+            apart = distance(self.config.distance, predicted.float(), target)  # (B, T)
+            return (apart * valid).mean()
 
     def describe(self) -> dict[str, Any]:
         """Mode, settings and the teacher's identity."""

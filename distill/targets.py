@@ -17,7 +17,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ from torch import Tensor
 
 from distill.cache import TargetCache
 from distill.frames import FrameGrid
-from distill.teacher import Layers, Teacher
+from distill.layers import Layers
+from distill.teacher import Teacher
+from distill.windows import CONTEXT_SECONDS, WINDOW_SECONDS, windows
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 
@@ -35,11 +37,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("enhance")
 
-WINDOW_SECONDS = 30.0
-"""Files longer than this are embedded in windows of it: attention costs memory by its square."""
-CONTEXT_SECONDS = 4.0
-"""Frames this near to a cut between windows are taken from the other window."""
 _FORMAT = 1  # counts up whenever the same audio and teacher would give another target
+
+
+Precompute = Literal["auto", "always", "never"]
+"""Whether to fill the cache before the first step: see `pays`."""
+
+
+def pays(precompute: Precompute, expected_mixtures: int, store: ClipStore) -> bool:
+    """Whether the cache is worth filling first.
+
+    ``auto`` says so if the run will ask for at least as many mixtures of unaltered speech as
+    there are clips; otherwise each target is made when its clip is first drawn.
+    """
+    return precompute == "always" or (precompute == "auto" and expected_mixtures >= len(store))
 
 
 class Targets:
@@ -50,7 +61,7 @@ class Targets:
     teacher
         Frozen teacher.
     layers
-        ``last``, ``single:k`` or ``weighted`` (`distill.teacher.Layers`).
+        Such as ``last`` or ``first_k:4`` (`distill.layers.Layers`).
     cache
         Folder; targets lie in a subfolder for this teacher and these layers, wherever
         the teacher was found.
@@ -64,12 +75,7 @@ class Targets:
         self.teacher = teacher
         self.layers = Layers.parse(layers, teacher.num_layers)
         self.grid = FrameGrid.of_teacher(teacher)
-        self.width = teacher.widths[self.layers.index or 0]
-        if self.layers.index is None and len(set(teacher.widths)) > 1:
-            raise EnhanceError(
-                f"layers weighted: the states of {teacher.name} differ in width "
-                f"({', '.join(map(str, teacher.widths))}); take last or single:k"
-            )
+        self.width = self.layers.width(teacher.widths, teacher.name)
         kind = f"{_FORMAT}|{teacher.fingerprint}|{layers}|{WINDOW_SECONDS}|{CONTEXT_SECONDS}"
         self._kind = hashlib.sha256(kind.encode()).hexdigest()
         self.cache = TargetCache(
@@ -109,19 +115,14 @@ class Targets:
 
         Shape: (N,) float32 -> (T', D) float32
         """
-        stride, rate = self.teacher.stride_samples, self.teacher.sample_rate
-        window = int(WINDOW_SECONDS * rate) // stride  # frames
-        context = int(CONTEXT_SECONDS * rate) // stride
         total = self.teacher.frames(len(wave))
         out = np.zeros((total, self.width), np.float32)
-        first, begin = 0, 0
-        while begin < total:
-            stop = len(wave) if total - first <= window else (first + window) * stride
-            part = torch.from_numpy(np.array(wave[first * stride : stop], np.float32)).to(device)
+        for window, samples in windows(total, self.teacher):
+            part = torch.from_numpy(np.array(wave[samples], np.float32)).to(device)
             values = self._ask(part[None])[0].cpu().numpy()  # (T', D)
-            end = total if stop == len(wave) else first + window - context
-            out[begin:end] = values[begin - first : end - first]
-            begin, first = end, end - context
+            out[window.begin : window.end] = values[
+                window.begin - window.first : window.end - window.first
+            ]
         return out
 
     def clip(self, index: int, device: torch.device | str = "cpu") -> np.ndarray:
@@ -229,6 +230,20 @@ class Targets:
                     break
         return made
 
+    def prepare(
+        self, store: ClipStore, wanted: bool, device: torch.device | str, quiet: bool
+    ) -> None:
+        """Bind the clips and, if wanted, fill the cache, each process its own share first."""
+        self.bind(store)
+        if wanted:
+            spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+            self.precompute(
+                device=device,
+                rank=torch.distributed.get_rank() if spread else 0,
+                world=torch.distributed.get_world_size() if spread else 1,
+                quiet=quiet,
+            )
+
     def log(self) -> dict[str, float]:
         """Share of pieces served from the cache, of pieces heard live, and the cache's size."""
         asked = self.cache.hits + self.cache.misses + self.live
@@ -242,7 +257,7 @@ class Targets:
         """Shape: (B, N) of equal length -> (B, T', D)"""
         self.teacher.to(waves.device)
         lengths = torch.full((len(waves),), waves.shape[1])
-        return self.layers.select(self.teacher(waves, lengths)[0])
+        return self.layers.select(self.teacher(waves, lengths)[0], self.width)
 
     def _shift(self, piece: Piece) -> int:
         """Frames by which the file's embedding moves to lie on the segment's grid."""

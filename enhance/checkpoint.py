@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
 
+from enhance.companion import Companion, Factory
 from enhance.config import ModelConfig
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, write_json
@@ -36,6 +37,9 @@ class CheckpointInfo:
     `pesq_wb`."""
     folder: Path = Path()
     """Where it lies."""
+    companion: dict[str, Any] | None = None
+    """What made the features beside the recurrent output (`Companion.describe`); None where there
+    are none. `save_model` asks the model itself."""
 
     @property
     def heard(self) -> list[dict[str, Any]]:
@@ -59,19 +63,25 @@ def save_model(folder: Path | str, model: WaveformModel, info: CheckpointInfo) -
     """
     folder = Path(folder)
     config = to_dict(info.config)
-    record = {"format": FORMAT, "model": config, "training": info.training}
+    beside = {} if model.companion is None else {"companion": model.companion.describe()}
+    record = {"format": FORMAT, "model": config, **beside, "training": info.training}
     write_json(folder / CONFIG, record)
-    header = {"model": config, "score": info.score}
+    header = {"model": config, **beside, "score": info.score}
     save_tensors(folder / WEIGHTS, dict(model.state_dict()), header, FORMAT)
 
 
-def load_model(path: Path | str) -> tuple[WaveformModel, CheckpointInfo]:
+def load_model(
+    path: Path | str, companion: Factory | None = None
+) -> tuple[WaveformModel, CheckpointInfo]:
     """Load a model, ready to enhance.
 
     Parameters
     ----------
     path
         A run folder, any folder with model.safetensors and config.json, or that model.safetensors.
+    companion
+        Finds what makes the features beside the recurrent output, for models that need some
+        (mode concat); `distill.modes.load_model` brings its own.
 
     Returns
     -------
@@ -83,8 +93,36 @@ def load_model(path: Path | str) -> tuple[WaveformModel, CheckpointInfo]:
     Raises
     ------
     EnhanceError
-        If files are missing or damaged, were written by other code, do not belong together, or
-        hold weights that are not finite.
+        If files are missing or damaged, were written by other code, do not belong together, hold
+        weights that are not finite, or need a companion and none can be had.
+    """
+    info = read_info(path)
+    weights = info.folder / WEIGHTS
+    tensors, _ = load_tensors(weights, FORMAT)
+    bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise EnhanceError(f"{weights}: {bad[0]} is not finite; the training diverged")
+    beside = None
+    if info.companion is not None:
+        if companion is None:
+            raise EnhanceError(
+                f"{info.folder}: needs {info.companion.get('needs')} beside the audio, which this "
+                "way of loading does not bring; load it with distill.modes.load_model"
+            )
+        beside = companion(info.companion, info.config)
+        _check_companion(info, beside)
+    model = WaveformModel(info.config, beside)
+    load_exactly(model, tensors, str(weights))
+    return model.eval(), info
+
+
+def read_info(path: Path | str) -> CheckpointInfo:
+    """The record of a checkpoint, without its weights; as `load_model`, and as strict.
+
+    Raises
+    ------
+    EnhanceError
+        If files are missing or damaged, were written by other code, or do not belong together.
     """
     path = Path(path)
     folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
@@ -97,18 +135,33 @@ def load_model(path: Path | str) -> tuple[WaveformModel, CheckpointInfo]:
         raise EnhanceError(f"{folder}: no {' and no '.join(missing)} ({why}); name a run folder")
     record = _read_config(folder / CONFIG)
     config = parse(ModelConfig, record["model"], str(folder / CONFIG))
-    tensors, header = load_tensors(folder / WEIGHTS, FORMAT)
-    if header.get("model") != record["model"]:
+    _, header = load_tensors(folder / WEIGHTS, FORMAT, tensors=False)
+    beside = record.get("companion")
+    same = identity(header.get("companion")) == identity(beside)
+    if header.get("model") != record["model"] or not same:
         raise EnhanceError(
             f"{folder}: {WEIGHTS} and {CONFIG} do not belong together (their models differ)"
         )
-    bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-    if bad:
-        raise EnhanceError(f"{folder / WEIGHTS}: {bad[0]} is not finite; the training diverged")
-    model = WaveformModel(config)
-    load_exactly(model, tensors, str(folder / WEIGHTS))
-    info = CheckpointInfo(config, record.get("training", {}), header.get("score", {}), folder)
-    return model.eval(), info
+    score, training = header.get("score", {}), record.get("training", {})
+    return CheckpointInfo(config, training, score, folder, beside)
+
+
+def identity(companion: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a companion is, without where it was found (see `Companion.describe`)."""
+    if companion is None:
+        return None
+    return {key: value for key, value in companion.items() if key not in ("place", "needs")}
+
+
+def _check_companion(info: CheckpointInfo, found: Companion) -> None:
+    changed = difference(identity(info.companion), identity(found.describe()))
+    if changed:
+        key, theirs, ours = changed[0]
+        raise EnhanceError(
+            f"{info.folder}: needs {(info.companion or {}).get('needs')}, found another one "
+            f"({key} was {theirs!r}, is {ours!r}); name the right one in {info.folder / CONFIG}, "
+            "companion.place"
+        )
 
 
 def newest_run(root: Path | str = Path("runs"), *, kept: bool = True) -> Path:
@@ -134,7 +187,7 @@ def newest_run(root: Path | str = Path("runs"), *, kept: bool = True) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime_ns).parent
 
 
-def start_from(model: nn.Module, config: ModelConfig, path: Path | str) -> CheckpointInfo:
+def start_from(model: WaveformModel, config: ModelConfig, path: Path | str) -> CheckpointInfo:
     """Copy the weights of a checkpoint into ``model``.
 
     Raises
@@ -142,14 +195,18 @@ def start_from(model: nn.Module, config: ModelConfig, path: Path | str) -> Check
     EnhanceError
         If the checkpoint's model has another configuration; the first difference is named.
     """
-    other, info = load_model(path)
+    info = read_info(path)
+    mine = None if model.companion is None else to_dict(model.companion.describe())
     changed = difference(to_dict(info.config), to_dict(config))
+    changed += difference({"companion": identity(info.companion)}, {"companion": identity(mine)})
     if changed:
         key, theirs, ours = changed[0]
         raise EnhanceError(
             f"{path}: is another model (model.{key} is {theirs!r} there, {ours!r} here); "
             "give this run the same model settings"
         )
+    beside = copy.deepcopy(model.companion)  # the same, as was just seen
+    other, info = load_model(path, lambda *_: cast(Companion, beside))
     with torch.no_grad():
         model.load_state_dict(other.state_dict())
     return info

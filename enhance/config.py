@@ -143,7 +143,8 @@ class RunConfig:
     """One training run."""
 
     mode: str = "base"
-    """What training minimises: `base`, or `distill` with a teacher."""
+    """What training minimises: `base`, or with a teacher `distill`, `concat` or `pretrain`, or
+    several of these three joined by `+`."""
     seed: int = 0
     """Seed of weights and mixtures. What is held back for validation is the same for all seeds."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -51,7 +51,10 @@ def describe(model: str | None, framing: str = "25-20") -> None:
         "latency",
         "network",
         "licence",
+        "needs",
     ):
+        if key == "needs" and not any(key in fact for fact in facts):
+            continue
         table.add_row(key, *(str(fact.get(key, "")) for fact in facts))
     Console(soft_wrap=True).print(table)
 
@@ -61,9 +64,13 @@ def _facts(model: str, framing: str) -> dict[str, Any]:
         return _of_config(model, "preset", ModelConfig(FRAMINGS[framing], MODELS[model]))
     if Path(model).is_dir():
         require("train", "torch", "safetensors")
-        from enhance.checkpoint import load_model
+        from enhance.checkpoint import read_info
 
-        return _of_config(model, "checkpoint", load_model(model)[1].config)
+        info = read_info(model)
+        facts = _of_config(model, "checkpoint", info.config)
+        if info.companion is not None:
+            facts["needs"] = f"{info.companion.get('needs')}, at run time: offline only"
+        return facts
     from enhance.runtime import Enhancer
 
     enhancer = Enhancer.from_pretrained(model)

@@ -80,7 +80,7 @@ class Enhancer:
         self._wet = wet_share(strength, atten_limit)
         self._strength, self._atten_limit = strength, atten_limit
         self.path = Path(path)
-        self._session = _open_session(self.path, num_threads)
+        self._session = open_session(self.path, num_threads)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         """What the exporter wrote about the model."""
         self.sample_rate: int = self._number("sample_rate", 1)
@@ -379,7 +379,8 @@ class AlignedStream:
         return out[skipped:]
 
 
-def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+    """Open an ONNX file; an `EnhanceError` tells a missing file from a broken one."""
     import onnxruntime
 
     if num_threads < 1:

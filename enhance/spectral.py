@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from enhance.companion import Companion
 from enhance.config import ModelConfig
+from enhance.errors import EnhanceError
 from enhance.gcrn import Gcrn, State
 from enhance.stft import StftConfig, window
 
@@ -79,13 +81,33 @@ class Stft(nn.Module):
 
 
 class WaveformModel(nn.Module):
-    """Analysis, network, synthesis: noisy audio in, enhanced audio out, state carried."""
+    """Analysis, network, synthesis: noisy audio in, enhanced audio out, state carried.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Parameters
+    ----------
+    config
+        Framing and network.
+    companion
+        What makes the features beside the recurrent output from the noisy waveform, for networks
+        with ``gcrn.extra_features``. Such a model enhances whole signals only.
+
+    Raises
+    ------
+    EnhanceError
+        If the companion's features have another width than the network takes.
+    """
+
+    def __init__(self, config: ModelConfig, companion: Companion | None = None) -> None:
         super().__init__()
+        if companion is not None and companion.size != config.gcrn.extra_features:
+            raise EnhanceError(
+                f"gcrn.extra_features {config.gcrn.extra_features}: the features beside the "
+                f"recurrent output are {companion.size} wide; leave the setting to the mode"
+            )
         self.config = config
         self.stft = Stft(config.stft)
         self.network = Gcrn(config.gcrn, config.stft.bins)
+        self.companion = companion
 
     def initial_state(self, batch: int = 1) -> State:
         """Zero states by name, in the order of the exported graph's inputs."""
@@ -100,10 +122,26 @@ class WaveformModel(nn.Module):
         """Stream whole hops; the output is ``latency_samples`` late.
 
         Shape: audio (B, T * hop) -> (B, T * hop), state
+
+        Raises
+        ------
+        EnhanceError
+            If the network takes features beside the audio: a stream has none.
         """
+        if self.config.gcrn.extra_features:
+            raise EnhanceError(
+                f"this model takes {self.config.gcrn.extra_features} features beside each frame, "
+                "which need the whole recording: it cannot stream; use enhance(), or a model of "
+                "mode base, distill or pretrain"
+            )
+        return self._run(audio, state, None)
+
+    def _run(
+        self, audio: Tensor, state: State | None, features: Tensor | None
+    ) -> tuple[Tensor, State]:
         state = self.initial_state(audio.shape[0]) if state is None else state
         spec, analysis = self.stft.analyze(audio, state)
-        spec, recurrent = self.network(spec, state)
+        spec, recurrent = self.network(spec, state, features)
         out, synthesis = self.stft.synthesize(spec, state)
         return out, {**analysis, **recurrent, **synthesis}
 
@@ -112,11 +150,43 @@ class WaveformModel(nn.Module):
 
         Shape: (B, N) -> (B, N)
         """
+        return self.enhance_beside(audio, self.features(audio))
+
+    def enhance_beside(self, audio: Tensor, features: Tensor | None) -> Tensor:
+        """`enhance` with features that were made already.
+
+        Shape: audio (B, N), features (B, T, D) -> (B, N)
+        """
         late = self.config.stft.latency_samples
-        return self.forward(self.pad(audio))[0][:, late : late + audio.shape[1]]
+        out = self._run(self.pad(audio), None, features)[0]
+        return out[:, late : late + audio.shape[1]]
+
+    def features(self, audio: Tensor) -> Tensor | None:
+        """What stands beside the recurrent output for these whole signals; None for nothing.
+
+        Shape: audio (B, N) -> (B, T, D), T the frames of ``pad(audio)``
+
+        Raises
+        ------
+        EnhanceError
+            If the network takes features and the model has no companion that makes them.
+        """
+        if not self.config.gcrn.extra_features:
+            return None
+        if self.companion is None:
+            raise EnhanceError(
+                f"gcrn.extra_features {self.config.gcrn.extra_features}: nothing makes these "
+                "features; train in mode concat, or set it to 0"
+            )
+        return self.companion(audio, self.frames(audio.shape[1]))
+
+    def frames(self, samples: int) -> int:
+        """Frames of a whole signal, padded to complete every sample of it."""
+        c = self.config.stft
+        # Of positive numbers only: exported integer division rounds negative ones up.
+        return (samples + c.latency_samples + c.hop_length - 1) // c.hop_length
 
     def pad(self, audio: Tensor) -> Tensor:
         """Zeros on the right, up to whole hops that complete every sample of ``audio``."""
-        c = self.config.stft
-        hops = -(-(audio.shape[1] + c.latency_samples) // c.hop_length)
-        return F.pad(audio, (0, hops * c.hop_length - audio.shape[1]))
+        samples = audio.shape[1]
+        return F.pad(audio, (0, self.frames(samples) * self.config.stft.hop_length - samples))

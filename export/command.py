@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from enhance import audio
-from enhance.checkpoint import CheckpointInfo, load_model
+from enhance.checkpoint import CheckpointInfo, load_model, read_info
 from enhance.data.evaluation_set import builtin_set, open_set
 from enhance.errors import EnhanceError
 from enhance.files import check_writable, write_json, write_jsonl
@@ -100,13 +100,9 @@ def export_model(
         if path.exists() and not force:
             raise EnhanceError(f"{path}: exists already; use --force to replace it")
         check_writable(path)
+    _refuse_companions(read_info(checkpoint), checkpoint)
     model, info = load_model(checkpoint)
-    if model.config.gcrn.extra_features:
-        raise EnhanceError(
-            f"{checkpoint}: needs features beside the audio at run time (extra_features "
-            f"{model.config.gcrn.extra_features}); a stream has none, train without them"
-        )
-    pairs, source = _clips(clips, clip_count, model.config.stft.sample_rate, quiet)
+    pairs, source = certifying_clips(clips, clip_count, model.config.stft.sample_rate, quiet)
     written: list[Artefact] = []
     refused: list[str] = []
     with progress_bar(quiet=quiet) as bar, tempfile.TemporaryDirectory() as folder:
@@ -146,17 +142,32 @@ def export_model(
                     raise
                 refused.append(str(error))
                 continue
-            written.append(_write(graph, path, record))
+            written.append(write(graph, path, record))
             if not quiet:
                 print(summary(record), file=sys.stderr)
         bar.update(task, advance=1, speed="")
-    _remember(info, out)
+    remember(info, out)
     if refused:
         raise EnhanceError("; ".join(refused))
     return written
 
 
-def _remember(info: CheckpointInfo, out: Path) -> None:
+def _refuse_companions(info: CheckpointInfo, checkpoint: Path | str) -> None:
+    """A stream has nothing but the audio so far."""
+    if info.companion is not None:
+        raise EnhanceError(
+            f"{checkpoint}: cannot be a stream: it needs {info.companion.get('needs')}, which look "
+            "ahead over the whole recording; --offline exports it for whole recordings, and models "
+            "of modes distill and pretrain stream"
+        )
+    if info.config.gcrn.extra_features:
+        raise EnhanceError(
+            f"{checkpoint}: needs features beside the audio at run time (extra_features "
+            f"{info.config.gcrn.extra_features}); a stream has none, train without them"
+        )
+
+
+def remember(info: CheckpointInfo, out: Path) -> None:
     """Write what the checkpoint heard beside the artefact, as file names: `NAME.heard.jsonl`.
 
     In the run's own folder the run's list is there already.
@@ -202,7 +213,8 @@ def _facts(
     }
 
 
-def _write(graph: ModelProto, path: Path, record: dict[str, Any]) -> Artefact:
+def write(graph: ModelProto, path: Path, record: dict[str, Any]) -> Artefact:
+    """Write an artefact and its certificate."""
     beside = path.with_suffix(".certificate.json")
     # A certificate of an older file must not stand beside the new one if we are stopped here.
     beside.unlink(missing_ok=True)
@@ -211,7 +223,7 @@ def _write(graph: ModelProto, path: Path, record: dict[str, Any]) -> Artefact:
     return Artefact(path, beside, record)
 
 
-def _clips(
+def certifying_clips(
     place: Path | str | None, count: int, sample_rate: int, quiet: bool
 ) -> tuple[list[Clip], dict[str, Any]]:
     """Pairs spread evenly over a set, at least 10 s of them."""

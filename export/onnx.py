@@ -76,7 +76,7 @@ def step_graph(model: WaveformModel, metadata: Mapping[str, str]) -> ModelProto:
     step = Step(for_single_frames(model)).eval()
     states = step.model.initial_state(1)
     audio = torch.zeros(1, model.config.stft.hop_length)
-    with _quiet(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             step,
             (audio, *states.values()),
@@ -94,6 +94,13 @@ def step_graph(model: WaveformModel, metadata: Mapping[str, str]) -> ModelProto:
 
 
 def tidy(graph: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
+    """A copy without the tracer's marks, with our metadata, and all products as ``MatMul``."""
+    graph = strip(graph, metadata)
+    _split_gemms(graph.graph)
+    return graph
+
+
+def strip(graph: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
     """A copy without the tracer's marks, with our metadata."""
     graph = onnx.ModelProto.FromString(graph.SerializeToString())
     graph.producer_name, _, graph.producer_version = metadata["producer"].partition(" ")
@@ -108,7 +115,6 @@ def tidy(graph: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
         part.doc_string = ""
         del part.metadata_props[:]
     onnx.helper.set_model_props(graph, dict(metadata))
-    _split_gemms(main)
     return graph
 
 
@@ -161,7 +167,7 @@ def save(graph: ModelProto, path: Path | str) -> Path:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence the exporter: it speaks of optional packages, not of the model."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +26,14 @@ from enhance.training import state as trainer_state
 from enhance.training.console import Console
 from enhance.training.data import TrainingData
 from enhance.training.interrupt import Interrupt
-from enhance.training.processes import end_others, in_turn, launch, on_first, together
+from enhance.training.processes import (
+    end_others,
+    finds_unused,
+    in_turn,
+    launch,
+    on_first,
+    together,
+)
 from enhance.training.session import Session
 from enhance.training.trainer import Trainer, seed_everything
 
@@ -49,7 +58,8 @@ def fit(
     Parameters
     ----------
     config
-        The whole configuration; written beside the results.
+        The whole configuration; written beside the results, with what the objective decides about
+        the model (`Objective.model_config`).
     objective
         What is minimised. Call `seed_everything(config.seed)` before making one with weights.
     run
@@ -83,6 +93,9 @@ def fit(
         raise EnhanceError(
             f"training.batch_size {config.training.batch_size}: no multiple of {world} processes"
         )
+    config = replace(config, model=objective.model_config(config.model))
+    if world > 1 and objective.partial:
+        strategy = finds_unused(strategy)
     fabric = launch(accelerator, devices, strategy, num_nodes, config.training.precision)
     run = Path(fabric.broadcast(str(run)))  # a name made from the clock differs between processes
     quiet = quiet or not fabric.is_global_zero
@@ -92,7 +105,8 @@ def fit(
 
     def check() -> list[str]:
         if init is not None and not resume:
-            start_from(WaveformModel(config.model), config.model, init)
+            beside = copy.deepcopy(objective.companion())
+            start_from(WaveformModel(config.model, beside), config.model, init)
         return run_folder.prepare(run, config, describe, resume)
 
     notes = on_first(fabric, check) or []
@@ -112,7 +126,7 @@ def fit(
         session = on_first(fabric, lambda: Session(trainer, data, describe, go_on, console))
         with contextlib.closing(session.history) if session else contextlib.nullcontext():
             stopped = _loop(fabric, trainer, data, session, interrupt)
-            summary = session.end(stopped) if session else None
+            summary = on_first(fabric, lambda: session.end(stopped) if session else None)
     end_others(fabric)
     assert summary is not None
     return summary
@@ -154,7 +168,8 @@ def _loop(
                 row = trainer.averages()
                 if session:
                     session.log(row)
-            if c.validate_every and (trainer.step % c.validate_every == 0 or done):
+            enhances = trainer.objective.trains_enhancer(trainer.step)
+            if c.validate_every and enhances and (trainer.step % c.validate_every == 0 or done):
                 on_first(fabric, session.validate if session else _nothing)
             if trainer.step % c.checkpoint_every == 0 or done or stop:
                 on_first(fabric, partial(session.save, last=done or stop) if session else _nothing)

@@ -44,6 +44,22 @@ def launch(accelerator: str, devices: int, strategy: str, num_nodes: int, precis
     return fabric
 
 
+def finds_unused(strategy: str) -> str:
+    """The strategy for objectives whose steps leave some weights without a gradient.
+
+    Raises
+    ------
+    EnhanceError
+        If one was named that would wait for those gradients for ever.
+    """
+    if strategy == "ddp":
+        raise EnhanceError(
+            "strategy 'ddp': this mode trains parts of the model in turn; take auto or "
+            f"{STRATEGIES[-1]}"
+        )
+    return STRATEGIES[-1]
+
+
 def resolve(precision: str, accelerator: str) -> str:
     """What `TrainingConfig.precision` stands for on this machine: ``fp32`` or ``bf16``."""
     if precision != "auto":

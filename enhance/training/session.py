@@ -6,11 +6,14 @@ import math
 import time
 from typing import Any
 
+import torch
+
 from enhance import __version__
 from enhance.checkpoint import CheckpointInfo, save_model
 from enhance.data.mixing import bank
 from enhance.errors import EnhanceError
 from enhance.settings import to_dict
+from enhance.timing import processor_name
 from enhance.training.console import Console
 from enhance.training.data import TrainingData
 from enhance.training.history import History
@@ -28,6 +31,11 @@ TOLD = (
     "ema_decay",
 )
 """Settings of training that the kept model's record names."""
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called by its maker."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 class Session:
@@ -67,6 +75,7 @@ class Session:
             "snr": list(config.mixing.snr),
             "hours": data.hours(),
             "precision": trainer.precision,
+            "device": device_name(trainer.fabric.device),
             **({"init": trainer.init} if trainer.init else {}),
         }
         self._data = data.fingerprint
@@ -138,18 +147,27 @@ class Session:
         save_model(t.run, t.average.model, info)
 
     def save(self, *, last: bool) -> None:
-        """Write the state for resuming, and a model where none was kept by validation."""
+        """Write the state for resuming, and a model where none was kept by validation.
+
+        No model is kept while the objective trains no enhancer.
+        """
         t = self.trainer
-        if self._validation is None:
-            t.best = {"step": t.step}
-        if self._validation is None or (last and t.best is None):
-            self.keep({"step": t.step})
+        if t.objective.trains_enhancer(t.step):
+            if self._validation is None:
+                t.best = {"step": t.step}
+            if self._validation is None or (last and t.best is None):
+                self.keep({"step": t.step})
         t.save(self._data)
 
     def end(self, stopped: str) -> dict[str, Any]:
         """Note the end, tell what came out, and return it; see `enhance.training.loop.fit`."""
         t = self.trainer
         self.history.event("stop", t.step, reason=stopped, seconds=round(t.seconds, 3))
+        if stopped == "finished" and not t.objective.trains_enhancer(t.step):
+            raise EnhanceError(
+                f"{t.run}: the budget ended at step {t.step}, before a step that trains the "
+                "enhancer: no model was kept; raise training.minutes and --resume"
+            )
         if stopped == "finished":
             self.console.say(f"{t.run}: {t.step} steps in {t.seconds / 60:.1f} min")
         else:

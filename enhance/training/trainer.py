@@ -33,6 +33,9 @@ from enhance.training.muon import Muon
 from enhance.training.processes import collect, on_first, share
 from enhance.training.schedule import learning_rate, progress
 
+_OTHER = ("gradient_norm", "learning_rate")
+"""What is averaged beside the losses."""
+
 
 class Sealed:
     """A batch that Fabric's precision plugins do not look into.
@@ -100,7 +103,7 @@ class Trainer:
         self.config = config
         self.run = run
         seed_everything(config.seed)
-        self.model = WaveformModel(config.model)
+        self.model = WaveformModel(config.model, objective.companion())
         self.init: dict[str, str] | None = None
         if init is not None:
             folder = start_from(self.model, config.model, init).folder
@@ -118,7 +121,7 @@ class Trainer:
         self.seconds = 0.0
         self.best: dict[str, Any] | None = None
         self.sums: dict[str, float] = {}
-        self.summed = 0
+        self.counts: dict[str, int] = {}
         self.loss = math.nan
 
     @property
@@ -134,7 +137,9 @@ class Trainer:
             tensors, self.model, self.average.model, self.objective, self.optimizer, path
         )
         self.step, self.seconds = header["step"], header["seconds"]
-        self.best, self.sums, self.summed = header["best"], header["sums"], header["summed"]
+        self.best, self.sums = header["best"], header["sums"]
+        # States written before losses could differ between phases have one count for all.
+        self.counts = header.get("counts") or dict.fromkeys(self.sums, header.get("summed", 0))
         self.init = header.get("init")  # states written before there was one have none
 
     def save(self, data: str) -> None:
@@ -152,7 +157,7 @@ class Trainer:
             "used": self.used,
             "best": self.best,
             "sums": self.sums,
-            "summed": self.summed,
+            "counts": self.counts,
             "config": to_dict(self.config),
             "objective": to_dict(self.objective.describe()),
             "init": self.init,
@@ -192,6 +197,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         seed_everything(self.config.seed, self.step, self.fabric.global_rank)
+        self.objective.begin_step(self.step, self.model)
         losses = self.wrapped(Sealed(batch))
         self.wrapped_optimizer.zero_grad()
         self.fabric.backward(torch.stack(list(losses.values())).sum())
@@ -214,16 +220,23 @@ class Trainer:
         self.seconds = max(row[0] for row in shared)
         self.loss = sum(named.values())
         row = {**named, "gradient_norm": values[-1], "learning_rate": rate}
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in row.items()}
-        self.summed += 1
+        for name, value in row.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
         return any(r[1] for r in shared)
 
     def averages(self) -> dict[str, Any]:
-        """Means over the steps since the last call: the losses by name, and the rest."""
-        row = {name: value / self.summed for name, value in self.sums.items()}
-        self.sums, self.summed = {}, 0
-        other = {name: row.pop(name) for name in ("gradient_norm", "learning_rate")}
-        return {"loss": sum(row.values()), "losses": row, **other, "used": self.used}
+        """Means over the steps since the last call: the losses by name, and the rest.
+
+        A loss that only some of the steps had is averaged over those; ``loss`` is the mean of the
+        steps' sums.
+        """
+        row = {name: value / self.counts[name] for name, value in self.sums.items()}
+        steps = self.counts["learning_rate"]
+        total = sum(row[n] * (self.counts[n] / steps) for n in row if n not in _OTHER)
+        self.sums, self.counts = {}, {}
+        other = {name: row.pop(name) for name in _OTHER}
+        return {"loss": total, "losses": row, **other, "used": self.used}
 
     def _fail(self, batch: dict[str, Any], losses: dict[str, float]) -> None:
         rows = bad_batch.suspects(self.train_step, batch, self.config.seed)

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from distill import targets as targets_module
+from distill import windows as windows_module
 from distill.cache import TargetCache
 from distill.targets import Targets
 from distill.teacher import load
@@ -187,8 +187,8 @@ def test_long_files_are_heard_in_windows(make_teacher, tmp_path: Path, monkeypat
     attends = load(make_teacher())
     long = Targets(attends, "last", tmp_path).embed(wave)
     asked: list[int] = []
-    monkeypatch.setattr(targets_module, "WINDOW_SECONDS", 1.0)  # 50 frames
-    monkeypatch.setattr(targets_module, "CONTEXT_SECONDS", 0.2)  # 10 frames
+    monkeypatch.setattr(windows_module, "WINDOW_SECONDS", 1.0)  # 50 frames
+    monkeypatch.setattr(windows_module, "CONTEXT_SECONDS", 0.2)  # 10 frames
     parts = Targets(local, "single:0", tmp_path)
     monkeypatch.setattr(parts, "_ask", lambda w, ask=parts._ask: asked.append(w.shape[1]) or ask(w))
     np.testing.assert_allclose(parts.embed(wave), whole, atol=1e-5)

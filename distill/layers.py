@@ -1,0 +1,156 @@
+"""Which of a teacher's hidden states are used, and how several of them become one.
+
+A teacher of L blocks has L + 1 hidden states: 0 before the first block, L behind the last. They
+differ strongly in scale, so that in a plain sum the loudest one speaks alone: every state is
+first brought to zero mean and unit variance over its features, frame by frame (a layer norm
+without weights; no statistic over time enters). Then
+
+* a TARGET (modes distill and pretrain) is the fixed uniform mean of the chosen states, normalised
+  again: a learned weighting would drift to the layer that is easiest to predict;
+* an INPUT (mode concat) is their sum under learned weights, a softmax that starts uniform, as in
+  SUPERB (Yang et al., 2021, section 2): there the loss says which layers serve.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from enhance.errors import EnhanceError
+
+FORMS = "last, weighted (all), single:k, first_k:k or last_k:k"
+"""The texts that `Layers.parse` reads."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A choice of hidden states."""
+
+    text: str
+    """As configured, see `parse`."""
+    indices: tuple[int, ...]
+    """Hidden states 0..L, in rising order."""
+
+    @classmethod
+    def parse(cls, text: str, num_layers: int) -> Layers:
+        """Read a choice among the L + 1 states of a teacher of L = ``num_layers`` blocks.
+
+        Parameters
+        ----------
+        text
+            ``last`` (state L), ``single:k`` (state k), ``first_k:k`` (the k lowest, 0 to k - 1),
+            ``last_k:k`` (the k highest, L - k + 1 to L) or ``weighted`` (all L + 1).
+
+        Raises
+        ------
+        EnhanceError
+            If the text is none of them or k is out of range.
+        """
+        if text == "last":
+            return cls(text, (num_layers,))
+        if text == "weighted":
+            return cls(text, tuple(range(num_layers + 1)))
+        match = re.fullmatch(r"(single|first_k|last_k):(\d+)", text)
+        if match is None:
+            raise EnhanceError(f"layers {text!r}: unknown; take {FORMS}")
+        kind, k = match[1], int(match[2])
+        if kind == "single" and k > num_layers:
+            raise EnhanceError(
+                f"layers {text!r}: this teacher has {num_layers} layers; "
+                f"take k from 0 (before the first) to {num_layers}"
+            )
+        if kind != "single" and not 1 <= k <= num_layers + 1:
+            raise EnhanceError(
+                f"layers {text!r}: this teacher has {num_layers + 1} hidden states; "
+                f"take k from 1 to {num_layers + 1}"
+            )
+        if kind == "single":
+            return cls(text, (k,))
+        first = 0 if kind == "first_k" else num_layers + 1 - k
+        return cls(text, tuple(range(first, first + k)))
+
+    def width(self, widths: Sequence[int], teacher: str) -> int:
+        """Features D of the chosen states.
+
+        Parameters
+        ----------
+        widths
+            Of all L + 1 states (`Teacher.widths`).
+        teacher
+            Its name, for the message.
+
+        Raises
+        ------
+        EnhanceError
+            If the chosen states differ in width: nothing says which features belong together.
+        """
+        found = [widths[i] for i in self.indices]
+        if len(set(found)) > 1:
+            raise EnhanceError(
+                f"layers {self.text}: the states of {teacher} differ in width "
+                f"({', '.join(map(str, found))}); take last or single:k"
+            )
+        return found[0]
+
+    def normalized(self, hidden: Tensor, width: int | None = None) -> Tensor:
+        """The K chosen states, layer-normalised over their features.
+
+        Parameters
+        ----------
+        hidden
+            (L + 1, B, T', D).
+        width
+            True width of the chosen states where the teacher pads narrower ones with zeros.
+
+        Returns
+        -------
+        Tensor
+            float32 (K, B, T', D).
+        """
+        chosen = hidden[list(self.indices), ..., :width].float()
+        return F.layer_norm(chosen, chosen.shape[-1:])
+
+    def select(self, hidden: Tensor, width: int | None = None) -> Tensor:
+        """The target of each frame: `mean` of the normalised states.
+
+        Shape: (L + 1, B, T', D) -> (B, T', D)
+        """
+        return self.mean(self.normalized(hidden, width))
+
+    @staticmethod
+    def mean(states: Tensor) -> Tensor:
+        """Uniform mean of K normalised states, normalised again; of one state, that state.
+
+        The L1 distance to it then has a known scale: 0.80 = E|x| of a unit Gaussian for a
+        constant zero guess.
+
+        Shape: (K, B, T', D) -> (B, T', D)
+        """
+        if len(states) == 1:
+            return states[0]
+        return F.layer_norm(states.mean(0), states.shape[-1:])
+
+
+class LayerSum(nn.Module):
+    """Learned weighted sum of K normalised states: softmax over K scores, uniform at the start.
+
+    The sum is not normalised again: the linear layer behind it learns what scale it needs.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(count))
+
+    @property
+    def weights(self) -> Tensor:
+        """The share of each state (K,); they sum to one."""
+        return self.scores.softmax(0)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Shape: (K, B, T', D) -> (B, T', D)"""
+        return torch.einsum("k,kbtd->btd", self.weights, states)
