@@ -14,6 +14,8 @@ import numpy as np
 
 from distill.mfcc import FIELD, STRIDE, frame_count
 from enhance.data.clip_store import ClipStore
+from enhance.data.rooms import Response
+from enhance.errors import EnhanceError
 
 MIN_FRAMES = 25
 """Shorter files (half a second) are left out."""
@@ -100,7 +102,8 @@ class Disturbance:
     """How often and how much the input is mixed; targets stay those of the clean crop.
 
     WavLM (Chen et al. 2022, section III-B) mixes a share of the utterances with noise or with
-    another utterance that covers at most half of the first.
+    another utterance that covers at most half of the first. Reverberation is drawn apart from
+    that, before it: noise and other speech lie over the crop as the room returns it.
     """
 
     noise_probability: float = 0.25
@@ -111,6 +114,33 @@ class Disturbance:
     """Share of crops overlapped by another crop of the batch."""
     speech_ratio: tuple[float, float] = (-5.0, 5.0)
     """Range of the energy ratio of the crop to the one laid over it, dB, uniform."""
+    speech_overlap: tuple[float, float] = (0.0, 0.5)
+    """Range of the share of the crop that the other speech covers, uniform, one sample or more."""
+    reverberation_probability: float = 0.0
+    """Share of crops heard through a simulated room; the direct path keeps its place in time."""
+    reverberation_rooms: int = 64
+    """Number of simulated rooms; one in eight is kept for held-back files."""
+    reverberation_rt60: tuple[float, float] = (0.15, 0.6)
+    """Range of the rooms' reverberation time, seconds."""
+
+    def __post_init__(self) -> None:
+        shares = (self.noise_probability, self.speech_probability)
+        if min(shares) < 0 or sum(shares) > 1 or not 0 <= self.reverberation_probability <= 1:
+            raise EnhanceError(
+                f"disturbance: shares {shares} of noise and speech must be 0 or more and 1 or "
+                "less together, that of reverberation from 0 to 1"
+            )
+        if not 0 <= self.speech_overlap[0] <= self.speech_overlap[1] <= 1:
+            raise EnhanceError(f"disturbance.speech_overlap {self.speech_overlap}: not in 0 to 1")
+        if (
+            self.reverberation_rooms < 2
+            or not 0 < self.reverberation_rt60[0] <= (self.reverberation_rt60[1])
+        ):
+            raise EnhanceError("disturbance: needs two rooms or more, and 0 < first <= second rt60")
+        for name in ("noise_snr", "speech_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise EnhanceError(f"disturbance.{name} ({low}, {high}): the first is the larger")
 
 
 def disturb(
@@ -119,8 +149,9 @@ def disturb(
     noises: Sequence[int],
     config: Disturbance,
     rng: np.random.Generator,
+    rooms: Sequence[Response] = (),
 ) -> tuple[np.ndarray, list[str]]:
-    """Lay noise or other speech over some crops of a batch.
+    """Put some crops of a batch into rooms, lay noise or other speech over some.
 
     Parameters
     ----------
@@ -132,14 +163,18 @@ def disturb(
         Probabilities and ratios.
     rng
         Source of randomness.
+    rooms
+        Room impulse responses to choose from; without any, there is no reverberation.
 
     Returns
     -------
     mixed
-        (B, N) float32, the clean crop at its level plus the disturbance.
+        (B, N) float32, the crop at its level plus the disturbance.
     kinds
-        ``"clean"``, ``"noise"`` or ``"speech"`` for each crop.
+        ``"clean"``, ``"noise"`` or ``"speech"`` for each crop, and ``"room"`` or ``"room, noise"``
+        or ``"room, speech"`` where it is reverberated.
     """
+    clean, roomy = _in_rooms(clean, rooms, config.reverberation_probability, rng)
     mixed = clean.copy()
     kinds = []
     size, length = clean.shape
@@ -152,7 +187,8 @@ def disturb(
             ratio, kind = rng.uniform(*config.noise_snr), "noise"
         elif size > 1 and 0 <= chance - config.noise_probability < config.speech_probability:
             neighbour = clean[(b + 1 + rng.integers(size - 1)) % size]
-            span = int(rng.integers(1, length // 2 + 1))
+            least, most = (int(share * length) for share in config.speech_overlap)
+            span = int(rng.integers(max(1, least), max(1, most) + 1))
             source, target = rng.integers(0, length - span + 1, 2)
             other = np.zeros(length, np.float32)
             other[target : target + span] = neighbour[source : source + span]
@@ -163,8 +199,34 @@ def disturb(
             disturbing = float(np.mean(other[target : target + span] ** 2))
             if power > 0 and disturbing > 0:
                 mixed[b] += other * np.float32(np.sqrt(power / disturbing / 10 ** (ratio / 10)))
-        kinds.append(kind)
+        kinds.append(("room" if kind == "clean" else f"room, {kind}") if roomy[b] else kind)
     return mixed, kinds
+
+
+def _in_rooms(
+    clean: np.ndarray, rooms: Sequence[Response], probability: float, rng: np.random.Generator
+) -> tuple[np.ndarray, list[bool]]:
+    """Crops, some of them convolved with a response, and which: nothing is drawn where none is."""
+    roomy = [False] * len(clean)
+    if not rooms or probability == 0:
+        return clean, roomy
+    arriving = clean.copy()
+    for b, dry in enumerate(clean):
+        roomy[b] = bool(rng.random() < probability)
+        if roomy[b]:
+            arriving[b] = reverberate(dry, rooms[int(rng.integers(len(rooms)))])
+    return arriving, roomy
+
+
+def reverberate(wave: np.ndarray, room: Response) -> np.ndarray:
+    """What arrives in a room, the direct path neither delayed nor scaled.
+
+    Shape: (N,) to (N,) float32.
+    """
+    from scipy.signal import fftconvolve
+
+    full = fftconvolve(wave, room.wave)
+    return full[room.direct : room.direct + len(wave)].astype(np.float32)
 
 
 def _noise(

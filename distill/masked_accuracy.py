@@ -7,76 +7,21 @@ the strongest thing that can be had without knowing speech.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import WavLMModel
 
+from distill.accuracy import Tally
 from distill.crops import Disturbance, disturb, normalize, plan
 from distill.objectives import MaskedUnitLoss, span_mask
 from distill.ssl_data import SslData
 from distill.units import Units
+from enhance.data.rooms import Response
 
-_BATCH, _CROP = 1200, 250  # frames
-
-
-@dataclass(frozen=True)
-class MaskedAccuracy:
-    """Counts for each held-back crop."""
-
-    loss: float
-    """Mean cross-entropy over the masked frames, nats."""
-    units: int
-    """K."""
-    masked: np.ndarray
-    """Masked frames of each crop, (n,)."""
-    correct: np.ndarray
-    """Hits of the model, (n,)."""
-    majority: np.ndarray
-    """Hits of the majority guess, (n,)."""
-    nearest: np.ndarray
-    """Hits of the nearest visible frame, (n,)."""
-
-    def brief(self) -> dict[str, Any]:
-        """Loss and accuracy."""
-        return {"loss": self.loss, "accuracy": float(self.correct.sum() / self.masked.sum())}
-
-    def full(self) -> dict[str, Any]:
-        """Everything, with 95 % intervals."""
-        return {
-            "loss": self.loss,
-            "crops": len(self.masked),
-            "masked_frames": int(self.masked.sum()),
-            "accuracy": interval(self.correct, self.masked),
-            "chance": 1.0 / self.units,
-            "majority": interval(self.majority, self.masked),
-            "nearest_visible": interval(self.nearest, self.masked),
-        }
-
-
-def interval(hits: np.ndarray, counts: np.ndarray, draws: int = 2000) -> dict[str, float]:
-    """Share of hits with a 95 % interval by bootstrap over whole clusters.
-
-    Frames of one clip are alike, so clips are drawn with replacement, not frames: the 2.5th and
-    97.5th percentile of the pooled share over ``draws`` resamplings (seed 0).
-
-    Parameters
-    ----------
-    hits, counts
-        Of each cluster, (n,).
-    draws
-        Resamplings.
-    """
-    chosen = np.random.default_rng(0).integers(len(hits), size=(draws, len(hits)))
-    shares = hits[chosen].sum(axis=1) / np.maximum(counts[chosen].sum(axis=1), 1)
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return {
-        "mean": round(float(hits.sum() / counts.sum()), 5),
-        "low": round(float(low), 5),
-        "high": round(float(high), 5),
-    }
+BATCH_FRAMES, CROP_FRAMES = 1200, 250
+"""Bounds on a held-back batch and crop: 24 s and 5 s."""
 
 
 def nearest_visible(units: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -93,13 +38,14 @@ def nearest_visible(units: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def evaluate(
-    model: WavLMModel,
+    model: Any,
     head: MaskedUnitLoss,
     data: SslData,
     targets: Units,
     seed: int,
     mix: Disturbance | None = None,
-) -> MaskedAccuracy:
+    rooms: Sequence[Response] = (),
+) -> Tally:
     """Predict masked units of the held-back files; the same crops and masks at every call.
 
     Parameters
@@ -112,18 +58,20 @@ def evaluate(
         Of crops and masks.
     mix
         Lay held-back noise and other held-back speech over the input; None for clean input.
+    rooms
+        Room impulse responses for ``mix``.
     """
     training = model.training
     model.eval()
     rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
     seen = np.concatenate([targets.labels[i] for i in data.train])
     common = int(np.bincount(seen, minlength=targets.count).argmax())
-    loss, rows = 0.0, []
-    for crops in plan(data.speech, data.held, _BATCH, _CROP, rng):
+    tally = Tally(1.0 / targets.count, ("majority", "nearest_visible"))
+    for crops in plan(data.speech, data.held, BATCH_FRAMES, CROP_FRAMES, rng):
         waves = np.stack([crop.read(data.speech) for crop in crops])
         mask = np.stack([span_mask(crop.frames, rng) for crop in crops])
         if mix is not None:
-            waves, _ = disturb(waves, data.noise, data.held_noise, mix, rng)
+            waves, _ = disturb(waves, data.noise, data.held_noise, mix, rng, rooms)
         wanted = np.stack(
             [targets.labels[c.clip][c.start : c.start + c.frames] for c in crops]
         ).astype(np.int64)
@@ -132,12 +80,11 @@ def evaluate(
         ).last_hidden_state
         logits = head.logits(states.float())  # (B, T, K)
         picked = logits.log_softmax(dim=-1).gather(2, torch.from_numpy(wanted)[..., None])[..., 0]
-        loss -= float(picked[torch.from_numpy(mask)].sum())
+        tally.loss -= float(picked[torch.from_numpy(mask)].sum())
         guess = logits.argmax(dim=-1).numpy()
-        for b in range(len(crops)):
+        for b, crop in enumerate(crops):
             m, y = mask[b], wanted[b]
             guesses = (guess[b], np.full_like(y, common), nearest_visible(y, m))
-            rows.append([m.sum(), *(((x == y) & m).sum() for x in guesses)])
+            tally.add(crop.clip, int(m.sum()), *(int(((x == y) & m).sum()) for x in guesses))
     model.train(training)
-    counts = np.array(rows, np.int64)  # (n, 4)
-    return MaskedAccuracy(loss / int(counts[:, 0].sum()), targets.count, *counts.T)
+    return tally

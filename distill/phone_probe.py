@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import WavLMModel
 
-from distill import mini_wavlm
-from distill.masked_accuracy import interval
+from distill.accuracy import interval
+from distill.families import transformer
 from distill.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
 from enhance import audio
 from enhance.data.manifest import read_manifest, read_rows
@@ -184,7 +183,7 @@ def probe(model: Path, corpus: Path, *, seed: int = 0, quiet: bool = False) -> d
     Parameters
     ----------
     model
-        Model folder as `distill.mini_wavlm.save` writes it.
+        Model folder as `distill.families.transformer.save` writes it.
     corpus
         See `read_aligned`.
     seed
@@ -205,7 +204,7 @@ def probe(model: Path, corpus: Path, *, seed: int = 0, quiet: bool = False) -> d
         If the model or the corpus cannot be read.
     """
     data = read_aligned(corpus)
-    trained = mini_wavlm.load(model)
+    trained = transformer.load(model)
     found: dict[str, np.ndarray] = {"majority guess": majority_hits(data)}
     with progress_bar(quiet=quiet) as bar:
         task = bar.add_task("phone probe", total=2 + 2 * (trained.config.num_hidden_layers + 1))
@@ -220,12 +219,10 @@ def probe(model: Path, corpus: Path, *, seed: int = 0, quiet: bool = False) -> d
         measure("MFCC, deltas", _pick(cepstra, data))
         wide = [_with_context(x, _CONTEXT) for x in cepstra]
         measure(f"MFCC, deltas, {_CONTEXT} frames each side", _pick(wide, data))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            twin = mini_wavlm.with_fast_front_end(WavLMModel(trained.config).eval())
+        twin = transformer.twin(trained, seed)
         for label, network in (("random twin", twin), ("model", trained)):
             states = [
-                mini_wavlm.hidden_states(network, wave)[:, chosen].astype(np.float16)
+                transformer.hidden_states(network, wave)[:, chosen].astype(np.float16)
                 for wave, chosen in zip(data.waves, data.speech, strict=True)
             ]
             joined = np.concatenate(states, axis=1)  # (L + 1, M, D)

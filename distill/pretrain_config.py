@@ -1,47 +1,29 @@
-"""What decides the weights of a pre-trained model, and how its learning rate runs."""
+"""What every family's pre-training run is set by, and how its learning rate runs.
+
+Each family refines `PretrainConfig` with its architecture and its objective
+(`distill.families`). A run has one or more iterations: HuBERT and WavLM make new units and train on
+them in each, the other families have one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from distill.crops import Disturbance
-from distill.mini_wavlm import FAMILIES, Architecture
 from enhance.errors import EnhanceError
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Everything that decides the weights."""
+    """What decides the weights, apart from the family's own settings."""
 
-    family: str = "wavlm"
-    """Kind of model and loss; `wavlm` is the only one."""
+    family: str = ""
+    """Kind of model and loss."""
     seed: int = 0
-    """Of the weights, the split, the k-means, the order, the masks and the mixing."""
+    """Of the weights, the split, the codes, the order, the masks and the mixing."""
     minutes: float = 48.0
     """Wall time of training over all iterations, units not counted; 0 for no limit."""
     steps: tuple[int, ...] = ()
     """Steps of each iteration; one number is for all iterations together; empty for no limit."""
-    iterations: int = 2
-    """Rounds of making units and training on them."""
-    units: tuple[int, ...] = (100, 200)
-    """Number K of units in each iteration; the last one holds for later iterations too."""
-    unit_layer: int = 4
-    """Hidden state whose k-means makes the units from the second iteration on."""
-    first_share: float = 0.4
-    """Share of minutes or steps that the first iteration gets; the others share the rest."""
-    architecture: Architecture = field(default_factory=Architecture)
-    """Size of the model."""
-    disturbance: Disturbance = field(default_factory=Disturbance)
-    """Noise and other speech laid over the input."""
-    front_end_steps: int = 0
-    """Steps before the first iteration in which the convolutions alone learn to tell the units of
-    the (visible) frames: four times as fast a step, since there is no transformer."""
-    front_end_rate: float = 2e-3
-    """Learning rate of these steps, after a warm-up over the first 40."""
-    visible_weight: tuple[float, ...] = (1.0, 0.5)
-    """Weight of the loss over visible frames beside that over masked ones, in each iteration; the
-    last holds for later ones. HuBERT prefers 0; but a loss over visible frames teaches the
-    front end directly, and without it nothing was learnt in the first minutes of a CPU."""
     batch_seconds: float = 16.0
     """Audio of one step."""
     crop_seconds: float = 5.0
@@ -66,40 +48,38 @@ class PretrainConfig:
     """CPU threads of torch; the weights are repeatable for the same number."""
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise EnhanceError(f"--family {self.family}: unknown; there is {', '.join(FAMILIES)}")
-        if self.iterations < 1 or not self.units or min(self.units) < 2:
-            raise EnhanceError("--iterations and --units: need one iteration and two units or more")
         if self.minutes < 0 or (not self.minutes and not self.steps):
             raise EnhanceError("--minutes or --steps: one of them must be positive")
-        if self.steps and (len(self.steps) not in (1, self.iterations) or min(self.steps) < 1):
+        rounds = self.rounds
+        if self.steps and (len(self.steps) not in (1, rounds) or min(self.steps) < 1):
+            counts = f"the {rounds} iterations" if rounds > 1 else "the one iteration"
             raise EnhanceError(
                 f"--steps {','.join(map(str, self.steps))}: give one positive number, or one for "
-                f"each of the {self.iterations} iterations"
+                f"each of {counts}"
             )
-        if not 0 <= self.unit_layer <= self.architecture.layers:
-            raise EnhanceError(f"unit_layer {self.unit_layer}: not a hidden state of the model")
+        if not 0 < self.held_back < 1:
+            raise EnhanceError(f"held_back {self.held_back}: must lie between 0 and 1")
+        if min(self.batch_seconds, self.crop_seconds, self.learning_rate, self.clip_norm) <= 0:
+            raise EnhanceError(
+                "batch_seconds, crop_seconds, learning_rate and clip_norm must be positive"
+            )
+        if min(self.log_every, self.validate_every, self.threads) < 1 or self.warmup_steps < 0:
+            raise EnhanceError("log_every, validate_every and threads must be 1 or more")
+
+    @property
+    def rounds(self) -> int:
+        """Iterations of the run."""
+        return 1
 
     def share(self, iteration: int) -> float:
         """Fraction of the whole budget for one iteration."""
-        if self.iterations == 1:
-            return 1.0
-        rest = (1.0 - self.first_share) / (self.iterations - 1)
-        return rest if iteration else self.first_share
+        return 1.0 / self.rounds
 
     def steps_of(self, iteration: int) -> int | None:
         """Steps of one iteration, None where only the clock limits them."""
-        if len(self.steps) == self.iterations:
+        if len(self.steps) == self.rounds:
             return self.steps[iteration]
         return max(1, round(self.steps[0] * self.share(iteration))) if self.steps else None
-
-    def units_of(self, iteration: int) -> int:
-        """K of one iteration."""
-        return self.units[min(iteration, len(self.units) - 1)]
-
-    def visible_weight_of(self, iteration: int) -> float:
-        """Weight of the visible frames in one iteration."""
-        return self.visible_weight[min(iteration, len(self.visible_weight) - 1)]
 
 
 def rate(config: PretrainConfig, step: int, total: int | None) -> float:

@@ -1,15 +1,15 @@
-"""Pre-training of a small WavLM on unlabelled speech: `enhance pretrain-ssl --family wavlm`.
+"""Pre-training of a small self-supervised model on unlabelled speech: `enhance pretrain-ssl`.
 
-HuBERT's recipe (Hsu et al. 2021) with WavLM's mixing (Chen et al. 2022): k-means units of MFCC,
-masked prediction of them; then k-means units of an inner layer of the model so made, and again.
-The second iteration goes on from the first one's weights (the papers start anew, with days of
-computing time). The learning rate warms up, stays, and falls to zero over the last quarter of the
-steps. A limit in minutes only decides when that quarter begins, so that the run can be repeated
-exactly by naming the number of steps it came to.
+The loop of all families: steps, checkpoints, exact resumption, history, record. It knows no family;
+what is learnt and how it is measured is behind `distill.families.Family`. The learning rate warms
+up, stays, and falls to zero over the last quarter of the steps. A limit in minutes only decides
+when that quarter begins, so that the run can be repeated exactly by naming the number of steps it
+came to.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -22,25 +22,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill import mini_wavlm, phone_probe, ssl_card, units
-from distill.crops import Crop, disturb, epochs, normalize
-from distill.masked_accuracy import evaluate
-from distill.mfcc import mfcc_with_deltas
-from distill.objectives import MaskedUnitLoss, span_mask
+from distill import families, phone_probe, ssl_card
+from distill.crops import Crop, epochs
+from distill.families import Losses, Work
+from distill.families.transformer import KINDS, parameter_count
 from distill.pretrain_config import PretrainConfig, rate, total_from
 from distill.ssl_data import SslData
-from distill.units import Units
-from distill.warm_up import warm_up
 from enhance.errors import EnhanceError
-from enhance.files import write_json
+from enhance.files import read_jsonl, write_json
 from enhance.progress import progress_bar
+from enhance.settings import merge
 from enhance.training.history import cut
 from enhance.training.interrupt import Interrupt
 from enhance.training.state import load_exactly, load_tensors, save_tensors
 
 log = logging.getLogger("enhance")
 
-FORMAT = "enhance-ssl-1"
+FORMAT = "enhance-ssl-2"
+_FREE = ("minutes", "checkpoint_seconds")  # the clock decides only where an iteration ends
 
 
 @dataclass
@@ -48,8 +47,8 @@ class State:
     """Where a run stands."""
 
     iteration: int = 0
-    warm: bool = False
-    """Whether the front end has had its head start."""
+    prepared: bool = False
+    """Whether the family made ready for this iteration (units, head start)."""
     step: int = 0
     """Finished steps of this iteration."""
     total: int | None = None
@@ -58,8 +57,8 @@ class State:
     """Training time of this iteration."""
     before: int = 0
     """Steps of the iterations before."""
-    sums: list[float] = field(default_factory=lambda: [0.0, 0, 0, 0])
-    """Loss, hits, masked frames and steps since the last line of history."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Figures, right answers, questions and steps since the last line of history."""
     finished: list[dict[str, Any]] = field(default_factory=list)
     """Record of each finished iteration."""
 
@@ -78,11 +77,11 @@ def pretrain(
     Parameters
     ----------
     config
-        What to train and how long.
+        What to train and how long; its class decides the family.
     corpus
         Folder with speech and noise, as `enhance.data.dataset.load_clips` reads it.
     output
-        Model folder: ``config.json``, ``model.safetensors`` (fp16), ``preprocessor_config.json``,
+        Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,
         ``record.json``, ``history.jsonl``, ``README.md``; what a stopped run needs to go on is
         in its subfolder ``state``.
     resume
@@ -103,6 +102,8 @@ def pretrain(
     EnhanceError
         If the corpus or the folder cannot be used, or the loss is not finite.
     """
+    if probe and config.family not in KINDS:
+        raise EnhanceError(f"--probe: knows the frames of {', '.join(KINDS)} only; leave it out")
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
@@ -117,6 +118,21 @@ def pretrain(
         torch.set_num_threads(threads)
 
 
+def begun(output: Path | str) -> dict[str, Any]:
+    """Configuration of the run that stands in a folder.
+
+    Raises
+    ------
+    EnhanceError
+        If there is none.
+    """
+    file = _state_file(Path(output))
+    if not file.exists():
+        raise EnhanceError(f"{output}: no run to go on with ({file} is missing)")
+    config: dict[str, Any] = load_tensors(file, FORMAT, tensors=False)[1]["config"]
+    return config
+
+
 class Pretraining:
     """One run; see `pretrain`."""
 
@@ -124,122 +140,109 @@ class Pretraining:
         self, config: PretrainConfig, corpus: Path, output: Path, resume: bool, quiet: bool
     ) -> None:
         self.config, self.output, self.quiet = config, output, quiet
-        self.file = output / "state" / "trainer.safetensors"
-        plain = json.loads(json.dumps(asdict(config)))
+        self.file = _state_file(output)
+        self.plain = json.loads(json.dumps(asdict(config)))
         if self.file.exists() and not resume:
             raise EnhanceError(
                 f"{output}: holds a run already; --resume goes on with it, or choose another folder"
             )
-        if resume and not self.file.exists():
-            raise EnhanceError(f"{output}: no run to go on with ({self.file} is missing)")
-        self.plain = plain
         self.state = State()
         tensors: dict[str, Tensor] = {}
+        header: dict[str, Any] = {}
         if resume:
+            begun(output)
             tensors, header = load_tensors(self.file, FORMAT)
-            # The clock may be given another limit: it decides only where an iteration ends.
-            free = ("minutes", "checkpoint_seconds")
             # A field that is newer than the run has the default, which does what the run did.
-            begun = json.loads(json.dumps(asdict(PretrainConfig()))) | header["config"]
-            differ = [k for k in plain if k not in free and begun[k] != plain[k]]
+            old = merge(json.loads(json.dumps(asdict(type(config)()))), header["config"])
+            differ = [k for k in self.plain if k not in _FREE and old.get(k) != self.plain[k]]
             if differ:
                 raise EnhanceError(
                     f"{output}: was begun with another {', '.join(differ)} (such as "
-                    f"{begun[differ[0]]}); give the same or choose another folder"
+                    f"{old.get(differ[0])}); give the same or choose another folder"
                 )
             self.state = State(**header["state"])
         self.data = SslData.open(corpus, config.held_back, config.seed, quiet)
-        self.model = config.architecture.build(config.seed)
+        self.heard = _digest(self.data)
+        if header and header["data"] != self.heard:
+            raise EnhanceError(
+                f"{output}: was begun with other recordings than those of {corpus}; give the same "
+                "corpus or choose another folder"
+            )
+        self.family = families.build(config)
         if tensors:
-            load_exactly(self.model, _below(tensors, "model."), f"{self.file}: model")
+            load_exactly(self.family.model, _below(tensors, "model."), f"{self.file}: model")
         self.resumed = tensors
         cut(output / "history.jsonl", self.state.before + self.state.step)
 
     def run(self, interrupt: Interrupt) -> dict[str, Any]:
         """Do what is left."""
-        while self.state.iteration < self.config.iterations:
-            targets = self._units(interrupt)
-            if targets is None:
-                where = f"the units of iteration {self.state.iteration + 1}"
-                how = "--resume makes them again" if self.file.exists() else "nothing to resume yet"
-                log.warning("stopped while making %s; %s", where, how)
-                return {"stopped": where}
-            if not self._warm_front_end(targets, interrupt):
-                log.warning("stopped while the front end warmed up; nothing to resume yet")
-                return {"stopped": "the warm-up of the front end"}
-            head, optimizer = self._learner(targets.count)
-            if not self._train(targets, head, optimizer, interrupt):
-                self._save(head, optimizer)
+        while self.state.iteration < self.config.rounds:
+            unready = self._prepare(interrupt)
+            if unready:
+                how = "--resume makes it again" if self.file.exists() else "nothing to resume yet"
+                log.warning("stopped while making %s; %s", unready, how)
+                return {"stopped": unready}
+            optimizer = self._optimizer()
+            if not self._train(optimizer, interrupt):
+                self._save(optimizer)
                 where = f"iteration {self.state.iteration + 1}, step {self.state.step}"
                 log.warning("stopped at %s; --resume goes on", where)
                 return {"stopped": where}
-            self._finish_iteration(targets, head)
-        mini_wavlm.save(self.model, self.output)
+            self._finish_iteration()
+        self.family.save(self.output)
         record = {
             "config": self.plain,
             "data": self.data.describe(),
-            "parameters": mini_wavlm.parameter_count(self.model),
+            "parameters": parameter_count(self.family.model),
             "iterations": self.state.finished,
+            "curve": [
+                {k: v for k, v in row.items() if k != "type"}
+                for row in read_jsonl(self.output / "history.jsonl")
+                if row["type"] == "validation"
+            ],
         }
         write_json(self.output / "record.json", record)
         return record
 
-    def _units(self, interrupt: Interrupt) -> Units | None:
-        """Units of this iteration, or None if interrupted."""
-        i = self.state.iteration
-        path = self.output / "state" / f"units-{i + 1}.safetensors"
-        if path.exists() and self.resumed:
-            return Units.load(path)
-        config, store = self.config, self.data.speech
-        features = []
-        with progress_bar(quiet=self.quiet) as bar:
-            task = bar.add_task("features for units", total=len(store), speed="")
-            for clip in range(len(store)):
-                if interrupt.caught:
-                    return None
-                wave = store.whole(clip)
-                if i == 0:
-                    features.append(mfcc_with_deltas(wave))
-                else:
-                    states = mini_wavlm.hidden_states(self.model, wave)
-                    features.append(states[config.unit_layer].astype(np.float16))
-                bar.update(task, advance=1)
-        count = config.units_of(i)
-        made = units.cluster(features, self.data.train, count, config.seed)
-        made.save(path)
-        log.info("iteration %d: %d units of %d files", i + 1, count, len(store))
-        return made
+    def _prepare(self, interrupt: Interrupt) -> str:
+        """Let the family make ready; what was being made if interrupted, else ''."""
+        state = self.state
+        work = Work(
+            iteration=state.iteration,
+            data=self.data,
+            state=self.file.parent,
+            reuse=bool(self.resumed),
+            begun=state.prepared,
+            batches=lambda: self._batches(),
+            interrupt=interrupt,
+            quiet=self.quiet,
+        )
+        unready = self.family.prepare(work)
+        state.prepared = not unready
+        return unready
 
-    def _learner(self, count: int) -> tuple[MaskedUnitLoss, torch.optim.AdamW]:
-        config, i = self.config, self.state.iteration
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + 1000 * (i + 1))
-            head = MaskedUnitLoss(config.architecture.hidden, count)
-        named = [*self.model.named_parameters("model"), *head.named_parameters("head")]
+    def _optimizer(self) -> torch.optim.AdamW:
+        named, config = self._named(), self.config
         groups = [
             {"params": [p for _, p in named if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
         if self.resumed and self.state.step:
-            load_exactly(head, _below(self.resumed, "head."), f"{self.file}: head")
+            for name, module in self.family.learnt().items():
+                tensors = _below(self.resumed, f"{name}.")
+                load_exactly(module, tensors, f"{self.file}: {name}")
             for name, parameter in named:
                 slots = _below(self.resumed, f"optimizer.{name}.")
                 optimizer.state[parameter].update({k: t.clone() for k, t in slots.items()})
         self.resumed = {}
-        return head, optimizer
+        return optimizer
 
-    def _warm_front_end(self, targets: Units, interrupt: Interrupt) -> bool:
-        """Teach the convolutions the first units; False if interrupted."""
-        if self.state.iteration or self.state.warm or not self.config.front_end_steps:
-            return True
-        batches = ((waves, wanted) for _, waves, wanted, _ in self._batches(targets))
-        self.state.warm = warm_up(
-            self.model, targets.count, batches, self.config, interrupt, quiet=self.quiet
-        )
-        return self.state.warm
+    def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
+        modules = self.family.learnt().items()
+        return [pair for name, module in modules for pair in module.named_parameters(name)]
 
-    def _batches(self, targets: Units) -> Iterator[tuple[list[Crop], Tensor, Tensor, Tensor]]:
+    def _batches(self) -> Iterator[tuple[list[Crop], Any]]:
         config, state = self.config, self.state
         seed = [config.seed, 1, state.iteration]
         step = state.step
@@ -248,29 +251,19 @@ class Pretraining:
             rng = np.random.default_rng(
                 np.random.SeedSequence([config.seed, 2, state.iteration, step])
             )
-            clean = np.stack([crop.read(self.data.speech) for crop in crops])
-            noise = self.data.noise
-            mixed, _ = disturb(clean, noise, self.data.train_noise, config.disturbance, rng)
-            mask = np.stack([span_mask(crop.frames, rng) for crop in crops])
-            wanted = [targets.labels[c.clip][c.start : c.start + c.frames] for c in crops]
-            yield (
-                crops,
-                torch.from_numpy(normalize(mixed)),
-                torch.from_numpy(np.stack(wanted).astype(np.int64)),
-                torch.from_numpy(mask),
-            )
+            yield crops, self.family.batch(crops, self.data, rng)
             step += 1
 
-    def _train(
-        self,
-        targets: Units,
-        head: MaskedUnitLoss,
-        optimizer: torch.optim.AdamW,
-        interrupt: Interrupt,
-    ) -> bool:
+    def _losses(self, batch: Any) -> Losses:
+        """Losses of the next step, with torch's own randomness a function of the step alone."""
+        key = [self.config.seed, 4, self.state.iteration, self.state.step]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+            return self.family.losses(batch, self.state.step)
+
+    def _train(self, optimizer: torch.optim.AdamW, interrupt: Interrupt) -> bool:
         """Train this iteration to its end (True) or until interrupted (False)."""
-        config, state, model = self.config, self.state, self.model
-        weight = config.visible_weight_of(state.iteration)
+        config, state, modules = self.config, self.state, self.family.learnt().values()
         limit = 60 * config.minutes * config.share(state.iteration)
         if state.total is None:
             state.total = config.steps_of(state.iteration)
@@ -285,8 +278,9 @@ class Pretraining:
             task = bar.add_task(
                 f"iteration {state.iteration + 1}", total=state.total or limit, speed=""
             )
-            model.train()
-            for crops, waves, wanted, mask in self._batches(targets):
+            for module in modules:
+                module.train()
+            for crops, batch in self._batches():
                 if state.total is not None and state.step >= state.total:
                     break
                 if interrupt.caught:
@@ -294,26 +288,22 @@ class Pretraining:
                 now_rate = rate(config, state.step, state.total)
                 for group in optimizer.param_groups:
                     group["lr"] = now_rate
-                states = model(waves, mask_time_indices=mask).last_hidden_state  # (B, T, D)
-                found = head(states, wanted, mask, visible=weight > 0)
-                loss = found.masked_loss
-                if found.visible_loss is not None:
-                    loss = loss + weight * found.visible_loss
-                if not torch.isfinite(loss):
+                found = self._losses(batch)
+                if not torch.isfinite(found.loss):
                     names = ", ".join(self.data.speech.clips[c.clip].path.name for c in crops[:3])
                     raise EnhanceError(
                         f"iteration {state.iteration + 1}, step {state.step + 1}: the loss is "
-                        f"{loss.item()} (seed {config.seed}, files {names}, ...); lower the "
+                        f"{found.loss.item()} (seed {config.seed}, files {names}, ...); lower the "
                         "learning rate"
                     )
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                found.loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
                 optimizer.step()
                 state.step += 1
-                add = (found.masked_loss.item(), found.correct, found.masked, 1)
-                state.sums = [a + b for a, b in zip(state.sums, add, strict=True)]
-                self._write_history(history, head, targets)
+                for key, value in _figures(found).items():
+                    state.sums[key] = state.sums.get(key, 0.0) + value
+                self._write_history(history)
                 now = time.monotonic()
                 state.seconds += now - clock
                 heard = len(crops) * crops[0].frames / 50 / (now - clock)
@@ -331,59 +321,69 @@ class Pretraining:
                     speed=f"{speed:.0f} audio-s/s",
                 )
                 if now - saved > config.checkpoint_seconds:
-                    self._save(head, optimizer)
+                    self._save(optimizer)
                     saved = now
-        model.eval()
+        for module in modules:
+            module.eval()
         return True
 
-    def _write_history(self, file: Any, head: MaskedUnitLoss, targets: Units) -> None:
+    def _write_history(self, file: Any) -> None:
         config, state = self.config, self.state
         place = {"iteration": state.iteration + 1, "step": state.before + state.step}
         rows = []
         if state.step % config.log_every == 0:
-            loss, correct, masked, steps = state.sums
-            rows.append(
-                {"type": "train", **place, "loss": loss / steps, "accuracy": correct / masked}
-            )
-            state.sums = [0.0, 0, 0, 0]
+            sums = dict(state.sums)
+            steps, correct, counted = (sums.pop(k) for k in ("steps", "correct", "counted"))
+            means = {name: value / steps for name, value in sums.items()}
+            rows.append({"type": "train", **place, **means, "accuracy": correct / counted})
+            state.sums = {}
         if state.step % config.validate_every == 0 and self.data.held:
-            found = evaluate(self.model, head, self.data, targets, config.seed)
-            rows.append({"type": "validation", **place, **found.brief()})
+            rows.append({"type": "validation", **place, **self.family.validate(self.data)})
         for row in rows:
             file.write(json.dumps(row) + "\n")
             file.flush()
             log.info("%s (%.0f s)", json.dumps(row), state.seconds)
 
-    def _finish_iteration(self, targets: Units, head: MaskedUnitLoss) -> None:
-        config, state = self.config, self.state
-        row: dict[str, Any] = {
-            "units": targets.count,
-            "features": f"hidden state {config.unit_layer}" if state.iteration else "MFCC, deltas",
-            "steps": state.step,
-            "seconds": round(state.seconds),
-        }
-        if self.data.held:
-            for name, mix in (("clean", None), ("disturbed", config.disturbance)):
-                found = evaluate(self.model, head, self.data, targets, config.seed, mix)
-                row[name] = found.full()
+    def _finish_iteration(self) -> None:
+        state = self.state
+        row = {"steps": state.step, "seconds": round(state.seconds)}
+        row = {**self.family.report(self.data), **row}
         log.info("iteration %d: %s", state.iteration + 1, json.dumps(row))
         self.state = State(
             iteration=state.iteration + 1,
             before=state.before + state.step,
             finished=[*state.finished, row],
         )
-        self._save(head, None)
+        self._save(None)
 
-    def _save(self, head: MaskedUnitLoss, optimizer: torch.optim.AdamW | None) -> None:
-        tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
-        tensors |= {f"head.{n}": t for n, t in head.state_dict().items()}
-        named = [*self.model.named_parameters("model"), *head.named_parameters("head")]
+    def _save(self, optimizer: torch.optim.AdamW | None) -> None:
+        tensors = {
+            f"{name}.{n}": t
+            for name, module in self.family.learnt().items()
+            for n, t in module.state_dict().items()
+        }
         if optimizer is not None:
-            for name, parameter in named:
+            for name, parameter in self._named():
                 for slot, value in optimizer.state[parameter].items():
                     tensors[f"optimizer.{name}.{slot}"] = torch.as_tensor(value)
-        header = {"config": self.plain, "state": asdict(self.state)}
+        header = {"config": self.plain, "state": asdict(self.state), "data": self.heard}
         save_tensors(self.file, tensors, header, FORMAT)
+
+
+def _figures(found: Losses) -> dict[str, float]:
+    counts = {"correct": found.correct, "counted": found.counted, "steps": 1}
+    return {**found.means, **counts}
+
+
+def _state_file(output: Path) -> Path:
+    return output / "state" / "trainer.safetensors"
+
+
+def _digest(data: SslData) -> str:
+    """What identifies the recordings: names and lengths, in order."""
+    stores = [store for store in (data.speech, data.noise) if store is not None]
+    rows = [[c.path.name, s.length(i)] for s in stores for i, c in enumerate(s.clips)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _below(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:

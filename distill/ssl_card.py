@@ -6,9 +6,35 @@ import json
 from pathlib import Path
 from typing import Any
 
+from distill.families import card_text
+from distill.families.transformer import KINDS
 from enhance.data.inventory import source_table
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
+
+_GUESSES = {
+    "majority": ("majority", "the most frequent unit of the training files"),
+    "nearest_visible": (
+        "nearest visible frame",
+        "what the nearest frame that is not masked would say (units last several frames)",
+    ),
+    "present_frame": (
+        "present frame",
+        "the candidate most like the frame that predicts (sounds last several frames)",
+    ),
+}
+"""Heading and meaning of each guess that needs no model."""
+
+_FUTURE = "Share of future frames told from their negatives; a tie is no hit."
+_QUESTION = {
+    "wavlm": "Share of masked frames whose unit is the most likely one.",
+    "hubert": "Share of masked frames whose unit is the most likely one.",
+    "wav2vec2": "Share of masked frames whose quantised target is told from its distractors; "
+    "candidates with the target's codes share the hit with it.",
+    "wav2vec": _FUTURE,
+    "vq-wav2vec": _FUTURE,
+}
+"""What accuracy means."""
 
 
 def write(folder: Path, probe: dict[str, Any] | None = None) -> Path:
@@ -55,10 +81,12 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
     """
     parts = [
         _front_matter(record, name),
-        _what(record, name, size),
+        card_text.what(record, name, size),
         _data(record),
-        _training(record),
+        card_text.training(record),
         _accuracy(record),
+        _curve(record),
+        _codes(record),
         _probe(record),
         _limits(record),
     ]
@@ -67,39 +95,13 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
 
 def _front_matter(record: dict[str, Any], name: str) -> str:
     languages = sorted({x for row in record["data"]["train"] for x in row["languages"]})
-    lines = ["---", "license: mit", "library_name: transformers", f"model_name: {name}"]
+    family = record["config"]["family"]
+    library = "transformers" if family in KINDS else "enhance"
+    lines = ["---", "license: mit", f"library_name: {library}", f"model_name: {name}"]
     if languages:
         lines += ["language:", *(f"- {x}" for x in languages)]
-    lines += ["pipeline_tag: feature-extraction", "tags:", "- speech", "- wavlm"]
+    lines += ["pipeline_tag: feature-extraction", "tags:", "- speech", f"- {family}"]
     return "\n".join([*lines, "- self-supervised", "---"])
-
-
-def _what(record: dict[str, Any], name: str, size: int) -> str:
-    a = record["config"]["architecture"]
-    states, width = a["layers"] + 1, a["hidden"]
-    blocks = f"{a['layers']} blocks of width {width}, {a['heads']} heads, inner {a['feed_forward']}"
-    return f"""# {name}
-
-A very small WavLM ({record["parameters"] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB in fp16),
-pre-trained without labels by `enhance pretrain-ssl`. It is the default teacher of
-`enhance train --mode distill` where no larger one can be had; it is no replacement for the
-published WavLM models, which heard 960 to 94,000 hours.
-
-```python
-from transformers import WavLMModel
-model = WavLMModel.from_pretrained("{name}")  # folder; computes in fp32
-states = model(wave, output_hidden_states=True).hidden_states  # {states} x (1, T, {width})
-```
-
-Input is 16 kHz, each clip at zero mean and unit variance (`do_normalize` in
-`preprocessor_config.json`). One frame covers 400 samples, frames are 320 apart. The front end has
-layer norm; attention runs in both directions, so no frame is causal. The last of the hidden
-states comes before the model's final layer norm, `last_hidden_state` after it.
-
-| | |
-|---|---|
-| transformer | {blocks}, norm before each sublayer |
-| front end | channels {", ".join(map(str, a["conv_channels"]))} |"""
 
 
 def _data(record: dict[str, Any]) -> str:
@@ -111,85 +113,111 @@ def _data(record: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _training(record: dict[str, Any]) -> str:
-    config, mix = record["config"], record["config"]["disturbance"]
-    count = config.get("front_end_steps", 0)
-    warm = f"Before, the convolutions alone learnt the units for {count} steps. " if count else ""
-    weights = config["visible_weight"][: len(record["iterations"])]
-    lines = [
-        "## Training",
-        "",
-        "HuBERT's recipe with WavLM's mixing: predict the k-means unit of masked frames (spans of "
-        "10 frames, 6.5 % of the frames start one), "
-        f"{100 * mix['noise_probability']:.0f} % of the crops with noise at "
-        f"{mix['noise_snr'][0]:.0f} to {mix['noise_snr'][1]:.0f} dB and "
-        f"{100 * mix['speech_probability']:.0f} % with other speech over up to half of them, "
-        f"targets always from the clean crop. The loss over visible frames counts "
-        f"{' and '.join(f'{w:g}' for w in weights)} (by iteration) beside that "
-        f"over masked ones. {warm}The later iteration goes on from the weights of the one before.",
-        "",
-        "| iteration | units | made from | steps | minutes, "
-        f"{config['threads']} CPU thread{'s' * (config['threads'] > 1)} |",
-        "|---|---|---|---|---|",
-    ]
-    for i, row in enumerate(record["iterations"], 1):
-        lines.append(
-            f"| {i} | {row['units']} | {row['features']} | {row['steps']} "
-            f"| {row['seconds'] / 60:.1f} |"
-        )
-    steps = " ".join(f"--steps {row['steps']}" for row in record["iterations"])
-    units = " ".join(f"--units {row['units']}" for row in record["iterations"])
-    lines += [
-        "",
-        f"AdamW, peak rate {config['learning_rate']:g}, {config['batch_seconds']:g} s of audio a "
-        f"step, seed {config['seed']}. The same weights again (same machine type and versions): "
-        f"`enhance pretrain-ssl --family wavlm --corpus DIR --output DIR --minutes 0 "
-        f"{steps} {units} --iterations {len(record['iterations'])} "
-        f"--seed {config['seed']}`.",
-    ]
-    return "\n".join(lines)
-
-
 def _share(value: dict[str, float]) -> str:
     return f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
 
 
 def _accuracy(record: dict[str, Any]) -> str:
-    lines = [
-        "## Masked units on held-back files",
-        "",
-        "Share of masked frames whose unit is the most likely one, with 95 % intervals (bootstrap "
-        "over clips). The guesses need no model: one unit at random, the most frequent unit of the "
-        "training files, the unit of the nearest frame that is not masked.",
-        "",
-        "| iteration | input | model | chance | majority | nearest visible frame | frames |",
-        "|" + "---|" * 7,
+    rows = [
+        (i, row, name)
+        for i, row in enumerate(record["iterations"], 1)
+        for name in ("clean", "disturbed")
+        if name in row
     ]
-    count = 0
-    for i, row in enumerate(record["iterations"], 1):
-        for name in ("clean", "disturbed"):
-            if name in row:
-                x, count = row[name], count + 1
-                lines.append(
-                    f"| {i}, K = {row['units']} | {name} | {_share(x['accuracy'])} "
-                    f"| {100 * x['chance']:.1f} % | {_share(x['majority'])} "
-                    f"| {_share(x['nearest_visible'])} | {x['masked_frames']} |"
-                )
-    if not count:
-        return ""
+    if not rows:
+        return "## Held-back files\n\nNone were held back: nothing was measured."
+    guesses = [name for name in _GUESSES if name in rows[0][1][rows[0][2]]]
+    masked = "units" in rows[0][1] or "distractors" in rows[0][1]
+    lines = [
+        "## Held-back files",
+        "",
+        f"{_QUESTION[record['config']['family']]} 95 % intervals by bootstrap over "
+        f"{'files' if 'files' in rows[0][1][rows[0][2]] else 'clips'}. Chance is a blind choice; "
+        f"beside it: {'; '.join(_GUESSES[name][1] for name in guesses)}.",
+        "",
+        "| iteration | input | model | chance | "
+        + "".join(f"{_GUESSES[name][0]} | " for name in guesses)
+        + ("masked frames |" if masked else "predictions |"),
+        "|" + "---|" * (5 + len(guesses)),
+    ]
+    for i, row, name in rows:
+        x = row[name]
+        label = f"{i}, K = {row['units']}" if "units" in row else f"{i}"
+        count = x.get("frames", x.get("masked_frames"))
+        lines.append(
+            f"| {label} | {name} | {_share(x['accuracy'])} | {100 * x['chance']:.1f} % | "
+            + "".join(f"{_share(x[guess])} | " for guess in guesses)
+            + f"{count} |"
+        )
     last = record["iterations"][-1]["clean"]
-    ours, near = last["accuracy"], last["nearest_visible"]
-    if ours["low"] > near["high"]:
-        verdict = "better than"
-    elif ours["high"] < near["low"]:
-        verdict = "worse than"
-    else:
-        verdict = "not clearly different from"
+    best = max(guesses, key=lambda name: last[name]["mean"])
+    over_chance = _verdict(last["accuracy"], last["chance"], last["chance"])
+    over_best = _verdict(last["accuracy"], last[best]["low"], last[best]["high"])
     lines += [
         "",
-        f"On clean held-back speech the last iteration is {verdict} copying the nearest visible "
-        "frame, a guess that profits from units lasting several frames.",
+        f"On clean held-back speech the last iteration is {over_chance} chance, and {over_best} "
+        f"the best guess, {_GUESSES[best][0]}.",
     ]
+    return "\n".join(lines)
+
+
+def _verdict(ours: dict[str, float], low: float, high: float) -> str:
+    """Whether the interval ``ours`` lies above, below or across that from low to high."""
+    if ours["low"] > high:
+        return "better than"
+    return "worse than" if ours["high"] < low else "not clearly different from"
+
+
+def _curve(record: dict[str, Any]) -> str:
+    """Validation over the steps, thinned to a dozen lines; history.jsonl has all."""
+    curve = record.get("curve") or []
+    if not curve:
+        return ""
+    every = -(-len(curve) // 12)
+    kept = curve[::-1][::every][::-1]
+    codes = "perplexity" in kept[0]
+    lines = [
+        "## Learning curve",
+        "",
+        "Held-back files, clean input; every line of it is in `history.jsonl`.",
+        "",
+        f"| step | loss, nats | right |{' code perplexity, mean of groups |' if codes else ''}",
+        "|" + "---|" * (4 if codes else 3),
+    ]
+    for row in kept:
+        more = f" {row['perplexity']:.1f} |" if codes else ""
+        lines.append(f"| {row['step']} | {row['loss']:.3f} | {100 * row['accuracy']:.1f} % |{more}")
+    return "\n".join(lines)
+
+
+def _codes(record: dict[str, Any]) -> str:
+    rows = [
+        (i, g, code)
+        for i, row in enumerate(record["iterations"], 1)
+        for g, code in enumerate(row.get("codes", ()), 1)
+    ]
+    if not rows:
+        return ""
+    lines = [
+        "## Use of the codes on held-back files",
+        "",
+        "Perplexity is exp of the entropy of how often each entry is taken: the number of entries "
+        "in even use, 1 where one is taken always.",
+        "",
+        "| iteration | codebook | entries | used | perplexity |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {i} | {g} | {code['size']} | {code['used']} | {code['perplexity']:.1f} |"
+        for i, g, code in rows
+    ]
+    last = record["iterations"][-1]
+    if "rivals" in last:
+        lines += [
+            "",
+            f"Of {last['distractors']} distractors, {last['rivals']:.1f} on average have other "
+            "codes than their target.",
+        ]
     return "\n".join(lines)
 
 

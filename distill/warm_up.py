@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import WavLMModel
 
 from distill.objectives import MaskedUnitLoss
-from distill.pretrain_config import PretrainConfig
 from enhance.progress import progress_bar
 from enhance.training.interrupt import Interrupt
+
+if TYPE_CHECKING:
+    from distill.families.masked_units import MaskedUnitsConfig
 
 log = logging.getLogger("enhance")
 
 
 def warm_up(
-    model: WavLMModel,
+    model: Any,
     units: int,
     batches: Iterable[tuple[Tensor, Tensor]],
-    config: PretrainConfig,
+    config: MaskedUnitsConfig,
     interrupt: Interrupt,
     *,
     quiet: bool = False,

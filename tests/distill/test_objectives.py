@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from distill.masked_accuracy import interval, nearest_visible
+from distill.accuracy import interval
+from distill.masked_accuracy import nearest_visible
 from distill.objectives import MaskedUnitLoss, span_mask
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill import mini_wavlm, phone_probe, ssl_card
+from distill import phone_probe, ssl_card
+from distill.families import transformer
 from distill.phone_probe import Aligned, classify, hits, majority_hits, phone_of_frames
 from enhance.errors import EnhanceError
 
@@ -56,8 +57,8 @@ def test_majority_guess_counts_the_other_speakers() -> None:
 def test_probe_and_card(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     model = tmp_path / "model"
-    architecture = mini_wavlm.Architecture(16, 1, 2, 16, (4, 4, 4, 4, 4, 4, 8), 4, 2)
-    mini_wavlm.save(architecture.build(0), model)
+    architecture = transformer.Architecture(16, 1, 2, 16, (4, 4, 4, 4, 4, 4, 8), 4, 2)
+    transformer.save(architecture.build(0), model)
     folder = tmp_path / "corpus"
     (folder / "speech").mkdir(parents=True)
     manifest, phones = [], []

@@ -1,9 +1,10 @@
-"""Pre-training on a tiny corpus: exact resumption, refusals, and the folder it leaves."""
+"""The shared loop on a tiny WavLM: exact resumption, refusals, and the folder it leaves."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,20 +15,24 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, WavLMModel
 
-from distill import crops, mini_wavlm, pretrain_ssl
+from distill import crops, pretrain_ssl
+from distill.families import configure, masked_units, transformer
+from distill.families.masked_units import MaskedUnitsConfig
+from distill.families.presets import PRESETS
 from distill.pretrain_config import PretrainConfig, rate, total_from
 from distill.pretrain_ssl import pretrain
 from enhance.data.clip_store import ClipStore
 from enhance.data.manifest import Clip
+from enhance.data.rooms import Response
 from enhance.errors import EnhanceError
 from enhance.training.state import load_tensors
 
-TINY = PretrainConfig(
+TINY = MaskedUnitsConfig(
     minutes=0,
     steps=(6, 4),
     units=(4, 5),
     unit_layer=1,
-    architecture=mini_wavlm.Architecture(
+    architecture=transformer.Architecture(
         hidden=16,
         layers=2,
         heads=2,
@@ -44,25 +49,6 @@ TINY = PretrainConfig(
     validate_every=3,
 )
 SHIPPED = Path(pretrain_ssl.__file__).parent / "models" / "mini-wavlm"
-
-
-@pytest.fixture(scope="module")
-def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten clips of buzzing vowels and two of noise, as wav files in speech/ and noise/."""
-    root = tmp_path_factory.mktemp("tiny-corpus")
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        kind = "speech" if i < 10 else "noise"
-        n = int(rng.integers(9000, 20000))
-        wave = rng.normal(0, 0.02, n)
-        if kind == "speech":
-            t = np.arange(n) / 16000
-            for start in range(0, n, 3200):
-                part = slice(start, start + 3200)
-                wave[part] += 0.2 * np.sign(np.sin(2 * np.pi * rng.uniform(90, 900) * t[part]))
-        (root / kind).mkdir(exist_ok=True)
-        soundfile.write(root / kind / f"{i:02d}.wav", wave.astype(np.float32), 16000)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +100,64 @@ def test_a_stopped_run_goes_on_exactly(
     assert calls == step + 1
 
 
+def test_a_run_goes_on_with_its_own_recordings_only(
+    tiny_corpus: Path, whole: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_corpus, other)
+    next((other / "speech").glob("*.wav")).unlink()
+    with pytest.raises(EnhanceError, match="was begun with other recordings than those of"):
+        pretrain(TINY, other, whole, resume=True, quiet=True)
+
+
+def test_the_mini_teachers_recipe_still_makes_the_same_model(whole: Path) -> None:
+    """Figures of the code that made the shipped teacher, written down before families came."""
+    rows = [json.loads(line) for line in (whole / "history.jsonl").read_text().splitlines()]
+    found = [(r["type"][0], r["iteration"], r["step"], r["loss"], r["accuracy"]) for r in rows]
+    expected = [
+        ("t", 1, 2, 1.8902040719985962, 0.09722222222222222),
+        ("v", 1, 3, 1.564406238902699, 0.32727272727272727),
+        ("t", 1, 4, 1.5800853967666626, 0.20270270270270271),
+        ("t", 1, 6, 1.4378334283828735, 0.2948717948717949),
+        ("v", 1, 6, 1.4373336791992188, 0.10909090909090909),
+        ("t", 2, 8, 1.9221910238265991, 0.09210526315789473),
+        ("v", 2, 9, 1.6799419056285512, 0.23636363636363636),
+        ("t", 2, 10, 1.829538881778717, 0.1388888888888889),
+    ]
+    assert [row[:3] for row in found] == [row[:3] for row in expected]
+    # Other processors round float32 sums otherwise; the losses move by tenths between the steps
+    np.testing.assert_allclose([r[3] for r in found], [r[3] for r in expected], rtol=2e-3)
+    # One frame in 55 may flip by such a rounding
+    np.testing.assert_allclose([r[4] for r in found], [r[4] for r in expected], atol=0.02)
+
+
+def test_the_preset_is_the_shipped_teachers_recipe() -> None:
+    record = json.loads((SHIPPED / "record.json").read_text())
+    config = configure(None, "mini-wavlm", {})
+    assert list(config.steps) == [row["steps"] for row in record["iterations"]]
+    ours = json.loads(json.dumps(dataclasses.asdict(config)))
+    free = {"steps", "minutes"}  # the clock decided there, the steps it came to do here
+    for key in record["config"].keys() - free - {"disturbance"}:
+        assert ours[key] == record["config"][key], key
+    mix = dict(ours["disturbance"])
+    # What the record does not name was so at its time: at most half, no rooms
+    assert mix.pop("speech_overlap") == [0.0, 0.5]
+    assert mix.pop("reverberation_probability") == 0.0
+    assert {k: mix[k] for k in record["config"]["disturbance"]} == record["config"]["disturbance"]
+
+
+def test_the_family_wavlm_mixes_as_its_paper_and_the_preset_as_before() -> None:
+    mix = configure("wavlm", None, {}).disturbance
+    assert mix.noise_snr == (-5.0, 20.0)
+    assert mix.speech_overlap == (0.25, 0.75)
+    assert mix.reverberation_probability > 0
+    quiet = configure("hubert", None, {}).disturbance
+    assert quiet.noise_probability == quiet.speech_probability == 0
+    assert quiet.reverberation_probability == 0
+    assert configure(None, None, {}).family == "wavlm"
+    assert set(PRESETS) >= {"wav2vec", "vq-wav2vec", "wav2vec2", "hubert", "wavlm", "mini-wavlm"}
+
+
 def test_training_changes_the_weights_and_lowers_the_loss(whole: Path) -> None:
     start = TINY.architecture.build(TINY.seed).state_dict()
     end = load_file(whole / "model.safetensors")
@@ -139,7 +183,7 @@ def test_the_folder_is_one_of_transformers(whole: Path) -> None:
     np.testing.assert_allclose(crops.normalize(wave[None]), theirs.numpy(), atol=1e-5)
     with torch.no_grad():
         states = model.eval()(theirs, output_hidden_states=True).hidden_states
-    ours = mini_wavlm.hidden_states(mini_wavlm.load(whole), wave)
+    ours = transformer.hidden_states(transformer.load(whole), wave)
     assert ours.shape == (3, (6000 - 400) // 320 + 1, 16)
     np.testing.assert_allclose(ours, torch.cat(states).numpy(), atol=1e-4)
 
@@ -152,6 +196,15 @@ def test_the_card_tells_the_record(whole: Path) -> None:
     assert f"{100 * accuracy:.1f} %" in card
     assert "Not measured." in card
     assert "--steps 6 --steps 4 --units 4 --units 5" in card
+    # The command names what differs from the nearest preset, and nothing else
+    assert "--preset mini-wavlm" in card
+    assert "--set 'architecture.hidden=16'" in card
+    assert "--set 'learning_rate" not in card
+    assert len(record["curve"]) == 3
+    for row in record["curve"]:
+        assert f"| {row['step']} | {row['loss']:.3f} | {100 * row['accuracy']:.1f} % |" in card
+    code = record["iterations"][1]["codes"][0]
+    assert f"| 2 | 1 | 5 | {code['used']} | {code['perplexity']:.1f} |" in card
 
 
 def test_front_end_equals_the_models_own() -> None:
@@ -160,7 +213,7 @@ def test_front_end_equals_the_models_own() -> None:
     own = type(model.feature_extractor).forward
     with torch.no_grad():
         np.testing.assert_allclose(
-            mini_wavlm.front_end(model.feature_extractor, waves),
+            transformer.front_end(model.feature_extractor, waves),
             own(model.feature_extractor, waves),
             atol=1e-5,  # layer-normalised values, float32
         )
@@ -210,10 +263,46 @@ def test_disturbance_has_the_ratio_it_was_asked_for(store: ClipStore) -> None:
     for b in range(8):
         touched = np.flatnonzero(mixed[b] != clean[b])
         assert 0 < np.ptp(touched) + 1 <= 4000  # at most half of the crop
+    config = crops.Disturbance(0.0, (0, 0), 1.0, (3.0, 3.0), speech_overlap=(0.25, 0.75))
+    spans = []
+    for _ in range(12):
+        mixed, _ = crops.disturb(clean, None, [], config, rng)
+        spans += [np.ptp(np.flatnonzero(m != c)) + 1 for m, c in zip(mixed, clean, strict=True)]
+    assert 1990 <= min(spans) < 3000 and 5000 < max(spans) <= 6000  # of 8000
     shares = crops.Disturbance()
     counted = [k for _ in range(300) for k in crops.disturb(clean, store, [9], shares, rng)[1]]
     assert abs(counted.count("noise") / 2400 - 0.25) < 0.04
     assert abs(counted.count("speech") / 2400 - 0.15) < 0.03
+
+
+def test_rooms_reverberate_the_input_and_keep_the_direct_path(store: ClipStore) -> None:
+    clean = np.stack([store.read(i, 0, 4000) for i in range(8)])
+    rng = np.random.default_rng(5)
+    tail = rng.normal(0, 0.2, 300) * np.exp(-np.arange(300) / 60)
+    room = Response(np.concatenate([np.zeros(7), [1.0], tail]).astype(np.float32), 7)
+    config = crops.Disturbance(0.0, (0, 0), 0.0, reverberation_probability=1.0)
+    mixed, kinds = crops.disturb(clean, None, [], config, rng, [room])
+    assert kinds == ["room"] * 8
+    for b in range(8):
+        expected = clean[b].astype(np.float64).copy()  # the direct path, neither moved nor scaled
+        for k, gain in enumerate(room.wave[8:], 1):
+            expected[k:] += float(gain) * clean[b][:-k]
+        np.testing.assert_allclose(mixed[b], expected, atol=1e-5)  # values up to 1, float32
+    # Noise is measured against the speech that arrives
+    config = crops.Disturbance(1.0, (4.0, 4.0), 0.0, reverberation_probability=1.0)
+    noisy, kinds = crops.disturb(clean, store, [9], config, rng, [room])
+    assert kinds == ["room, noise"] * 8
+    snr = 10 * np.log10((mixed**2).sum(1) / ((noisy - mixed) ** 2).sum(1))
+    np.testing.assert_allclose(snr, 4.0, atol=0.05)
+    share = crops.Disturbance(0.0, (0, 0), 0.0, reverberation_probability=0.3)
+    drawn = [k for _ in range(200) for k in crops.disturb(clean, None, [], share, rng, [room])[1]]
+    assert abs(drawn.count("room") / 1600 - 0.3) < 0.04
+    # Without rooms nothing is drawn: the mini teacher's mixtures stay what they were
+    twice = [np.random.default_rng(9) for _ in range(2)]
+    dry = crops.Disturbance()
+    a, _ = crops.disturb(clean, store, [9], dry, twice[0], [room])
+    b, _ = crops.disturb(clean, store, [9], dry, twice[1])
+    assert np.array_equal(a, b)
 
 
 def test_learning_rate_and_the_clock() -> None:
@@ -233,7 +322,7 @@ def test_front_end_learns_before_the_transformer(
     seen = []
 
     def stop(self: pretrain_ssl.Pretraining, *_: object) -> bool:
-        seen.append({n: t.clone() for n, t in self.model.state_dict().items()})
+        seen.append({n: t.clone() for n, t in self.family.model.state_dict().items()})
         return False
 
     monkeypatch.setattr(pretrain_ssl.Pretraining, "_train", stop)
@@ -262,8 +351,16 @@ def test_minutes_end_a_run(tiny_corpus: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_refused(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(EnhanceError, match="--family hubert: unknown; there is wavlm"):
-        dataclasses.replace(TINY, family="hubert")
+    with pytest.raises(EnhanceError, match="--family bert: unknown; there are wav2vec,"):
+        configure("bert", None, {})
+    with pytest.raises(EnhanceError, match="--preset big: unknown; there are"):
+        configure(None, "big", {})
+    with pytest.raises(EnhanceError, match="--family hubert: --preset mini-wavlm is of the family"):
+        configure("hubert", "mini-wavlm", {})
+    with pytest.raises(EnhanceError, match=r"unknown key 'heads_'; did you mean 'heads'\?"):
+        configure("wavlm", None, {"architecture": {"heads_": 3}})
+    with pytest.raises(EnhanceError, match="unknown key 'units'"):
+        configure("wav2vec2", None, {"units": [3]})
     with pytest.raises(EnhanceError, match="--minutes or --steps"):
         dataclasses.replace(TINY, minutes=0, steps=())
     with pytest.raises(EnhanceError, match="holds a run already; --resume"):
@@ -272,6 +369,9 @@ def test_what_is_refused(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None
         pretrain(dataclasses.replace(TINY, seed=1), tiny_corpus, whole, resume=True, quiet=True)
     with pytest.raises(EnhanceError, match="no run to go on with"):
         pretrain(TINY, tiny_corpus, tmp_path, resume=True, quiet=True)
+    future = configure("wav2vec", None, {})
+    with pytest.raises(EnhanceError, match="--probe: knows the frames of wavlm, hubert, wav2vec2"):
+        pretrain(future, tiny_corpus, tmp_path, probe=tmp_path, quiet=True)
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "trainer.safetensors").write_text("no")
     with pytest.raises(EnhanceError, match="not a whole safetensors file"):
@@ -281,7 +381,7 @@ def test_what_is_refused(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None
 def test_a_loss_that_is_not_finite_names_step_seed_and_files(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain_ssl, "normalize", lambda waves: waves * np.float32(np.nan))
+    monkeypatch.setattr(masked_units, "normalize", lambda waves: waves * np.float32(np.nan))
     with pytest.raises(EnhanceError, match=r"iteration 1, step 1: the loss is nan \(seed 0.*wav"):
         pretrain(TINY, tiny_corpus, tmp_path, quiet=True)
 
@@ -298,9 +398,9 @@ def test_state_holds_no_pickle(whole: Path) -> None:
 )
 def test_the_shipped_model_works() -> None:
     assert (SHIPPED / "model.safetensors").stat().st_size <= 8_000_000
-    model = mini_wavlm.load(SHIPPED)
+    model = transformer.load(SHIPPED)
     wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    states = mini_wavlm.hidden_states(model, wave)
+    states = transformer.hidden_states(model, wave)
     layers, width = model.config.num_hidden_layers, model.config.hidden_size
     assert states.shape == (layers + 1, 49, width)
     assert np.isfinite(states).all()

@@ -1,6 +1,6 @@
-"""A small WavLM: its architecture, a faster front end for training, and its folder on disk.
+"""Small WavLM, HuBERT and wav2vec 2.0: architecture, a faster front end, the folder on disk.
 
-The model is `transformers.WavLMModel` itself. What is ours is the size, and a channels-last
+The models are those of `transformers` themselves. What is ours is the size, and a channels-last
 evaluation of the convolutional front end (same weights, same output to rounding), which is two
 to three times as fast on a CPU where layer norm would transpose every layer's output twice.
 """
@@ -8,6 +8,8 @@ to three times as fast on a CPU where layer norm would transpose every layer's o
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
+from distill.backbones import import_transformers
 from distill.crops import normalize
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 
-FAMILIES = ("wavlm",)
-"""Families that can be pre-trained."""
+KINDS = {
+    "wavlm": ("WavLMConfig", "WavLMModel", "WavLMModel"),
+    "hubert": ("HubertConfig", "HubertModel", "HubertModel"),
+    "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2ForPreTraining", "Wav2Vec2Model"),
+}
+"""For each family the configuration, what is trained, and what is loaded to extract features."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,19 @@ class Architecture:
     position_groups: int = 12
     """Groups of that convolution."""
 
-    def build(self, seed: int) -> WavLMModel:
+    def build(
+        self, seed: int, kind: str = "wavlm", more: Mapping[str, Any] | None = None
+    ) -> nn.Module:
         """Make the model with weights drawn from ``seed``, in eval mode.
+
+        Parameters
+        ----------
+        seed
+            Of the weights.
+        kind
+            One of `KINDS`.
+        more
+            Further fields of the configuration class of transformers.
 
         Raises
         ------
@@ -61,7 +78,8 @@ class Architecture:
             )
         if len(self.conv_channels) != 7:
             raise EnhanceError(f"conv_channels {self.conv_channels}: must be seven numbers")
-        config = WavLMConfig(
+        transformers = import_transformers()
+        config = getattr(transformers, KINDS[kind][0])(
             hidden_size=self.hidden,
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
@@ -88,17 +106,23 @@ class Architecture:
             pad_token_id=None,
             bos_token_id=None,
             eos_token_id=None,
+            **(more or {}),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = WavLMModel(config).eval()
+            model = getattr(transformers, KINDS[kind][1])(config).eval()
         return with_fast_front_end(model)
 
 
-def with_fast_front_end(model: WavLMModel) -> WavLMModel:
+def base(model: Any) -> Any:
+    """The model without its pre-training heads."""
+    return getattr(model, "wav2vec2", model)
+
+
+def with_fast_front_end(model: nn.Module) -> nn.Module:
     """Let the model compute its front end by `front_end`; weights and names stay."""
-    extractor = model.feature_extractor
-    extractor.forward = functools.partial(front_end, extractor)  # type: ignore[method-assign]
+    extractor = base(model).feature_extractor
+    extractor.forward = functools.partial(front_end, extractor)
     return model
 
 
@@ -122,22 +146,37 @@ def front_end(extractor: Any, waves: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hidden_states(model: WavLMModel, wave: np.ndarray) -> np.ndarray:
+def hidden_states(model: nn.Module, wave: np.ndarray) -> np.ndarray:
     """All hidden states of one clip, its level normalised.
 
     Shape: (N,) float32 to (L + 1, T, D) float32.
     """
     waves = torch.from_numpy(normalize(wave[None]))
-    states = model(waves, output_hidden_states=True).hidden_states
+    states = base(model)(waves, output_hidden_states=True).hidden_states
     return torch.cat(states).numpy()
 
 
-def parameter_count(model: torch.nn.Module) -> int:
+def parameter_count(model: nn.Module) -> int:
     """Number of weights."""
     return sum(p.numel() for p in model.parameters())
 
 
-def save(model: WavLMModel, folder: Path) -> None:
+def half(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The weights in fp16.
+
+    Raises
+    ------
+    EnhanceError
+        If one is not finite in fp16.
+    """
+    tensors = {n: t.detach().half().contiguous() for n, t in model.state_dict().items()}
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise EnhanceError(f"{folder}: {bad[0]} is not finite in fp16; the training diverged")
+    return tensors
+
+
+def save(model: Any, folder: Path) -> None:
     """Write a model folder in the format of transformers, weights in fp16.
 
     ``config.json`` names float32 as type: `from_pretrained` then computes in fp32 without being
@@ -148,17 +187,14 @@ def save(model: WavLMModel, folder: Path) -> None:
     EnhanceError
         If a weight is not finite in fp16, or a file cannot be written.
     """
-    tensors = {n: t.detach().half().contiguous() for n, t in model.state_dict().items()}
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise EnhanceError(f"{folder}: {bad[0]} is not finite in fp16; the training diverged")
+    tensors = half(model, folder)
     with atomic(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, {"format": "pt"})
     config: dict[str, Any] = model.config.to_dict()
-    config |= {"architectures": ["WavLMModel"], "dtype": "float32"}
+    config |= {"architectures": [type(model).__name__], "dtype": "float32"}
     config.pop("_name_or_path", None)
     write_json(folder / "config.json", config)
-    extractor = Wav2Vec2FeatureExtractor(
+    extractor = import_transformers().Wav2Vec2FeatureExtractor(
         feature_size=1,
         sampling_rate=16000,
         padding_value=0.0,
@@ -168,18 +204,36 @@ def save(model: WavLMModel, folder: Path) -> None:
     write_json(folder / "preprocessor_config.json", extractor.to_dict())
 
 
-def load(folder: Path) -> WavLMModel:
-    """Read what `save` wrote, in fp32 and eval mode.
+def load(folder: Path) -> Any:
+    """Read what `save` wrote, without pre-training heads, in fp32 and eval mode.
 
     Raises
     ------
     EnhanceError
         If the folder holds no such model.
     """
-    if not (folder / "config.json").is_file():
-        raise EnhanceError(f"{folder}: no config.json there; is it a model folder?")
     try:
-        model = WavLMModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        kind = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
+    except FileNotFoundError as error:
+        raise EnhanceError(f"{folder}: no config.json there; is it a model folder?") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EnhanceError(f"{folder / 'config.json'}: names no model_type ({error})") from error
+    if kind not in KINDS:
+        raise EnhanceError(f"{folder}: model_type {kind!r} is no transformer of {', '.join(KINDS)}")
+    from distill.backbones.hf import silent
+
+    try:
+        with silent():  # pre-training heads that features do not need are left in the file
+            model = getattr(import_transformers(), KINDS[kind][2]).from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
-        raise EnhanceError(f"{folder}: no WavLM can be read from it ({error})") from error
+        raise EnhanceError(f"{folder}: no {kind} can be read from it ({error})") from error
     return with_fast_front_end(model.eval())
+
+
+def twin(model: Any, seed: int) -> nn.Module:
+    """The same architecture with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return with_fast_front_end(type(model)(model.config).eval())

@@ -1,0 +1,98 @@
+"""Right answers counted by file: the held-back figure of every family, with its interval.
+
+Frames of one file are alike, so the file is the independent unit: intervals come from a bootstrap
+over files. A guess that needs no model stands beside the model's figure where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+def interval(hits: np.ndarray, counts: np.ndarray, draws: int = 2000) -> dict[str, float]:
+    """Share of hits with a 95 % interval by bootstrap over whole clusters.
+
+    Frames of one clip are alike, so clips are drawn with replacement, not frames: the 2.5th and
+    97.5th percentile of the pooled share over ``draws`` resamplings (seed 0).
+
+    Parameters
+    ----------
+    hits, counts
+        Of each cluster, (n,).
+    draws
+        Resamplings.
+    """
+    chosen = np.random.default_rng(0).integers(len(hits), size=(draws, len(hits)))
+    shares = hits[chosen].sum(axis=1) / np.maximum(counts[chosen].sum(axis=1), 1)
+    low, high = np.percentile(shares, [2.5, 97.5])
+    return {
+        "mean": round(float(hits.sum() / counts.sum()), 5),
+        "low": round(float(low), 5),
+        "high": round(float(high), 5),
+    }
+
+
+@dataclass
+class Tally:
+    """Answers of the model and of guesses, added up by file."""
+
+    chance: float
+    """Share of hits of a blind choice."""
+    guesses: tuple[str, ...] = ()
+    """Names of what stands beside the model."""
+    loss: float = 0.0
+    """Sum over the questions, nats."""
+    rows: dict[int, np.ndarray] = field(default_factory=dict)
+    """For each file: questions, hits of the model, hits of each guess."""
+
+    def add(self, file: int, count: int, *hits: float) -> None:
+        """Add one crop's questions and hits to its file."""
+        row = np.array([count, *hits], np.float64)
+        if len(row) != 2 + len(self.guesses):
+            raise ValueError(f"{len(hits)} kinds of hits, need {1 + len(self.guesses)}")
+        self.rows[file] = self.rows.get(file, np.zeros(len(row))) + row
+
+    @property
+    def counted(self) -> int:
+        """Questions in all."""
+        return int(sum(row[0] for row in self.rows.values()))
+
+    def brief(self) -> dict[str, Any]:
+        """Loss and accuracy."""
+        hits = sum(row[1] for row in self.rows.values())
+        return {"loss": self.loss / self.counted, "accuracy": float(hits / self.counted)}
+
+    def full(self) -> dict[str, Any]:
+        """Everything, with 95 % intervals."""
+        table = np.array([self.rows[file] for file in sorted(self.rows)])  # (n, 2 + guesses)
+        found: dict[str, Any] = {
+            "loss": self.loss / self.counted,
+            "files": len(table),
+            "frames": self.counted,
+            "accuracy": interval(table[:, 1], table[:, 0]),
+            "chance": self.chance,
+        }
+        for i, name in enumerate(self.guesses):
+            found[name] = interval(table[:, 2 + i], table[:, 0])
+        return found
+
+
+def code_usage(counts: Sequence[int] | np.ndarray) -> dict[str, Any]:
+    """Size, used entries and perplexity of one codebook.
+
+    Perplexity is exp of the entropy (nats) of how often each entry is taken: the size if all are
+    taken alike, 1 if one is taken always.
+
+    Parameters
+    ----------
+    counts
+        How often each entry was taken, (V,).
+    """
+    counts = np.asarray(counts, np.float64)
+    share = counts[counts > 0] / max(counts.sum(), 1.0)
+    perplexity = float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
+    return {"size": len(counts), "used": len(share), "perplexity": round(perplexity, 3)}
