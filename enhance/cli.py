@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from enhance import cli_measure as measure
+from enhance import cli_speaker as speaker
+from enhance import cli_ssl as ssl
 from enhance.cli_data import Force, Quiet, data_app
 from enhance.errors import EnhanceError, require
 
@@ -25,19 +26,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
-
-
-class Mode(StrEnum):
-    """What training minimises."""
-
-    base = "base"
-    distill = "distill"
-
-
-class Family(StrEnum):
-    """Self-supervised families that can be pre-trained."""
-
-    wavlm = "wavlm"
 
 
 def _version(wanted: bool) -> None:
@@ -100,7 +88,11 @@ def run(
 @app.command()
 def train(
     mode: Annotated[
-        Mode | None, typer.Option(help="What the network learns from.  [default: base]")
+        str | None,
+        typer.Option(
+            metavar="base|distill|concat|pretrain|A+B",
+            help="What the network learns from.  [default: base]",
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="YAML file, see configs/.")
@@ -126,7 +118,7 @@ def train(
 ) -> None:
     """Train an enhancer.
 
-    Without data named, on the built-in synthetic corpus; mode distill brings its own teacher.
+    Without data named, on the built-in synthetic corpus; modes with a teacher bring their own.
 
     Ctrl-C saves and stops, --resume goes on. A resumed run keeps its own configuration, which
     --set may extend (training.steps, training.minutes).
@@ -143,7 +135,7 @@ def train(
         config = run / "config.yaml"
     assignments = list(assign or [])
     if mode is not None:
-        assignments.append(f"mode={mode.value}")
+        assignments.append(f"mode={mode}")
     settings = load_run(config, assignments)
     if run is None:
         run = Path("runs") / f"{settings.mode}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -169,6 +161,10 @@ def export(
         Path | None, typer.Argument(help="Run or checkpoint folder.  [default: the newest run]")
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write a streaming ONNX file.")] = False,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Write an ONNX file for whole recordings, any mode."),
+    ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="And one with int8 arithmetic.")] = False,
     int8_weights: Annotated[
         bool, typer.Option("--int8-weights", help="And one with int8 weights, float arithmetic.")
@@ -186,17 +182,28 @@ def export(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export one streaming ONNX file and its certificate.
+    """Export one ONNX file and its certificate.
 
+    A model of mode concat cannot stream, its teacher looks ahead: --offline puts both in one file.
     The certificate proves on real clips that the file equals the trained model.
     """
     require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
-    if not onnx:
-        raise EnhanceError("enhance export: name a format; there is one: --onnx")
+    if not onnx and not offline:
+        raise EnhanceError("enhance export: name a format: --onnx (a stream) or --offline")
+    if offline and (onnx or int8 or int8_weights or require_faster):
+        raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
     from enhance.checkpoint import newest_run
-    from export.command import export_model
 
     folder = checkpoint or newest_run()
+    if offline:
+        from distill.modes import find_companion
+        from export.offline import export_offline
+
+        place = out or folder / f"{folder.name}.offline.onnx"
+        export_offline(folder, place, find_companion, clips=clips, force=force, quiet=quiet)
+        return
+    from export.command import export_model
+
     export_model(
         folder,
         out or folder / f"{folder.name}.onnx",
@@ -216,78 +223,28 @@ for _command in (measure.evaluate, measure.bench, measure.guard, measure.card, m
 @app.command()
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="Preset, checkpoint folder, ONNX file or shipped name.")
+        str | None,
+        typer.Argument(
+            help="Preset, checkpoint folder, ONNX file or shipped name; or layers: what is claimed "
+            "of a teacher's layers."
+        ),
     ] = None,
     framing: Annotated[str, typer.Option(help="Framing of a preset.")] = "25-20",
 ) -> None:
     """Print parameters, MAC/s, size, framing and latency."""
+    if model == "layers":
+        from distill.layer_advice import show
+
+        show()
+        return
     from enhance.info import describe
 
     describe(model, framing)
 
 
-@app.command("pretrain-ssl")
-def pretrain_ssl(
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder of the model.  [default: a new one in runs/]"),
-    ] = None,
-    family: Annotated[Family, typer.Option(help="Which model and objective.")] = Family.wavlm,
-    corpus: Annotated[
-        Path | None,
-        typer.Option(help="Folder with speech and noise.  [default: built-in, synthetic]"),
-    ] = None,
-    minutes: Annotated[
-        float, typer.Option(min=0, help="Minutes of training over all iterations; 0: no limit.")
-    ] = 48.0,
-    steps: Annotated[
-        list[int] | None, typer.Option(help="Steps in all, or once for each iteration.")
-    ] = None,
-    iterations: Annotated[
-        int, typer.Option(min=1, help="Rounds of k-means and training on its units.")
-    ] = 2,
-    units: Annotated[
-        list[int] | None, typer.Option(help="Units of each iteration.  [default: 100, then 200]")
-    ] = None,
-    probe: Annotated[
-        Path | None, typer.Option(help="Folder with phone alignments to probe the result on.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Pre-train a small teacher on your own speech.
-
-    Masked prediction of k-means units; the folder it writes goes to --set objective.teacher=.
-    """
-    require("train", "torch", "transformers", "safetensors", "sklearn")
-    import logging
-
-    from distill.pretrain_ssl import PretrainConfig, pretrain
-    from enhance.data import demo_corpus
-
-    if not quiet:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        logging.getLogger("enhance").setLevel(logging.INFO)
-
-    if output is None:
-        if resume:
-            raise EnhanceError("--resume: name the folder to go on with: --output DIR")
-        output = Path("runs") / f"ssl-{family.value}-{time.strftime('%Y%m%d-%H%M%S')}"
-    settings = PretrainConfig(
-        family=family.value,
-        seed=seed,
-        minutes=minutes,
-        steps=tuple(steps or ()),
-        iterations=iterations,
-        threads=threads,
-        units=tuple(units) if units else PretrainConfig.units,
-    )
-    folder = corpus or demo_corpus.ensure(quiet=quiet)
-    record = pretrain(settings, folder, output, resume=resume, probe=probe, quiet=quiet)
-    if "stopped" in record:
-        raise typer.Exit(130)
+app.command("pretrain-ssl")(ssl.pretrain_ssl)
+app.command("pretrain-speaker")(speaker.pretrain_speaker)
+app.command()(ssl.teachers)
 
 
 def main() -> None:

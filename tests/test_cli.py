@@ -211,10 +211,22 @@ def test_train_refuses_a_manifest_with_a_missing_file(enhance: Cli, tmp_path: Pa
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_concat_and_pretrain_are_no_modes_yet(enhance: Cli) -> None:
+def test_modes_are_checked_before_anything_is_made(enhance: Cli, tmp_path: Path) -> None:
     code, out, _ = enhance("train", "--help")
     assert code == 0
-    assert "distill" in out and "concat" not in out and "pretrain" not in out
+    assert all(mode in out for mode in ("base", "distill", "concat", "pretrain"))
+    run = ("--run", tmp_path / "run", "-q")
+    refused(enhance("train", "--mode", "dream", *run), "no mode 'dream'", "concat")
+    refused(enhance("train", "--mode", "base+concat", *run), "base")
+    refused(enhance("train", "--mode", "concat", "--set", "objective.sise=3", *run), "'size'")
+    refused(enhance("train", "--mode", "concat+distill", "--set", "objective.size=3", *run), "size")
+    assert not (tmp_path / "run").exists()
+
+
+def test_layers_are_advised_with_their_source(enhance: Cli) -> None:
+    code, out, _ = enhance("info", "layers")
+    assert code == 0
+    assert "last_k:4" in out and "001, layer" in out and "none was reproduced" in out
 
 
 def test_a_checkpoint_from_other_code_is_refused(enhance: Cli, tmp_path: Path) -> None:
@@ -235,7 +247,8 @@ def test_commands_without_a_run_say_so(enhance: Cli) -> None:
 
 
 def test_export_wants_a_format(enhance: Cli, tmp_path: Path) -> None:
-    refused(enhance("export", tmp_path), "--onnx")
+    refused(enhance("export", tmp_path), "--onnx", "--offline")
+    refused(enhance("export", tmp_path, "--offline", "--int8"), "--offline")
 
 
 def test_a_foreign_onnx_file_is_refused(enhance: Cli, tmp_path: Path) -> None:

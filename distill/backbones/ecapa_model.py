@@ -1,0 +1,282 @@
+"""ECAPA-TDNN: speechbrain's network behind the log-mel front end of its published recipes.
+
+Sources: Desplanques et al., "ECAPA-TDNN", 2020; network and filter bank are those of the
+speechbrain library (Apache 2.0), the settings those of its published VoxCeleb models.
+
+Nothing here is local to a frame, however short its window: the log-mel floor lies 80 dB under the
+loudest bin of the clip, the clip's mean is taken off every bin, and squeeze-excitation multiplies
+every channel by a function of its mean over the clip. Besides, speechbrain mirrors the clip at its
+ends before each convolution, and its ``lengths`` mask those means but not the mirrors. A padded
+clip therefore gets other frames: clips run one by one or in batches of equal length.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from enhance.errors import EnhanceError, require
+from enhance.files import atomic, write_json
+from enhance.training.state import load_exactly
+
+SAMPLE_RATE = 16000
+FIELD = 400
+"""Samples of the STFT window (25 ms, Hamming)."""
+STRIDE = 160
+"""Samples from frame to frame (10 ms)."""
+CENTRE = 200
+"""Zeros that the published framing puts before and behind a clip: frame t is centred on 160 t."""
+MODEL_TYPE = "ecapa-tdnn"
+_FRONT_END = {
+    "sampling_rate": SAMPLE_RATE,
+    "do_normalize": False,
+    "n_fft": FIELD,
+    "win_length": FIELD,
+    "hop_length": STRIDE,
+    "mean_norm": "sentence",
+}
+
+
+def import_speechbrain(module: str) -> ModuleType:
+    """Import a module of speechbrain.
+
+    speechbrain imports torchaudio though nothing here reads audio with it, and allows TF32 in
+    this process, which would round every other model too: that is undone.
+
+    Raises
+    ------
+    EnhanceError
+        If speechbrain is missing, or it cannot be imported, such as beside a torchaudio built for
+        another torch.
+    """
+    require("speaker", "torch", "speechbrain")
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EnhanceError(
+            f"speechbrain cannot be imported ({reason}); it needs a torchaudio that fits the "
+            "installed torch: pip install --force-reinstall 'enhance[speaker]'"
+        ) from error
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+
+@dataclass(frozen=True)
+class EcapaConfig:
+    """Sizes of the network; the defaults are those of speechbrain/spkrec-ecapa-voxceleb."""
+
+    n_mels: int = 80
+    """Bins of the log-mel spectrogram, 0 to 8 kHz."""
+    channels: tuple[int, ...] = (1024, 1024, 1024, 1024, 3072)
+    """Of the first TDNN block, the SE-Res2 blocks, and their aggregation (MFA)."""
+    kernel_sizes: tuple[int, ...] = (5, 3, 3, 3, 1)
+    """Taps in frames, odd, one number per block."""
+    dilations: tuple[int, ...] = (1, 2, 3, 4, 1)
+    """Frames between taps."""
+    groups: tuple[int, ...] = (1, 1, 1, 1, 1)
+    """Of the convolutions."""
+    attention_channels: int = 128
+    """Inside the attentive pooling."""
+    res2net_scale: int = 8
+    """Parts into which a SE-Res2 block splits its channels."""
+    se_channels: int = 128
+    """Inside squeeze-excitation."""
+    global_context: bool = True
+    """Whether the pooling's attention sees mean and deviation of the clip."""
+    embedding: int = 192
+    """Size of the speaker embedding."""
+
+    def __post_init__(self) -> None:
+        count = len(self.channels)
+        if count < 3 or any(
+            len(x) != count for x in (self.kernel_sizes, self.dilations, self.groups)
+        ):
+            raise EnhanceError(
+                "ecapa-tdnn: channels, kernel_sizes, dilations and groups must be equally long, "
+                "at least three numbers each"
+            )
+        numbers = [*self.channels, *self.kernel_sizes, *self.dilations, *self.groups, self.n_mels]
+        numbers += [self.attention_channels, self.res2net_scale, self.se_channels, self.embedding]
+        if any(type(x) is not int or x < 1 for x in numbers):
+            raise EnhanceError("ecapa-tdnn: sizes must be whole numbers above 0")
+        if any(k % 2 == 0 for k in self.kernel_sizes):
+            raise EnhanceError(f"ecapa-tdnn: kernel_sizes {self.kernel_sizes} must be odd")
+        if self.res2net_scale < 2 or any(c % self.res2net_scale for c in self.channels[1:-1]):
+            raise EnhanceError(
+                f"ecapa-tdnn: channels {self.channels[1:-1]} cannot be split into "
+                f"res2net_scale {self.res2net_scale} parts (at least 2)"
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str) -> EcapaConfig:
+        """Read the sizes of a ``config.json``; unknown keys and wrong kinds are refused."""
+        known = {f.name: f for f in fields(cls)}
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise EnhanceError(f"{where}: unknown size {unknown[0]!r} of an ecapa-tdnn")
+        read: dict[str, Any] = {}
+        for key, value in values.items():
+            kind = type(known[key].default)
+            value = tuple(value) if isinstance(value, list) else value
+            if type(value) is not kind:
+                raise EnhanceError(f"{where}: {key} {value!r} is no {kind.__name__}")
+            read[key] = value
+        return cls(**read)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each frame-level output."""
+        return self.channels
+
+    @property
+    def context_frames(self) -> tuple[int, ...]:
+        """Frames on either side that the convolutions of each frame-level output reach.
+
+        A SE-Res2 block chains ``scale - 1`` convolutions, so that with the published sizes its
+        reach is seven times that of one: 2, 16, 37, 65, 65 frames.
+        """
+        reach = [d * (k - 1) // 2 for k, d in zip(self.kernel_sizes, self.dilations, strict=True)]
+        total, out = 0, []
+        for i, frames in enumerate(reach):
+            middle = 0 < i < len(reach) - 1
+            total += frames * (self.res2net_scale - 1 if middle else 1)
+            out.append(total)
+        return tuple(out)
+
+    @property
+    def min_frames(self) -> int:
+        """Fewest frames the network runs on: mirroring needs more of them than it mirrors."""
+        reach = [d * (k - 1) // 2 for k, d in zip(self.kernel_sizes, self.dilations, strict=True)]
+        return max(reach) + 1
+
+    def frames(self, samples: int, left_pad: int = CENTRE) -> int:
+        """Frames of a clip: floor((N + left_pad + 200 - 400) / 160) + 1, or 0 if too few."""
+        count = (samples + left_pad + CENTRE - FIELD) // STRIDE + 1
+        return count if samples > 0 and count >= self.min_frames else 0
+
+    def build(self, seed: int | None = None) -> Ecapa:
+        """A network with random weights; those of ``seed`` where one is given."""
+        if seed is None:
+            return Ecapa(self)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Ecapa(self)
+
+
+class Ecapa(nn.Module):
+    """Front end and network. Only the network has weights: `network.state_dict()`."""
+
+    def __init__(self, config: EcapaConfig) -> None:
+        super().__init__()
+        lobe = import_speechbrain("speechbrain.lobes.models.ECAPA_TDNN")
+        features = import_speechbrain("speechbrain.lobes.features")
+        self.config = config
+        self.fbank = features.Fbank(sample_rate=SAMPLE_RATE, n_fft=FIELD, n_mels=config.n_mels)
+        self.fbank.compute_STFT.center = False  # the zeros come from `features`
+        self.network = lobe.ECAPA_TDNN(
+            config.n_mels,
+            lin_neurons=config.embedding,
+            channels=list(config.channels),
+            kernel_sizes=list(config.kernel_sizes),
+            dilations=list(config.dilations),
+            groups=list(config.groups),
+            attention_channels=config.attention_channels,
+            res2net_scale=config.res2net_scale,
+            se_channels=config.se_channels,
+            global_context=config.global_context,
+        )
+
+    @torch.no_grad()
+    def features(self, waves: Tensor, left_pad: int = CENTRE) -> Tensor:
+        """Log-mel spectrogram in dB, each bin without its mean over the clip.
+
+        Shape: (B, N) -> (B, T, M)
+        """
+        mel = self.fbank(F.pad(waves.float(), (left_pad, CENTRE)))  # (B, T, M)
+        return mel - mel.mean(1, keepdim=True)
+
+    def states(self, features: Tensor) -> list[Tensor]:
+        """Outputs of the first TDNN block, of each SE-Res2 block, and of their aggregation.
+
+        Shape: (B, T, M) -> list of (B, C_l, T)
+        """
+        x = features.transpose(1, 2)  # (B, M, T)
+        out = []
+        for block in self.network.blocks:
+            x = block(x)  # (B, C, T)
+            out.append(x)
+        out.append(self.network.mfa(torch.cat(out[1:], dim=1)))
+        return out
+
+    def pool(self, aggregated: Tensor) -> Tensor:
+        """Speaker embedding of the last frame-level output.
+
+        Shape: (B, C, T) -> (B, E)
+        """
+        pooled = self.network.asp_bn(self.network.asp(aggregated))  # (B, 2 C, 1)
+        return self.network.fc(pooled).squeeze(2)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        """Speaker embeddings of clips of equal length.
+
+        Shape: (B, N) -> (B, E)
+        """
+        return self.pool(self.states(self.features(waves))[-1])
+
+
+def save(model: Ecapa, folder: Path) -> None:
+    """Write ``config.json``, ``preprocessor_config.json`` and ``model.safetensors`` (fp32).
+
+    Raises
+    ------
+    EnhanceError
+        If a weight is not finite, or a file cannot be written.
+    """
+    tensors = {n: t.detach().cpu().contiguous() for n, t in model.network.state_dict().items()}
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise EnhanceError(f"{folder}: {bad[0]} is not finite; the training diverged")
+    with atomic(folder / "model.safetensors") as temporary:
+        mode = temporary.stat().st_mode
+        save_file(tensors, temporary, {"format": "pt"})
+        temporary.chmod(mode)  # safetensors makes files that only their owner may read
+    write_json(folder / "preprocessor_config.json", _FRONT_END | {"n_mels": model.config.n_mels})
+    write_json(folder / "config.json", {"model_type": MODEL_TYPE, **asdict(model.config)})
+
+
+def read(folder: Path, config: dict[str, Any], prepare: dict[str, Any]) -> Ecapa:
+    """Build what `save` wrote from its two JSON objects and its weights.
+
+    Raises
+    ------
+    EnhanceError
+        If a setting is unknown or weights are missing, damaged or of another shape.
+    """
+    sizes = {k: v for k, v in config.items() if k != "model_type"}
+    settings = EcapaConfig.from_dict(sizes, str(folder / "config.json"))
+    for key, value in (_FRONT_END | {"n_mels": settings.n_mels}).items():
+        if prepare.get(key) != value:
+            raise EnhanceError(
+                f"{folder / 'preprocessor_config.json'}: {key} is {prepare.get(key)!r}, the front "
+                f"end of ecapa-tdnn has {value!r}"
+            )
+    path = folder / "model.safetensors"
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise EnhanceError(f"{path}: cannot be read as safetensors ({error})") from error
+    model = settings.build(0)
+    load_exactly(model.network, tensors, str(path))
+    return model

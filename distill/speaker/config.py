@@ -1,0 +1,159 @@
+"""What decides the weights of a speaker encoder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from distill.backbones.ecapa_model import EcapaConfig
+from enhance.data.mixing_config import MixingConfig
+from enhance.errors import EnhanceError
+
+OBJECTIVES = ("aam", "dino")
+PRESETS = {
+    "small": EcapaConfig(
+        channels=(128, 128, 128, 128, 256),
+        attention_channels=64,
+        res2net_scale=4,
+        se_channels=64,
+        embedding=96,
+    ),
+    "medium": EcapaConfig(channels=(256, 256, 256, 256, 768), embedding=192),
+    "published": EcapaConfig(),
+}
+"""Sizes: `small` trains on one CPU core, `published` is that of spkrec-ecapa-voxceleb."""
+
+
+@dataclass(frozen=True)
+class AamConfig:
+    """Supervised training: additive angular margin softmax (Deng et al. 2019)."""
+
+    margin: float = 0.2
+    """Radians added to the angle to the own speaker."""
+    scale: float = 30.0
+    """Of the cosines."""
+    crop_seconds: float = 2.0
+    """Length of a training crop."""
+
+
+@dataclass(frozen=True)
+class DinoConfig:
+    """Training without labels: self-distillation (Caron et al. 2021)."""
+
+    global_crops: int = 2
+    """Long crops of a clip, heard by teacher and student."""
+    global_seconds: float = 1.6
+    """Their length."""
+    local_crops: int = 4
+    """Short crops, heard by the student."""
+    local_seconds: float = 0.8
+    """Their length."""
+    outputs: int = 512
+    """Dimensions K of the distributions."""
+    hidden: int = 256
+    """Width of the head's two hidden layers."""
+    bottleneck: int = 64
+    """Width before the last layer, where vectors have length 1."""
+    student_temperature: float = 0.1
+    """Divides the student's outputs."""
+    teacher_temperature: tuple[float, float] = (0.04, 0.07)
+    """Divides the teacher's outputs: at the start, and after the warm-up."""
+    temperature_steps: int = 200
+    """Steps of that warm-up, linear."""
+    centre_momentum: float = 0.9
+    """Of the mean that is taken off the teacher's outputs."""
+    teacher_momentum: float = 0.98
+    """Of the teacher's weights; rises to 1 by a half cosine over the last quarter. Trainings of
+    many thousand steps take 0.996."""
+    frozen_steps: int = 10
+    """Steps in which the last layer stays as it is."""
+
+
+@dataclass(frozen=True)
+class SpeakerConfig:
+    """Everything that decides the weights."""
+
+    objective: str = "aam"
+    """`aam` or `dino`."""
+    preset: str = "small"
+    """Sizes of the encoder, a key of `PRESETS`; empty takes `architecture`."""
+    architecture: EcapaConfig = field(default_factory=EcapaConfig)
+    """Sizes where no preset is named."""
+    source: str = ""
+    """Only clips of this source (column `source` of the manifest); empty for all."""
+    seed: int = 0
+    """Of weights, split, order, crops and mixing."""
+    minutes: float = 30.0
+    """Wall time of training; 0 for no limit."""
+    steps: int = 0
+    """Number of steps; 0 where the clock decides."""
+    batch: int = 32
+    """Clips of one step."""
+    learning_rate: float = 2e-3
+    """Peak, after the warm-up; falls to 0 over the last quarter."""
+    warmup_steps: int = 30
+    """Linear rise of the learning rate."""
+    weight_decay: float = 1e-4
+    """AdamW's, on matrices only."""
+    clip_norm: float = 3.0
+    """Bound on the norm of all gradients."""
+    held_back: float = 0.1
+    """Share of the speech kept for validation, by speaker."""
+    clean_probability: float = 0.3
+    """Share of crops without noise and room."""
+    mixing: MixingConfig = field(
+        default_factory=lambda: MixingConfig(snr=(0.0, 15.0), rir_probability=0.3, rir_count=32)
+    )
+    """Noise and rooms of the others; the segment is as long as the crop."""
+    aam: AamConfig = field(default_factory=AamConfig)
+    """Of `aam`."""
+    dino: DinoConfig = field(default_factory=DinoConfig)
+    """Of `dino`."""
+    log_every: int = 10
+    """Steps between lines of history.jsonl."""
+    validate_every: int = 100
+    """Steps between measurements on the speakers held back."""
+    checkpoint_seconds: float = 60.0
+    """Wall time between saved states."""
+    threads: int = 1
+    """CPU threads of torch; the weights are repeatable for the same number."""
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise EnhanceError(
+                f"--objective {self.objective}: unknown; there is {', '.join(OBJECTIVES)}"
+            )
+        if self.preset and self.preset not in PRESETS:
+            raise EnhanceError(f"--preset {self.preset}: unknown; there is {', '.join(PRESETS)}")
+        if self.minutes < 0 or self.steps < 0 or not (self.minutes or self.steps):
+            raise EnhanceError("--minutes or --steps: one of them must be positive")
+        if self.batch < 2:
+            raise EnhanceError(f"--batch {self.batch}: batch norm needs two clips or more")
+        if self.dino.global_crops < 2:
+            raise EnhanceError("dino.global_crops: two or more, or there is nothing to match")
+
+    @property
+    def sizes(self) -> EcapaConfig:
+        """Sizes of the encoder."""
+        return PRESETS[self.preset] if self.preset else self.architecture
+
+    def mixing_of(self, seconds: float) -> MixingConfig:
+        """Mixing of crops of one length."""
+        return replace(self.mixing, segment_seconds=seconds)
+
+    def rate(self, step: int, total: int | None) -> float:
+        """Learning rate of the step after ``step`` finished ones: rise, plateau, fall."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.learning_rate * warm * (1 - last_quarter(step, total))
+
+
+def last_quarter(step: int, total: int | None) -> float:
+    """How much of the last quarter of ``total`` steps is over: 0 before it, 1 at the end."""
+    if total is None or step < total - total // 4:
+        return 0.0
+    return 1 - (total - step) / (total // 4)
+
+
+def half_cosine(part: float) -> float:
+    """From 0 to 1 as ``part`` does, flat at both ends."""
+    return 0.5 - 0.5 * math.cos(math.pi * part)

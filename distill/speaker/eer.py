@@ -1,0 +1,147 @@
+"""Equal error rate of speaker verification, with an interval that respects who spoke.
+
+A trial is a pair of clips; its score is the cosine of their embeddings. At a threshold, the false
+acceptance rate is the share of pairs of different speakers that score at least as much, the false
+rejection rate the share of pairs of one speaker that score less. The EER is where the two are
+equal, on straight lines between the points of the ROC. Pairs of one speaker are not independent,
+so the interval draws SPEAKERS with replacement: a pair of speakers drawn a and b times counts a b
+times, a pair within a speaker drawn a times counts a times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from enhance.errors import EnhanceError
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result on all pairs of a set of clips."""
+
+    eer: float
+    """Equal error rate, 0 to 1; 0.5 is guessing."""
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of it."""
+    threshold: float
+    """Score at which the two error rates are equal."""
+    targets: int
+    """Pairs of one speaker."""
+    nontargets: int
+    """Pairs of two speakers."""
+    speakers: int
+    """Number of speakers."""
+    clips: int
+    """Number of clips."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, fit for JSON."""
+        return asdict(self)
+
+
+def equal_error_rate(
+    scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[float, float]:
+    """EER of trials, and the score at which it is reached.
+
+    Parameters
+    ----------
+    scores
+        (n,), higher means more alike.
+    same
+        Bool (n,): whether both clips are one speaker's.
+    weights
+        How often each trial counts, (n,), not negative; None for once.
+
+    Raises
+    ------
+    EnhanceError
+        If a score is not finite, or trials of one of the two kinds are missing.
+    """
+    if not np.isfinite(scores).all():
+        raise EnhanceError("a verification score is not finite; check the model and the clips")
+    weights = np.ones(len(scores)) if weights is None else weights
+    order = np.argsort(-scores, kind="stable")
+    return _equal_error_rate(scores[order], same[order], weights[order])
+
+
+def _equal_error_rate(
+    scores: np.ndarray, same: np.ndarray, weights: np.ndarray
+) -> tuple[float, float]:
+    """The same for scores in falling order."""
+    accepted = np.cumsum(weights * same)
+    wrong = np.cumsum(weights * ~same)
+    if not (len(scores) and accepted[-1] > 0 and wrong[-1] > 0):
+        raise EnhanceError(
+            "no equal error rate: it needs pairs of one speaker and pairs of two speakers"
+        )
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of ties
+    false_accept = np.append(0.0, wrong[last] / wrong[-1])
+    false_reject = np.append(1.0, 1 - accepted[last] / accepted[-1])
+    thresholds = np.append(scores[0], scores[last])
+    gap = false_accept - false_reject  # from -1 to 1, never falling
+    k = int(np.argmax(gap >= 0))
+    part = -gap[k - 1] / (gap[k] - gap[k - 1])
+    rate = false_accept[k - 1] + part * (false_accept[k] - false_accept[k - 1])
+    threshold = thresholds[k - 1] + part * (thresholds[k] - thresholds[k - 1])
+    return float(rate), float(threshold)
+
+
+def verify(
+    embeddings: np.ndarray, speakers: Sequence[str], *, rounds: int = 1000, seed: int = 0
+) -> Verification:
+    """EER on all pairs of clips, scored by cosine.
+
+    Parameters
+    ----------
+    embeddings
+        (n, E).
+    speakers
+        Name of the speaker of each clip.
+    rounds
+        Bootstrap samples of speakers; one that draws a single speaker only has no pairs of two
+        and is drawn again.
+    seed
+        Of the bootstrap.
+
+    Raises
+    ------
+    EnhanceError
+        If there are fewer than two speakers, or none with two clips.
+    """
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    if not (np.isfinite(length).all() and (length > 0).all()):
+        raise EnhanceError("an embedding is zero or not finite; check the model and the clips")
+    unit = embeddings.astype(np.float64) / length  # (n, E)
+    names, owner = np.unique(np.asarray(speakers), return_inverse=True)
+    first, second = np.triu_indices(len(owner), 1)
+    scores = (unit @ unit.T)[first, second]
+    order = np.argsort(-scores, kind="stable")
+    a, b, scores = owner[first][order], owner[second][order], scores[order]
+    same = a == b
+    rate, threshold = _equal_error_rate(scores, same, np.ones(len(scores)))
+
+    rng = np.random.default_rng(seed)
+    found: list[float] = []
+    while len(found) < rounds:
+        times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        weights = np.where(same, times[a], times[a] * times[b])
+        if weights[same].any() and weights[~same].any():
+            found.append(_equal_error_rate(scores, same, weights)[0])
+    low, high = np.quantile(found, [0.025, 0.975]) if found else (rate, rate)
+    return Verification(
+        eer=rate,
+        low=float(low),
+        high=float(high),
+        threshold=threshold,
+        targets=int(same.sum()),
+        nontargets=int((~same).sum()),
+        speakers=len(names),
+        clips=len(owner),
+    )

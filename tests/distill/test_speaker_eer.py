@@ -1,0 +1,145 @@
+"""Equal error rates by hand, against scikit-learn's ROC, and the bootstrap over speakers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_curve
+
+from distill.speaker.eer import equal_error_rate, verify
+from enhance.errors import EnhanceError
+
+
+def by_sklearn(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Where the straight-line ROC crosses false acceptance = false rejection, by bisection."""
+    accept, hit, _ = roc_curve(same, scores, sample_weight=weights, drop_intermediate=False)
+    place = np.arange(len(accept), dtype=float)
+    low, high = 0.0, float(len(accept) - 1)
+    for _ in range(200):
+        middle = (low + high) / 2
+        if np.interp(middle, place, accept) < 1 - np.interp(middle, place, hit):
+            low = middle
+        else:
+            high = middle
+    return float(np.interp(low, place, accept))
+
+
+@pytest.mark.parametrize(
+    ("scores", "same", "expected"),
+    [
+        ([4, 3, 2, 1], [1, 1, 0, 0], 0.0),
+        ([4, 3, 2, 1], [0, 0, 1, 1], 1.0),
+        # Thresholds 4 to 1: (FAR, FRR) = (0, 1/2), (1/2, 1/2), (1/2, 0), (1, 0)
+        ([4, 3, 2, 1], [1, 0, 1, 0], 0.5),
+        # (0, 2/3), (1/2, 2/3), (1/2, 1/3): FRR falls from 2/3 through 1/2 while FAR stays
+        ([5, 4, 3, 2, 1], [1, 0, 1, 1, 0], 0.5),
+        # (0, 3/4), (0, 1/2), (1/4, 1/2), (1/4, 1/4)
+        ([8, 7, 6, 5, 4, 3, 2, 1], [1, 1, 0, 1, 0, 1, 0, 0], 0.25),
+        # All equal: one step from (0, 1) to (1, 0)
+        ([1, 1, 1, 1], [1, 0, 1, 0], 0.5),
+        # (0, 1/2), then a tie of three to (2/3, 0): x = 1/2 - 3/4 x
+        ([3, 2, 2, 2, 1], [1, 1, 0, 0, 0], 2 / 7),
+    ],
+)
+def test_by_hand(scores: list[float], same: list[int], expected: float) -> None:
+    rate, _ = equal_error_rate(np.array(scores, float), np.array(same, bool))
+    assert rate == pytest.approx(expected)
+
+
+def test_against_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(30):
+        n = int(rng.integers(6, 400))
+        same = rng.random(n) < 0.3
+        same[:2] = [True, False]
+        scores = np.round(rng.normal(size=n) + 1.2 * same, int(rng.integers(1, 4)))  # with ties
+        weights = rng.integers(1, 4, n).astype(float) if trial % 2 else None
+        rate, threshold = equal_error_rate(scores, same, weights)
+        assert rate == pytest.approx(by_sklearn(scores, same, weights), abs=1e-9)
+        assert scores.min() <= threshold <= scores.max()
+
+
+def test_weights_count_as_repetitions() -> None:
+    rng = np.random.default_rng(1)
+    scores, same = rng.normal(size=60), rng.random(60) < 0.4
+    times = rng.integers(0, 4, 60)
+    again = equal_error_rate(np.repeat(scores, times), np.repeat(same, times))
+    assert equal_error_rate(scores, same, times) == pytest.approx(again)
+
+
+def clouds(speakers: int, clips: int, spread: float) -> tuple[np.ndarray, list[str]]:
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(speakers, 8))
+    names = [f"s{i}" for i in range(speakers) for _ in range(clips)]
+    points = np.repeat(centres, clips, axis=0) + spread * rng.normal(size=(speakers * clips, 8))
+    return points, names
+
+
+def test_all_pairs_by_plain_loops() -> None:
+    points, names = clouds(5, 4, 1.0)
+    scores, same = [], []
+    for i in range(20):
+        for j in range(i):
+            x, y = points[i], points[j]
+            scores.append(x @ y / np.sqrt((x @ x) * (y @ y)))
+            same.append(names[i] == names[j])
+    found = verify(points, names, rounds=50)
+    assert found.eer == pytest.approx(by_sklearn(np.array(scores), np.array(same)))
+    assert (found.targets, found.nontargets) == (sum(same), len(same) - sum(same)) == (30, 160)
+    assert (found.speakers, found.clips) == (5, 20)
+    assert found.low <= found.eer <= found.high
+
+
+def test_the_bootstrap_draws_speakers() -> None:
+    """Each round equals the EER of a set in which a drawn speaker's clips stand several times."""
+    points, names = clouds(4, 3, 1.2)
+    found = verify(points, names, rounds=40, seed=5)
+    rng, rates = np.random.default_rng(5), []
+    while len(rates) < 40:
+        drawn = rng.integers(4, size=4)
+        scores, same = [], []
+        for first in range(4):
+            for second in range(first + 1):
+                s, t = drawn[first], drawn[second]
+                if first == second:
+                    pairs = [(3 * s + i, 3 * s + j) for i in range(3) for j in range(i)]
+                elif s != t:  # copies of one speaker are no pair of two
+                    pairs = [(3 * s + i, 3 * t + j) for i in range(3) for j in range(3)]
+                else:
+                    continue
+                for i, j in pairs:
+                    x, y = points[i], points[j]
+                    scores.append(x @ y / np.sqrt((x @ x) * (y @ y)))
+                    same.append(first == second)
+        if not all(same):
+            rates.append(by_sklearn(np.array(scores), np.array(same)))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(rates, [0.025, 0.975])))
+
+
+def test_the_interval_is_honest_about_few_speakers() -> None:
+    """More clips of the same speakers hardly narrow it, more speakers do."""
+    width = {}
+    for speakers, clips in ((6, 4), (6, 16), (60, 4)):
+        found = verify(*clouds(speakers, clips, 1.0), rounds=200)
+        width[speakers, clips] = found.high - found.low
+    assert width[60, 4] < 0.5 * width[6, 4] and width[6, 16] > 0.4 * width[6, 4]
+
+
+def test_noise_is_chance_and_clouds_are_not() -> None:
+    rng = np.random.default_rng(3)
+    noise = verify(rng.normal(size=(80, 16)), [f"s{i // 8}" for i in range(80)], rounds=200)
+    assert noise.low < 0.5 < noise.high
+    assert verify(*clouds(10, 8, 0.05), rounds=20).eer == 0.0
+
+
+def test_refusals() -> None:
+    points = np.eye(4)
+    with pytest.raises(EnhanceError, match="pairs of one speaker and pairs of two"):
+        verify(points, ["a", "a", "a", "a"])
+    with pytest.raises(EnhanceError, match="pairs of one speaker and pairs of two"):
+        verify(points, ["a", "b", "c", "d"])
+    with pytest.raises(EnhanceError, match="not finite"):
+        equal_error_rate(np.array([1.0, np.nan]), np.array([True, False]))
+    points[2] = 0
+    with pytest.raises(EnhanceError, match="zero or not finite"):
+        verify(points, ["a", "a", "b", "b"])
