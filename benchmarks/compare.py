@@ -15,10 +15,10 @@ is run, resumed and finished by one and the same command::
 
 Each run is trained (as by ``enhance train``), its kept weights are evaluated on the set, and at
 the end all networks are timed in one bench. The folder holds a run folder for each name and seed,
-``results.jsonl`` and ``RESULTS.md``. Any number of processes, on one machine or several that share
-the folder, may run the command at once: each run is claimed through a lock file
-(`benchmarks.claims`). What ``--set``, ``--snr`` and ``--base`` said is kept in the folder, so that
-a later command need not repeat it.
+``results.jsonl``, ``RESULTS.md`` and ``differences.png``. Any number of processes, on one machine
+or several that share the folder, may run the command at once: each run is claimed through a lock
+file (`benchmarks.claims`). What ``--set``, ``--snr`` and ``--base`` said is kept in the folder, so
+that a later command need not repeat it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from typing import Any
 from benchmarks.candidates import NOISY
 from benchmarks.claims import held, take
 from benchmarks.networks import time_networks
+from benchmarks.plots import difference_plot
 from benchmarks.quality import evaluate
 from benchmarks.report import show
 from benchmarks.results import RESULTS
 from benchmarks.study import Study, Trial, read_study
-from benchmarks.study_report import PAGE, tables, write_page
+from benchmarks.study_report import PAGE, shown_rows, tables, write_page
 from benchmarks.study_results import study_rows
 from benchmarks.trial import CLIPS, Conditions, check_unchanged, read_record
 from benchmarks.watch import Watch
@@ -49,6 +50,7 @@ from enhance.files import write_json, write_jsonl
 from enhance.timing import cores
 
 MEMORY = "study.json"
+PLOT = "differences.png"
 SECONDS = 2.0
 """Measuring time per network and regime."""
 
@@ -247,6 +249,7 @@ def _write(study: Study, folder: Path, memory: Row, table: Path | str | None) ->
         if rows == before:  # else another process finished a run meanwhile
             break
         time.sleep(0.2)
+    difference_plot(shown_rows(rows), folder / PLOT)
     if table is not None:
         write_page(table, rows)
     return rows

@@ -120,6 +120,48 @@ def latency_plot(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
+def difference_plot(rows: Sequence[Row], path: Path) -> bool:
+    """Paired difference of each run to its baseline, with its interval, one panel a metric.
+
+    Parameters
+    ----------
+    rows
+        One row of a study for each run (`benchmarks.study_report.shown_rows`).
+    path
+        Image to write.
+
+    Returns
+    -------
+    bool
+        False, and nothing written, where no run has a finished baseline.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["difference"]]
+    if not rows:
+        return False
+    figure = Figure(figsize=(11, 1.2 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, len(METRICS))
+    names = [f"{row['name']} - {row['baseline']}" for row in rows]
+    where = np.arange(len(rows))[::-1]
+    for index, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
+        axis.axvline(0, color="0.6", lw=0.8)
+        for place, row in zip(where, rows, strict=True):
+            entry = row["difference"][metric]
+            if not entry:
+                continue
+            colour = "0.5" if entry["verdict"] == "undecided" else "C0"
+            if entry["low"] is not None:
+                axis.plot([entry["low"], entry["high"]], [place, place], color=colour, lw=2)
+            axis.plot(entry["mean"], place, "o", color=colour, ms=5)
+        axis.set_title(TITLES[metric] + (" (dB)" if metric == "si_sdr" else ""), fontsize=9)
+        axis.set_yticks(where, names if index == 0 else [""] * len(names), fontsize=8)
+        axis.set_ylim(-0.6, len(rows) - 0.4)
+        _clean(axis)
+    _save(figure, path)
+    return True
+
+
 def _clean(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)

@@ -20,6 +20,8 @@ A study file::
         baseline: gru                     # `base` and these settings, compared with `gru`
         loss: {magnitude: 0.0}
 
+Instead of ``runs``, or beside it, ``modes`` spans a grid: see `benchmarks.grid`.
+
 A run is `base` plus its own keys, or, with ``extends``, the settings of that run plus its own keys.
 Besides the keys of `enhance.config.RunConfig` (all but ``seed``) a run may have ``why`` (a line for
 the report), ``baseline`` and ``extends``. The seed of `base` is replaced by each of ``seeds``.
@@ -38,7 +40,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from distill.modes import check_mode
+from benchmarks.grid import ModesGrid, expand
+from distill.modes import check_mode, planned_model
 from enhance.checkpoint import difference
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
@@ -67,6 +70,8 @@ class StudyFile:
     """The run that others are compared with; the first run if empty."""
     title: str = ""
     """Heading of the report."""
+    modes: ModesGrid | None = None
+    """More runs: every mode with every teacher."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,8 @@ class Study:
     """In the order of the file."""
     trials: tuple[Trial, ...]
     """Every run with the first seed, then with the next."""
+    of_modes: bool = False
+    """Whether it has a grid of modes."""
 
     @property
     def names(self) -> list[str]:
@@ -180,23 +187,27 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
     except EnhanceError as error:
         raise EnhanceError(str(error).replace("--set", "--base", 1)) from error
     parse(RunConfig, base, f"{path}: base")  # so that its errors are not told of a run
-    if not found.runs:
+    runs = dict(found.runs)
+    if found.modes is not None:
+        grid = expand(found.modes, f"{path}: modes")
+        double = [name for name in grid if name in runs]
+        if double:
+            raise EnhanceError(f"{path}: runs.{double[0]}: is a run of the grid of modes already")
+        runs = {**grid, **runs}
+    if not runs:
         raise EnhanceError(f"{path}: names no runs; see the text of benchmarks/study.py")
     if not found.seeds or len(set(found.seeds)) < len(found.seeds) or min(found.seeds) < 0:
         raise EnhanceError(f"{path}: seeds {found.seeds}: need different numbers from 0 on")
-    for name in found.runs:
+    for name in runs:
         if not _NAME.fullmatch(name):
             raise EnhanceError(
                 f"{path}: runs: {name!r} cannot name a folder; use letters, digits and _ . + -"
             )
-    default = found.baseline or next(iter(found.runs))
-    _known(default, found.runs, f"{path}: baseline")
-    trials = {
-        name: _trial(name, _entry(name, found.runs, base, path), default, path)
-        for name in found.runs
-    }
+    default = found.baseline or next(iter(runs))
+    _known(default, runs, f"{path}: baseline")
+    trials = {name: _trial(name, _entry(name, runs, base, path), default, path) for name in runs}
     for trial in trials.values():
-        _known(trial.baseline or default, found.runs, f"{path}: runs.{trial.name}: baseline")
+        _known(trial.baseline or default, runs, f"{path}: runs.{trial.name}: baseline")
     _check_budget(list(trials.values()), path)
     return Study(
         str(path),
@@ -208,6 +219,7 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
             for seed in found.seeds
             for trial in trials.values()
         ),
+        found.modes is not None,
     )
 
 
@@ -306,6 +318,7 @@ def _trial(name: str, settings: Mapping[str, Any], default: str, path: Path) -> 
         )
     try:
         check_mode(config)
+        config = replace(config, model=planned_model(config))
         _build(config)
     except EnhanceError as error:
         raise EnhanceError(f"{where}: {error}") from error

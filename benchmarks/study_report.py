@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grid import paper_lines
 from benchmarks.report import DIGITS, machine_lines
 from benchmarks.seeds import ENOUGH, Row
 from benchmarks.tables import Table, number, plus_minus, size
@@ -153,6 +154,7 @@ def page(rows: Sequence[Row]) -> str:
     for table in (score_table(rows), difference_table(rows)):
         if table.rows:
             parts += [f"## {table.title[0].upper()}{table.title[1:]}", "", table.markdown(), ""]
+    parts += [*paper_lines(), ""] if head.get("of_modes") else []
     parts += ["## What the figures say", ""]
     whys = {row["name"]: row["why"] for row in rows if row["kind"] == "trial"}
     for row in shown_rows(rows):

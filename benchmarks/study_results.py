@@ -63,6 +63,7 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
         "title": study.title,
         "study": Path(study.path).name,
         "baseline": study.baseline,
+        "of_modes": study.of_modes,
         "seeds": list(study.seeds),
         "hours_heard": first.hours,
         "set": set_name,

@@ -20,6 +20,7 @@ and those of a combination stand under each mode's name (all may be left out)::
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,21 @@ def check_mode(settings: RunConfig) -> None:
         check_size(found["concat"], settings.model)
     if "pretrain" in found:
         check_steps(found["pretrain"], settings.training)
+
+
+def planned_model(settings: RunConfig) -> ModelConfig:
+    """The model that a run will train, as far as its mode decides about it; loads nothing.
+
+    Raises
+    ------
+    EnhanceError
+        As `check_mode`.
+    """
+    if "concat" not in parts(settings.mode):
+        return settings.model
+    size = read_objective(settings)["concat"].size
+    gcrn = replace(settings.model.gcrn, extra_features=size)
+    return replace(settings.model, gcrn=gcrn)
 
 
 def make_objective(settings: RunConfig, quiet: bool) -> Objective:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tiny_study import make_material
 
 RATE = 16000
 
@@ -24,6 +25,12 @@ def voice(seed: int, seconds: float) -> np.ndarray:
     pitch = 100 + 15 * seed
     buzz = sum(np.sin(2 * np.pi * pitch * k * t + k * k) / k for k in range(1, 30))
     return (0.05 * np.clip(np.sin(2 * np.pi * 3.7 * t + seed), 0, None) * buzz).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Clips to train on, and an evaluation set. Not to be changed."""
+    return make_material(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture

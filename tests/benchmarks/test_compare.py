@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import tiny_training as tiny
 import torch
-import yaml
 from scipy.stats import t as student
+from tiny_study import RUNS, Place
 from torch import Tensor
 
 from benchmarks import clips, compare, networks, trial
-from benchmarks.compare import Comparison
 from enhance import cli
 from enhance.checkpoint import load_model
 from enhance.config import RunConfig
@@ -30,47 +28,7 @@ from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.metrics import METRICS, measure
 from enhance.objective import Enhancement
-from enhance.settings import to_dict
 from enhance.spectral import WaveformModel
-
-RUNS: dict[str, Any] = {
-    "plain": {},
-    "fast": {"training.learning_rate": 0.05, "why": "is faster better"},
-}
-
-
-class Place:
-    """Clips, an evaluation set and a study file in one folder."""
-
-    def __init__(self, folder: Path, clips: Path, evaluation: Path) -> None:
-        self.folder, self.clips, self.evaluation = folder, clips, evaluation
-        self.out = folder / "out"
-        self.file = folder / "study.yaml"
-
-    def study(self, runs: Any = None, seeds: tuple[int, ...] = (0,), **more: Any) -> Path:
-        """Write the study file; its training takes a fraction of a second."""
-        base = to_dict(tiny.config(self.clips, steps=4, validate_every=0, checkpoint_every=2))
-        value = {"base": base, "seeds": list(seeds), "runs": runs or RUNS, **more}
-        self.file.write_text(yaml.safe_dump(value, sort_keys=False), "utf-8")
-        return self.file
-
-    def run(self, out: Path | None = None, **options: Any) -> Comparison:
-        """`compare` on the set, quietly."""
-        options = {"clips": self.evaluation, "seconds": 0.05, "quiet": True, **options}
-        return compare.compare(self.file, out or self.out, **options)
-
-    def report(self) -> str:
-        """The page."""
-        return (self.out / "RESULTS.md").read_text("utf-8")
-
-    def states(self) -> dict[str, str]:
-        """Where each run stands."""
-        return {row["run"]: row["state"] for row in self.rows("trial")}
-
-    def rows(self, kind: str) -> list[dict[str, Any]]:
-        """Rows of one kind of the results."""
-        found = read_jsonl(self.out / "results.jsonl")
-        return [row for row in found if row["kind"] == kind]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,26 +38,6 @@ def _quick() -> Iterator[None]:
         patch.setattr("benchmarks.plots.quality_plot", lambda *_: False)
         patch.setattr(compare, "cores", lambda: 1)
         yield
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("material")
-    rng = np.random.default_rng(3)
-    time = np.arange(19200) / 16000
-    lines = ["path,speech_group"]
-    for i in range(4):
-        voice = sum(np.sin(2 * np.pi * (90 + 20 * i) * k * time + k * k) / k for k in range(1, 30))
-        clean = 0.05 * np.clip(np.sin(2 * np.pi * 3.7 * time + i), 0, None) * voice
-        noise = rng.standard_normal(len(time))
-        noise *= np.sqrt(np.sum(clean**2) / np.sum(noise**2)) * 10 ** (5 / 20)
-        for part, wave in (("clean", clean), ("noisy", clean + noise)):
-            path = folder / "dev" / part / f"{i}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, wave, 16000, subtype="FLOAT")
-            lines.append(f"{part}/{i}.wav,{'odd' if i % 2 else 'even'}")
-    (folder / "dev" / "manifest.csv").write_text("\n".join(lines) + "\n")
-    return tiny.make_clips(folder / "clips"), folder / "dev"
 
 
 @pytest.fixture(scope="module")
