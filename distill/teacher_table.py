@@ -67,50 +67,76 @@ def describe(
         "parameters": sum(p.numel() for p in found.parameters()),
         "metric": None,
     }
-    row["family"] = _family(found)
+    row["family"] = _family(found, where)
     record = _record(where)
     if record is not None:
-        row["family"] = record["config"]["family"]
+        row["family"] = record["config"].get("family", row["family"])
         row["metric"] = _metric(record)
     if audio is not None:
         row["throughput"] = throughput(found, audio, seconds, threads, quiet=quiet)
     return row
 
 
-def _family(found: Any) -> str | None:
+def _family(found: Any, where: Path) -> str | None:
     config = getattr(getattr(found, "model", None), "config", None)
     kind = getattr(config, "model_type", None)
+    if not isinstance(kind, str) and (where / "config.json").is_file():
+        kind = json.loads((where / "config.json").read_text("utf-8")).get("model_type")
     return kind if isinstance(kind, str) else None
 
 
 def _record(where: Path) -> dict[str, Any] | None:
+    """What `pretrain-ssl` or `pretrain-speaker` wrote; None where neither did."""
     path = where / "record.json"
     if not path.is_file():
         return None
     try:
         record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if record.get("config", {}).get("family") not in FAMILIES:
+        config = record.get("config", {})
+        if config.get("family") not in FAMILIES and config.get("objective") not in ("aam", "dino"):
             return None
         _metric(record)
         return record
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise EnhanceError(
-            f"{path}: not a record of enhance pretrain-ssl ({type(error).__name__}: {error})"
+            f"{path}: not a record of enhance pretrain-ssl or pretrain-speaker "
+            f"({type(error).__name__}: {error})"
         ) from error
 
 
 def _metric(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The last iteration's figure on clean held-back files."""
+    """The last iteration's accuracy on clean held-back files, or a speaker encoder's EER."""
+    if "iterations" not in record:
+        return _equal_error_rate(record)
     last = record["iterations"][-1]
     if "clean" not in last:
         return None
     clean = last["clean"]
     return {
-        "accuracy": clean["accuracy"],
+        "name": "accuracy",
+        "value": clean["accuracy"],
         "chance": clean["chance"],
         "codes": last.get("codes", []),
         "steps": sum(row["steps"] for row in record["iterations"]),
         "minutes": round(sum(row["seconds"] for row in record["iterations"]) / 60, 1),
+    }
+
+
+def _equal_error_rate(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Of the speakers of --eval where they were given, else of those held back."""
+    measured = {row["embedding"]: row for row in record.get("verification", [])}
+    found = measured.get("trained") or record.get("held_back")
+    if found is None:
+        return None
+    random = measured.get("random weights")
+    return {
+        "name": "EER",
+        "value": {"mean": found["eer"], "low": found["low"], "high": found["high"]},
+        "chance": 0.5,
+        "random_weights": random and random["eer"],
+        "codes": [],
+        "steps": record["steps"],
+        "minutes": round(record["seconds"] / 60, 1),
     }
 
 
@@ -188,7 +214,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """The table as Markdown."""
     timed = any("throughput" in row for row in rows)
     head = ["teacher", "family", "L", "widths", "stride", "field", "causal", "parameters"]
-    head += ["held-back accuracy (95 %)", "chance", "code perplexity"]
+    head += ["metric on held-back audio (95 %)", "chance", "code perplexity"]
     if timed:
         head.append("audio-s/s")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -232,8 +258,13 @@ def _widths(widths: list[int]) -> str:
 def _figures(metric: dict[str, Any] | None) -> list[str]:
     if metric is None:
         return ["no record", "", ""]
-    value = metric["accuracy"]
-    text = f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    value = metric["value"]
+    text = (
+        f"{metric['name']} {100 * value['mean']:.1f} % "
+        f"({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    )
+    if metric.get("random_weights") is not None:
+        text += f"; random weights {100 * metric['random_weights']:.1f} %"
     codes = ", ".join(f"{c['perplexity']:.0f} of {c['size']}" for c in metric["codes"])
     return [text, f"{100 * metric['chance']:.1f} %", codes]
 

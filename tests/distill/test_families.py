@@ -289,7 +289,7 @@ def test_teachers_prints_and_writes_a_table(
     assert text.strip() == result.output.strip()
     record = json.loads((made["wav2vec2"] / "record.json").read_text())
     mean = record["iterations"][0]["clean"]["accuracy"]["mean"]
-    assert f"| {100 * mean:.1f} % (" in text
+    assert f"| accuracy {100 * mean:.1f} % (" in text
     assert f"| {100 * record['iterations'][0]['clean']['chance']:.1f} % |" in text
     assert "3 x 16" in text and "2 x 8, 1 x 12" in text
     again = CliRunner().invoke(app, ["teachers", names[0], "-o", str(tmp_path / "t")])

@@ -17,6 +17,7 @@ import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from distill import teacher_table
 from distill.backbones.ecapa_model import EcapaConfig
 from distill.speaker import score
 from distill.speaker.config import AamConfig, DinoConfig, SpeakerConfig
@@ -173,6 +174,19 @@ def test_the_folder_is_a_teacher_with_a_card(whole: dict[str, Path], objective: 
     assert all(r["speakers"] == 3 and r["targets"] == 9 and r["nontargets"] == 27 for r in rows)
     for row in rows:
         assert f"| {row['embedding']} | {100 * row['eer']:.1f} % (" in card
+
+
+@pytest.mark.parametrize("objective", ["aam", "dino"])
+def test_its_row_in_the_table_of_teachers(whole: dict[str, Path], objective: str) -> None:
+    row = teacher_table.describe(str(whole[objective]))
+    record = json.loads((whole[objective] / "record.json").read_text("utf-8"))
+    trained, random, _ = record["verification"]
+    assert (trained["embedding"], random["embedding"]) == ("trained", "random weights")
+    assert row["family"] == "ecapa-tdnn"
+    assert row["metric"]["value"]["mean"] == trained["eer"]
+    told = teacher_table.markdown([row])
+    assert f"EER {100 * trained['eer']:.1f} % ({100 * trained['low']:.1f} to " in told
+    assert f"random weights {100 * random['eer']:.1f} % | 50.0 % |" in told
 
 
 def test_what_is_kept_of_dino_is_the_teacher(whole: dict[str, Path]) -> None:
