@@ -12,22 +12,19 @@ spectrogram, not a state of the model.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from distill.backbones import ecapa_model, ecapa_published, read_json
 from distill.backbones.ecapa_model import FIELD, SAMPLE_RATE, STRIDE, Ecapa
+from distill.backbones.frozen import FrozenTeacher, by_length, check_lengths, fingerprint
 from enhance.errors import EnhanceError
 
 
-class EcapaTeacher(nn.Module):
+class EcapaTeacher(FrozenTeacher):
     """A frozen ECAPA-TDNN behind the `distill.teacher.Teacher` contract.
 
     Parameters
@@ -41,76 +38,34 @@ class EcapaTeacher(nn.Module):
         `embedding` always uses that.
     """
 
-    causal = False
-    sample_rate = SAMPLE_RATE
-    field_samples = FIELD
-    stride_samples = STRIDE
-    equal_lengths_only = True
-
     def __init__(self, model: Ecapa, name: str, left_pad: int | None = None) -> None:
-        super().__init__()
-        self.model = model.float().requires_grad_(False).eval()
-        self.name = name
-        self.left_pad = FIELD - STRIDE if left_pad is None else left_pad
-        if not 0 <= self.left_pad < FIELD:
-            raise EnhanceError(
-                f"left_pad {self.left_pad}: must be from 0 to {FIELD - 1} samples "
-                "(a whole field of zeros would make a frame of nothing)"
-            )
-        self.offset_samples = -self.left_pad
-        self.widths: tuple[int, ...] = model.config.widths
-        self.num_layers = len(self.widths) - 1
+        super().__init__(
+            model,
+            name,
+            sample_rate=SAMPLE_RATE,
+            field_samples=FIELD,
+            stride_samples=STRIDE,
+            widths=model.config.widths,
+            equal_lengths_only=True,
+            left_pad=left_pad,
+        )
         self.context_frames = model.config.context_frames
         self.embedding_size = model.config.embedding
-        self.fingerprint = self._fingerprint()
-
-    def _fingerprint(self) -> str:
-        settings = [ecapa_model.MODEL_TYPE, asdict(self.model.config), self.left_pad]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name, tensor in sorted(self.model.network.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
-    def train(self, mode: bool = True) -> EcapaTeacher:
-        """Stay in eval mode: batch norm would otherwise depend on the company."""
-        return super().train(False)
+        settings = [ecapa_model.MODEL_TYPE, asdict(model.config), self.left_pad]
+        self.fingerprint = fingerprint(settings, model.network.state_dict())
 
     def frames(self, samples: int) -> int:
         """Frames of a clip: floor((N + left_pad - 200) / 160) + 1; 0 under `min_frames`.
 
         The last ones reach up to 200 samples past the end, where zeros stand.
         """
-        return self.model.config.frames(samples, self.left_pad)
+        count: int = self.model.config.frames(samples, self.left_pad)
+        return count
 
-    @torch.no_grad()
-    def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Frame-level outputs of a batch, each item as if it were alone.
-
-        Shape: waves (B, N), lengths (B,) -> (L + 1, B, T', D), counts (B,)
-
-        Raises
-        ------
-        EnhanceError
-            If the shapes do not fit together.
-        """
-        sizes = _sizes(waves, lengths)
-        counts = [self.frames(n) for n in sizes]
-        shape = (self.num_layers + 1, len(sizes), max(counts, default=0), max(self.widths))
-        out = waves.new_zeros(shape, dtype=torch.float32)
-        for size, rows in _equal(sizes).items():
-            count = self.frames(size)
-            if not count:  # too short for one frame: nothing to run
-                continue
-            with torch.autocast(waves.device.type, enabled=False):
-                features = self.model.features(waves[rows, :size], self.left_pad)  # (b, T', M)
-                states = self.model.states(features)
-            for layer, state in enumerate(states):
-                width = self.widths[layer]
-                out[layer, rows, :count] = F.pad(
-                    state.transpose(1, 2), (0, max(self.widths) - width)
-                )
-        return out, torch.tensor(counts, device=lengths.device)
+    def run(self, clips: list[Tensor]) -> list[Tensor]:
+        """Frame-level output of every block."""
+        features = self.model.features(torch.stack(clips), self.left_pad)  # (B, T', M)
+        return [state.transpose(1, 2) for state in self.model.states(features)]
 
     @torch.no_grad()
     def embedding(self, waves: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -125,34 +80,14 @@ class EcapaTeacher(nn.Module):
         """
         if lengths is None:
             lengths = torch.full((len(waves),), waves.shape[-1])
-        sizes = _sizes(waves, lengths)
+        sizes = check_lengths(waves, lengths)
         if short := [n for n in sizes if not self.model.config.frames(n)]:
             raise EnhanceError(f"{self.name}: a clip of {short[0]} samples is too short to embed")
         out = waves.new_zeros((len(sizes), self.embedding_size), dtype=torch.float32)
-        for size, rows in _equal(sizes).items():
+        for rows in by_length(range(len(sizes)), sizes):
             with torch.autocast(waves.device.type, enabled=False):
-                out[rows] = self.model(waves[rows, :size])
+                out[rows] = self.model(waves[rows, : sizes[rows[0]]])
         return out
-
-
-def _sizes(waves: Tensor, lengths: Tensor) -> list[int]:
-    if waves.ndim != 2 or lengths.shape != waves.shape[:1]:
-        raise EnhanceError(
-            f"teacher input of shapes {tuple(waves.shape)} and {tuple(lengths.shape)}: "
-            "need waves (B, N) and lengths (B,)"
-        )
-    sizes = [int(n) for n in lengths.tolist()]
-    if any(not 0 <= n <= waves.shape[1] for n in sizes):
-        raise EnhanceError(f"lengths {sizes}: must be from 0 to {waves.shape[1]} samples")
-    return sizes
-
-
-def _equal(sizes: list[int]) -> dict[int, list[int]]:
-    """Rows of each length."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for row, size in enumerate(sizes):
-        groups[size].append(row)
-    return groups
 
 
 def load(folder: Path, name: str, left_pad: int | None = None) -> EcapaTeacher:

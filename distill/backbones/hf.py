@@ -18,9 +18,6 @@ Three facts decide how a batch is run:
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from distill.backbones import import_transformers, read_json
+from distill.backbones.frozen import FrozenTeacher, fingerprint
 from enhance.errors import EnhanceError
 
 CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
@@ -51,7 +49,7 @@ def conv_geometry(kernels: list[int], strides: list[int]) -> tuple[int, int]:
     return field, stride
 
 
-class HfTeacher(nn.Module):
+class HfTeacher(FrozenTeacher):
     """A frozen transformers speech model behind the `distill.teacher.Teacher` contract.
 
     Parameters
@@ -72,8 +70,6 @@ class HfTeacher(nn.Module):
         and unilm. It matters for quiet clips only.
     """
 
-    causal = False
-
     def __init__(
         self,
         model: nn.Module,
@@ -84,89 +80,34 @@ class HfTeacher(nn.Module):
         left_pad: int | None = None,
         normalize_eps: float = 1e-7,
     ) -> None:
-        super().__init__()
         config: Any = model.config
         if getattr(config, "add_adapter", False):
             raise EnhanceError(
                 f"{name}: has a convolutional adapter (add_adapter), which changes the frame "
                 "rate of its last layer; take the model without it"
             )
-        self.model = _fold_weight_norm(model).float().requires_grad_(False).eval()
-        self.name = name
-        self.sample_rate = sample_rate
+        field, stride = conv_geometry(config.conv_kernel, config.conv_stride)
+        super().__init__(
+            _fold_weight_norm(model),
+            name,
+            sample_rate=sample_rate,
+            field_samples=field,
+            stride_samples=stride,
+            widths=(config.hidden_size,) * (config.num_hidden_layers + 1),
+            equal_lengths_only=config.feat_extract_norm == "group"
+            or bool(getattr(config, "conv_pos_batch_norm", False)),
+            left_pad=left_pad,
+        )
         self.do_normalize = do_normalize
         self.normalize_eps = normalize_eps
-        self.field_samples, self.stride_samples = conv_geometry(
-            config.conv_kernel, config.conv_stride
-        )
-        self.left_pad = self.field_samples - self.stride_samples if left_pad is None else left_pad
-        if not 0 <= self.left_pad < self.field_samples:
-            raise EnhanceError(
-                f"left_pad {self.left_pad}: must be from 0 to {self.field_samples - 1} samples "
-                "(a whole field of zeros would make a frame of nothing)"
-            )
-        self.offset_samples = -self.left_pad
-        self.num_layers: int = config.num_hidden_layers
-        self.widths: tuple[int, ...] = (config.hidden_size,) * (self.num_layers + 1)
-        self.equal_lengths_only: bool = config.feat_extract_norm == "group" or bool(
-            getattr(config, "conv_pos_batch_norm", False)
-        )
-        self.fingerprint = self._fingerprint(config.to_dict())
-
-    def _fingerprint(self, config: dict[str, Any]) -> str:
-        config = {k: v for k, v in config.items() if k not in _VOLATILE}
-        settings = [config, self.sample_rate, self.do_normalize, self.left_pad]
+        known = {k: v for k, v in config.to_dict().items() if k not in _VOLATILE}
+        settings = [known, self.sample_rate, self.do_normalize, self.left_pad]
         if self.do_normalize and self.normalize_eps != 1e-7:
             settings.append(self.normalize_eps)
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        self.fingerprint = fingerprint(settings, self.model.state_dict())
 
-    def train(self, mode: bool = True) -> HfTeacher:
-        """Stay in eval mode: dropout and layer drop would make the target random."""
-        return super().train(False)
-
-    def frames(self, samples: int) -> int:
-        """Frames of a clip: floor((N + left_pad - field) / stride) + 1, or 0."""
-        return max((samples + self.left_pad - self.field_samples) // self.stride_samples + 1, 0)
-
-    @torch.no_grad()
-    def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states of a batch, each item as if it were alone.
-
-        Shape: waves (B, N), lengths (B,) -> (L + 1, B, T', D), counts (B,)
-
-        Raises
-        ------
-        EnhanceError
-            If the shapes do not fit together.
-        """
-        if waves.ndim != 2 or lengths.shape != waves.shape[:1]:
-            raise EnhanceError(
-                f"teacher input of shapes {tuple(waves.shape)} and {tuple(lengths.shape)}: "
-                "need waves (B, N) and lengths (B,)"
-            )
-        sizes = [int(n) for n in lengths.tolist()]
-        if any(not 0 <= n <= waves.shape[1] for n in sizes):
-            raise EnhanceError(f"lengths {sizes}: must be from 0 to {waves.shape[1]} samples")
-        counts = [self.frames(n) for n in sizes]
-        shape = (self.num_layers + 1, len(sizes), max(counts, default=0), self.widths[0])
-        out = waves.new_zeros(shape, dtype=torch.float32)
-        groups: dict[int, list[int]] = defaultdict(list)
-        for row, (size, count) in enumerate(zip(sizes, counts, strict=True)):
-            if count:  # too short for one frame: nothing to run
-                groups[size if self.equal_lengths_only else 0].append(row)
-        for rows in groups.values():
-            hidden = self._run([waves[row, : sizes[row]] for row in rows])
-            for k, row in enumerate(rows):
-                out[:, row, : counts[row]] = hidden[:, k, : counts[row]]
-        return out, torch.tensor(counts, device=lengths.device)
-
-    def _run(self, clips: list[Tensor]) -> Tensor:
-        """Shape: B clips (n,) -> (L + 1, B, T', D)"""
-        clips = [clip.float() for clip in clips]
+    def run(self, clips: list[Tensor]) -> list[Tensor]:
+        """All hidden states; a mask tells clips of unequal length apart."""
         if self.do_normalize:  # as transformers' Wav2Vec2FeatureExtractor, padding excluded
             eps = self.normalize_eps
             clips = [(c - c.mean()) / (c.var(unbiased=False) + eps).sqrt() for c in clips]
@@ -178,10 +119,7 @@ class HfTeacher(nn.Module):
         mask = None
         if int(sizes.min()) < longest:
             mask = (torch.arange(longest) < sizes[:, None]).long().to(batch.device)  # (B, N)
-        with torch.autocast(batch.device.type, enabled=False):
-            result = self.model(
-                batch, attention_mask=mask, output_hidden_states=True, return_dict=True
-            )
+        result = self.model(batch, attention_mask=mask, output_hidden_states=True, return_dict=True)
         states = list(result.hidden_states)
         if len(states) != self.num_layers + 1:
             raise EnhanceError(
@@ -195,7 +133,7 @@ class HfTeacher(nn.Module):
                 f"{self.name}: made {states[0].shape[1]} frames of {longest} samples, not {frames} "
                 "as its conv_kernel and conv_stride say; its config does not fit its weights"
             )
-        return torch.stack(states)
+        return states
 
 
 def _fold_weight_norm(model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from distill.backbones.frozen import by_length, check_lengths
 from distill.backbones.wav2vec import ConvLayers, Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec_teacher import Wav2VecTeacher, prepared, read_model
 from distill.quantizer import GumbelQuantizer, KmeansQuantizer, Quantized
@@ -151,11 +152,12 @@ class VqWav2VecTeacher(Wav2VecTeacher):
         EnhanceError
             If the shapes do not fit together.
         """
-        sizes, counts = self._sizes(waves, lengths)
+        sizes = check_lengths(waves, lengths)
+        counts = [self.frames(n) for n in sizes]
         shape = (len(sizes), max(counts, default=0), self.model.config.vq_groups)
         out = torch.full(shape, -1, dtype=torch.long, device=waves.device)
-        for rows in self._equal(sizes, counts):
-            batch = self._prepare(waves, rows, sizes[rows[0]])
+        for rows in by_length([row for row, count in enumerate(counts) if count], sizes):
+            batch = self.prepare([waves[row, : sizes[row]].float() for row in rows])
             with torch.autocast(batch.device.type, enabled=False):
                 found = self.model.quantize(self.model.features(batch)).codes
             out[rows, : found.shape[1]] = found

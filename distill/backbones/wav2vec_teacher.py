@@ -9,19 +9,17 @@ the teachers are not causal, and clips run alone or with others of exactly their
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from distill.backbones import read_json
+from distill.backbones.frozen import FrozenTeacher, fingerprint
 from distill.backbones.wav2vec import Wav2Vec, Wav2VecConfig
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
@@ -31,7 +29,7 @@ SAMPLE_RATE = 16000
 Model = TypeVar("Model", bound=Wav2Vec)
 
 
-class Wav2VecTeacher(nn.Module):
+class Wav2VecTeacher(FrozenTeacher):
     """A frozen `Wav2Vec` or `VqWav2Vec` behind the `distill.teacher.Teacher` contract.
 
     Parameters
@@ -50,8 +48,6 @@ class Wav2VecTeacher(nn.Module):
         0 gives the states of the published code.
     """
 
-    causal = False
-
     def __init__(
         self,
         model: Wav2Vec,
@@ -61,93 +57,36 @@ class Wav2VecTeacher(nn.Module):
         do_normalize: bool = False,
         left_pad: int | None = None,
     ) -> None:
-        super().__init__()
-        self.model = model.float().requires_grad_(False).eval()
-        self.name = name
-        self.sample_rate = sample_rate
+        field, stride = model.config.geometry
+        super().__init__(
+            model,
+            name,
+            sample_rate=sample_rate,
+            field_samples=field,
+            stride_samples=stride,
+            widths=model.state_widths,
+            equal_lengths_only=True,
+            left_pad=left_pad,
+        )
         self.do_normalize = do_normalize
-        self.field_samples, self.stride_samples = model.config.geometry
-        usual = max(self.field_samples - self.stride_samples, 0)
-        self.left_pad = usual if left_pad is None else left_pad
-        if not 0 <= self.left_pad < self.field_samples:
-            raise EnhanceError(
-                f"left_pad {self.left_pad}: must be from 0 to {self.field_samples - 1} samples "
-                "(a whole field of zeros would make a frame of nothing)"
-            )
-        self.offset_samples = -self.left_pad
-        self.widths: tuple[int, ...] = model.state_widths
-        self.num_layers = len(self.widths) - 1
-        self.equal_lengths_only = True
-        self.fingerprint = self._fingerprint()
+        settings = [model.config.to_dict(), sample_rate, do_normalize, self.left_pad]
+        self.fingerprint = fingerprint(settings, self.model.state_dict())
 
-    def _fingerprint(self) -> str:
-        settings = [
-            self.model.config.to_dict(), self.sample_rate, self.do_normalize, self.left_pad,
-        ]  # fmt: skip
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def prepare(self, clips: list[Tensor]) -> Tensor:
+        """What the model hears of clips of one length.
 
-    def train(self, mode: bool = True) -> Wav2VecTeacher:
-        """Stay in eval mode: dropout would make the target random."""
-        return super().train(False)
-
-    def frames(self, samples: int) -> int:
-        """Frames of a clip: floor((N + left_pad - field) / stride) + 1, or 0."""
-        return max((samples + self.left_pad - self.field_samples) // self.stride_samples + 1, 0)
-
-    @torch.no_grad()
-    def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states of a batch, each item as if it were alone.
-
-        States narrower than the widest are followed by zeros; ``widths`` has their true widths.
-
-        Shape: waves (B, N), lengths (B,) -> (L + 1, B, T', D), counts (B,)
-
-        Raises
-        ------
-        EnhanceError
-            If the shapes do not fit together.
+        Shape: B clips (n,) -> (B, left_pad + n)
         """
-        sizes, counts = self._sizes(waves, lengths)
-        shape = (len(self.widths), len(sizes), max(counts, default=0), max(self.widths))
-        out = waves.new_zeros(shape, dtype=torch.float32)
-        for rows in self._equal(sizes, counts):
-            batch = self._prepare(waves, rows, sizes[rows[0]])
-            with torch.autocast(batch.device.type, enabled=False):
-                states = self.model.states(batch)
-            for k, state in enumerate(states):
-                out[k, rows, : state.shape[1], : state.shape[2]] = state
-        return out, torch.tensor(counts, device=lengths.device)
-
-    def _sizes(self, waves: Tensor, lengths: Tensor) -> tuple[list[int], list[int]]:
-        if waves.ndim != 2 or lengths.shape != waves.shape[:1]:
-            raise EnhanceError(
-                f"teacher input of shapes {tuple(waves.shape)} and {tuple(lengths.shape)}: "
-                "need waves (B, N) and lengths (B,)"
-            )
-        sizes = [int(n) for n in lengths.tolist()]
-        if any(not 0 <= n <= waves.shape[1] for n in sizes):
-            raise EnhanceError(f"lengths {sizes}: must be from 0 to {waves.shape[1]} samples")
-        return sizes, [self.frames(n) for n in sizes]
-
-    def _equal(self, sizes: list[int], counts: list[int]) -> list[list[int]]:
-        """Rows of the batch that have the same length and at least one frame."""
-        groups: dict[int, list[int]] = defaultdict(list)
-        for row, (size, count) in enumerate(zip(sizes, counts, strict=True)):
-            if count:
-                groups[size].append(row)
-        return list(groups.values())
-
-    def _prepare(self, waves: Tensor, rows: list[int], size: int) -> Tensor:
-        """Shape: (B, N) -> (rows, left_pad + size)"""
-        clips = waves[rows, :size].float()
+        waves = torch.stack(clips)
         if self.do_normalize:
-            variance, mean = torch.var_mean(clips, dim=1, correction=0, keepdim=True)
-            clips = (clips - mean) / (variance + 1e-7).sqrt()
-        return F.pad(clips, (self.left_pad, 0))
+            variance, mean = torch.var_mean(waves, dim=1, correction=0, keepdim=True)
+            waves = (waves - mean) / (variance + 1e-7).sqrt()
+        return F.pad(waves, (self.left_pad, 0))
+
+    def run(self, clips: list[Tensor]) -> list[Tensor]:
+        """z, then each state behind it."""
+        states: list[Tensor] = self.model.states(self.prepare(clips))
+        return states
 
 
 def save(model: Wav2Vec, folder: Path) -> None:
