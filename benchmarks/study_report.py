@@ -40,7 +40,7 @@ def score_table(rows: Sequence[Row], *, brief: bool = False) -> Table:
         "heard h": lambda row: number(row["hours_heard"], 2),
         **{_title(metric): _score(metric) for metric in METRICS},
         "parameters": lambda row: size(row["parameters"], ""),
-        "hop ms": lambda row: number((row["cpu"] or {}).get("hop_ms"), 0),
+        "hop ms": lambda row: _plain((row["cpu"] or {}).get("hop_ms")),
         "CPU ms": lambda row: number(row["cpu_ms_p50"]),
         "cold": lambda row: number(row["cpu_cold_ms_p50"]),
         "training CPU min": lambda row: number(_minutes(row["train_cpu_seconds"]), 1),
@@ -269,6 +269,10 @@ def _title(metric: str) -> str:
 
 def _score(metric: str) -> Callable[[Row], str]:
     return lambda row: plus_minus(row["metrics"][metric], DIGITS[metric])
+
+
+def _plain(value: float | None) -> str:
+    return number(value) if value is None else f"{value:g}"
 
 
 def _minutes(seconds: float | None) -> float | None:
