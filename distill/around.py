@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -57,9 +58,9 @@ class Around(Objective):
         """As the objective inside has it."""
         return self.inner.trains_enhancer(step)
 
+    @abc.abstractmethod
     def about(self) -> dict[str, Any]:
         """What the record says of this part alone."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """Flat for one mode; of a combination, each part under its mode's name."""

@@ -51,3 +51,23 @@ def speech_and_noise(folder: Path) -> tuple[list[Clip], list[Clip]]:
         for i, (seconds, source) in enumerate(((0.3, "x"), (3.1, "x"), (2.2, "y")))
     ]
     return speech, noise
+
+
+def make_odd_files(folder: Path) -> list[Clip]:
+    """One clip for each way in which a file can differ."""
+    wave = np.clip(tone(0.8, 5), -1, 1)
+    stereo = np.stack([wave, 0.5 * wave[::-1]], 1)
+    kinds = {
+        "plain.wav": (wave, 16000, "PCM_16"),
+        "deep.flac": (wave, 16000, "PCM_24"),
+        "float.wav": (wave, 16000, "FLOAT"),
+        "two.wav": (stereo, 16000, "PCM_16"),
+        "fast.wav": (wave, 44100, "PCM_16"),
+        "lossy.ogg": (wave, 16000, "VORBIS"),
+        "slow-lossy.ogg": (wave, 8000, "VORBIS"),
+    }
+    clips = []
+    for name, (data, rate, subtype) in kinds.items():
+        soundfile.write(folder / name, data, rate, subtype=subtype)
+        clips.append(Clip(folder / name, len(data) / rate, rate))
+    return clips

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 from collections import defaultdict
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from enhance.errors import EnhanceError
 
 
-class FrozenTeacher(nn.Module):
+class FrozenTeacher(nn.Module, abc.ABC):
     """A model behind the `distill.teacher.Teacher` contract; subclasses say how clips are run.
 
     Parameters
@@ -108,12 +109,12 @@ class FrozenTeacher(nn.Module):
                     out[layer, row, :count, : state.shape[-1]] = state[item, :count]
         return out, torch.tensor(counts, device=lengths.device)
 
+    @abc.abstractmethod
     def run(self, clips: list[Tensor]) -> Sequence[Tensor]:
         """States of clips that may run together.
 
         Shape: B clips (n,) -> L + 1 states (B, T', D of the state)
         """
-        raise NotImplementedError
 
 
 def check_lengths(waves: Tensor, lengths: Tensor) -> list[int]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import pickle
 import shutil
 import sys
 from collections import Counter
@@ -19,50 +16,16 @@ import soundfile
 import tiny_onnx
 from onnx import TensorProto, helper, numpy_helper
 from scipy import stats
+from tiny_harm import COUNT, RATE, voice, write_set
 
 from benchmarks import harm
 from benchmarks import harm_cases as c
-from benchmarks import harm_signals as s
-from benchmarks.clips import Pair
 from benchmarks.harm import Guard, guard, welch
 from benchmarks.harm_bounds import Check, Harm, judge
 from benchmarks.harm_report import checks_table
 from enhance import cli
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
-from enhance.metrics import measure
-
-RATE = 16000
-COUNT = 6
-
-
-def voice(seed: int, seconds: float = 1.2) -> np.ndarray:
-    """A buzz in syllables with silence between, different for each seed."""
-    t = np.arange(round(seconds * RATE)) / RATE
-    pitch = 100 + 15 * seed
-    buzz = sum(np.sin(2 * np.pi * pitch * k * t + k * k) / k for k in range(1, 30))
-    return (0.05 * np.clip(np.sin(2 * np.pi * 3.7 * t + seed), 0, None) * buzz).astype(np.float32)
-
-
-def write_set(folder: Path) -> Path:
-    """Pairs at -5 dB of six voices: one half women, one half heard in training."""
-    rows = []
-    for index in range(COUNT):
-        clean = voice(index)
-        rough = np.random.default_rng(index).standard_normal(clean.size).astype(np.float32)
-        scale = np.sqrt(np.sum(clean**2) / np.sum(rough**2)) * 10 ** (5 / 20)
-        for part, wave in (("clean", clean), ("noisy", clean + scale * rough)):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-            path = f"{part}/{index:03d}.wav"
-            soundfile.write(folder / path, wave, RATE, subtype="FLOAT")
-            speaker = f"an4_{'fm'[index % 2]}{index}"
-            heard = ("yes", "no", "unknown (not told)")[index // 2]
-            rows.append({"path": path, "speaker": speaker, "speaker_in_train": heard})
-    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
 
 
 def on_silence(path: Path, value: float) -> Path:
@@ -347,136 +310,3 @@ def test_welch_is_scipys() -> None:
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
     assert welch([], b) is None
     assert welch([1.0], [0.0]) == {"mean": 1.0, "low": None, "high": None, "n": [1, 1]}
-
-
-def files(folder: Path) -> tuple[str, str]:
-    folder = write_set(folder)
-    return str(folder / "clean/002.wav"), str(folder / "noisy/002.wav")
-
-
-@pytest.mark.parametrize("level", [None, s.Level("rms", -50.0), s.Level("peak", -3.0)])
-def test_mixtures_have_their_snr_and_level(level: s.Level | None, tmp_path: Path) -> None:
-    clean, noisy = files(tmp_path)
-    played = s.Mixture(clean, s.Noise(noisy, clean), 15.0, level).make()
-    assert played.reference is not None
-    wave, speech = played.wave.astype(float), played.reference.astype(float)
-    snr = 10 * np.log10(np.sum(speech**2) / np.sum((wave - speech) ** 2))
-    assert snr == pytest.approx(15, abs=1e-3)
-    if level:
-        now = s.rms_dbfs(wave) if level.kind == "rms" else s.peak_dbfs(wave)
-        assert now == pytest.approx(level.dbfs, abs=1e-4)
-    else:
-        np.testing.assert_allclose(speech, soundfile.read(clean)[0], atol=1e-7)
-    # Before noise and speech were mixed anew, they were those of the pair.
-    noise = soundfile.read(noisy)[0] - soundfile.read(clean)[0]
-    assert np.corrcoef(wave - speech, noise)[0, 1] == pytest.approx(1, abs=1e-6)
-
-
-def test_noise_is_repeated_and_mixtures_do_not_clip(tmp_path: Path) -> None:
-    short = tmp_path / "short.wav"
-    soundfile.write(short, 0.9 * np.sin(np.arange(4000)), RATE, subtype="FLOAT")
-    long = tmp_path / "long.wav"
-    soundfile.write(long, voice(3), RATE, subtype="FLOAT")
-    played = s.Mixture(str(long), s.Noise(str(short)), -20.0).make()
-    noise = played.wave - played.reference
-    np.testing.assert_allclose(noise[:4000], noise[4000:8000], atol=1e-6)
-    played = s.Mixture(str(long), s.Noise(str(short)), -40.0).make()
-    assert np.abs(played.wave).max() == pytest.approx(0.99, abs=1e-6)
-
-
-def test_made_signals_are_what_they_are_called() -> None:
-    for what, level in (("silence", s.FLOOR_DBFS), ("room", -60.0), ("music", -20.0)):
-        played = s.Made(what, 6.0).make()
-        assert played.wave.shape == (6 * RATE,)
-        assert played.wave.dtype == np.float32
-        assert s.rms_dbfs(played.wave) == pytest.approx(level, abs=1e-3)
-        np.testing.assert_array_equal(played.wave, s.Made(what, 6.0).make().wave)
-        assert played.reference is None
-    steps = s.dither(4.0) * 32768
-    assert set(np.unique(steps)) == {-1, 0, 1}
-    assert s.rms_dbfs(s.dither(4.0)) == pytest.approx(-96.3, abs=0.1)
-    tune = s.music(6.0)
-    assert np.abs(tune).max() < 1
-    beats = np.abs(tune[: 12 * 8000].reshape(12, 8000)[:, :800]).mean(axis=1)
-    rests = np.abs(tune[: 12 * 8000].reshape(12, 8000)[:, 7000:]).mean(axis=1)
-    assert (beats > rests).all()  # a beat every half second
-
-
-def test_silence_after_speech_is_measured_in_its_second_half(tmp_path: Path) -> None:
-    clean, noisy = files(tmp_path)
-    played = s.SilenceAfter(noisy, 4.0).make()
-    assert played.wave.size - played.start == 2 * RATE
-    assert not played.wave[-4 * RATE :].any()
-    assert played.wave[: -4 * RATE].any()
-    with pytest.raises(EnhanceError, match="no noise"):
-        s.Noise(clean, clean).make()
-
-
-def test_a_silent_clip_is_named(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "still.wav", np.zeros(RATE), RATE)
-    with pytest.raises(EnhanceError, match=r"still\.wav: is silent"):
-        s.Speech(str(tmp_path / "still.wav"), s.Level("rms", -25.0)).make()
-
-
-def test_choice_is_in_proportion() -> None:
-    pairs = [
-        Pair(f"{i:03d}", "", "", {"speech_group": "abbb"[i % 4], "speaker": str(i % 7)}, "", "")
-        for i in range(200)
-    ]
-    chosen = c.spread(pairs, 40, c.stratum)
-    assert Counter(pair.labels["speech_group"] for pair in chosen) == {"a": 10, "b": 30}
-    assert len({pair.name for pair in chosen}) == 40
-    assert chosen == c.spread(pairs[::-1], 40, c.stratum)
-    assert len(c.spread(pairs[:3], 40, c.stratum)) == 3
-    cases = {case.name: case for case in c.make_cases(pairs, 10)}
-    wide = {pair.name for pair, _ in cases[c.HARD].stimuli}
-    assert len(wide) == 10 * c.GROUP_FACTOR
-    for name in (*c.CLEAN, *c.LEVELS, "15 dB"):
-        assert {pair.name for pair, _ in cases[name].stimuli} < wide
-    assert c.LANGUAGE not in cases
-
-
-@pytest.mark.parametrize(
-    ("labels", "sex"),
-    [
-        ({"speaker": "an4_fash"}, "female"),
-        ({"speaker": "an4_menk"}, "male"),
-        ({"speaker": "kerstin"}, ""),
-        ({"speaker": "an4_menk", "gender": "F"}, "female"),
-        ({"note": "male, close microphone"}, "male"),
-        ({"note": "maleware"}, ""),
-        ({}, ""),
-    ],
-)
-def test_sex_is_told_or_unknown(labels: dict[str, str], sex: str) -> None:
-    assert c.sex_of(labels, harm.SEX) == sex
-
-
-def test_heard_by_label_or_else_by_the_training_list() -> None:
-    assert c.heard_of({"speaker_in_train": "no", "speaker": "ann"}, {"ann"}) == "unheard"
-    assert c.heard_of({"speaker_in_train": "unknown (x)", "speaker": "ann"}, {"ann"}) == ""
-    assert c.heard_of({"speaker": "ann"}, {"ann"}) == "heard"
-    assert c.heard_of({"speaker": "bob"}, {"ann"}) == "unheard"
-    assert c.heard_of({"speaker": "unknown"}, {"ann"}) == ""
-    assert c.heard_of({"speaker": "bob"}, None) == ""
-
-
-def test_probe_travels_and_measures_as_metrics_do(tmp_path: Path) -> None:
-    clean, noisy = files(tmp_path)
-    (case,) = [
-        case
-        for case in c.make_cases([Pair("2", clean, noisy, {}, "", "")], 4)
-        if case.name == "0 dB"
-    ]
-    pair, stimulus = case.stimuli[0]
-    probe = c.Probe(pair, 0, case.name, stimulus, case.metrics)
-    assert pickle.loads(pickle.dumps(probe)) == probe
-    row = probe.measure(harm.resolve_all([], noisy=True)[0], lambda wave: 0.5 * wave)
-    played = stimulus.make()
-    expected = measure(played.reference, 0.5 * played.wave, RATE)
-    assert row["metrics"] == pytest.approx(expected)
-    assert row["change_db"] == pytest.approx(-6.0206, abs=1e-4)
-    json.dumps(row, allow_nan=False)
-    still = probe.measure(harm.resolve_all([], noisy=True)[0], np.zeros_like)
-    assert still["metrics"] == {}
-    assert {item["metric"] for item in still["refusals"]} == set(case.metrics)

@@ -146,7 +146,7 @@ def test_the_published_folder_equals_speechbrains_own_pipeline(published: Path) 
     from speechbrain.inference.classifiers import EncoderClassifier
 
     theirs = EncoderClassifier.from_hparams(str(published), savedir=str(published))
-    assert theirs is not None
+    assert isinstance(theirs, EncoderClassifier)
     teacher = ecapa.load(published, "published")
     batch, _ = waves(16000, 16000)
     expected = theirs.encode_batch(batch).squeeze(1)  # (B, E)

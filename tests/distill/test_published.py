@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.backbones.fairseq_files import read
 from distill.backbones.hf import HfTeacher
 from distill.backbones.published import settings
 from distill.teacher import load, resolve
@@ -233,7 +234,7 @@ def test_half_precision_and_settings_of_newer_recipes(make_file) -> None:
 @pytest.mark.parametrize("sections", [False, True], ids=["argparse", "hydra"])
 def test_the_pre_trained_part_of_a_fine_tuned_file(make_file, sections: bool) -> None:
     path, model = make_file("wav2vec2", True)
-    weights = torch.load(path, weights_only=False)["model"]
+    weights = read(path).tensors
     heads = ("quantizer.", "project_q.", "final_proj.")
     trunk = {f"w2v_encoder.w2v_model.{k}": t for k, t in weights.items() if not k.startswith(heads)}
     trunk |= {"w2v_encoder.proj.weight": torch.rand(9, 24), "w2v_encoder.proj.bias": torch.rand(9)}

@@ -51,6 +51,10 @@ class Stopping(Around):
             os.kill(os.getpid(), signal.SIGINT)
         return self.inner(model, batch)
 
+    def about(self) -> dict[str, Any]:
+        """Nothing of its own."""
+        return {}
+
     def describe(self) -> dict[str, Any]:
         return self.inner.describe()
 
