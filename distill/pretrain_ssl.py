@@ -1,10 +1,7 @@
 """Pre-training of a small self-supervised model on unlabelled speech: `enhance pretrain-ssl`.
 
-The loop of all families: steps, checkpoints, exact resumption, history, record. It knows no family;
-what is learnt and how it is measured is behind `distill.families.Family`. The learning rate warms
-up, stays, and falls to zero over the last quarter of the steps. A limit in minutes only decides
-when that quarter begins, so that the run can be repeated exactly by naming the number of steps it
-came to.
+What the families have in common: files, iterations, one training by `distill.loop` in each, record
+and card. What is learnt and how it is measured is behind `distill.families.Family`.
 """
 
 from __future__ import annotations
@@ -12,55 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from distill import families, phone_probe, ssl_card
 from distill.crops import Crop, epochs
-from distill.families import Losses, Work
+from distill.families import Family, Work
 from distill.families.transformer import KINDS, parameter_count
-from distill.pretrain_config import PretrainConfig, rate, total_from
+from distill.loop import Learner, Loop, State, Step, with_threads
+from distill.loop import begun as begun_run
+from distill.pretrain_config import PretrainConfig
 from distill.ssl_data import SslData
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, write_json
-from enhance.progress import progress_bar
-from enhance.settings import merge
-from enhance.training.history import cut
+from enhance.training.history import HISTORY
 from enhance.training.interrupt import Interrupt
-from enhance.training.state import load_exactly, load_tensors, save_tensors
 
 log = logging.getLogger("enhance")
 
-FORMAT = "enhance-ssl-2"
-_FREE = ("minutes", "checkpoint_seconds")  # the clock decides only where an iteration ends
-
-
-@dataclass
-class State:
-    """Where a run stands."""
-
-    iteration: int = 0
-    prepared: bool = False
-    """Whether the family made ready for this iteration (units, head start)."""
-    step: int = 0
-    """Finished steps of this iteration."""
-    total: int | None = None
-    """Steps of this iteration, once known."""
-    seconds: float = 0.0
-    """Training time of this iteration."""
-    before: int = 0
-    """Steps of the iterations before."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Figures, right answers, questions and steps since the last line of history."""
-    finished: list[dict[str, Any]] = field(default_factory=list)
-    """Record of each finished iteration."""
+FORMAT = "enhance-ssl-3"
 
 
 def pretrain(
@@ -104,18 +76,17 @@ def pretrain(
     """
     if probe and config.family not in KINDS:
         raise EnhanceError(f"--probe: knows the frames of {', '.join(KINDS)} only; leave it out")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
+
+    def work() -> dict[str, Any]:
         with Interrupt() as interrupt:
             run = Pretraining(config, Path(corpus), Path(output), resume, quiet)
-            record = run.run(interrupt)
-        if "stopped" not in record:
-            found = phone_probe.probe(Path(output), Path(probe), quiet=quiet) if probe else None
-            ssl_card.write(Path(output), found)
-        return record
-    finally:
-        torch.set_num_threads(threads)
+            return run.run(interrupt)
+
+    record = with_threads(config.threads, work)
+    if "stopped" not in record:
+        found = phone_probe.probe(Path(output), Path(probe), quiet=quiet) if probe else None
+        ssl_card.write(Path(output), found)
+    return record
 
 
 def begun(output: Path | str) -> dict[str, Any]:
@@ -126,10 +97,7 @@ def begun(output: Path | str) -> dict[str, Any]:
     EnhanceError
         If there is none.
     """
-    file = _state_file(Path(output))
-    if not file.exists():
-        raise EnhanceError(f"{output}: no run to go on with ({file} is missing)")
-    config: dict[str, Any] = load_tensors(file, FORMAT, tensors=False)[1]["config"]
+    config: dict[str, Any] = begun_run(output, FORMAT)["config"]
     return config
 
 
@@ -140,243 +108,141 @@ class Pretraining:
         self, config: PretrainConfig, corpus: Path, output: Path, resume: bool, quiet: bool
     ) -> None:
         self.config, self.output, self.quiet = config, output, quiet
-        self.file = _state_file(output)
-        self.plain = json.loads(json.dumps(asdict(config)))
-        if self.file.exists() and not resume:
-            raise EnhanceError(
-                f"{output}: holds a run already; --resume goes on with it, or choose another folder"
-            )
-        self.state = State()
-        tensors: dict[str, Tensor] = {}
-        header: dict[str, Any] = {}
-        if resume:
-            begun(output)
-            tensors, header = load_tensors(self.file, FORMAT)
-            # A field that is newer than the run has the default, which does what the run did.
-            old = merge(json.loads(json.dumps(asdict(type(config)()))), header["config"])
-            differ = [k for k in self.plain if k not in _FREE and old.get(k) != self.plain[k]]
-            if differ:
-                raise EnhanceError(
-                    f"{output}: was begun with another {', '.join(differ)} (such as "
-                    f"{old.get(differ[0])}); give the same or choose another folder"
-                )
-            self.state = State(**header["state"])
+        self.loop = Loop(config, output, FORMAT, resume=resume, quiet=quiet)
         self.data = SslData.open(corpus, config.held_back, config.seed, quiet)
-        self.heard = _digest(self.data)
-        if header and header["data"] != self.heard:
+        heard = _digest(self.data)
+        if resume and self.loop.kept["data"] != heard:
             raise EnhanceError(
                 f"{output}: was begun with other recordings than those of {corpus}; give the same "
                 "corpus or choose another folder"
             )
+        if not resume:
+            self.loop.kept = {
+                "data": heard,
+                "iteration": 0,
+                "prepared": False,  # whether units and the like of this iteration are made
+                "before": 0,  # steps of the iterations before
+                "finished": [],  # record of each finished iteration
+            }
+        self.kept = self.loop.kept
+        self.resumed = resume
         self.family = families.build(config)
-        if tensors:
-            load_exactly(self.family.model, _below(tensors, "model."), f"{self.file}: model")
-        self.resumed = tensors
-        cut(output / "history.jsonl", self.state.before + self.state.step)
+        if resume:
+            self.loop.restore({"model": self.family.model})
 
     def run(self, interrupt: Interrupt) -> dict[str, Any]:
         """Do what is left."""
-        while self.state.iteration < self.config.rounds:
-            unready = self._prepare(interrupt)
+        config, kept = self.config, self.kept
+        while kept["iteration"] < config.rounds:
+            iteration = kept["iteration"]
+            learner = FamilyLearner(config, self.family, self.data, iteration)
+            unready = self._prepare(learner, interrupt)
             if unready:
-                how = "--resume makes it again" if self.file.exists() else "nothing to resume yet"
+                how = "--resume makes it again" if self.loop.file.exists() else "nothing to resume"
                 log.warning("stopped while making %s; %s", unready, how)
                 return {"stopped": unready}
-            optimizer = self._optimizer()
-            if not self._train(optimizer, interrupt):
-                self._save(optimizer)
-                where = f"iteration {self.state.iteration + 1}, step {self.state.step}"
+            done = self.loop.train(
+                learner,
+                interrupt,
+                title=f"iteration {iteration + 1}",
+                steps=config.steps_of(iteration),
+                minutes=config.minutes * config.share(iteration),
+                before=kept["before"],
+                place={"iteration": iteration + 1},
+            )
+            if not done:
+                where = f"iteration {iteration + 1}, step {self.loop.state.step}"
                 log.warning("stopped at %s; --resume goes on", where)
                 return {"stopped": where}
-            self._finish_iteration()
+            self._finish_iteration(learner)
         self.family.save(self.output)
         record = {
-            "config": self.plain,
+            "config": self.loop.plain,
             "data": self.data.describe(),
             "parameters": parameter_count(self.family.model),
-            "iterations": self.state.finished,
+            "iterations": kept["finished"],
             "curve": [
                 {k: v for k, v in row.items() if k != "type"}
-                for row in read_jsonl(self.output / "history.jsonl")
+                for row in read_jsonl(self.output / HISTORY)
                 if row["type"] == "validation"
             ],
         }
         write_json(self.output / "record.json", record)
         return record
 
-    def _prepare(self, interrupt: Interrupt) -> str:
+    def _prepare(self, learner: FamilyLearner, interrupt: Interrupt) -> str:
         """Let the family make ready; what was being made if interrupted, else ''."""
-        state = self.state
         work = Work(
-            iteration=state.iteration,
+            iteration=self.kept["iteration"],
             data=self.data,
-            state=self.file.parent,
-            reuse=bool(self.resumed),
-            begun=state.prepared,
-            batches=lambda: self._batches(),
+            state=self.loop.file.parent,
+            reuse=self.resumed,
+            begun=self.kept["prepared"],
+            batches=lambda: learner.batches(0),
             interrupt=interrupt,
             quiet=self.quiet,
         )
         unready = self.family.prepare(work)
-        state.prepared = not unready
+        self.kept["prepared"] = not unready
         return unready
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        named, config = self._named(), self.config
-        groups = [
-            {"params": [p for _, p in named if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
-        if self.resumed and self.state.step:
-            for name, module in self.family.learnt().items():
-                tensors = _below(self.resumed, f"{name}.")
-                load_exactly(module, tensors, f"{self.file}: {name}")
-            for name, parameter in named:
-                slots = _below(self.resumed, f"optimizer.{name}.")
-                optimizer.state[parameter].update({k: t.clone() for k, t in slots.items()})
-        self.resumed = {}
-        return optimizer
+    def _finish_iteration(self, learner: FamilyLearner) -> None:
+        state, kept = self.loop.state, self.kept
+        row = {"steps": state.step, "seconds": round(state.seconds)}
+        row = {**self.family.report(self.data), **row}
+        log.info("iteration %d: %s", kept["iteration"] + 1, json.dumps(row))
+        kept["iteration"] += 1
+        kept["prepared"] = False
+        kept["before"] += state.step
+        kept["finished"].append(row)
+        self.resumed = False
+        self.loop.state = State()
+        self.loop.save(learner.learnt())
 
-    def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
-        modules = self.family.learnt().items()
-        return [pair for name, module in modules for pair in module.named_parameters(name)]
 
-    def _batches(self) -> Iterator[tuple[list[Crop], Any]]:
-        config, state = self.config, self.state
-        seed = [config.seed, 1, state.iteration]
-        step = state.step
+class FamilyLearner(Learner):
+    """A family in one iteration, as the loop sees it."""
+
+    def __init__(
+        self, config: PretrainConfig, family: Family, data: SslData, iteration: int
+    ) -> None:
+        self.config, self.family, self.data, self.iteration = config, family, data, iteration
+
+    def learnt(self) -> Mapping[str, nn.Module]:
+        """Model and head."""
+        return self.family.learnt()
+
+    def batches(self, step: int) -> Iterator[tuple[list[Crop], Any]]:
+        """Crops, and what the family makes of them."""
+        config = self.config
+        seed = [config.seed, 1, self.iteration]
         frames = (round(config.batch_seconds * 50), round(config.crop_seconds * 50))
         for _, crops in epochs(self.data.speech, self.data.train, *frames, seed, step):
             rng = np.random.default_rng(
-                np.random.SeedSequence([config.seed, 2, state.iteration, step])
+                np.random.SeedSequence([config.seed, 2, self.iteration, step])
             )
             yield crops, self.family.batch(crops, self.data, rng)
             step += 1
 
-    def _losses(self, batch: Any) -> Losses:
-        """Losses of the next step, with torch's own randomness a function of the step alone."""
-        key = [self.config.seed, 4, self.state.iteration, self.state.step]
+    def forward(self, batch: tuple[list[Crop], Any], step: int) -> Step:
+        """The family's losses, with torch's own randomness a function of the step alone."""
+        crops, made = batch
+        key = [self.config.seed, 4, self.iteration, step]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
-            return self.family.losses(batch, self.state.step)
-
-    def _train(self, optimizer: torch.optim.AdamW, interrupt: Interrupt) -> bool:
-        """Train this iteration to its end (True) or until interrupted (False)."""
-        config, state, modules = self.config, self.state, self.family.learnt().values()
-        limit = 60 * config.minutes * config.share(state.iteration)
-        if state.total is None:
-            state.total = config.steps_of(state.iteration)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        saved = clock = time.monotonic()
-        speed = 0.0
-        self.output.mkdir(parents=True, exist_ok=True)
-        with (
-            progress_bar(quiet=self.quiet) as bar,
-            (self.output / "history.jsonl").open("a", encoding="utf-8") as history,
-        ):
-            task = bar.add_task(
-                f"iteration {state.iteration + 1}", total=state.total or limit, speed=""
-            )
-            for module in modules:
-                module.train()
-            for crops, batch in self._batches():
-                if state.total is not None and state.step >= state.total:
-                    break
-                if interrupt.caught:
-                    return False
-                now_rate = rate(config, state.step, state.total)
-                for group in optimizer.param_groups:
-                    group["lr"] = now_rate
-                found = self._losses(batch)
-                if not torch.isfinite(found.loss):
-                    names = ", ".join(self.data.speech.clips[c.clip].path.name for c in crops[:3])
-                    raise EnhanceError(
-                        f"iteration {state.iteration + 1}, step {state.step + 1}: the loss is "
-                        f"{found.loss.item()} (seed {config.seed}, files {names}, ...); lower the "
-                        "learning rate"
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                found.loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-                optimizer.step()
-                state.step += 1
-                for key, value in _figures(found).items():
-                    state.sums[key] = state.sums.get(key, 0.0) + value
-                self._write_history(history)
-                now = time.monotonic()
-                state.seconds += now - clock
-                heard = len(crops) * crops[0].frames / 50 / (now - clock)
-                speed = 0.95 * speed + 0.05 * heard if speed else heard
-                clock = now
-                if limit and state.seconds >= 0.75 * limit:
-                    total = total_from(state.step)
-                    state.total = total if state.total is None else min(total, state.total)
-                    limit = 0.0
-                known = state.total is not None
-                bar.update(
-                    task,
-                    total=state.total if known else limit,
-                    completed=state.step if known else state.seconds,
-                    speed=f"{speed:.0f} audio-s/s",
-                )
-                if now - saved > config.checkpoint_seconds:
-                    self._save(optimizer)
-                    saved = now
-        for module in modules:
-            module.eval()
-        return True
-
-    def _write_history(self, file: Any) -> None:
-        config, state = self.config, self.state
-        place = {"iteration": state.iteration + 1, "step": state.before + state.step}
-        rows = []
-        if state.step % config.log_every == 0:
-            sums = dict(state.sums)
-            steps, correct, counted = (sums.pop(k) for k in ("steps", "correct", "counted"))
-            means = {name: value / steps for name, value in sums.items()}
-            rows.append({"type": "train", **place, **means, "accuracy": correct / counted})
-            state.sums = {}
-        if state.step % config.validate_every == 0 and self.data.held:
-            rows.append({"type": "validation", **place, **self.family.validate(self.data)})
-        for row in rows:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            log.info("%s (%.0f s)", json.dumps(row), state.seconds)
-
-    def _finish_iteration(self) -> None:
-        state = self.state
-        row = {"steps": state.step, "seconds": round(state.seconds)}
-        row = {**self.family.report(self.data), **row}
-        log.info("iteration %d: %s", state.iteration + 1, json.dumps(row))
-        self.state = State(
-            iteration=state.iteration + 1,
-            before=state.before + state.step,
-            finished=[*state.finished, row],
+            found = self.family.losses(made, step)
+        names = ", ".join(self.data.speech.clips[c.clip].path.name for c in crops[:3])
+        return Step(
+            found.loss,
+            audio=len(crops) * crops[0].frames / 50,
+            means=found.means,
+            shares={"accuracy": (found.correct, found.counted)},
+            heard=f"files {names}, ...",
         )
-        self._save(None)
 
-    def _save(self, optimizer: torch.optim.AdamW | None) -> None:
-        tensors = {
-            f"{name}.{n}": t
-            for name, module in self.family.learnt().items()
-            for n, t in module.state_dict().items()
-        }
-        if optimizer is not None:
-            for name, parameter in self._named():
-                for slot, value in optimizer.state[parameter].items():
-                    tensors[f"optimizer.{name}.{slot}"] = torch.as_tensor(value)
-        header = {"config": self.plain, "state": asdict(self.state), "data": self.heard}
-        save_tensors(self.file, tensors, header, FORMAT)
-
-
-def _figures(found: Losses) -> dict[str, float]:
-    counts = {"correct": found.correct, "counted": found.counted, "steps": 1}
-    return {**found.means, **counts}
-
-
-def _state_file(output: Path) -> Path:
-    return output / "state" / "trainer.safetensors"
+    def validate(self) -> dict[str, Any] | None:
+        """The family's figures on held-back files."""
+        return self.family.validate(self.data) if self.data.held else None
 
 
 def _digest(data: SslData) -> str:
@@ -384,7 +250,3 @@ def _digest(data: SslData) -> str:
     stores = [store for store in (data.speech, data.noise) if store is not None]
     rows = [[c.path.name, s.length(i)] for s in stores for i, c in enumerate(s.clips)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _below(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
-    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}

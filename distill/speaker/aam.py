@@ -56,5 +56,5 @@ class Aam(nn.Module):
     def before_update(self, step: int) -> None:
         """Nothing to do."""
 
-    def after_step(self, step: int, total: int | None) -> None:
+    def after_update(self, step: int, total: int | None) -> None:
         """Nothing to do."""

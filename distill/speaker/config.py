@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from distill.backbones.ecapa_model import EcapaConfig
+from distill.loop_config import LoopConfig
 from enhance.data.mixing_config import MixingConfig
 from enhance.errors import EnhanceError
 
@@ -70,7 +72,7 @@ class DinoConfig:
 
 
 @dataclass(frozen=True)
-class SpeakerConfig:
+class SpeakerConfig(LoopConfig):
     """Everything that decides the weights."""
 
     objective: str = "aam"
@@ -81,10 +83,6 @@ class SpeakerConfig:
     """Sizes where no preset is named."""
     source: str = ""
     """Only clips of this source (column `source` of the manifest); empty for all."""
-    seed: int = 0
-    """Of weights, split, order, crops and mixing."""
-    minutes: float = 30.0
-    """Wall time of training; 0 for no limit."""
     steps: int = 0
     """Number of steps; 0 where the clock decides."""
     batch: int = 32
@@ -113,19 +111,19 @@ class SpeakerConfig:
     """Steps between lines of history.jsonl."""
     validate_every: int = 100
     """Steps between measurements on the speakers held back."""
-    checkpoint_seconds: float = 60.0
-    """Wall time between saved states."""
-    threads: int = 1
-    """CPU threads of torch; the weights are repeatable for the same number."""
+
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    epsilon: ClassVar[float] = 1e-8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise EnhanceError(
                 f"--objective {self.objective}: unknown; there is {', '.join(OBJECTIVES)}"
             )
         if self.preset and self.preset not in PRESETS:
             raise EnhanceError(f"--preset {self.preset}: unknown; there is {', '.join(PRESETS)}")
-        if self.minutes < 0 or self.steps < 0 or not (self.minutes or self.steps):
+        if self.steps < 0 or not (self.minutes or self.steps):
             raise EnhanceError("--minutes or --steps: one of them must be positive")
         if self.batch < 2:
             raise EnhanceError(f"--batch {self.batch}: batch norm needs two clips or more")
@@ -140,18 +138,6 @@ class SpeakerConfig:
     def mixing_of(self, seconds: float) -> MixingConfig:
         """Mixing of crops of one length."""
         return replace(self.mixing, segment_seconds=seconds)
-
-    def rate(self, step: int, total: int | None) -> float:
-        """Learning rate of the step after ``step`` finished ones: rise, plateau, fall."""
-        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return self.learning_rate * warm * (1 - last_quarter(step, total))
-
-
-def last_quarter(step: int, total: int | None) -> float:
-    """How much of the last quarter of ``total`` steps is over: 0 before it, 1 at the end."""
-    if total is None or step < total - total // 4:
-        return 0.0
-    return 1 - (total - step) / (total // 4)
 
 
 def half_cosine(part: float) -> float:

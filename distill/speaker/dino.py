@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.speaker.config import DinoConfig, SpeakerConfig, half_cosine, last_quarter
+from distill.loop_config import last_quarter
+from distill.speaker.config import DinoConfig, SpeakerConfig, half_cosine
 
 
 class DinoHead(nn.Module):
@@ -174,7 +175,7 @@ class Dino(nn.Module):
             for parameter in self.student_head.last.parameters():
                 parameter.grad = None
 
-    def after_step(self, step: int, total: int | None) -> None:
+    def after_update(self, step: int, total: int | None) -> None:
         """Move the teacher towards the student."""
         start = self.config.teacher_momentum
         momentum = start + (1 - start) * half_cosine(last_quarter(step, total))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from distill import contrastive, families, pretrain_ssl, ssl_card, teacher, teacher_table
 from distill.families import masked_units, wav2vec, wav2vec2
-from distill.pretrain_config import PretrainConfig, rate
+from distill.pretrain_config import PretrainConfig
 from distill.pretrain_ssl import pretrain
 from distill.ssl_data import SslData
 from enhance.cli import app
@@ -89,7 +89,8 @@ def test_a_stopped_run_goes_on_exactly(
             signal.raise_signal(signal.SIGINT)
         return rate(config, at, total)
 
-    monkeypatch.setattr(pretrain_ssl, "rate", stopping)
+    rate = PretrainConfig.rate
+    monkeypatch.setattr(PretrainConfig, "rate", stopping)
     assert "stopped" in pretrain(configured(case), tiny_corpus, tmp_path, quiet=True)
     assert not (tmp_path / "model.safetensors").exists()
     monkeypatch.undo()

@@ -19,7 +19,9 @@ from distill import crops, pretrain_ssl
 from distill.families import configure, masked_units, transformer
 from distill.families.masked_units import MaskedUnitsConfig
 from distill.families.presets import PRESETS
-from distill.pretrain_config import PretrainConfig, rate, total_from
+from distill.loop import Loop
+from distill.loop_config import total_from
+from distill.pretrain_config import PretrainConfig
 from distill.pretrain_ssl import pretrain
 from enhance.data.clip_store import ClipStore
 from enhance.data.manifest import Clip
@@ -86,7 +88,8 @@ def test_a_stopped_run_goes_on_exactly(
 
     # A kill loses what was done since the last saved state: here it is one or two steps old.
     config = dataclasses.replace(TINY, checkpoint_seconds=0.0)
-    monkeypatch.setattr(pretrain_ssl, "rate", disturbed)
+    rate = PretrainConfig.rate
+    monkeypatch.setattr(PretrainConfig, "rate", disturbed)
     if how == "kill":
         with pytest.raises(Killed):
             pretrain(config, tiny_corpus, tmp_path, quiet=True)
@@ -306,7 +309,7 @@ def test_rooms_reverberate_the_input_and_keep_the_direct_path(store: ClipStore) 
 
 
 def test_learning_rate_and_the_clock() -> None:
-    rates = [rate(TINY, s, 40) for s in range(40)]
+    rates = [TINY.rate(s, 40) for s in range(40)]
     assert rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
     assert set(rates[2:31]) == {1e-3}
     assert rates[30:] == pytest.approx([1e-4 * (10 - i) for i in range(10)])
@@ -321,11 +324,12 @@ def test_front_end_learns_before_the_transformer(
 ) -> None:
     seen = []
 
-    def stop(self: pretrain_ssl.Pretraining, *_: object) -> bool:
-        seen.append({n: t.clone() for n, t in self.family.model.state_dict().items()})
+    def stop(self: Loop, learner: pretrain_ssl.FamilyLearner, *_: object, **__: object) -> bool:
+        seen.append({n: t.clone() for n, t in learner.family.model.state_dict().items()})
+        self.save(learner.learnt())
         return False
 
-    monkeypatch.setattr(pretrain_ssl.Pretraining, "_train", stop)
+    monkeypatch.setattr(Loop, "train", stop)
     for steps in (0, 3):
         config = dataclasses.replace(TINY, front_end_steps=steps)
         pretrain(config, tiny_corpus, tmp_path / str(steps), quiet=True)

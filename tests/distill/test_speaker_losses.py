@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from distill.backbones.ecapa_model import EcapaConfig
-from distill.speaker.config import AamConfig, DinoConfig, SpeakerConfig, last_quarter
+from distill.loop_config import last_quarter
+from distill.speaker.config import AamConfig, DinoConfig, SpeakerConfig
 from distill.speaker.dino import Dino, DinoHead, dino_loss, entropies
 
 TINY = EcapaConfig(
@@ -180,12 +181,12 @@ def test_dino_teacher_is_a_moving_average_and_the_centre_moves() -> None:
     with torch.no_grad():
         for p in learner.student.parameters():
             p += 0.5
-    learner.after_step(0, 100)
+    learner.after_update(0, 100)
     for name, p in learner.encoder.named_parameters():
         old, new = before[f"encoder.{name}"], before[f"student.{name}"] + 0.5
         torch.testing.assert_close(p, 0.99 * old + 0.01 * new)
         assert not p.requires_grad and p.grad is None
-    learner.after_step(99, 100)  # nearly at the end: the teacher hardly moves any more
+    learner.after_update(99, 100)  # nearly at the end: the teacher hardly moves any more
     for name, p in learner.encoder.named_parameters():
         old = 0.99 * before[f"encoder.{name}"] + 0.01 * (before[f"student.{name}"] + 0.5)
         torch.testing.assert_close(p, old, atol=1e-4, rtol=0)

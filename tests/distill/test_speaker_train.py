@@ -22,7 +22,7 @@ from distill.backbones.ecapa_model import EcapaConfig
 from distill.speaker import score
 from distill.speaker.config import AamConfig, DinoConfig, SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
-from distill.speaker.train import train
+from distill.speaker.train import FORMAT, train
 from distill.teacher import load
 from enhance.cli_speaker import pretrain_speaker
 from enhance.data.mixing_config import MixingConfig
@@ -140,7 +140,7 @@ def test_a_stopped_run_goes_on_exactly(
         with pytest.raises(Killed):
             train(settings, corpus, tmp_path, quiet=True)
     else:
-        assert train(settings, corpus, tmp_path, quiet=True) == {"stopped": f"step {step + 1}"}
+        assert train(settings, corpus, tmp_path, quiet=True) == {"stopped": f"step {step}"}
     assert not (tmp_path / "model.safetensors").exists()
     monkeypatch.undo()
     train(config(objective), corpus, tmp_path, resume=True, quiet=True)
@@ -190,7 +190,7 @@ def test_its_row_in_the_table_of_teachers(whole: dict[str, Path], objective: str
 
 
 def test_what_is_kept_of_dino_is_the_teacher(whole: dict[str, Path]) -> None:
-    tensors, _ = load_tensors(whole["dino"] / "state" / "trainer.safetensors", "enhance-speaker-1")
+    tensors, _ = load_tensors(whole["dino"] / "state" / "trainer.safetensors", FORMAT)
     kept = load_file(whole["dino"] / "model.safetensors")
     for name, tensor in kept.items():
         assert torch.equal(tensor, tensors[f"learner.encoder.network.{name}"])
