@@ -19,6 +19,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
+from distill.crops import Crop
 from enhance.errors import EnhanceError
 from enhance.files import atomic
 
@@ -36,6 +37,11 @@ class Units:
     def count(self) -> int:
         """K, the number of units."""
         return len(self.centroids)
+
+    def of(self, crops: Sequence[Crop]) -> np.ndarray:
+        """Units of crops of one length: (B, T) int64."""
+        rows = [self.labels[c.clip][c.start : c.start + c.frames] for c in crops]
+        return np.stack(rows).astype(np.int64)
 
     def save(self, path: Path) -> None:
         """Write centroids and labels as one safetensors file, atomically."""

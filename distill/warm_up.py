@@ -9,28 +9,47 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from distill import units
+from distill.mfcc import mfcc_with_deltas
 from distill.objectives import MaskedUnitLoss
+from distill.pretrain_config import PretrainConfig
+from distill.ssl_data import SslData
+from distill.units import Units
 from enhance.progress import progress_bar
 from enhance.training.interrupt import Interrupt
 
-if TYPE_CHECKING:
-    from distill.families.masked_units import MaskedUnitsConfig
-
 log = logging.getLogger("enhance")
+
+
+def mfcc_units(
+    data: SslData, count: int, seed: int, interrupt: Interrupt, *, quiet: bool = False
+) -> Units | None:
+    """k-means units of MFCC with deltas, of all files of a corpus; None if interrupted."""
+    features = []
+    with progress_bar(quiet=quiet) as bar:
+        task = bar.add_task("MFCC for units", total=len(data.speech), speed="")
+        for clip in range(len(data.speech)):
+            if interrupt.caught:
+                return None
+            features.append(mfcc_with_deltas(data.speech.whole(clip)))
+            bar.update(task, advance=1)
+    return units.cluster(features, data.train, count, seed)
 
 
 def warm_up(
     model: Any,
     units: int,
     batches: Iterable[tuple[Tensor, Tensor]],
-    config: MaskedUnitsConfig,
+    config: PretrainConfig,
     interrupt: Interrupt,
     *,
+    steps: int,
+    rate: float,
     quiet: bool = False,
 ) -> bool:
     """Train ``feature_extractor`` and ``feature_projection`` to tell the unit of every frame.
@@ -42,11 +61,15 @@ def warm_up(
     units
         K.
     batches
-        Waves (B, N) and units (B, T); no more than ``config.front_end_steps`` are taken.
+        Waves (B, N) and units (B, T); no more than ``steps`` are taken.
     config
-        Steps, rate, seed of the head that is thrown away afterwards.
+        Weight decay, and the seed of the head that is thrown away afterwards.
     interrupt
         Looked at before each step.
+    steps
+        How many.
+    rate
+        Learning rate, after a rise over the first 40 steps.
     quiet
         No progress bar.
 
@@ -57,18 +80,18 @@ def warm_up(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 500)
-        head = MaskedUnitLoss(config.architecture.hidden, units)
+        head = MaskedUnitLoss(model.config.hidden_size, units)
     modules = (model.feature_extractor, model.feature_projection, head)
     parameters = [p for module in modules for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    total, correct, frames = config.front_end_steps, 0, 0
+    correct = frames = 0
     with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("front end", total=total, speed="")
-        for step, (waves, wanted) in zip(range(total), batches, strict=False):
+        task = bar.add_task("front end", total=steps, speed="")
+        for step, (waves, wanted) in zip(range(steps), batches, strict=False):
             if interrupt.caught:
                 return False
             for group in optimizer.param_groups:
-                group["lr"] = config.front_end_rate * min(1.0, (step + 1) / 40)
+                group["lr"] = rate * min(1.0, (step + 1) / 40)
             local = model.feature_extractor(waves).transpose(1, 2)  # (B, T, C)
             states, _ = model.feature_projection(local)  # (B, T, D)
             found = head(states, wanted, torch.ones_like(wanted, dtype=torch.bool))

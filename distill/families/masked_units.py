@@ -24,12 +24,11 @@ from distill.crops import Crop, Disturbance, disturb, normalize
 from distill.families import Losses, Work, transformer
 from distill.families.transformer import Architecture
 from distill.masked_accuracy import evaluate
-from distill.mfcc import mfcc_with_deltas
 from distill.objectives import MaskedUnitLoss, span_mask
 from distill.pretrain_config import PretrainConfig
 from distill.ssl_data import SslData
 from distill.units import Units
-from distill.warm_up import warm_up
+from distill.warm_up import mfcc_units, warm_up
 from enhance.data.rooms import Response, simulated_bank
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
@@ -133,7 +132,14 @@ class MaskedUnits:
         if config.front_end_steps and not work.iteration and not work.begun:
             batches = ((waves, wanted) for _, (waves, wanted, _) in work.batches())
             if not warm_up(
-                self.model, made.count, batches, config, work.interrupt, quiet=work.quiet
+                self.model,
+                made.count,
+                batches,
+                config,
+                work.interrupt,
+                steps=config.front_end_steps,
+                rate=config.front_end_rate,
+                quiet=work.quiet,
             ):
                 return "the head start of the front end"
         with torch.random.fork_rng(devices=[]):
@@ -143,27 +149,34 @@ class MaskedUnits:
 
     def _units(self, work: Work) -> Units | None:
         """Units of this iteration, or None if interrupted."""
-        i, config, store = work.iteration, self.config, work.data.speech
+        i, config = work.iteration, self.config
         path = work.state / f"units-{i + 1}.safetensors"
         if work.begun or (path.exists() and work.reuse):
             return Units.load(path)
-        features = []
+        count = config.units_of(i)
+        made = (
+            self._own_units(work, count)
+            if i
+            else mfcc_units(work.data, count, config.seed, work.interrupt, quiet=work.quiet)
+        )
+        if made is None:
+            return None
+        made.save(path)
+        log.info("iteration %d: %d units of %d files", i + 1, made.count, len(work.data.speech))
+        return made
+
+    def _own_units(self, work: Work, count: int) -> Units | None:
+        """Units of a hidden state of the model as it is."""
+        store, features = work.data.speech, []
         with progress_bar(quiet=work.quiet) as bar:
             task = bar.add_task("features for units", total=len(store), speed="")
             for clip in range(len(store)):
                 if work.interrupt.caught:
                     return None
-                wave = store.whole(clip)
-                if i == 0:
-                    features.append(mfcc_with_deltas(wave))
-                else:
-                    states = transformer.hidden_states(self.model, wave)
-                    features.append(states[config.unit_layer].astype(np.float16))
+                states = transformer.hidden_states(self.model, store.whole(clip))
+                features.append(states[self.config.unit_layer].astype(np.float16))
                 bar.update(task, advance=1)
-        made = units.cluster(features, work.data.train, config.units_of(i), config.seed)
-        made.save(path)
-        log.info("iteration %d: %d units of %d files", i + 1, made.count, len(store))
-        return made
+        return units.cluster(features, work.data.train, count, self.config.seed)
 
     def batch(
         self, crops: list[Crop], data: SslData, rng: np.random.Generator
@@ -173,10 +186,9 @@ class MaskedUnits:
         mix = self.config.disturbance
         mixed, _ = disturb(clean, data.noise, data.train_noise, mix, rng, self.rooms)
         mask = np.stack([span_mask(crop.frames, rng) for crop in crops])
-        wanted = [self.targets.labels[c.clip][c.start : c.start + c.frames] for c in crops]
         return (
             torch.from_numpy(normalize(mixed)),
-            torch.from_numpy(np.stack(wanted).astype(np.int64)),
+            torch.from_numpy(self.targets.of(crops)),
             torch.from_numpy(mask),
         )
 

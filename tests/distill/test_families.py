@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 
 from distill import contrastive, families, pretrain_ssl, ssl_card, teacher, teacher_table
 from distill.families import masked_units, wav2vec, wav2vec2
+from distill.loop import Loop
 from distill.pretrain_config import PretrainConfig
 from distill.pretrain_ssl import pretrain
 from distill.ssl_data import SslData
 from enhance.cli import app
 from enhance.errors import EnhanceError
+from enhance.training.interrupt import Interrupt
 
 TINY = {
     "minutes": 0,
@@ -46,7 +48,14 @@ CONVOLUTIONS = {
 }
 CODES = {**CONVOLUTIONS, "vq_codes": 6}
 UNITS = {"units": [4], "iterations": 1, "unit_layer": 1, "architecture": TRANSFORMER}
-WAV2VEC2 = {"architecture": TRANSFORMER, "entries": 8, "code_width": 8, "projection": 6}
+WAV2VEC2 = {
+    "architecture": TRANSFORMER,
+    "entries": 8,
+    "code_width": 8,
+    "projection": 6,
+    "front_end_steps": 2,
+    "front_end_units": 4,
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "wav2vec": ("wav2vec", {"architecture": CONVOLUTIONS, "prediction_steps": 3}),
     "vq-gumbel": ("vq-wav2vec", {"architecture": CODES}),
@@ -321,3 +330,35 @@ def test_minutes_are_free_to_change_on_resume(made: dict[str, Path], tiny_corpus
     config = dataclasses.replace(configured("hubert"), minutes=3.0)
     record = pretrain(config, tiny_corpus, made["hubert"], resume=True, quiet=True)
     assert record["iterations"][0]["steps"] == 5
+
+
+def test_the_front_end_of_wav2vec2_learns_first(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def stop(self: Loop, learner: pretrain_ssl.FamilyLearner, *_: object, **__: object) -> bool:
+        seen.append({n: t.clone() for n, t in learner.family.model.state_dict().items()})
+        self.save(learner.learnt())
+        return False
+
+    monkeypatch.setattr(Loop, "train", stop)
+    for steps in (0, 3):
+        config = configured("wav2vec2", front_end_steps=steps)
+        pretrain(config, tiny_corpus, tmp_path / str(steps), quiet=True)
+    moved = {n for n in seen[0] if not torch.equal(seen[0][n], seen[1][n])}
+    assert {n.split(".")[1] for n in moved} == {"feature_extractor", "feature_projection"}
+    # Stopped between head start and first step: it is not given twice
+    monkeypatch.undo()
+    pretrain(config, tiny_corpus, tmp_path / "3", resume=True, quiet=True)
+    pretrain(config, tiny_corpus, tmp_path / "unstopped", quiet=True)
+    weights = [(tmp_path / x / "model.safetensors").read_bytes() for x in ("3", "unstopped")]
+    assert weights[0] == weights[1]
+
+
+def test_a_stopped_head_start_is_made_again(tiny_corpus: Path, tmp_path: Path) -> None:
+    config = configured("wav2vec2")
+    work = families.Work(0, SslData.open(tiny_corpus, 0.3, 0, True), tmp_path, False, False,
+                         lambda: iter(()), Interrupt(), True)  # fmt: skip
+    work.interrupt.caught = "SIGINT"
+    assert families.build(config).prepare(work) == "the head start of the front end"
