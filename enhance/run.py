@@ -1,7 +1,8 @@
 """Clean a file or a folder: what ``enhance run`` does.
 
 Samples flow reader -> `AlignedStream` -> writer by blocks, so that an hour takes the memory of a
-second. Each output appears under its name only when it is whole.
+second (an offline model holds back a whole file). Each output appears under its name only when it
+is whole.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import soundfile
 
 from enhance.audio import SUFFIXES, AudioInfo, AudioReader, info, output_format, writer
 from enhance.errors import EnhanceError
+from enhance.offline import OfflineEnhancer, open_model
 from enhance.progress import progress_bar
 from enhance.runtime import AlignedStream, Enhancer
 from enhance.strength import wet_share
@@ -63,7 +65,7 @@ def default_output(path: Path | str) -> Path:
 def clean_file(
     source: Path | str,
     target: Path | str,
-    enhancer: Enhancer,
+    enhancer: Enhancer | OfflineEnhancer,
     *,
     force: bool = False,
     advance: Callable[[float], None] = lambda seconds: None,
@@ -112,7 +114,7 @@ def run_path(
     source: Path | str,
     target: Path | str | None = None,
     *,
-    model: Path | str | Enhancer = "default",
+    model: Path | str | Enhancer | OfflineEnhancer = "default",
     force: bool = False,
     num_threads: int = 1,
     strength: float | None = None,
@@ -131,7 +133,7 @@ def run_path(
         File or, for a folder, folder, where the tree is kept; None takes `default_output`.
         A file may go into an existing folder.
     model
-        An `Enhancer`, or what `Enhancer.from_pretrained` takes.
+        An `Enhancer`, an `OfflineEnhancer`, or what `enhance.offline.open_model` takes.
     force
         Overwrite outputs.
     num_threads
@@ -164,8 +166,8 @@ def run_path(
     if not source.is_dir() and result.failures:
         raise EnhanceError(result.failures[0][1])
     enhancer = model
-    if not isinstance(enhancer, Enhancer):
-        enhancer = Enhancer.from_pretrained(enhancer, num_threads)
+    if not isinstance(enhancer, (Enhancer, OfflineEnhancer)):
+        enhancer = open_model(enhancer, num_threads)
     enhancer = enhancer.new_stream()  # the caller's keeps its settings
     if strength is not None:
         enhancer.strength = strength

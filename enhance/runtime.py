@@ -23,6 +23,8 @@ from enhance.strength import mix, wet_share
 if TYPE_CHECKING:
     import onnxruntime
 
+    from enhance.offline import OfflineEnhancer
+
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -328,7 +330,9 @@ class AlignedStream:
         Number of channels C.
     """
 
-    def __init__(self, enhancer: Enhancer, sample_rate: int, channels: int) -> None:
+    def __init__(
+        self, enhancer: Enhancer | OfflineEnhancer, sample_rate: int, channels: int
+    ) -> None:
         self._rates = sample_rate, enhancer.sample_rate
         self._into = StreamingResampler(sample_rate, enhancer.sample_rate, channels)
         self._back = StreamingResampler(enhancer.sample_rate, sample_rate, channels)

@@ -217,6 +217,12 @@ def _masked_units(config: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def _contrastive(config: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+    first = ""
+    if config.get("front_end_steps"):
+        first = (
+            f" Before, the convolutions alone learnt {config['front_end_units']} k-means units of "
+            f"MFCC for {config['front_end_steps']} steps, which the paper does not do."
+        )
     return (
         f"Tell the quantised target of each masked frame (spans of {config['mask_length']} frames, "
         f"{100 * config['mask_probability']:.1f} % of the frames start one) from "
@@ -224,7 +230,7 @@ def _contrastive(config: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
         f"{config['similarity_temperature']:g}; diversity loss with weight "
         f"{config['diversity_weight']:g}; Gumbel temperature {config['gumbel'][0]:g} to "
         f"{config['gumbel'][1]:g} over {config['gumbel_steps']} steps. The same loss over visible "
-        f"frames counts {config['visible_weight']:g} (in the paper 0)."
+        f"frames counts {config['visible_weight']:g} (in the paper 0).{first}"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import soundfile
 import torch
 from tiny_export import voice
 from torch import nn
@@ -24,6 +25,7 @@ from enhance.checkpoint import CheckpointInfo, save_model
 from enhance.config import GcrnConfig, ModelConfig
 from enhance.errors import EnhanceError
 from enhance.offline import OfflineEnhancer
+from enhance.run import run_path
 from enhance.runtime import Enhancer
 from enhance.spectral import WaveformModel
 from enhance.stft import FRAMINGS
@@ -128,6 +130,38 @@ def test_it_is_evaluated_like_any_model_and_no_stream(exported: Path, checkpoint
     for bad in (wave[:100], wave[None], np.full(16000, np.nan)):
         with pytest.raises(EnhanceError, match="wave"):
             enhancer(bad)
+
+
+def test_enhance_run_takes_it(exported: Path, tmp_path: Path) -> None:
+    """Any rate, channels and length; strength; a file that is too short is filled up."""
+    stereo = np.stack([voice(1.3, 120), voice(1.3, 170)], axis=1)
+    soundfile.write(tmp_path / "in.wav", stereo, 16000, "FLOAT")
+    run_path(tmp_path / "in.wav", tmp_path / "out.wav", model=exported, quiet=True)
+    enhancer, (found, rate) = OfflineEnhancer(exported), soundfile.read(tmp_path / "out.wav")
+    assert rate == 16000
+    expected = np.stack([enhancer(stereo[:, c]) for c in range(2)], axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    again = tmp_path / "half.wav"
+    run_path(tmp_path / "in.wav", again, model=exported, strength=0.5, quiet=True)
+    np.testing.assert_allclose(soundfile.read(again)[0], (expected + stereo) / 2, atol=1e-6)
+    for samples, rate in ((1, 16000), (300, 16000), (44100, 44100)):
+        soundfile.write(tmp_path / "b.wav", voice(3.0, 140)[:samples], rate)
+        run_path(tmp_path / "b.wav", tmp_path / "c.wav", model=exported, force=True, quiet=True)
+        assert soundfile.info(tmp_path / "c.wav").frames == samples
+
+
+def test_long_recordings_go_through_in_windows(exported: Path) -> None:
+    wave = np.tile(voice(2.0, 140), 7)[: 13 * 16000 + 77]
+    enhancer = OfflineEnhancer(exported)
+    assert enhancer.longest_samples == 480000
+    whole = enhancer(wave)
+    enhancer.longest_samples = 10 * 16000
+    parts = enhancer(wave)
+    assert parts.shape == whole.shape
+    # Windows of 10 s at 0, 2 and 3 s, of which 4 s at each cut are context
+    for start, begin, end in ((0, 0, 96000), (32000, 96000, 128000), (48077, 128000, len(wave))):
+        window = enhancer(wave[start : start + 160000])
+        np.testing.assert_array_equal(parts[begin:end], window[begin - start : end - start])
 
 
 def test_a_stream_of_it_is_refused(checkpoint: Path, pairs: Path, tmp_path: Path) -> None:
