@@ -133,9 +133,10 @@ MODELS: dict[str, GcrnConfig] = {
     "gcrn-16mb": GcrnConfig((16, 32, 64, 128, 120), "lstm", 600),
     "gcrn-small": GcrnConfig((16, 32, 48, 64, 64), "lstm", 320, decoders=1),
     "gcrn-tiny": GcrnConfig((8, 16, 24, 32, 48), "lstm", 240, decoders=1),
+    "gcrn-micro": GcrnConfig((4, 8, 12, 16, 24), "lstm", 120, decoders=1),
 }
 """Network presets, sized at 25-20 framing: at most 16,000,000 bytes of exported fp32 ONNX with the
-DFT in it, at most 1 M parameters, and about half of that."""
+DFT in it, at most 1 M parameters, about half of that, and half of that network's width."""
 
 
 @dataclass(frozen=True)
