@@ -35,12 +35,14 @@ def atomic(path: Path | str) -> Iterator[Path]:
         if path.is_dir():
             raise EnhanceError(f"{path}: is a folder, a file was to be written there")
         temporary.touch()
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise EnhanceError(
             f"{path}: cannot be written ({error.strerror or error}); choose another place"
         ) from error
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors makes files that only their owner may read
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -249,9 +249,7 @@ def save(model: Ecapa, folder: Path) -> None:
     if bad:
         raise EnhanceError(f"{folder}: {bad[0]} is not finite; the training diverged")
     with atomic(folder / "model.safetensors") as temporary:
-        mode = temporary.stat().st_mode
         save_file(tensors, temporary, {"format": "pt"})
-        temporary.chmod(mode)  # safetensors makes files that only their owner may read
     write_json(folder / "preprocessor_config.json", _FRONT_END | {"n_mels": model.config.n_mels})
     write_json(folder / "config.json", {"model_type": MODEL_TYPE, **asdict(model.config)})
 

@@ -40,9 +40,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any],
     """
     plain = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
     with atomic(path) as temporary:
-        mode = temporary.stat().st_mode
         save_file(plain, temporary, {"format": "pt", "enhance": tag, "header": json.dumps(header)})
-        temporary.chmod(mode)  # safetensors makes files that only their owner may read
 
 
 def load_tensors(
