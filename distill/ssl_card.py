@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from distill import card
 from distill.families import card_text
 from distill.families.transformer import KINDS
 from enhance.data.inventory import source_table
-from enhance.errors import EnhanceError
-from enhance.files import atomic, write_json
+from enhance.files import write_json
 
 _GUESSES = {
     "majority": ("majority", "the most frequent unit of the training files"),
@@ -53,18 +52,10 @@ def write(folder: Path, probe: dict[str, Any] | None = None) -> Path:
     EnhanceError
         If there is no record.
     """
-    path = folder / "record.json"
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: no record to write a card from ({error})") from error
     if probe is not None:
-        record["phone_probe"] = probe
-        write_json(path, record)
-    size = (folder / "model.safetensors").stat().st_size
-    with atomic(folder / "README.md") as temporary:
-        temporary.write_text(text(record, folder.name, size), "utf-8")
-    return folder / "README.md"
+        record = card.read(folder)
+        write_json(folder / "record.json", {**record, "phone_probe": probe})
+    return card.write(folder, text)
 
 
 def text(record: dict[str, Any], name: str, size: int) -> str:

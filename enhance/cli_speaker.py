@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,9 +34,9 @@ def pretrain_speaker(
         typer.Option("-o", "--output", help="Folder of the model.  [default: a new one in runs/]"),
     ] = None,
     objective: Annotated[
-        SpeakerObjective,
-        typer.Option(help="aam: with speaker labels; dino: without."),
-    ] = SpeakerObjective.aam,
+        SpeakerObjective | None,
+        typer.Option(help="aam: with speaker labels; dino: without.  [default: aam]"),
+    ] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="Folder with speech, its speakers named, and noise.")
     ] = None,
@@ -45,49 +45,69 @@ def pretrain_speaker(
         typer.Option("--eval", help="Folder with speech of other speakers, for the EER."),
     ] = None,
     source: Annotated[
-        str, typer.Option(help="Only speech of this source of the manifests.  [default: all]")
-    ] = "",
-    preset: Annotated[SpeakerPreset, typer.Option(help="Size.")] = SpeakerPreset.small,
-    minutes: Annotated[float, typer.Option(min=0, help="Minutes of training; 0: no limit.")] = 30.0,
-    steps: Annotated[int, typer.Option(min=0, help="Steps; 0: the minutes decide.")] = 0,
-    batch: Annotated[int, typer.Option(min=2, help="Clips of a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak.")] = 2e-3,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
+        str | None,
+        typer.Option(help="Only speech of this source of the manifests.  [default: all]"),
+    ] = None,
+    preset: Annotated[SpeakerPreset | None, typer.Option(help="Size.  [default: small]")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Minutes of training; 0: no limit.  [default: 30]"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps; 0: the minutes decide.  [default: 0]")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=2, help="Clips of a step.  [default: 32]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Peak.  [default: 0.002]")
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.KEY=VALUE", help="Any other setting; repeatable."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="[default: 0]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads.  [default: 1]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a speaker encoder (ECAPA-TDNN) on your own speech.
 
     The folder it writes is a teacher like any other. Its EER is that of speakers it never heard.
+    A resumed run keeps its own settings.
     """
     require("speaker", "torch", "speechbrain", "safetensors")
     import logging
 
     if corpus is None:
         raise EnhanceError("--corpus: name a folder with speech, its speakers in the manifest")
-    if output is None:
-        if resume:
-            raise EnhanceError("--resume: name the folder to go on with: --output DIR")
-        output = Path("runs") / f"ecapa-{objective.value}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if output is None and resume:
+        raise EnhanceError("--resume: name the folder to go on with: --output DIR")
 
-    from distill.speaker.config import SpeakerConfig
-    from distill.speaker.train import train
+    from distill.loop import begun
+    from distill.speaker.config import configure
+    from distill.speaker.train import FORMAT, train
+    from enhance.settings import override
 
     if not quiet:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         logging.getLogger("enhance").setLevel(logging.INFO)
-    settings = SpeakerConfig(
-        objective=objective.value,
-        preset=preset.value,
-        source=source,
-        seed=seed,
-        minutes=minutes,
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        threads=threads,
-    )
+    given = {
+        "objective": objective.value if objective else None,
+        "preset": preset.value if preset else None,
+        "source": source,
+        "seed": seed,
+        "minutes": minutes,
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "threads": threads,
+    }
+    named: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    start = begun(output, FORMAT)["config"] if resume and output is not None else {}
+    settings = configure(override(named, list(assign or [])), start)
+    if output is None:
+        output = Path("runs") / f"ecapa-{settings.objective}-{time.strftime('%Y%m%d-%H%M%S')}"
     record = train(settings, corpus, output, evaluation=evaluation, resume=resume, quiet=quiet)
     if "stopped" in record:
         raise typer.Exit(130)

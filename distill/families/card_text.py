@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from distill import card
 from distill.families import config_class
 from distill.families.presets import PRESETS
 from distill.families.transformer import KINDS
@@ -49,7 +50,7 @@ def command(record: Mapping[str, Any]) -> str:
     words.append(f"--seed {config['seed']}")
     if config["threads"] > 1:
         words.append(f"--threads {config['threads']}")
-    words += [f"--set '{key}={json.dumps(value)}'" for key, value in choices[preset]]
+    words += card.assignments(choices[preset])
     return " ".join(words)
 
 
@@ -59,17 +60,8 @@ def _family(preset: str) -> str:
 
 def _changes(config: Mapping[str, Any], preset: str) -> list[tuple[str, Any]]:
     cls = config_class(_family(preset))
-    usual = dict(_leaves(json.loads(json.dumps(to_dict(parse(cls, PRESETS[preset], preset))))))
-    skip = _BUDGET | _WATCH
-    return [(k, v) for k, v in _leaves(config) if k not in skip and usual.get(k) != v]
-
-
-def _leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
+    usual = to_dict(parse(cls, PRESETS[preset], preset))
+    return card.changes(config, usual, _BUDGET | _WATCH)
 
 
 def what(record: Mapping[str, Any], name: str, size: int) -> str:

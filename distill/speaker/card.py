@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distill import card
+from distill.speaker.config import SpeakerConfig
 from enhance.data.inventory import source_table
-from enhance.errors import EnhanceError
-from enhance.files import atomic
 
 _HOW = {
     "aam": "with speaker labels, by additive angular margin softmax (margin {margin:g} rad, scale "
@@ -17,6 +17,12 @@ _HOW = {
     "{local_crops} of {local_seconds:g} s of each clip, {outputs} outputs, a teacher that is the "
     "moving average of the student; the teacher is what is kept here",
 }
+
+_NUMBERS = ("batch", "learning_rate", "seed", "threads")
+_BUDGET = {"objective", "minutes", "steps", "preset", "source"}
+_WATCH = {"log_every", "validate_every", "checkpoint_seconds"}  # do not decide the weights
+_GIVEN = {*_NUMBERS, *_BUDGET, *_WATCH}
+"""Settings that the command has options for, or that change nothing."""
 
 
 def write(folder: Path) -> Path:
@@ -27,15 +33,7 @@ def write(folder: Path) -> Path:
     EnhanceError
         If there is no record.
     """
-    path = folder / "record.json"
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: no record to write a card from ({error})") from error
-    size = (folder / "model.safetensors").stat().st_size
-    with atomic(folder / "README.md") as temporary:
-        temporary.write_text(text(record, folder.name, size), "utf-8")
-    return folder / "README.md"
+    return card.write(folder, text)
 
 
 def text(record: dict[str, Any], name: str, size: int) -> str:
@@ -102,11 +100,7 @@ def _training(record: dict[str, Any]) -> str:
         if record["data"]["noise"]
         else "no noise, no rooms"
     )
-    again = f"--objective {config['objective']} --minutes 0 --steps {record['steps']}"
-    again += f" --batch {config['batch']} --learning-rate {config['learning_rate']:g}"
-    again += f" --seed {config['seed']}"
-    again += f" --preset {config['preset']}" if config["preset"] else ""
-    again += f" --source {config['source']}" if config["source"] else ""
+    again = " ".join(_again(record))
     speakers = f"{record['speakers']} speakers. " if record["speakers"] else ""
     return f"""## Training
 
@@ -115,6 +109,16 @@ on {config["threads"]} CPU thread{"s" * (config["threads"] > 1)} ({speed:.0f} se
 second, all crops counted), {noise}. AdamW, peak rate {config["learning_rate"]:g}. The same weights
 again (same machine type and versions): `enhance pretrain-speaker {again} --corpus DIR --output
 DIR`."""
+
+
+def _again(record: dict[str, Any]) -> list[str]:
+    """Options that make the same weights again."""
+    config = record["config"]
+    words = [f"--objective {config['objective']} --minutes 0 --steps {record['steps']}"]
+    words += [f"--{name.replace('_', '-')} {config[name]:g}" for name in _NUMBERS]
+    words += [f"--{name} {config[name]}" for name in ("preset", "source") if config[name]]
+    usual = asdict(SpeakerConfig())
+    return words + card.assignments(card.changes(config, usual, _GIVEN))
 
 
 def _share(row: dict[str, Any]) -> str:

@@ -341,5 +341,21 @@ def test_the_command(corpus: Path, others: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "EER of 3 unseen speakers, trained: " in done.output
     assert load(out).widths == (128, 128, 128, 128, 256)
+    assert "--set" not in (out / "README.md").read_text()
+    other = tmp_path / "other"
+    words = ["--corpus", str(corpus), "--output", str(other), "--quiet", "--objective", "dino"]
+    words += ["--minutes", "0", "--steps", "2", "--batch", "2", "--set", "dino.outputs=16"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert " --set 'dino.outputs=16' --corpus" in (other / "README.md").read_text().replace(
+        "\n", " "
+    )
+    again = ["--corpus", str(corpus), "--output", str(other), "--quiet", "--resume"]
+    assert CliRunner().invoke(app, again).exit_code == 0  # keeps its settings; nothing is left
+    for wrong, told in (
+        (["--set", "dino.output=16"], "did you mean 'outputs'"),
+        (["--resume", "--seed", "3"], "begun with another seed"),
+    ):
+        refused = CliRunner().invoke(app, words[:5] + wrong)
+        assert isinstance(refused.exception, EnhanceError) and told in str(refused.exception)
     missing = CliRunner().invoke(app, ["--output", str(out)])
     assert isinstance(missing.exception, EnhanceError) and "--corpus" in str(missing.exception)
