@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,10 +24,9 @@ from torch import Tensor, nn
 from distill.distances import Distance, distance
 from distill.frames import FrameGrid, resample
 from distill.targets import Precompute, Targets, pays
-from distill.teacher import Teacher, check_rate, load
+from distill.teacher import Teacher
 from enhance.config import LossConfig, ModelConfig, RunConfig
 from enhance.errors import EnhanceError
-from enhance.files import cache_folder
 from enhance.gcrn import Gcrn
 from enhance.objective import Objective, clean_loss, enhance_batch
 from enhance.settings import parse, to_dict
@@ -57,10 +55,13 @@ class DistillConfig:
     """Control experiment: hand every frame the target of another frame of the batch. The targets
     keep their distribution and lose their content."""
     cache: str = ""
-    """Folder of the target cache; empty for the user's cache folder."""
+    """Folder of the feature cache, shared by any runs, teachers and analyses; empty for the
+    user's cache folder."""
     cache_gb: float = 20.0
-    """Bound on the targets of one teacher and layer choice on disk; beyond it targets are made
-    anew whenever they are needed. An hour of audio takes 0.28 GB at 768 features, 0.09 at 256."""
+    """Bound on that folder as a whole. Where it is reached, features that nobody has used for an
+    hour are removed, the longest unused first; where none are, further targets are made anew
+    whenever they are needed. 0 keeps nothing. An hour of audio takes 0.28 GB at 768 features and
+    50 frames a second, 0.09 at 256."""
     precompute: Precompute = "auto"
     """Fill the cache before the first step (with a progress bar; Ctrl-C keeps what is done).
     `auto` does so if the run will draw at least as many mixtures of unaltered speech as there
@@ -112,20 +113,13 @@ class Distillation(Objective):
         quiet: bool = False,
     ) -> None:
         super().__init__()
-        teacher = load(config.teacher) if teacher is None else teacher
-        check_rate(teacher, model.stft.sample_rate)
         self.config = config
         self.loss = loss
         self.expected_mixtures = expected_mixtures
         self.quiet = quiet
-        self.alignment = math.lcm(Objective.alignment, teacher.stride_samples)
         # `Targets` is no module, so that the teacher is neither trained nor saved with this one.
-        self.targets = Targets(
-            teacher,
-            config.layers,
-            Path(config.cache).expanduser() if config.cache else cache_folder("targets"),
-            config.cache_gb * 1e9,
-        )
+        self.targets = Targets.from_settings(config, model.stft.sample_rate, teacher)
+        self.alignment = math.lcm(Objective.alignment, self.targets.grid.stride)
         self.grid = FrameGrid.of_student(model.stft)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -204,7 +198,7 @@ class Distillation(Objective):
         }
 
     def log(self) -> dict[str, float]:
-        """Hit rate of the target cache, share asked live, size of the cache."""
+        """See `Targets.log`."""
         return self.targets.log()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.frames import FrameGrid
-from distill.windows import WINDOW_SECONDS
+from distill.windows import spans
 from enhance.companion import OneWave
 from enhance.errors import EnhanceError
 
@@ -52,7 +52,7 @@ class OneWaveFeatures(OneWave):
         self.width = features.projection.in_features
         # Two frames: exporters take a single one for a length that never changes.
         self.least_samples = teacher.field_samples + teacher.stride_samples
-        self.longest_samples = int(WINDOW_SECONDS * teacher.sample_rate)
+        self.longest_samples = spans(teacher)[0] * teacher.stride_samples
 
     def forward(self, noisy: Tensor, frames: int) -> Tensor:
         """Shape: noisy (1, N) -> (1, frames, size)"""

@@ -4,12 +4,14 @@ Multinomial logistic regression from one frame's features to the phone at the fr
 forced alignments as labels, silence left out. Speakers are left out in turn: the classifier is
 fitted on the others and tested on the one it never saw, so that every frame is tested once.
 Beside the hidden states of the model stand those of the same architecture with random weights
-(what the architecture alone gives) and MFCC.
+(what the architecture alone gives) and MFCC. The model's states come from the feature cache; those
+of its twin, which nothing else asks for, do not.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from distill import backbones
 from distill.accuracy import interval
+from distill.backbones.hf import HfTeacher
 from distill.families import transformer
+from distill.features import Features
 from distill.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
+from distill.windows import hear
 from enhance import audio
 from enhance.data.manifest import read_manifest, read_rows
 from enhance.errors import EnhanceError
+from enhance.files import cache_folder
 from enhance.progress import progress_bar
 
 log = logging.getLogger("enhance")
@@ -177,7 +184,9 @@ def majority_hits(data: Aligned) -> np.ndarray:
     return right
 
 
-def probe(model: Path, corpus: Path, *, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
+def probe(
+    model: Path, corpus: Path, *, seed: int = 0, cache: Path | None = None, quiet: bool = False
+) -> dict[str, Any]:
     """Measure a model folder on an aligned corpus.
 
     Parameters
@@ -188,6 +197,8 @@ def probe(model: Path, corpus: Path, *, seed: int = 0, quiet: bool = False) -> d
         See `read_aligned`.
     seed
         Of the random twin's weights and the order of the frames.
+    cache
+        Folder of the feature cache; None for the user's.
     quiet
         No progress bar.
 
@@ -205,6 +216,9 @@ def probe(model: Path, corpus: Path, *, seed: int = 0, quiet: bool = False) -> d
     """
     data = read_aligned(corpus)
     trained = transformer.load(model)
+    # No zeros on the left: the labels are those of frames that begin with the clip.
+    teacher = backbones.load(model, str(model), 0)
+    known = Features(teacher, "weighted", cache or cache_folder("features"))
     found: dict[str, np.ndarray] = {"majority guess": majority_hits(data)}
     with progress_bar(quiet=quiet) as bar:
         task = bar.add_task("phone probe", total=2 + 2 * (trained.config.num_hidden_layers + 1))
@@ -219,15 +233,14 @@ def probe(model: Path, corpus: Path, *, seed: int = 0, quiet: bool = False) -> d
         measure("MFCC, deltas", _pick(cepstra, data))
         wide = [_with_context(x, _CONTEXT) for x in cepstra]
         measure(f"MFCC, deltas, {_CONTEXT} frames each side", _pick(wide, data))
-        twin = transformer.twin(trained, seed)
-        for label, network in (("random twin", twin), ("model", trained)):
-            states = [
-                transformer.hidden_states(network, wave)[:, chosen].astype(np.float16)
+        for label, states in (("random twin", _twin(trained, seed)), ("model", known.states)):
+            spoken = [
+                [state[chosen] for state in states(wave)]
                 for wave, chosen in zip(data.waves, data.speech, strict=True)
             ]
-            joined = np.concatenate(states, axis=1)  # (L + 1, M, D)
-            for layer, features in enumerate(joined):
-                measure(f"{label}, hidden state {layer}", features.astype(np.float32))
+            for layer, parts in enumerate(zip(*spoken, strict=True)):
+                features = np.concatenate(parts).astype(np.float32)  # (M, D)
+                measure(f"{label}, hidden state {layer}", features)
     counts = np.bincount(data.utterance)
     kept = counts > 0
 
@@ -255,6 +268,23 @@ def probe(model: Path, corpus: Path, *, seed: int = 0, quiet: bool = False) -> d
         "best": best("model"),
         "gains": [gain(best("MFCC")), gain("MFCC, deltas"), gain(best("random"))],
     }
+
+
+def _twin(trained: Any, seed: int) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+    """Raw states of a clip by the architecture with random weights, as `Features.states`."""
+    teacher = HfTeacher(
+        transformer.twin(trained, seed),
+        "random twin",
+        sample_rate=SAMPLE_RATE,
+        do_normalize=True,  # as `transformer.save` writes it of every model
+        left_pad=0,
+    )
+
+    def states(wave: np.ndarray) -> Sequence[np.ndarray]:
+        heard = hear(teacher, torch.from_numpy(wave)[None], lambda hidden: hidden[:, 0])
+        return list(heard.numpy().astype(np.float16))
+
+    return states
 
 
 def _pick(features: list[np.ndarray], data: Aligned) -> np.ndarray:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -29,11 +28,10 @@ from distill.around import Around
 from distill.distances import Distance, distance
 from distill.frames import FrameGrid, resample
 from distill.targets import Precompute, Targets, pays
-from distill.teacher import Teacher, check_rate, load
+from distill.teacher import Teacher
 from distill.windows import listen
 from enhance.config import ModelConfig, TrainingConfig
 from enhance.errors import EnhanceError
-from enhance.files import cache_folder
 from enhance.gcrn import Gcrn
 from enhance.objective import Objective, encode_batch
 from enhance.settings import to_dict
@@ -62,9 +60,9 @@ class PretrainConfig:
     freeze_steps: int = 0
     """Steps of fine-tuning in which the encoder is frozen: 0 for none, -1 for all."""
     cache: str = ""
-    """Folder of the target cache (target clean); empty for the user's cache folder."""
+    """Folder of the feature cache (target clean); empty for the user's cache folder."""
     cache_gb: float = 20.0
-    """Bound on the targets of one teacher and layer choice on disk (target clean)."""
+    """Bound on that folder as a whole (target clean): see mode distill."""
     precompute: Precompute = "auto"
     """Fill the cache before the first step (target clean); `auto` does so if the first phase will
     draw at least as many mixtures of unaltered speech as there are clips."""
@@ -123,21 +121,14 @@ class Pretraining(Around):
         quiet: bool = False,
     ) -> None:
         super().__init__(inner)
-        teacher = load(config.teacher) if teacher is None else teacher
-        check_rate(teacher, model.stft.sample_rate)
         self.config = config
         self.expected_mixtures = expected_mixtures
         self.quiet = quiet
         self.partial = True
-        self.alignment = math.lcm(inner.alignment, teacher.stride_samples)
-        self.step = 0
         # `Targets` is no module, so that the teacher is neither trained nor saved with this one.
-        self.targets = Targets(
-            teacher,
-            config.layers,
-            Path(config.cache).expanduser() if config.cache else cache_folder("targets"),
-            config.cache_gb * 1e9,
-        )
+        self.targets = Targets.from_settings(config, model.stft.sample_rate, teacher)
+        self.alignment = math.lcm(inner.alignment, self.targets.grid.stride)
+        self.step = 0
         self.grid = FrameGrid.of_student(model.stft)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

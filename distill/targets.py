@@ -1,11 +1,12 @@
 """Targets of training segments: the teacher's embedding of the clean speech, frame by frame.
 
 The embedding of a crop is not the crop of an embedding (attention and group norm see the whole
-input), so a target is made ONCE from the WHOLE, unaugmented file and cached; a segment takes
-the frames of its pieces out of it. That needs every piece to sit on the teacher's stride:
-``segment_start - clip_start`` is a multiple of it, which mixing guarantees (its ``alignment``).
-Where augmentation changed the speech in time or spectrum, the file's embedding no longer
-describes it: then the live teacher listens to the segment's clean signal.
+input), so a target is made ONCE from the WHOLE, unaugmented file and cached
+(`distill.features.Features`); a segment takes the frames of its pieces out of it. That needs every
+piece to sit on the teacher's stride: ``segment_start - clip_start`` is a multiple of it, which
+mixing guarantees (its ``alignment``). Where augmentation changed the speech in time or spectrum,
+the file's embedding no longer describes it: then the live teacher listens to the segment's clean
+signal.
 
 Frames that no piece owns (silence, gaps) carry no target. The level of the speech in the mixture
 does not count: the teacher hears the file as it is.
@@ -13,22 +14,21 @@ does not count: the teacher hears the file as it is.
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distill.cache import TargetCache
-from distill.frames import FrameGrid
-from distill.layers import Layers
-from distill.teacher import Teacher
-from distill.windows import CONTEXT_SECONDS, WINDOW_SECONDS, windows
+from distill.features import Features
+from distill.teacher import Teacher, check_rate, load
 from enhance.errors import EnhanceError
+from enhance.files import cache_folder
 from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from enhance.data.mixing import Piece
 
 log = logging.getLogger("enhance")
-
-_FORMAT = 1  # counts up whenever the same audio and teacher would give another target
 
 
 Precompute = Literal["auto", "always", "never"]
@@ -48,43 +46,81 @@ def pays(precompute: Precompute, expected_mixtures: int, store: ClipStore) -> bo
     """Whether the cache is worth filling first.
 
     ``auto`` says so if the run will ask for at least as many mixtures of unaltered speech as
-    there are clips; otherwise each target is made when its clip is first drawn.
+    there are clips (without a cache each would have the teacher hear a whole clip, or several);
+    otherwise each target is made when its clip is first drawn.
     """
     return precompute == "always" or (precompute == "auto" and expected_mixtures >= len(store))
 
 
+class Settings(Protocol):
+    """What the settings of a mode say of its targets."""
+
+    @property
+    def teacher(self) -> str:
+        """Name of the teacher."""
+
+    @property
+    def layers(self) -> str:
+        """Which of its states."""
+
+    @property
+    def cache(self) -> str:
+        """Folder of the cache; empty for the user's."""
+
+    @property
+    def cache_gb(self) -> float:
+        """Bound on it."""
+
+
 class Targets:
-    """A teacher, the choice of its layers, and the cache of what it said.
+    """Features of clean speech, cut to the pieces of segments.
 
     Parameters
     ----------
-    teacher
-        Frozen teacher.
-    layers
-        Such as ``last`` or ``first_k:4`` (`distill.layers.Layers`).
-    cache
-        Folder; targets lie in a subfolder for this teacher and these layers, wherever
-        the teacher was found.
-    limit_bytes
-        Bound on that subfolder.
+    features
+        Of whole clips.
+
+    Raises
+    ------
+    EnhanceError
+        If the chosen states differ in width.
     """
 
-    def __init__(
-        self, teacher: Teacher, layers: str, cache: Path, limit_bytes: float = 20e9
-    ) -> None:
-        self.teacher = teacher
-        self.layers = Layers.parse(layers, teacher.num_layers)
-        self.grid = FrameGrid.of_teacher(teacher)
-        self.width = self.layers.width(teacher.widths, teacher.name)
-        kind = f"{_FORMAT}|{teacher.fingerprint}|{layers}|{WINDOW_SECONDS}|{CONTEXT_SECONDS}"
-        self._kind = hashlib.sha256(kind.encode()).hexdigest()
-        self.cache = TargetCache(
-            Path(cache) / f"{self.layers.text.replace(':', '-')}-{self._kind[:16]}",
-            limit_bytes,
-        )
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        self.teacher, self.layers, self.grid = features.teacher, features.layers, features.grid
+        self.width = features.width
         self.live = 0
+        self.seconds = 0.0
+        self.filling_seconds = 0.0
         self._keys: dict[int, str] = {}
         self._store: ClipStore | None = None
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, sample_rate: int, teacher: Teacher | None = None
+    ) -> Self:
+        """Targets as a mode's settings ask for them.
+
+        Parameters
+        ----------
+        settings
+            Of the mode.
+        sample_rate
+            Of the model to be trained.
+        teacher
+            Frozen teacher; None loads the one that is named.
+
+        Raises
+        ------
+        EnhanceError
+            If the teacher cannot be loaded, has no such layers, or hears another sample rate.
+        """
+        teacher = load(settings.teacher) if teacher is None else teacher
+        check_rate(teacher, sample_rate)
+        named = Path(settings.cache).expanduser() if settings.cache else None
+        folder = named or cache_folder("features")
+        return cls(Features(teacher, settings.layers, folder, settings.cache_gb * 1e9))
 
     def bind(self, store: ClipStore) -> None:
         """Take the clips that the pieces of later batches are numbered by.
@@ -101,47 +137,18 @@ class Targets:
             )
         self._store, self._keys = store, {}
 
-    def key(self, wave: np.ndarray) -> str:
-        """Cache key of a clip: teacher, layers and every sample of its audio."""
-        digest = hashlib.sha256(self._kind.encode())
-        digest.update(np.ascontiguousarray(wave, dtype="<f4").tobytes())
-        return digest.hexdigest()
-
-    def embed(self, wave: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
-        """Target of one whole clip by the live teacher, one clip at a time.
-
-        Never in a batch with others: rounding would then depend on the company, and a target
-        made before training would differ from one made in it.
-
-        Shape: (N,) float32 -> (T', D) float32
-        """
-        total = self.teacher.frames(len(wave))
-        out = np.zeros((total, self.width), np.float32)
-        for window, samples in windows(total, self.teacher):
-            part = torch.from_numpy(np.array(wave[samples], np.float32)).to(device)
-            values = self._ask(part[None])[0].cpu().numpy()  # (T', D)
-            out[window.begin : window.end] = values[
-                window.begin - window.first : window.end - window.first
-            ]
-        return out
-
     def clip(self, index: int, device: torch.device | str = "cpu") -> np.ndarray:
-        """Target of a whole clip of the bound store, from the cache or made and stored now.
+        """What `Features.kept` has of a clip of the bound store.
 
-        Shape: -> (T', D) float16
+        Shape: -> (T', D)
         """
         store = self._bound()
-        wave = None
         if index not in self._keys:
             wave = store.whole(index)
-            self._keys[index] = self.key(wave)
-        shape = (self.teacher.frames(store.length(index)), self.width)
-        found = self.cache.get(self._keys[index], shape)
-        if found is not None:
-            return found
-        return self.cache.put(
-            self._keys[index], self.embed(store.whole(index) if wave is None else wave, device)
-        )
+            key = self._keys[index] = self.features.key(wave)
+            return self.features.kept(key, len(wave), lambda: wave, device)
+        key, samples = self._keys[index], store.length(index)
+        return self.features.kept(key, samples, lambda: store.whole(index), device)
 
     def batch(
         self,
@@ -167,6 +174,7 @@ class Targets:
         valid
             bool (B, T'): frames whose centre lies in a piece, and which the file's embedding has.
         """
+        begin = time.perf_counter()
         frames = self.teacher.frames(clean.shape[1])
         values = np.zeros((len(pieces), frames, self.width), np.float32)
         valid = np.zeros((len(pieces), frames), bool)
@@ -181,7 +189,8 @@ class Targets:
                 first = max(owned.start, shift)
                 stop = min(owned.stop, shift + len(whole))
                 if first < stop:
-                    values[b, first:stop] = whole[first - shift : stop - shift]
+                    part = whole[first - shift : stop - shift]
+                    values[b, first:stop] = self.features.normalized(part)
                     valid[b, first:stop] = True
         result = torch.from_numpy(values).to(clean.device)
         mask = torch.from_numpy(valid).to(clean.device)
@@ -189,6 +198,7 @@ class Targets:
         if rows:
             self.live += sum(len(pieces[b]) for b in rows)
             result[rows] = self._ask(clean[rows].float()) * mask[rows][..., None]
+        self.seconds += time.perf_counter() - begin
         return result, mask
 
     def precompute(
@@ -203,31 +213,34 @@ class Targets:
 
         May be stopped at any time (Ctrl-C travels): what is stored stays, and the next call goes
         on from there. Each of several processes starts with its own share and then passes over
-        the others', which are mostly there by then.
+        the others', which are mostly there by then. Runs that know nothing of each other start
+        anywhere, so that they too meet what the others have made.
         """
         store = self._bound()
-        count = len(store)
-        made, seconds = 0, 0.0
+        cache, count, made, audio = self.features.cache, len(store), 0, 0.0
+        start = secrets.randbelow(count) if world == 1 else rank * count // world
+        begin = time.perf_counter()
         with progress_bar(quiet=quiet or rank > 0) as bar:
             task = bar.add_task("teacher listens", total=count, speed="")
             for i in range(count):
-                index = (i + rank * count // world) % count
+                index = (start + i) % count
                 wave = store.whole(index)
-                key = self._keys[index] = self.key(wave)
-                if not self.cache.holds(key):
-                    self.cache.put(key, self.embed(wave, device))
-                    made += not self.cache.refused
-                    seconds += len(wave) / store.sample_rate
-                elapsed = bar.tasks[task].elapsed or 0.0
-                speed = f"{seconds / elapsed:.0f} audio-s/s" if seconds and elapsed else ""
+                key = self._keys[index] = self.features.key(wave)
+                if not cache.holds(key):
+                    self.features.make(key, wave, device)
+                    made += not cache.refused
+                    audio += len(wave) / store.sample_rate
+                elapsed = time.perf_counter() - begin
+                speed = f"{audio / elapsed:.0f} audio-s/s" if audio else ""
                 bar.update(task, advance=1, speed=speed)
-                if self.cache.refused:  # the rest would be made for nothing
+                if cache.refused:  # the rest would be made for nothing
                     log.warning(
-                        "%s: full at %.1f GB, %d of %d clips added; other targets are made anew "
-                        "in training: raise objective.cache_gb",
-                        self.cache.folder, self.cache.size_bytes / 1e9, made, count,
+                        "%s: full, %d of %d clips added; other targets are made anew in training: "
+                        "raise objective.cache_gb (%.1f GB for all of %s) or free disk space",
+                        cache.folder, made, count, cache.room.limit_bytes / 1e9, cache.room.folder,
                     )  # fmt: skip
                     break
+        self.filling_seconds += time.perf_counter() - begin
         return made
 
     def prepare(
@@ -235,7 +248,7 @@ class Targets:
     ) -> None:
         """Bind the clips and, if wanted, fill the cache, each process its own share first."""
         self.bind(store)
-        if wanted:
+        if wanted and self.features.cache.room.limit_bytes > 0:
             spread = torch.distributed.is_available() and torch.distributed.is_initialized()
             self.precompute(
                 device=device,
@@ -245,12 +258,17 @@ class Targets:
             )
 
     def log(self) -> dict[str, float]:
-        """Share of pieces served from the cache, of pieces heard live, and the cache's size."""
-        asked = self.cache.hits + self.cache.misses + self.live
+        """Share of pieces served from the cache and of pieces heard live, the size of these
+        features on disk, and the seconds that targets took: in training, and to fill the cache
+        before it (on an accelerator only until the work is handed over)."""
+        cache = self.features.cache
+        asked = max(cache.hits + cache.misses + self.live, 1)
         return {
-            "target_hit_rate": self.cache.hits / max(asked, 1),
-            "target_live": self.live / max(asked, 1),
-            "target_cache_mb": self.cache.size_bytes / 1e6,
+            "target_hit_rate": cache.hits / asked,
+            "target_live": self.live / asked,
+            "target_cache_mb": cache.size_bytes / 1e6,
+            "target_seconds": round(self.seconds, 3),
+            "target_filling_seconds": round(self.filling_seconds, 3),
         }
 
     def _ask(self, waves: Tensor) -> Tensor:

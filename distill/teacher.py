@@ -43,6 +43,8 @@ class Teacher(Protocol):
     """Samples between frames."""
     field_samples: int
     """Samples that the convolutions of one frame see."""
+    reach_frames: int
+    """Frames to a side that convolutions over frames see besides, in the state that sees most."""
     causal: bool
     """Whether a frame depends on nothing after its field."""
 
@@ -168,7 +170,7 @@ def _download(repo: str) -> Path:
         return Path(
             huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=files)
         )
-    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # whatever its HTTP library raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnhanceError(
             f"{repo}: cannot be had from the Hugging Face hub ({reason}); "

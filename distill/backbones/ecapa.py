@@ -6,7 +6,7 @@ zero-padded to its width). There is no state before the first block: the input i
 spectrogram, not a state of the model.
 
 ``field_samples`` is the window of one log-mel frame. The convolutions reach further
-(`EcapaTeacher.context_frames`), and means over the clip reach everywhere: see
+(`EcapaConfig.context_frames`), and means over the clip reach everywhere: see
 `distill.backbones.ecapa_model`. Hence not causal, and batches of equal length only.
 """
 
@@ -48,8 +48,8 @@ class EcapaTeacher(FrozenTeacher):
             widths=model.config.widths,
             equal_lengths_only=True,
             left_pad=left_pad,
+            reach_frames=max(model.config.context_frames),
         )
-        self.context_frames = model.config.context_frames
         self.embedding_size = model.config.embedding
         settings = [ecapa_model.MODEL_TYPE, asdict(model.config), self.left_pad]
         self.fingerprint = fingerprint(settings, model.network.state_dict())

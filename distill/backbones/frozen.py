@@ -34,6 +34,8 @@ class FrozenTeacher(nn.Module, abc.ABC):
         Whether clips of other lengths in a batch would change a frame: they run apart then.
     left_pad
         Zeros before the input; None takes field - stride.
+    reach_frames
+        Frames to a side that convolutions over frames see.
 
     Raises
     ------
@@ -55,6 +57,7 @@ class FrozenTeacher(nn.Module, abc.ABC):
         widths: Sequence[int],
         equal_lengths_only: bool,
         left_pad: int | None,
+        reach_frames: int,
     ) -> None:
         super().__init__()
         self.model: Any = model.float().requires_grad_(False).eval()
@@ -64,6 +67,7 @@ class FrozenTeacher(nn.Module, abc.ABC):
         self.widths: tuple[int, ...] = tuple(widths)
         self.num_layers = len(self.widths) - 1
         self.equal_lengths_only = equal_lengths_only
+        self.reach_frames = reach_frames
         usual = max(field_samples - stride_samples, 0)
         self.left_pad = usual if left_pad is None else left_pad
         if not 0 <= self.left_pad < field_samples:

@@ -97,6 +97,7 @@ class HfTeacher(FrozenTeacher):
             equal_lengths_only=config.feat_extract_norm == "group"
             or bool(getattr(config, "conv_pos_batch_norm", False)),
             left_pad=left_pad,
+            reach_frames=config.num_conv_pos_embeddings // 2,
         )
         self.do_normalize = do_normalize
         self.normalize_eps = normalize_eps
@@ -162,7 +163,7 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
             f"{folder / 'preprocessor_config.json'}: do_normalize must be true or false "
             "(it decides what the model hears)"
         )
-    model, info = _from_pretrained(getattr(transformers, CLASSES[kind]), folder)
+    model, info = from_pretrained(getattr(transformers, CLASSES[kind]), folder)
     # The mask embedding serves pre-training only; everything else must come from the file.
     if any(key.endswith("masked_spec_embed") for key in info["missing_keys"]):
         model.get_parameter("masked_spec_embed").detach().zero_()  # not random: see fingerprint
@@ -182,7 +183,14 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
     )
 
 
-def _from_pretrained(cls: Any, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def from_pretrained(cls: Any, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A model of a class of transformers in float32, and what was missing or left over.
+
+    Raises
+    ------
+    EnhanceError
+        If the folder holds none.
+    """
     try:
         with silent():
             return cls.from_pretrained(

@@ -67,6 +67,7 @@ class Wav2VecTeacher(FrozenTeacher):
             widths=model.state_widths,
             equal_lengths_only=True,
             left_pad=left_pad,
+            reach_frames=model.config.context_frames - 1,
         )
         self.do_normalize = do_normalize
         settings = [model.config.to_dict(), sample_rate, do_normalize, self.left_pad]

@@ -32,6 +32,8 @@ HARMLESS = frozenset(
 )
 """Settings that may change on resume: the weights do not depend on them (`threads` may change the
 last bits)."""
+CACHES = frozenset({"cache", "cache_gb", "precompute"})
+"""Settings of an objective that may change on resume: where and how much it remembers."""
 PLACES = frozenset({"data.corpus", "data.speech", "data.noise"})
 """Settings that may change on resume: that the files are the same, `check_data` sees to."""
 BUDGET = ("training.steps", "training.minutes")
@@ -82,13 +84,18 @@ def prepare(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool
     return notes
 
 
+def _of_cache(key: str) -> bool:
+    first, *_, last = key.split(".")
+    return first in ("objective", "described") and last in CACHES
+
+
 def _compare(
     run: Path, header: dict[str, Any], config: RunConfig, describe: dict[str, Any]
 ) -> list[str]:
     old = {**header["config"], "described": header["objective"]}
     changed = difference(old, {**to_dict(config), "described": describe})
     allowed = {*HARMLESS, *PLACES, *BUDGET}
-    refused = [c for c in changed if c[0] not in allowed]
+    refused = [c for c in changed if c[0] not in allowed and not _of_cache(c[0])]
     if refused:
         text = ", ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in refused)
         raise EnhanceError(

@@ -53,7 +53,7 @@ class Impulse:
     """A teacher of three features whose one state is a one in one frame."""
 
     name, fingerprint, sample_rate, num_layers, widths = "impulse", "0", 16000, 0, (3,)
-    causal = True
+    reach_frames, causal = 0, True
 
     def __init__(self, frame: int, offset: int, stride: int, field: int) -> None:
         self.frame = frame

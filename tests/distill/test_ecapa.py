@@ -222,12 +222,12 @@ def test_company_never_changes_a_frame(own: Path) -> None:
 def test_speechbrains_masks_would_change_frames(own: Path) -> None:
     """Why lengths are not left to speechbrain: its mirrors at the ends see the padding."""
     network = ecapa.load(own, "own").model.network
-    mel = torch.randn(1, 60, 80)
+    mel = torch.randn(1, 60, 80, generator=torch.Generator().manual_seed(0))
     padded = torch.cat([mel, torch.zeros(1, 60, 80)], 1)
     with torch.no_grad():
         alone = network(mel)
         masked = network(padded, lengths=torch.tensor([0.5]))
-    assert (alone - masked).abs().max() > 1e-3
+    assert (alone - masked).abs().max() > 1e-4  # rounding is below 1e-6
 
 
 def test_reach_of_the_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,3 +278,22 @@ def test_nothing_is_kept_of_a_budget_that_ends_early(
     more = replace(config, training=replace(config.training, minutes=60.0))
     assert tiny.train(more, tmp_path / "run", resume=True)["step"] == 8
     assert read_jsonl(tmp_path / "run" / "timing.jsonl")[-1]["type"] == "stop"
+
+
+@pytest.mark.parametrize("mode", ["distill", "concat+distill"])
+def test_a_stopped_run_may_go_on_with_another_cache(
+    data: Path, teacher: Path, tmp_path: Path, mode: str
+) -> None:
+    config = tiny.settings(data, mode, teacher)
+    tiny.train(config, tmp_path / "run", stop_step=3)
+    objective = dict(config.objective)
+    own = dict(objective.get("distill", objective), cache_gb=0.0)
+    objective = {**objective, "distill": own} if "distill" in objective else own
+    heavier = dict(own, weight=0.5)
+    other = {**objective, "distill": heavier} if "distill" in objective else heavier
+    with pytest.raises(EnhanceError, match=r"weight was .*, is 0\.5"):
+        tiny.train(replace(config, objective=other), tmp_path / "run", resume=True)
+    tiny.train(replace(config, objective=objective), tmp_path / "run", resume=True)
+    tiny.train(config, tmp_path / "whole")
+    ours, theirs = (read_jsonl(tmp_path / x / "history.jsonl") for x in ("run", "whole"))
+    assert ours == theirs

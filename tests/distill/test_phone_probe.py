@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from distill import phone_probe, ssl_card
+from distill.backbones.hf import HfTeacher
 from distill.families import transformer
 from distill.phone_probe import Aligned, classify, hits, majority_hits, phone_of_frames
 from enhance.errors import EnhanceError
@@ -54,7 +55,7 @@ def test_majority_guess_counts_the_other_speakers() -> None:
     assert majority_hits(aligned(labels, speaker)).astype(int).tolist() == expected
 
 
-def test_probe_and_card(tmp_path: Path) -> None:
+def test_probe_and_card(tmp_path: Path, monkeypatch) -> None:
     rng = np.random.default_rng(2)
     model = tmp_path / "model"
     architecture = transformer.Architecture(16, 1, 2, 16, (4, 4, 4, 4, 4, 4, 8), 4, 2)
@@ -79,7 +80,16 @@ def test_probe_and_card(tmp_path: Path) -> None:
     ):
         with (folder / name).open("w", newline="") as file:
             csv.writer(file).writerows([head, *rows])
-    found = phone_probe.probe(model, folder, quiet=True)
+    found = phone_probe.probe(model, folder, cache=tmp_path / "cache", quiet=True)
+    # The model's two states of eight files are kept, those of its twin are not.
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2 * 8
+    heard: list[str] = []
+    forward = HfTeacher.forward
+    monkeypatch.setattr(
+        HfTeacher, "forward", lambda self, *args: heard.append(self.name) or forward(self, *args)
+    )
+    assert phone_probe.probe(model, folder, cache=tmp_path / "cache", quiet=True) == found
+    assert heard == ["random twin"] * 8
     assert found["frames"] == 8 * 44  # of 49 frames, five have their centre in the silence
     names = [row["features"] for row in found["rows"]]
     assert names[0] == "majority guess"
