@@ -1,0 +1,1 @@
+"""What representations hold: one question per file."""
