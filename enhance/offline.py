@@ -23,7 +23,7 @@ CONTEXT_SECONDS = 4.0
 
 
 class OfflineEnhancer:
-    """An offline model, ready to enhance; to `enhance.runtime.AlignedStream` a stream that holds
+    """An offline model, ready to enhance; to `AlignedStream` a stream that holds
     everything back until the end.
 
     Parameters

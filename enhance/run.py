@@ -17,11 +17,12 @@ from pathlib import Path
 
 import soundfile
 
+from enhance.aligned_stream import AlignedStream
 from enhance.audio import SUFFIXES, AudioInfo, AudioReader, info, output_format, writer
 from enhance.errors import EnhanceError
 from enhance.offline import OfflineEnhancer, open_model
 from enhance.progress import progress_bar
-from enhance.runtime import AlignedStream, Enhancer
+from enhance.runtime import Enhancer
 from enhance.strength import wet_share
 
 # Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.

@@ -12,8 +12,9 @@ import psutil
 import pytest
 from tiny_onnx import HOP, OVERLAP, build, by_hand, metadata
 
+from enhance.aligned_stream import AlignedStream
 from enhance.errors import EnhanceError
-from enhance.runtime import AlignedStream, Enhancer
+from enhance.runtime import Enhancer
 from enhance.strength import wet_share
 
 POLE, GAIN = 0.9, 0.25
