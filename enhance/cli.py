@@ -11,9 +11,11 @@ from typing import Annotated
 
 import typer
 
+from enhance import cli_ctc as ctc
 from enhance import cli_measure as measure
 from enhance import cli_speaker as speaker
 from enhance import cli_ssl as ssl
+from enhance.cli_analyze import analyze_app
 from enhance.cli_data import Force, Quiet, data_app
 from enhance.errors import EnhanceError, require
 
@@ -26,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.add_typer(analyze_app, name="analyze")
 
 
 def _version(wanted: bool) -> None:
@@ -244,6 +247,7 @@ def info(
 
 app.command("pretrain-ssl")(ssl.pretrain_ssl)
 app.command("pretrain-speaker")(speaker.pretrain_speaker)
+app.command("finetune-ctc")(ctc.finetune_ctc)
 app.command()(ssl.teachers)
 
 

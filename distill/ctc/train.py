@@ -1,0 +1,242 @@
+"""Fine-tuning of a backbone on transcripts: `enhance finetune-ctc`.
+
+One training by `distill.loop`, the error rates of what came out, record and card. The weights kept
+are the last ones, whatever the evaluation said in between: its figures choose nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from distill.ctc import card, score
+from distill.ctc.config import CtcConfig
+from distill.ctc.data import CtcData, batch_up
+from distill.ctc.folder import build, load, open_backbone, save
+from distill.ctc.model import SAMPLE_RATE, CtcModel, ctc_loss
+from distill.ctc.vocabulary import tokens_of
+from distill.loop import Learner, Loop, Step, with_threads
+from distill.objectives import span_mask
+from enhance.errors import EnhanceError
+from enhance.files import read_jsonl, write_json
+from enhance.training.history import HISTORY
+from enhance.training.interrupt import Interrupt
+
+log = logging.getLogger("enhance")
+
+FORMAT = "enhance-ctc-1"
+
+
+def finetune(
+    config: CtcConfig,
+    transcripts: Path | str,
+    output: Path | str,
+    *,
+    evaluation: Path | str | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Fine-tune a backbone and write its folder.
+
+    Parameters
+    ----------
+    config
+        What to train and how long.
+    transcripts
+        File of recordings and texts, see `distill.ctc.transcripts.read_transcripts`.
+    output
+        Folder of a CTC model of transformers (``config.json``, ``model.safetensors``,
+        ``preprocessor_config.json``, ``vocab.json``, ``tokenizer_config.json``), with
+        ``record.json``, ``history.jsonl`` and ``README.md``; what a stopped run needs to go on is
+        in its subfolder ``state``.
+    evaluation
+        The same of recordings that only measure; None holds back a share of ``transcripts``.
+    resume
+        Go on from ``output/state``; repeats an unstopped run exactly when limited by steps.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    dict
+        The record (as in ``record.json``), or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
+
+    Raises
+    ------
+    EnhanceError
+        If the backbone, a recording or the folder cannot be used, or the loss is not finite.
+    """
+
+    def work() -> dict[str, Any]:
+        with Interrupt() as interrupt:
+            other = None if evaluation is None else Path(evaluation)
+            run = Finetuning(config, Path(transcripts), Path(output), other, resume, quiet)
+            return run.run(interrupt)
+
+    return with_threads(config.threads, work)
+
+
+class Finetuning:
+    """One run; see `finetune`."""
+
+    def __init__(
+        self,
+        config: CtcConfig,
+        transcripts: Path,
+        output: Path,
+        evaluation: Path | None,
+        resume: bool,
+        quiet: bool,
+    ) -> None:
+        self.config, self.output, self.evaluation = config, output, evaluation
+        score.edits()  # missing, it would be told only when there is something to measure
+        self.loop = Loop(config, output, FORMAT, resume=resume, quiet=quiet)
+        self.backbone = open_backbone(config.backbone)
+        self.data = CtcData.open(transcripts, evaluation, config, self.backbone.frames, quiet)
+        begun = {"data": self.data.digest(), "backbone": self.backbone.fingerprint}
+        if not resume:
+            self.loop.kept = begun
+        for name, what in (("data", "recordings or texts"), ("backbone", "weights to start from")):
+            if self.loop.kept[name] != begun[name]:
+                raise EnhanceError(
+                    f"{output}: was begun with other {what}; give the same or choose another folder"
+                )
+        model = build(self.backbone, self.data.vocabulary, config)
+        self.learner = CtcLearner(config, self.data, model)
+
+    def run(self, interrupt: Interrupt) -> dict[str, Any]:
+        """Do what is left."""
+        config, data, state, model = self.config, self.data, self.loop.state, self.learner.model
+        if not self.loop.train(
+            self.learner,
+            interrupt,
+            title="CTC",
+            steps=config.steps or None,
+            minutes=config.minutes,
+        ):
+            log.warning("stopped at step %d; --resume goes on", state.step)
+            return {"stopped": f"step {state.step}"}
+        self.loop.save(self.learner.learnt())
+        save(model, data.vocabulary, self.output)
+        record: dict[str, Any] = {
+            "config": self.loop.plain,
+            "backbone": {
+                "name": config.backbone,
+                "fingerprint": self.backbone.fingerprint,
+                "family": model.network.config.model_type,
+                "stride_samples": model.stride,
+            },
+            "data": {"evaluation_file": self.evaluation is not None, **data.describe()},
+            "vocabulary": list(data.vocabulary.tokens),
+            "unknown_tokens": dict(data.strange.most_common()),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "steps": state.step,
+            "seconds": round(state.seconds),
+            "audio_seconds": round(state.audio),
+            **self._measure(),
+            "curve": [
+                {k: v for k, v in row.items() if k != "type"}
+                for row in read_jsonl(self.output / HISTORY)
+                if row["type"] == "validation"
+            ],
+        }
+        write_json(self.output / "record.json", record)
+        card.write(self.output)
+        return record
+
+    def _measure(self) -> dict[str, Any]:
+        """Error rates of the folder as it was written, and of the best constant answer."""
+        data, units = self.data, self.data.vocabulary.units
+        said, loss = hear(load(self.output)[0], data, self.config)
+        true = [data.texts[i] for i in data.held]
+        always = score.best_constant([tokens_of(data.texts[i], units) for i in data.train])
+        constant = score.error_rate([tokens_of(text, units) for text in true], [always] * len(true))
+        return {
+            "loss": loss,
+            **errors_of(said, data),
+            "constant": {**constant, "answer": always},
+            "examples": [
+                {"text": text, "recognised": found}
+                for text, found in list(zip(true, said, strict=True))[:3]
+            ],
+        }
+
+
+class CtcLearner(Learner):
+    """The model and its recordings, as the loop sees them."""
+
+    def __init__(self, config: CtcConfig, data: CtcData, model: CtcModel) -> None:
+        self.config, self.data, self.model = config, data, model
+
+    def learnt(self) -> Mapping[str, nn.Module]:
+        """The whole model, of which the front end may be frozen."""
+        return {"model": self.model.network}
+
+    def batches(self, step: int) -> Iterator[list[int]]:
+        """Clips of each step."""
+        return self.data.batches(self.config, step)
+
+    def forward(self, batch: list[int], step: int) -> Step:
+        """CTC loss of clips whose spans are masked."""
+        config, data = self.config, self.data
+        clips = [data.store.whole(i) for i in batch]
+        seeds = np.random.SeedSequence([config.seed, 2, step])
+        masks = None
+        if config.mask:
+            rng = np.random.default_rng(seeds)
+            masks = [
+                span_mask(self.model.frames(len(clip)), rng, config.mask, config.mask_length)
+                for clip in clips
+            ]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))  # dropout
+            logits = self.model(clips, masks, head_only=step < config.freeze_steps)
+        loss = ctc_loss(logits, [data.tokens(i) for i in batch], data.vocabulary.blank)
+        return Step(
+            loss,
+            sum(map(len, clips)) / SAMPLE_RATE,
+            {"loss": float(loss.detach())},
+            heard=", ".join(data.store.clips[i].path.name for i in batch[:3]),
+        )
+
+    def validate(self) -> dict[str, Any]:
+        """Loss and error rates on the clips that only measure."""
+        network = self.model.network
+        training = network.training
+        network.eval()
+        said, loss = hear(self.model, self.data, self.config)
+        network.train(training)
+        return {"loss": loss, **{k: v["mean"] for k, v in errors_of(said, self.data).items()}}
+
+
+@torch.no_grad()
+def hear(model: CtcModel, data: CtcData, config: CtcConfig) -> tuple[list[str], float]:
+    """Greedy texts of the clips that only measure, in their order, and their mean loss."""
+    lengths = [data.store.length(i) for i in data.held]
+    texts, losses = [""] * len(lengths), np.zeros(len(lengths))
+    for batch in batch_up(lengths, config.batch_seconds * SAMPLE_RATE):
+        logits = model([data.store.whole(data.held[j]) for j in batch])
+        for j, x in zip(batch, logits, strict=True):
+            texts[j] = data.vocabulary.decode(x.argmax(dim=-1).tolist())
+            target = data.tokens(data.held[j])
+            losses[j] = float(ctc_loss([x], [target], data.vocabulary.blank))
+    return texts, float(losses.mean())
+
+
+def errors_of(said: Sequence[str], data: CtcData) -> dict[str, dict[str, Any]]:
+    """``token_error`` and, of characters, ``word_error`` on the clips that only measure."""
+    units = data.vocabulary.units
+    true = [data.texts[i] for i in data.held]
+    tokens = [[tokens_of(text, units) for text in texts] for texts in (true, said)]
+    found = {"token_error": score.error_rate(*tokens)}
+    if units == "char":
+        words = [[text.split() for text in texts] for texts in (true, said)]
+        found["word_error"] = score.error_rate(*words)
+    return found
