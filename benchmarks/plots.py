@@ -157,6 +157,7 @@ def difference_plot(rows: Sequence[Row], path: Path) -> bool:
         axis.set_title(TITLES[metric] + (" (dB)" if metric == "si_sdr" else ""), fontsize=9)
         axis.set_yticks(where, names if index == 0 else [""] * len(names), fontsize=8)
         axis.set_ylim(-0.6, len(rows) - 0.4)
+        axis.locator_params(axis="x", nbins=4)
         _clean(axis)
     _save(figure, path)
     return True
