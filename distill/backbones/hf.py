@@ -87,6 +87,8 @@ class HfTeacher(FrozenTeacher):
                 "rate of its last layer; take the model without it"
             )
         field, stride = conv_geometry(config.conv_kernel, config.conv_stride)
+        # As they were before folding, whose rounding depends on the number of threads
+        weights = model.float().state_dict()
         super().__init__(
             _fold_weight_norm(model),
             name,
@@ -105,7 +107,7 @@ class HfTeacher(FrozenTeacher):
         settings = [known, self.sample_rate, self.do_normalize, self.left_pad]
         if self.do_normalize and self.normalize_eps != 1e-7:
             settings.append(self.normalize_eps)
-        self.fingerprint = fingerprint(settings, self.model.state_dict())
+        self.fingerprint = fingerprint(settings, weights)
 
     def run(self, clips: list[Tensor]) -> list[Tensor]:
         """All hidden states; a mask tells clips of unequal length apart."""

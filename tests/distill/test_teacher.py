@@ -395,3 +395,24 @@ def test_bad_input(make_teacher) -> None:
         teacher(torch.zeros(400), torch.tensor([400]))
     with pytest.raises(EnhanceError, match="left_pad"):
         load(make_teacher(), left_pad=400)
+
+
+def test_the_fingerprint_does_not_depend_on_threads() -> None:
+    """Folding weight norm does: a sum over many weights is parted among the threads."""
+    from distill.backbones import import_transformers
+    from distill.backbones.hf import HfTeacher
+
+    transformers = import_transformers()
+    sizes = {"hidden_size": 192, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.WavLMConfig(**sizes, num_conv_pos_embedding_groups=12)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            torch.manual_seed(0)
+            model = transformers.WavLMModel(config)
+            found.append(HfTeacher(model, "x", sample_rate=16000, do_normalize=True).fingerprint)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(set(found)) == 1
