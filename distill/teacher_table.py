@@ -214,11 +214,20 @@ def _extract(found: Any, wave: torch.Tensor) -> None:
     found(wave[None], torch.tensor([len(wave)]))
 
 
+_MEANING = {
+    "accuracy": "Accuracy, of files that trained nothing: units of masked frames (hubert, wavlm), "
+    "masked frames told from distractors (wav2vec2), frames to come told from other frames "
+    "(wav2vec, vq-wav2vec). Chance: a blind choice. Families do not compare.",
+    "EER": "EER: pairs of clips of speakers that were never heard.",
+}
+"""What each metric is."""
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table as Markdown."""
     timed = any("throughput" in row for row in rows)
     head = ["teacher", "family", "L", "widths", "stride", "field", "causal", "parameters"]
-    head += ["metric on held-back audio (95 %)", "chance", "code perplexity"]
+    head += ["trained", "metric on held-back audio (95 %)", "chance", "code perplexity"]
     if timed:
         head += ["audio-s/s", "per CPU s"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -232,6 +241,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             str(row["field_samples"]),
             "yes" if row["causal"] else "no",
             f"{row['parameters'] / 1e6:.2f} M",
+            _trained(row["metric"]),
             *_figures(row["metric"]),
         ]
         if timed:
@@ -241,6 +251,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Stride and field in samples; L blocks give L + 1 hidden states."]
+    metrics = {row["metric"]["name"] for row in rows if row["metric"]}
+    lines += [text for name, text in _MEANING.items() if name in metrics]
     if timed:
         one = next(row["throughput"] for row in rows if "throughput" in row)
         lines.append(
@@ -259,6 +271,10 @@ def _widths(widths: list[int]) -> str:
         else:
             runs.append([1, width])
     return ", ".join(f"{count} x {width}" for count, width in runs)
+
+
+def _trained(metric: dict[str, Any] | None) -> str:
+    return f"{metric['steps']} steps, {metric['minutes']:g} min" if metric else ""
 
 
 def _figures(metric: dict[str, Any] | None) -> list[str]:
