@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from enhance.errors import EnhanceError
+from enhance.settings import merge, override, parse, to_dict
+
+C = TypeVar("C", bound="LoopConfig")
 
 FREE = ("minutes", "checkpoint_seconds")
 """What a resumed run may have otherwise: the clock decides only where a training ends."""
@@ -67,3 +71,29 @@ def last_quarter(step: int, total: int | None) -> float:
 def total_from(step: int) -> int:
     """Number of steps of a run whose last quarter begins at ``step``."""
     return max(4 * step // 3, step + 1)
+
+
+def configure(
+    kind: type[C], given: Mapping[str, Any], assignments: Sequence[str], begun: Mapping[str, Any]
+) -> C:
+    """The configuration of a run, from a command line.
+
+    Parameters
+    ----------
+    kind
+        Its class.
+    given
+        Values of options; None for those that were not given.
+    assignments
+        Such as ``dino.outputs=16``, from ``--set``.
+    begun
+        Configuration of a run to be resumed, over which the rest is set; empty for a new one.
+
+    Raises
+    ------
+    EnhanceError
+        For an unknown key or a value that does not fit.
+    """
+    named = override({k: v for k, v in given.items() if v is not None}, list(assignments))
+    whole = to_dict(parse(kind, dict(begun), "the run to be resumed"))
+    return parse(kind, merge(whole, named), "--set")

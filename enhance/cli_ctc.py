@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -94,10 +94,10 @@ def finetune_ctc(
         raise EnhanceError("--resume: name the folder to go on with: --output DIR")
 
     from distill.ctc.card import share
-    from distill.ctc.config import configure
+    from distill.ctc.config import CtcConfig
     from distill.ctc.train import FORMAT, finetune
     from distill.loop import begun
-    from enhance.settings import override
+    from distill.loop_config import configure
 
     if not quiet:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -117,9 +117,8 @@ def finetune_ctc(
         "batch_seconds": batch_seconds,
         "threads": threads,
     }
-    named: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     start = begun(output, FORMAT)["config"] if resume and output is not None else {}
-    settings = configure(override(named, list(assign or [])), start)
+    settings = configure(CtcConfig, given, assign or [], start)
     if output is None:
         output = Path("runs") / f"ctc-{time.strftime('%Y%m%d-%H%M%S')}"
     record = finetune(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -85,9 +85,9 @@ def pretrain_speaker(
         raise EnhanceError("--resume: name the folder to go on with: --output DIR")
 
     from distill.loop import begun
-    from distill.speaker.config import configure
+    from distill.loop_config import configure
+    from distill.speaker.config import SpeakerConfig
     from distill.speaker.train import FORMAT, train
-    from enhance.settings import override
 
     if not quiet:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -103,9 +103,8 @@ def pretrain_speaker(
         "learning_rate": learning_rate,
         "threads": threads,
     }
-    named: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     start = begun(output, FORMAT)["config"] if resume and output is not None else {}
-    settings = configure(override(named, list(assign or [])), start)
+    settings = configure(SpeakerConfig, given, assign or [], start)
     if output is None:
         output = Path("runs") / f"ecapa-{settings.objective}-{time.strftime('%Y%m%d-%H%M%S')}"
     record = train(settings, corpus, output, evaluation=evaluation, resume=resume, quiet=quiet)

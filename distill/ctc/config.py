@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from distill.ctc.vocabulary import UNITS
 from distill.loop_config import LoopConfig
 from enhance.errors import EnhanceError
-from enhance.settings import merge, parse, to_dict
 
 
 @dataclass(frozen=True)
@@ -68,22 +65,3 @@ class CtcConfig(LoopConfig):
             raise EnhanceError("batch_seconds and longest_seconds: must be positive")
         if not 0 < self.held_back < 1:
             raise EnhanceError(f"held_back {self.held_back}: must lie between 0 and 1")
-
-
-def configure(settings: Mapping[str, Any], start: Mapping[str, Any]) -> CtcConfig:
-    """The configuration of a run.
-
-    Parameters
-    ----------
-    settings
-        What is set, as from ``--set``.
-    start
-        What it is set over: a resumed run's configuration, or nothing.
-
-    Raises
-    ------
-    EnhanceError
-        For an unknown key or a value that does not fit.
-    """
-    whole = to_dict(parse(CtcConfig, dict(start), "the run to be resumed"))
-    return parse(CtcConfig, merge(whole, settings), "--set")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from distill.backbones.ecapa_model import EcapaConfig
 from distill.loop_config import LoopConfig
 from enhance.data.mixing_config import MixingConfig
 from enhance.errors import EnhanceError
-from enhance.settings import merge, parse, to_dict
 
 OBJECTIVES = ("aam", "dino")
 PRESETS = {
@@ -141,25 +139,6 @@ class SpeakerConfig(LoopConfig):
     def mixing_of(self, seconds: float) -> MixingConfig:
         """Mixing of crops of one length."""
         return replace(self.mixing, segment_seconds=seconds)
-
-
-def configure(settings: Mapping[str, Any], start: Mapping[str, Any]) -> SpeakerConfig:
-    """The configuration of a run.
-
-    Parameters
-    ----------
-    settings
-        What is set, as from ``--set``.
-    start
-        What it is set over: a resumed run's configuration, or nothing.
-
-    Raises
-    ------
-    EnhanceError
-        For an unknown key or a value that does not fit.
-    """
-    whole = to_dict(parse(SpeakerConfig, dict(start), "the run to be resumed"))
-    return parse(SpeakerConfig, merge(whole, settings), "--set")
 
 
 def half_cosine(part: float) -> float:
