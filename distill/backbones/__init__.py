@@ -24,7 +24,7 @@ BACKBONES: dict[str, str] = {
     "wav2vec2": "distill.backbones.hf",
     "hubert": "distill.backbones.hf",
     "wavlm": "distill.backbones.hf",
-    "wav2vec": "distill.backbones.wav2vec",
+    "wav2vec": "distill.backbones.wav2vec_teacher",
     "vq-wav2vec": "distill.backbones.vq_wav2vec",
     "ecapa-tdnn": ECAPA,
 }

@@ -11,7 +11,6 @@ Sources of the two layouts, read and not copied: ``fairseq/models/wav2vec/wav2ve
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from distill.backbones import import_transformers
+from distill.backbones import import_transformers, wav2vec_published
 from distill.backbones.fairseq_files import literal, read
 from distill.backbones.hf import CLASSES, HfTeacher
 from enhance.errors import EnhanceError
@@ -28,11 +27,8 @@ from enhance.errors import EnhanceError
 if TYPE_CHECKING:
     from distill.teacher import Teacher
 
-CONVOLUTIONAL = {
-    "wav2vec": "distill.backbones.wav2vec",
-    "vq-wav2vec": "distill.backbones.vq_wav2vec",
-}
-"""Module with ``load_published(kind, args, tensors, name, left_pad)`` for the 2019 models."""
+CONVOLUTIONAL = ("wav2vec", "vq-wav2vec")
+"""The 2019 models, which `distill.backbones.wav2vec_published` reads."""
 
 HEADS = (
     "final_proj",  # all: to the space of the pre-training loss
@@ -220,9 +216,7 @@ def load_file(path: str | Path, name: str, left_pad: int | None = None) -> Teach
     """
     kind, args, tensors = read(path)
     if kind in CONVOLUTIONAL:
-        module = importlib.import_module(CONVOLUTIONAL[kind])
-        teacher: Teacher = module.load_published(kind, args, tensors, name, left_pad)
-        return teacher
+        return wav2vec_published.load_published(kind, args, tensors, name, left_pad)
     return load_published(kind, args, tensors, name, left_pad, path=path)
 
 

@@ -174,24 +174,3 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> VqWav2VecTeach
     """
     model = read_model(VqWav2Vec, folder)
     return VqWav2VecTeacher(model, name, left_pad=left_pad, **prepared(folder))
-
-
-def load_published(
-    kind: str,
-    args: dict[str, Any],
-    tensors: dict[str, Tensor],
-    name: str,
-    left_pad: int | None = None,
-) -> VqWav2VecTeacher:
-    """Make a teacher of what `fairseq_files.read` found in ``vq-wav2vec.pt`` or its k-means form.
-
-    ``kind`` is ``vq-wav2vec``; the other arguments are as found, and how the file was asked for.
-
-    Raises
-    ------
-    EnhanceError
-        If settings or weights are not those of a vq-wav2vec.
-    """
-    from distill.backbones.wav2vec_published import vq_model_from
-
-    return VqWav2VecTeacher(vq_model_from(args, tensors, name), name, left_pad=left_pad)

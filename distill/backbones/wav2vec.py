@@ -15,8 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +23,6 @@ from torch.nn import functional as F
 
 from distill.backbones.hf import conv_geometry
 from enhance.errors import EnhanceError
-
-if TYPE_CHECKING:
-    from distill.backbones.wav2vec_teacher import Wav2VecTeacher
 
 ConvLayers = tuple[tuple[int, int, int], ...]
 """Channels, kernel and stride of each layer."""
@@ -274,38 +270,3 @@ class Wav2Vec(nn.Module):
     def state_widths(self) -> tuple[int, ...]:
         """Channels of each of `states`."""
         return (self.config.width, *(row[0] for row in self.config.aggregator))
-
-
-def load(folder: Path, name: str, left_pad: int | None = None) -> Wav2VecTeacher:
-    """Load a teacher from a folder that `wav2vec_teacher.save` wrote.
-
-    Raises
-    ------
-    EnhanceError
-        If a file is missing or does not fit.
-    """
-    from distill.backbones.wav2vec_teacher import load_folder
-
-    return load_folder(Wav2Vec, folder, name, left_pad)
-
-
-def load_published(
-    kind: str,
-    args: dict[str, Any],
-    tensors: dict[str, Tensor],
-    name: str,
-    left_pad: int | None = None,
-) -> Wav2VecTeacher:
-    """Make a teacher of what `fairseq_files.read` found in ``wav2vec_large.pt`` and its like.
-
-    ``kind`` is ``wav2vec``; the other arguments are as found, and how the file was asked for.
-
-    Raises
-    ------
-    EnhanceError
-        If settings or weights are not those of a wav2vec.
-    """
-    from distill.backbones.wav2vec_published import model_from
-    from distill.backbones.wav2vec_teacher import Wav2VecTeacher
-
-    return Wav2VecTeacher(model_from(args, tensors, name), name, left_pad=left_pad)

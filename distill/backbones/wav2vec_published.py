@@ -19,9 +19,9 @@ from typing import Any
 from torch import Tensor
 
 from distill.backbones.fairseq_files import literal
-from distill.backbones.vq_wav2vec import VqWav2Vec, VqWav2VecConfig
+from distill.backbones.vq_wav2vec import VqWav2Vec, VqWav2VecConfig, VqWav2VecTeacher
 from distill.backbones.wav2vec import Wav2Vec, Wav2VecConfig
-from distill.backbones.wav2vec_teacher import Model
+from distill.backbones.wav2vec_teacher import Model, Wav2VecTeacher
 from enhance.errors import EnhanceError
 
 _DEFAULTS: dict[str, Any] = {
@@ -61,6 +61,35 @@ _RENAMED = (
     (r"vector_quantizer\.weight_proj\.(weight|bias)", r"quantizer.project.0.\1"),
 )
 _UNUSED = ("wav2vec_predictions.", "project_features.")
+
+
+def load_published(
+    kind: str,
+    args: dict[str, Any],
+    tensors: dict[str, Tensor],
+    name: str,
+    left_pad: int | None = None,
+) -> Wav2VecTeacher:
+    """Make a teacher of what `fairseq_files.read` found in a published file.
+
+    Parameters
+    ----------
+    kind, args, tensors
+        As found: ``wav2vec`` (``wav2vec_large.pt`` and its like) or ``vq-wav2vec``
+        (``vq-wav2vec.pt``, its k-means form).
+    name
+        How the file was asked for.
+    left_pad
+        Zeros before the input; None takes field - stride.
+
+    Raises
+    ------
+    EnhanceError
+        If settings or weights are not those of such a model.
+    """
+    if kind == VqWav2VecConfig.model_type:
+        return VqWav2VecTeacher(vq_model_from(args, tensors, name), name, left_pad=left_pad)
+    return Wav2VecTeacher(model_from(args, tensors, name), name, left_pad=left_pad)
 
 
 def model_from(args: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Wav2Vec:

@@ -138,17 +138,15 @@ def read_model(kind: type[Model], folder: Path) -> Model:
     return model.eval()
 
 
-def load_folder(
-    kind: type[Wav2Vec], folder: Path, name: str, left_pad: int | None = None
-) -> Wav2VecTeacher:
-    """Load a teacher from what `save` wrote.
+def load(folder: Path, name: str, left_pad: int | None = None) -> Wav2VecTeacher:
+    """Load a teacher from what `save` wrote of a wav2vec.
 
     Raises
     ------
     EnhanceError
         If a file is missing or does not fit.
     """
-    return Wav2VecTeacher(read_model(kind, folder), name, left_pad=left_pad, **prepared(folder))
+    return Wav2VecTeacher(read_model(Wav2Vec, folder), name, left_pad=left_pad, **prepared(folder))
 
 
 def prepared(folder: Path) -> dict[str, Any]:

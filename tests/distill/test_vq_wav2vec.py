@@ -13,8 +13,8 @@ from distill.backbones.vq_wav2vec import (
     VqWav2Vec,
     VqWav2VecConfig,
     VqWav2VecTeacher,
-    load_published,
 )
+from distill.backbones.wav2vec_published import load_published
 from distill.backbones.wav2vec_teacher import read_model, save
 from distill.objectives_future import FuturePrediction
 from distill.quantizer import GumbelQuantizer, KmeansQuantizer

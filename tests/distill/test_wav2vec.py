@@ -12,7 +12,8 @@ from fairseq_layout import aggregate, arguments, checkpoint, encode, weights
 from torch import Tensor, nn
 
 from distill.backbones import fairseq_files
-from distill.backbones.wav2vec import Wav2Vec, Wav2VecConfig, load_published
+from distill.backbones.wav2vec import Wav2Vec, Wav2VecConfig
+from distill.backbones.wav2vec_published import load_published
 from distill.backbones.wav2vec_teacher import Wav2VecTeacher, read_model, save
 from distill.objectives_future import FuturePrediction
 from distill.teacher import load
