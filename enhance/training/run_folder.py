@@ -85,8 +85,8 @@ def prepare(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool
 
 
 def _of_cache(key: str) -> bool:
-    first, *_, last = key.split(".")
-    return first in ("objective", "described") and last in CACHES
+    names = key.split(".")
+    return names[0] in ("objective", "described") and names[-1] in CACHES
 
 
 def _compare(
