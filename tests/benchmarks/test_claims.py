@@ -68,12 +68,16 @@ def test_a_claim_that_was_taken_over_interrupts(tmp_path: Path) -> None:
     lock = tmp_path / "a"
     claim = take(lock, beat=0.05)
     assert claim is not None
+
+    def lose() -> None:
+        lock.write_text(json.dumps({**json.loads(lock.read_text()), "token": "another"}))
+        threading.Event().wait(10)
+
     # A shell starts what runs in the background with the signal ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            lock.write_text(json.dumps({**json.loads(lock.read_text()), "token": "another"}))
-            threading.Event().wait(10)
+            lose()
     finally:
         signal.signal(signal.SIGINT, before)
     assert claim.lost
