@@ -16,7 +16,8 @@ from enhance import cli_measure as measure
 from enhance import cli_speaker as speaker
 from enhance import cli_ssl as ssl
 from enhance.cli_analyze import analyze_app
-from enhance.cli_data import Force, Quiet, data_app
+from enhance.cli_data import data_app
+from enhance.cli_options import Force, Quiet
 from enhance.errors import EnhanceError, require
 
 app = typer.Typer(

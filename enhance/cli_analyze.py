@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli_data import Quiet
+from enhance.cli_options import Quiet, Resume, show_progress
 from enhance.errors import require
 
 analyze_app = typer.Typer(help="What representations hold.", no_args_is_help=True)
@@ -67,7 +67,7 @@ def reconstruct(
     device: Annotated[str, typer.Option(help="Where teachers run: cpu, cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct speech from embeddings: spectrum, high frequencies, intelligibility, WER.
@@ -76,17 +76,13 @@ def reconstruct(
     """
     require("train", "torch", "torchaudio", "transformers", "safetensors")
     require("bench", "pesq", "pystoi", "scipy", "matplotlib")
-    import logging
-
     from benchmarks.analysis.decoder_config import DecoderConfig
     from benchmarks.analysis.reconstruct import reconstruct as work
     from benchmarks.analysis.reconstruct_report import sentences
     from enhance.errors import EnhanceError
     from enhance.files import cache_folder
 
-    if not quiet:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        logging.getLogger("enhance").setLevel(logging.INFO)
+    show_progress(quiet)
     if output is None:
         if resume:
             raise EnhanceError("--resume: name the folder to go on with: --output DIR")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli_data import Quiet
+from enhance.cli_options import ModelFolder, Quiet, Resume, Seed, Threads, show_progress
 from enhance.errors import EnhanceError, require
 
 
@@ -32,10 +32,7 @@ def finetune_ctc(
         Path | None,
         typer.Option("--eval", help="The same, to measure on.  [default: a tenth, by speaker]"),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder of the model.  [default: a new one in runs/]"),
-    ] = None,
+    output: ModelFolder = None,
     units: Annotated[
         Units | None,
         typer.Option(
@@ -75,9 +72,9 @@ def finetune_ctc(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; repeatable."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="[default: 0]")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads.  [default: 1]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    seed: Seed = None,
+    threads: Threads = None,
+    resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a self-supervised model to write what is said (CTC).
@@ -86,8 +83,6 @@ def finetune_ctc(
     run keeps its own settings.
     """
     require("train", "torch", "transformers", "safetensors", "torchaudio", "yaml")
-    import logging
-
     if transcripts is None:
         raise EnhanceError("--transcripts: name a file with columns path and text")
     if output is None and resume:
@@ -99,9 +94,7 @@ def finetune_ctc(
     from distill.loop import begun
     from distill.loop_config import configure
 
-    if not quiet:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        logging.getLogger("enhance").setLevel(logging.INFO)
+    show_progress(quiet)
     given = {
         "backbone": backbone,
         "from_scratch": from_scratch,

@@ -8,13 +8,10 @@ from typing import Annotated
 
 import typer
 
+from enhance.cli_options import Force, Quiet, Snr
 from enhance.errors import EnhanceError, require
 
 data_app = typer.Typer(help="Manifests, evaluation sets, example audio.", no_args_is_help=True)
-
-Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and results only.")]
-Snr = Annotated[float, typer.Option("--snr", help="Signal-to-noise ratio in dB.")]
 
 
 @data_app.command("manifest")

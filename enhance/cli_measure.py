@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli_data import Force, Quiet, Snr
+from enhance.cli_options import Force, Quiet, Snr
 from enhance.errors import require
 
 

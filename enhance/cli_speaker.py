@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli_data import Quiet
+from enhance.cli_options import ModelFolder, Quiet, Resume, Seed, Threads, show_progress
 from enhance.errors import EnhanceError, require
 
 
@@ -29,10 +29,7 @@ class SpeakerPreset(StrEnum):
 
 
 def pretrain_speaker(
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder of the model.  [default: a new one in runs/]"),
-    ] = None,
+    output: ModelFolder = None,
     objective: Annotated[
         SpeakerObjective | None,
         typer.Option(help="aam: with speaker labels; dino: without.  [default: aam]"),
@@ -66,9 +63,9 @@ def pretrain_speaker(
         list[str] | None,
         typer.Option("--set", metavar="KEY.KEY=VALUE", help="Any other setting; repeatable."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="[default: 0]")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads.  [default: 1]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    seed: Seed = None,
+    threads: Threads = None,
+    resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a speaker encoder (ECAPA-TDNN) on your own speech.
@@ -77,8 +74,6 @@ def pretrain_speaker(
     A resumed run keeps its own settings.
     """
     require("speaker", "torch", "speechbrain", "safetensors")
-    import logging
-
     if corpus is None:
         raise EnhanceError("--corpus: name a folder with speech, its speakers in the manifest")
     if output is None and resume:
@@ -89,9 +84,7 @@ def pretrain_speaker(
     from distill.speaker.config import SpeakerConfig
     from distill.speaker.train import FORMAT, train
 
-    if not quiet:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        logging.getLogger("enhance").setLevel(logging.INFO)
+    show_progress(quiet)
     given = {
         "objective": objective.value if objective else None,
         "preset": preset.value if preset else None,

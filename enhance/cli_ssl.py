@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from enhance.cli_data import Force, Quiet
+from enhance.cli_options import Force, ModelFolder, Quiet, Resume, Seed, Threads, show_progress
 from enhance.errors import EnhanceError, require
 
 
@@ -24,10 +24,7 @@ class Family(StrEnum):
 
 
 def pretrain_ssl(
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder of the model.  [default: a new one in runs/]"),
-    ] = None,
+    output: ModelFolder = None,
     family: Annotated[
         Family | None, typer.Option(help="Which model and objective.  [default: wavlm]")
     ] = None,
@@ -63,9 +60,9 @@ def pretrain_ssl(
     probe: Annotated[
         Path | None, typer.Option(help="Folder with phone alignments to probe the result on.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="[default: 0]")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads.  [default: 1]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    seed: Seed = None,
+    threads: Threads = None,
+    resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a small self-supervised model on your own speech.
@@ -74,15 +71,11 @@ def pretrain_ssl(
     A resumed run keeps its own settings.
     """
     require("train", "torch", "transformers", "safetensors", "sklearn", "scipy", "yaml")
-    import logging
-
     from distill import families, pretrain_ssl
     from enhance.data import demo_corpus
     from enhance.settings import override
 
-    if not quiet:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        logging.getLogger("enhance").setLevel(logging.INFO)
+    show_progress(quiet)
     if output is None and resume:
         raise EnhanceError("--resume: name the folder to go on with: --output DIR")
     given = {
