@@ -135,7 +135,6 @@ class Session:
         self.console.say(
             f"step {t.step}: validation SI-SDR {result['si_sdr']:.2f} dB "
             f"({result['si_sdr_gain']:+.2f}){quality}{'  best so far' if better else ''}"
-            + "".join(f"; {name} {value:.4g}" for name, value in t.objective.log().items())
         )
         # Validation is no part of the speed of training.
         self._mark = (self._mark[0] + passed, self._mark[1])
