@@ -101,7 +101,7 @@ class Objective(nn.Module, abc.ABC):
         return {}
 
     def log(self) -> dict[str, float]:
-        """More numbers for timing.jsonl, such as a cache's hit rate; they may depend on the clock."""
+        """Numbers for timing.jsonl, such as a cache's hit rate; they may depend on the clock."""
         return {}
 
 
