@@ -34,16 +34,16 @@ class GcrnConfig:
     """Output channels of the encoder layers; the decoders mirror them."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell of the bottleneck."""
-    bottleneck: Literal["grouped", "dual_path"] = "grouped"
-    """Between encoder and decoders: `grouped`, recurrent layers over the flattened frame, as in the
-    paper; or `dual_path`, blocks of a recurrence over time that all frequencies share and a mixing
-    over frequency (`enhance.dual_path`): a fraction of the weights, more arithmetic for each."""
     hidden: int = 320
     """Units of each recurrent layer, over all groups; with `dual_path` those of each position."""
     rnn_layers: int = 2
     """Recurrent layers, or blocks of two paths."""
     groups: int = 2
     """Independent groups of each recurrent layer; `dual_path` has none."""
+    bottleneck: Literal["grouped", "dual_path"] = "grouped"
+    """Between encoder and decoders: `grouped`, recurrent layers over the flattened frame, as in the
+    paper; or `dual_path`, blocks of a recurrence over time that all frequencies share and a mixing
+    over frequency (`enhance.dual_path`): a fraction of the weights, more arithmetic for each."""
     mixing: Literal["recurrent", "attention", "dense"] = "recurrent"
     """What mixes the frequencies of a frame in a block of two paths."""
     kernel_frames: int = 1
