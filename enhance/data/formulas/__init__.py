@@ -11,7 +11,13 @@ from collections.abc import Callable
 import numpy as np
 
 from enhance.data.formulas import (
-    broadband, creatures, machines, radio, strokes, telephone, tones,
+    broadband,
+    creatures,
+    machines,
+    radio,
+    strokes,
+    telephone,
+    tones,
 )  # fmt: skip
 
 Kind = Callable[[np.random.Generator, int, int], np.ndarray]
@@ -59,11 +65,14 @@ FAMILIES: dict[str, dict[str, Kind]] = {
 KINDS: dict[str, Kind] = {name: kind for some in FAMILIES.values() for name, kind in some.items()}
 """All kinds by name."""
 
-PREFIX = "formula:"
-"""What stands before a kind where the files of a mixture are named."""
-
 _LEVEL = 0.1
 _SHORTEST = 2.0  # seconds: what beeps or knocks is heard within
+
+
+def draw_kind(rng: np.random.Generator) -> str:
+    """A kind by chance: a family, then one of it."""
+    family = list(FAMILIES.values())[int(rng.integers(len(FAMILIES)))]
+    return list(family)[int(rng.integers(len(family)))]
 
 
 def make(

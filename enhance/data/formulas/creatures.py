@@ -7,7 +7,15 @@ from collections.abc import Callable
 import numpy as np
 
 from enhance.data.formulas.parts import (
-    Rng, add, filtered, gate, log_uniform, oscillate, plateau, slow, unit,
+    Rng,
+    add,
+    filtered,
+    gate,
+    log_uniform,
+    oscillate,
+    plateau,
+    slow,
+    unit,
 )  # fmt: skip
 
 
@@ -62,9 +70,11 @@ def bark(rng: Rng, n: int, rate: int) -> np.ndarray:
         count = max(64, round(length * rng.uniform(0.8, 1.2) * rate))
         s = np.linspace(0, 1, count, dtype=np.float32)
         hz = pitch * (0.9 + 0.5 * np.sin(np.float32(np.pi) * np.sqrt(s)))
-        hz *= 1 + np.float32(0.5 * rough) * np.repeat(
-            rng.standard_normal(count // 40 + 1).astype(np.float32) * 0.3, 40
-        )[:count]
+        hz *= (
+            1
+            + np.float32(0.5 * rough)
+            * np.repeat(rng.standard_normal(count // 40 + 1).astype(np.float32) * 0.3, 40)[:count]
+        )
         call = oscillate(rng, np.clip(hz, 30, 2000), count, rate, 1 / np.arange(1, 40) ** 0.7)
         call += np.float32(breath) * rng.standard_normal(count, np.float32)
         call = filtered(call, rate, _throat(throat, rng.uniform(0.3, 0.8)))

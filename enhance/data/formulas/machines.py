@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from enhance.data.formulas.parts import (
-    Rng, filtered, log_uniform, oscillate, shaped, slow, unit,
+    Rng,
+    filtered,
+    log_uniform,
+    oscillate,
+    shaped,
+    slow,
+    unit,
 )  # fmt: skip
 
 
@@ -14,7 +20,9 @@ def hum(rng: Rng, n: int, rate: int) -> np.ndarray:
     k = np.arange(1, 121)
     partials = k ** -rng.uniform(0.4, 1.8) * np.exp(0.9 * rng.standard_normal(120))
     partials[::2] *= 10 ** (-rng.uniform(0, 25) / 20)
-    wave = oscillate(rng, float(rng.choice([50, 60])) * rng.uniform(0.999, 1.001), n, rate, partials)
+    wave = oscillate(
+        rng, float(rng.choice([50, 60])) * rng.uniform(0.999, 1.001), n, rate, partials
+    )
     return wave + np.float32(log_uniform(rng, 0.01, 0.3)) * _air(rng, n, rate)
 
 
@@ -55,7 +63,7 @@ def motor(rng: Rng, n: int, rate: int) -> np.ndarray:
     pull = np.exp(np.float32(rng.uniform(0, 0.15)) * slow(rng, n, rate, rng.uniform(0.3, 3)))
     level = np.ones(n, np.float32)
     if rng.random() < 0.4:
-        t = (np.arange(n, dtype=np.float32) / rate - np.float32(rng.uniform(0, 0.4 * n / rate)))
+        t = np.arange(n, dtype=np.float32) / rate - np.float32(rng.uniform(0, 0.4 * n / rate))
         level = 1 - np.exp(-np.maximum(t, 0) / np.float32(rng.uniform(0.05, 0.5)))
     curve = base * pull * (0.15 + 0.85 * level)
     partials = np.exp(0.9 * rng.standard_normal(40)) / np.arange(1, 41) ** rng.uniform(0.2, 1.3)

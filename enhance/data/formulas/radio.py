@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from enhance.data.formulas.parts import (
-    Rng, gate, log_uniform, oscillate, shaped, slow, steps, unit,
+    Rng,
+    gate,
+    log_uniform,
+    oscillate,
+    shaped,
+    slow,
+    steps,
+    unit,
 )  # fmt: skip
 
 

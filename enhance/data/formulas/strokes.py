@@ -84,7 +84,12 @@ def keys(rng: Rng, n: int, rate: int) -> np.ndarray:
 
 
 def _blow(
-    rng: Rng, rate: int, modes: int, hz: tuple[float, float], decay: tuple[float, float], crack: float
+    rng: Rng,
+    rate: int,
+    modes: int,
+    hz: tuple[float, float],
+    decay: tuple[float, float],
+    crack: float,
 ) -> np.ndarray:
     """One short sound of an object, peak about 1."""
     wave = struck(

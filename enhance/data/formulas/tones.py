@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from enhance.data.formulas.parts import (
-    Rng, add, gate, knot_times, lines, log_uniform, oscillate, slow, steps, struck, timbre,
+    Rng,
+    add,
+    gate,
+    knot_times,
+    lines,
+    log_uniform,
+    oscillate,
+    slow,
+    steps,
+    struck,
+    timbre,
 )  # fmt: skip
 
 _SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 4, 7, 9), (0, 3, 5, 7, 10), tuple(range(12)))
