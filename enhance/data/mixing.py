@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 
-from enhance.data import augment, distant, filters, formulas
+from enhance.data import augment, distant, filters
 from enhance.data.babble import Voices
 from enhance.data.dataset import ClipStore, source_weights
 from enhance.data.mixing_config import MixingConfig
-from enhance.data.pieces import assemble, at_level, beside, energy, name
-from enhance.data.recipe import Distant, Formula, Mixture, Piece, Recipe, in_segment
+from enhance.data.pieces import assemble, at_level, beside, draw_formulas, energy, name
+from enhance.data.recipe import Distant, Mixture, Piece, Recipe, in_segment
 from enhance.data.rooms import Response, bank
 from enhance.errors import EnhanceError
 
@@ -89,20 +88,25 @@ class Mixer:
         if responses is None:
             responses = bank(config, "", seed, self.sample_rate, quiet=True)
         elif max(config.rir_probability, config.noise_rir_probability) > 0 and not responses:
-            which = "rir_probability" if config.rir_probability > 0 else "noise_rir_probability"
-            raise EnhanceError(f"mixing.{which} is set, but no room impulse response given")
+            raise EnhanceError(
+                "mixing.rir_probability or noise_rir_probability is set, but no room impulse "
+                "response given"
+            )
         self.responses = list(responses)
         self._speech_weights = source_weights(speech, balance)
         self._noise_weights = source_weights(noise, balance)
         self._companions: dict[tuple[str, str], list[int]] = {}
         for i, clip in enumerate(speech.clips):
             self._companions.setdefault((clip.source, clip.speaker), []).append(i)
-        fewest = [(config.distant_voice_probability, 1, "distant_voice", "")]
-        fewest += [(config.babble_probability, config.babble_voices[0], "babble", ", or lower mixing.babble_voices")]
-        self._voices = Voices(speech, balance) if any(chance for chance, *_ in fewest) else None
+        fewest = {
+            "babble": config.babble_voices[0] if config.babble_probability else 0,
+            "distant_voice": 1 if config.distant_voice_probability else 0,
+        }
+        self._voices = Voices(speech, balance) if any(fewest.values()) else None
         most = max(map(self._voices.most, range(len(speech))), default=0) if self._voices else 0
-        for chance, count, what, hint in fewest:
-            if chance and most < count:
+        for what, count in fewest.items():
+            if most < count:
+                hint = ", or lower mixing.babble_voices" if what == "babble" else ""
                 raise EnhanceError(
                     f"mixing.{what}_probability is set, but no clip of speech has {count} speakers "
                     f"beside its own; name more data{hint}"
@@ -169,7 +173,12 @@ class Mixer:
             noise_rir = int(rooms.integers(len(self.responses)))
         distant_db = float(others.uniform(*c.distant_voice_db))
         voices = self._draw_distant(speech[0].clip, others)
-        drawn = [self._draw_formula(noise_length, made) for _ in noise]
+        drawn = [
+            draw_formulas(made, noise_length, c.noise_switch_probability)
+            if made.random() < c.synthetic_noise_probability
+            else ()
+            for _ in noise
+        ]
         return Recipe(
             epoch=epoch,
             index=index,
@@ -313,19 +322,6 @@ class Mixer:
             return self._audible(self.speech, partial(self._spoken_from, clip), n, rng)
 
         return distant.draw(self.config, clips, pieces_of, self.segment, len(self.responses), rng)
-
-    def _draw_formula(self, n: int, rng: np.random.Generator) -> tuple[Formula, ...]:
-        """Noise from a formula, or two in turn, in place of a recording's ``n`` samples; mostly
-        none."""
-        c = self.config
-        if rng.random() >= c.synthetic_noise_probability:
-            return ()
-        switch, turn = rng.random() < c.noise_switch_probability, int(rng.uniform(0.25, 0.75) * n)
-        ends = (0, turn, n) if switch else (0, n)
-        return tuple(
-            Formula(formulas.draw_kind(rng), int(rng.integers(2**53)), start, end - start)
-            for start, end in pairwise(ends)
-        )
 
     def _draw_noise(self, rng: np.random.Generator, n: int) -> tuple[Piece, ...]:
         source, i = _draw_clip(self._noise_weights, rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,6 +32,18 @@ def assemble(
             part[-len(ramp) :] *= ramp[::-1]
         wave[piece.segment_start : end] = part
     return wave
+
+
+def draw_formulas(
+    rng: np.random.Generator, n: int, switch_probability: float
+) -> tuple[Formula, ...]:
+    """Noise from a formula that fills ``n`` samples, or from two in turn."""
+    switch, turn = rng.random() < switch_probability, int(rng.uniform(0.25, 0.75) * n)
+    ends = (0, turn, n) if switch else (0, n)
+    return tuple(
+        Formula(formulas.draw_kind(rng), int(rng.integers(2**53)), start, end - start)
+        for start, end in pairwise(ends)
+    )
 
 
 def name(store: ClipStore, piece: Piece | Formula) -> str:
