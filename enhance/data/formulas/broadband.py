@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from enhance.data.formulas.parts import Rng, log_uniform, oscillate, shaped, slow
+from enhance.data.formulas.parts import Rng, log_uniform, log_uniforms, oscillate, shaped, slow
 
 
 def coloured(rng: Rng, n: int, rate: int) -> np.ndarray:
@@ -16,7 +16,7 @@ def coloured(rng: Rng, n: int, rate: int) -> np.ndarray:
 def band(rng: Rng, n: int, rate: int) -> np.ndarray:
     """Steady noise in one to three bands, a third of an octave to two octaves wide, over less."""
     count = int(rng.integers(1, 4))
-    centres = np.exp(rng.uniform(np.log(120), np.log(0.42 * rate), count))
+    centres = log_uniforms(rng, (120, 0.42 * rate), count)
     widths, strengths = rng.uniform(0.17, 1, count), rng.uniform(0.3, 1, count)
     floor = log_uniform(rng, 0.002, 0.1)
 

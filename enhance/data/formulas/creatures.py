@@ -11,6 +11,8 @@ from enhance.data.formulas.parts import (
     add,
     filtered,
     gate,
+    knot_times,
+    lines,
     log_uniform,
     oscillate,
     plateau,
@@ -77,7 +79,7 @@ def bark(rng: Rng, n: int, rate: int) -> np.ndarray:
         )
         call = oscillate(rng, np.clip(hz, 30, 2000), count, rate, 1 / np.arange(1, 40) ** 0.7)
         call += np.float32(breath) * rng.standard_normal(count, np.float32)
-        call = filtered(call, rate, _throat(throat, rng.uniform(0.3, 0.8)))
+        (call,) = filtered(call, rate, _throat(throat, rng.uniform(0.3, 0.8)))
         call *= np.minimum(12 * s, 1) * (1 - s) ** np.float32(rng.uniform(0.5, 1.2))
         calls.append(unit(call))
     wave = np.zeros(n, np.float32)
@@ -110,13 +112,13 @@ def cry(rng: Rng, n: int, rate: int) -> np.ndarray:
                 low - first : high - first
             ]
         at += length + log_uniform(rng, 0.08, 0.7)
-    vibrato = oscillate(rng, rng.uniform(4, 12), n, rate, [1])
-    curve *= 1 + np.float32(shake) * vibrato + np.float32(0.012) * slow(rng, n, rate, 15)
+    vibrato = np.sin(2 * np.pi * rng.uniform(4, 12) * knot_times(n, rate))
+    curve *= lines(1 + 1.4 * shake * vibrato, n) + np.float32(0.012) * slow(rng, n, rate, 15)
     wave = oscillate(rng, curve, n, rate, 1 / np.arange(1, 25) ** rng.uniform(0.2, 0.9))
     wave += np.float32(rng.uniform(0.02, 0.3)) * rng.standard_normal(n, np.float32)
     # The mouth opens and closes: two resonances in turn.
-    narrow = filtered(wave, rate, _throat(throat, 0.25))
-    wide = filtered(wave, rate, _throat(throat * rng.uniform(1.1, 1.8), 0.25))
+    opened = _throat(throat * rng.uniform(1.1, 1.8), 0.25)
+    narrow, wide = filtered(wave, rate, _throat(throat, 0.25), opened)
     share = np.clip(level * level, 0, 1)
     return (narrow + share * (wide - narrow)) * level
 

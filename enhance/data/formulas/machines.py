@@ -6,7 +6,6 @@ import numpy as np
 
 from enhance.data.formulas.parts import (
     Rng,
-    filtered,
     log_uniform,
     oscillate,
     shaped,
@@ -40,19 +39,19 @@ def engine(rng: Rng, n: int, rate: int) -> np.ndarray:
     partials *= 0.1 + np.exp(-0.5 * (np.log2(k * base / low) / wide) ** 2)
     wave = oscillate(rng, curve, n, rate, partials)
     wave *= 1 + np.float32(rng.uniform(0, 0.25)) * slow(rng, n, rate, 12)
-    fire = oscillate(rng, curve * np.float32(cylinders), n, rate, [1, 0.4, 0.2])
-    breath = _air(rng, n, rate) * (1 + np.float32(rng.uniform(0, 0.6)) * np.clip(fire, -1.5, 3))
+    # What is breathed out comes in the same strokes.
+    breath = 1 + np.float32(rng.uniform(0, 0.6)) * np.clip(wave, -1.5, 3)
+    breath *= _air(rng, n, rate)
     return wave + np.float32(log_uniform(rng, 0.03, 0.6)) * unit(breath)
 
 
 def fan(rng: Rng, n: int, rate: int) -> np.ndarray:
-    """Air that blades move, with their tone and its harmonics, and a slow beat."""
+    """Air that blades move, with their tone and its harmonics, in a slight flutter."""
     blade = log_uniform(rng, 40, 900)
     curve = blade * (1 + np.float32(rng.uniform(0, 0.03)) * slow(rng, n, rate, 0.5))
     partials = np.exp(rng.standard_normal(12)) / np.arange(1, 13) ** rng.uniform(0.5, 2)
     air = _air(rng, n, rate)
-    turn = oscillate(rng, blade / float(rng.integers(3, 9)), n, rate, [1, 0.3])
-    air *= 1 + np.float32(rng.uniform(0, 0.25)) * turn
+    air *= 1 + np.float32(rng.uniform(0, 0.15)) * slow(rng, n, rate, log_uniform(rng, 1, 30))
     return air + np.float32(log_uniform(rng, 0.05, 1)) * oscillate(rng, curve, n, rate, partials)
 
 
@@ -66,13 +65,14 @@ def motor(rng: Rng, n: int, rate: int) -> np.ndarray:
         t = np.arange(n, dtype=np.float32) / rate - np.float32(rng.uniform(0, 0.4 * n / rate))
         level = 1 - np.exp(-np.maximum(t, 0) / np.float32(rng.uniform(0.05, 0.5)))
     curve = base * pull * (0.15 + 0.85 * level)
-    partials = np.exp(0.9 * rng.standard_normal(40)) / np.arange(1, 41) ** rng.uniform(0.2, 1.3)
+    k = np.arange(1, 41)
+    partials = np.exp(0.9 * rng.standard_normal(40)) / k ** rng.uniform(0.2, 1.3)
+    partials *= 0.2 + 1 / (1 + ((k - 3) * base / 1500) ** 2)  # the housing
     wave = oscillate(rng, curve, n, rate, partials)
     gear = float(rng.uniform(2.2, 9.7))
     if base * gear * float(pull.max()) < 0.45 * rate:
         teeth = oscillate(rng, curve * np.float32(gear), n, rate, [1, 0.4])
         wave += np.float32(rng.uniform(0, 0.7)) * teeth
-    wave = filtered(wave, rate, lambda hz: 0.2 + 1 / (1 + ((hz - 3 * base) / 1500) ** 2))
     return (unit(wave) + np.float32(log_uniform(rng, 0.05, 1.5)) * _air(rng, n, rate)) * level
 
 

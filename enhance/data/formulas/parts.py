@@ -22,6 +22,11 @@ def log_uniform(rng: Rng, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
+def log_uniforms(rng: Rng, bounds: tuple[float, float], count: int) -> np.ndarray:
+    """``count`` numbers uniform in the logarithm: (count,)."""
+    return np.exp(rng.uniform(np.log(bounds[0]), np.log(bounds[1]), count))
+
+
 def oscillate(
     rng: Rng, hz: np.ndarray | float, n: int, rate: int, partials: Sequence[float] | np.ndarray
 ) -> np.ndarray:
@@ -54,8 +59,11 @@ def oscillate(
     table /= np.sqrt(np.mean(np.square(table))) + 1e-12
     table = np.append(table, table[0])
     # Phase in 2**32nds of a period, so that it wraps by itself.
-    turn = np.float64(2**32 / rate)
-    step = (np.broadcast_to(hz, n) * turn).astype(np.uint32)
+    turn = np.float32(2**32 / rate)
+    if isinstance(hz, np.ndarray):
+        step = (hz * turn).astype(np.uint32)
+    else:
+        step = np.full(n, hz * turn, np.uint32)
     step[0] += np.uint32(rng.integers(2**31))
     phase = np.cumsum(step, dtype=np.uint32)
     left = (phase >> np.uint32(_REST)).astype(np.intp)
@@ -151,13 +159,15 @@ def shaped(rng: Rng, n: int, rate: int, gain: Callable[[np.ndarray], np.ndarray]
     return unit(fft.irfft(spectrum, size, overwrite_x=True)[:n])
 
 
-def filtered(wave: np.ndarray, rate: int, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """A wave (n,) whose spectrum is multiplied by ``gain(hz)``, without delay."""
+def filtered(
+    wave: np.ndarray, rate: int, *gains: Callable[[np.ndarray], np.ndarray]
+) -> list[np.ndarray]:
+    """A wave (n,) once for each gain: its spectrum multiplied by ``gain(hz)``, without delay."""
     n = len(wave)
     size = fft.next_fast_len(n + rate // 20, True)
-    spectrum = fft.rfft(wave, size)
-    spectrum *= gain(frequencies(size, rate)).astype(np.float32, copy=False)
-    return fft.irfft(spectrum, size, overwrite_x=True)[:n]
+    spectrum, hz = fft.rfft(wave, size), frequencies(size, rate)
+    own = (spectrum * gain(hz).astype(np.float32, copy=False) for gain in gains)
+    return [fft.irfft(part, size, overwrite_x=True)[:n] for part in own]
 
 
 def frequencies(size: int, rate: int) -> np.ndarray:

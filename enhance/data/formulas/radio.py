@@ -36,11 +36,11 @@ def static(rng: Rng, n: int, rate: int) -> np.ndarray:
             at += length + log_uniform(rng, 0.08, 0.8)
         wave *= gate(n, rate, spans, 0.003)
     count = rng.poisson(log_uniform(rng, 2, 2000) * n / rate)
-    at = rng.integers(n, size=count)
+    places = rng.integers(n, size=count)
     crackle = np.zeros(n + 3, np.float32)
     size = rng.standard_cauchy(count).clip(-20, 20) * log_uniform(rng, 0.1, 1.5)
     for lag, share in enumerate((1, -0.8, 0.5, -0.2)):
-        np.add.at(crackle, at + lag, share * size)
+        np.add.at(crackle, places + lag, share * size)
     return wave + crackle[:n]
 
 

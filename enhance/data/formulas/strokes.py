@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from enhance.data.formulas.parts import Rng, add, log_uniform, plateau, struck
+from enhance.data.formulas.parts import Rng, add, log_uniform, log_uniforms, plateau, struck
 
 
 def clicks(rng: Rng, n: int, rate: int) -> np.ndarray:
@@ -28,8 +28,8 @@ def impacts(rng: Rng, n: int, rate: int) -> np.ndarray:
     decay = (0.02, 0.2) if wood else (0.1, 1.2)
     range_hz = (100, 2500) if wood else (400, 7000)
     count = int(rng.integers(2, 7))
-    modes = np.exp(rng.uniform(np.log(range_hz[0]), np.log(range_hz[1]), count))
-    fall, strength = np.exp(rng.uniform(*np.log(decay), count)), rng.exponential(1, count) + 0.1
+    modes = log_uniforms(rng, range_hz, count)
+    fall, strength = log_uniforms(rng, decay, count), rng.exponential(1, count) + 0.1
     blows = []
     for _ in range(3):  # each from another side
         again = strength * rng.uniform(0.4, 1.6, count)
@@ -95,8 +95,8 @@ def _blow(
     wave = struck(
         rng,
         rate,
-        np.exp(rng.uniform(*np.log(hz), modes)),
-        np.exp(rng.uniform(*np.log(decay), modes)),
+        log_uniforms(rng, hz, modes),
+        log_uniforms(rng, decay, modes),
         rng.exponential(1, modes) + 0.1,
         0.3,
     )

@@ -28,7 +28,9 @@ def alarm(rng: Rng, n: int, rate: int) -> np.ndarray:
     pause = log_uniform(rng, 0.2, 1.2)
     hz = log_uniform(rng, 350, 4500)
     other = hz * float(rng.choice([0.8, 1.2, 1.25, 1.333, 1.5])) if rng.random() < 0.3 else hz
-    spans, pitches, at = [], [], -rng.uniform(0, on + off)
+    spans: list[tuple[float, float]] = []
+    pitches: list[tuple[float, float]] = []
+    at = -rng.uniform(0, on + off)
     while at < n / rate:
         k = len(spans)
         spans.append((at, on))
@@ -102,7 +104,8 @@ def horn(rng: Rng, n: int, rate: int) -> np.ndarray:
     if rng.random() < 0.45:
         on = log_uniform(rng, 0.25, 1.2)
         high = low * float(rng.choice([1.2, 1.26, 1.333, 1.5]))
-        at, pitches = -rng.uniform(0, on), []
+        at = -rng.uniform(0, on)
+        pitches: list[tuple[float, float]] = []
         while at < n / rate:
             pitches.append((at, high if len(pitches) % 2 else low))
             at += on
@@ -111,7 +114,7 @@ def horn(rng: Rng, n: int, rate: int) -> np.ndarray:
         return oscillate(rng, curve, n, rate, partials) * gate(n, rate, spans, 0.015)
     bend = 1 + np.float32(0.004) * slow(rng, n, rate, 2)
     wave = np.zeros(n, np.float32)
-    ratios = rng.choice([1.19, 1.26, 1.333, 1.5, 1.68, 2.0], int(rng.integers(1, 4)), False)
+    ratios = rng.choice([1.19, 1.26, 1.333, 1.5, 1.68, 2.0], int(rng.integers(1, 3)), False)
     for ratio in (1.0, *ratios):
         wave += oscillate(rng, low * float(ratio) * bend, n, rate, partials)
     spans, at = [], -rng.uniform(0, 0.3)
