@@ -314,9 +314,10 @@ class Mixer:
     def _draw_distant(self, target: int, rng: np.random.Generator) -> tuple[Distant, ...]:
         """Voices far behind clip ``target``; none where there is no other."""
         wanted, count = rng.random() < self.config.distant_voice_probability, rng.integers(1, 3)
-        if not wanted or self._voices is None or self._voices.most(target) < 1:
+        most = self._voices.most(target) if wanted and self._voices else 0
+        if self._voices is None or most < 1:
             return ()
-        clips = self._voices.draw(target, int(min(count, self._voices.most(target))), rng)
+        clips = self._voices.draw(target, min(int(count), int(min(2, most))), rng)
 
         def pieces_of(clip: int, n: int) -> tuple[Piece, ...]:
             return self._audible(self.speech, partial(self._spoken_from, clip), n, rng)
