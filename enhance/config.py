@@ -110,6 +110,9 @@ class LossConfig:
     pesq: float = 0.0
     """What a differentiable wideband PESQ takes off its best score of 4.5 (`enhance.perceptual`);
     16 kHz only."""
+    level_invariant: bool = False
+    """Bring each target to one level, and its estimate by the same gain, before they are compared.
+    Else a compressed spectrum's error falls with the level, and quiet mixtures hardly teach it."""
 
     def __post_init__(self) -> None:
         if not self.multi_resolution_sizes or min(self.multi_resolution_sizes) < 2:
