@@ -132,7 +132,7 @@ def gather(
         training=training,
         certificate=_certificate(path, digest),
         config=portable(written),
-        command=_command(portable(written), config, run, training.get("init")),
+        command=_command(portable(written), config, run, training),
         newer=_absent(written, to_dict(settings)),
         curve=curve,
         last_step=last_step,
@@ -362,7 +362,7 @@ def _absent(written: Mapping[str, Any], full: Mapping[str, Any], key: str = "") 
 
 
 def _command(
-    written: Row, config: Path | str | None, run: Path, init: Mapping[str, str] | None
+    written: Row, config: Path | str | None, run: Path, training: Mapping[str, Any]
 ) -> str:
     """A command whose settings are those of the run, found by comparing them."""
     from enhance.checkpoint import difference
@@ -383,8 +383,9 @@ def _command(
         ]
     for text in assignments:
         words += ["--set", text]
-    if init:
-        words += ["--init", init["checkpoint"]]
+    option = "branch" if "branch" in training else "init"
+    if option in training:
+        words += [f"--{option}", training[option]["checkpoint"]]
     return shlex.join([*words, "--run", f"runs/{run.resolve().name}"])
 
 

@@ -334,6 +334,8 @@ def _build(config: RunConfig) -> None:
 
 def _check_budget(trials: Sequence[Trial], path: Path) -> None:
     first = trials[0]
+    if not first.config.training.steps:
+        raise EnhanceError(f"{path}: runs.{first.name}: has no end; set training.steps")
     for trial in trials[1:]:
         if abs(trial.hours - first.hours) > _ROUNDING * first.hours:
             t, m = trial.config.training, trial.config.mixing

@@ -114,6 +114,10 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint whose weights a new run starts from.")
     ] = None,
+    branch: Annotated[
+        Path | None,
+        typer.Option(help="Run whose whole state, and settings, a new run goes on from."),
+    ] = None,
     devices: Annotated[int, typer.Option(min=1, help="Processes, or GPUs, per node.")] = 1,
     strategy: Annotated[str, typer.Option(help="Lightning Fabric's strategy.")] = "auto",
     num_nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
@@ -126,6 +130,9 @@ def train(
 
     Ctrl-C saves and stops, --resume goes on. A resumed run keeps its own configuration, which
     --set may extend (training.steps, training.minutes).
+
+    --branch RUN leaves RUN as it is; its budget counts from there. With --set
+    training.schedule=wsd, training.decay_share=1 and training.steps=N it is a decay in N steps.
     """
     require("train", "torch", "lightning_fabric", "safetensors", "yaml", "pesq", "tensorboard")
     from distill.modes import make_objective
@@ -133,6 +140,10 @@ def train(
     from enhance.settings import load_run
     from enhance.training.loop import fit
 
+    if branch is not None and (resume or init is not None):
+        raise EnhanceError("enhance train: --branch starts a run; leave --resume and --init out")
+    if branch is not None and config is None:
+        config = branch / "config.yaml"
     if resume and run is None:
         run = newest_run(kept=False)
     if resume and config is None and run is not None:
@@ -153,6 +164,7 @@ def train(
         num_nodes=num_nodes,
         accelerator=accelerator,
         init=init,
+        branch=branch,
         quiet=quiet,
     )
     if summary["stopped"] != "finished":

@@ -202,7 +202,12 @@ def test_sources_held_out_are_in_no_part_of_training(tmp_path: Path) -> None:
     data = DataConfig(corpus=str(tmp_path), held_out=["b", "y"])
     kept = load_clips(data, quiet=True)
     out = load_clips(data, held_out=True, quiet=True)
-    assert [{clip.source for clip in part} for part in (*kept, *out)] == [{"a"}, {"x"}, {"b"}, {"y"}]
+    assert [{clip.source for clip in part} for part in (*kept, *out)] == [
+        {"a"},
+        {"x"},
+        {"b"},
+        {"y"},
+    ]
     assert [len(a) + len(b) for a, b in zip(kept, out, strict=True)] == [8, 3]
     with pytest.raises(EnhanceError, match="no clip is of the source 'c'"):
         load_clips(DataConfig(corpus=str(tmp_path), held_out=["b", "c"]), quiet=True)
