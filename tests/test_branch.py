@@ -13,7 +13,6 @@ import torch
 
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
-from enhance.objective import Enhancement
 from enhance.training.loop import fit
 from enhance.training.state import load_tensors
 
@@ -37,24 +36,8 @@ def long_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunC
     return settings, run
 
 
-class Stopping(Enhancement):
-    """Stops as by Ctrl-C after some calls."""
-
-    def __init__(self, config: RunConfig, stop: int) -> None:
-        super().__init__(config.loss)
-        self.left = stop
-
-    def begin_step(self, step: int, model: Any) -> None:
-        import os
-        import signal
-
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def train(settings: RunConfig, run: Path, stop: int = 0, **options: Any) -> dict[str, Any]:
-    return fit(settings, Stopping(settings, stop), run, quiet=True, **options)
+    return fit(settings, tiny.Stopping(settings, stop), run, quiet=True, **options)
 
 
 def changed(settings: RunConfig, **training: Any) -> RunConfig:
@@ -162,14 +145,14 @@ def test_no_end_and_a_longer_budget_in_the_stable_part(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     endless = tiny.config(data, steps=0, schedule="wsd", validate_every=0)
-    first = fit(endless, Stopping(endless, 3), tmp_path / "run")
+    first = fit(endless, tiny.Stopping(endless, 3), tmp_path / "run")
     assert (first["stopped"], first["step"]) == ("SIGINT", 3)
     assert "stopped and saved at step 3; the same command" in capsys.readouterr().err
     longer = changed(endless, steps=20)
-    fit(longer, Stopping(longer, 2), tmp_path / "run", resume=True)
+    fit(longer, tiny.Stopping(longer, 2), tmp_path / "run", resume=True)
     assert "training.steps was" not in capsys.readouterr().err
     train(changed(endless, steps=20), tmp_path / "straight", stop=5)
     same_state(tmp_path / "run", tmp_path / "straight")
     # What comes after the stable part does follow the budget, and says so.
-    fit(changed(endless, steps=6), Stopping(endless, 0), tmp_path / "run", resume=True)
+    fit(changed(endless, steps=6), tiny.Stopping(endless, 0), tmp_path / "run", resume=True)
     assert "training.steps was 20, is 6" in capsys.readouterr().err

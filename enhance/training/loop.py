@@ -164,6 +164,7 @@ def _loop(
             rank=fabric.global_rank,
             world=fabric.world_size,
             workers=trainer.config.data.workers,
+            mixing_of=data.mixing_of,
         ),
     )
     stop = False
