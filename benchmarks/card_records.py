@@ -23,12 +23,9 @@ from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
 from enhance.hub import find_model
 from enhance.runtime import Enhancer
-from enhance.settings import load_run, load_yaml, parse, to_dict
+from enhance.settings import CORPUS, load_run, load_yaml, parse, portable, to_dict
 
 Row = dict[str, Any]
-
-CORPUS = "DIR"
-"""Stands in a card for the reader's corpus folder."""
 
 HOURS_TOLERANCE = 0.01
 """Relative difference of hours by manifest and by the run's own record that is let pass."""
@@ -333,20 +330,6 @@ def _check_hours(run: Path, kind: str, found: Sequence[Row], told: Mapping[str, 
                 f"{run}: heard {b:.3f} h of {kind} from {source or 'no source'}, by the corpus it "
                 f"is {a:.3f} h; name the corpus it was trained on with --corpus"
             )
-
-
-def portable(value: Any) -> Any:
-    """Plain data whose absolute paths are cut to their names, a corpus to `CORPUS`."""
-    if isinstance(value, dict):
-        return {
-            key: CORPUS if key == "corpus" and item else portable(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path(value).name
-    return value
 
 
 def _absent(written: Mapping[str, Any], full: Mapping[str, Any], key: str = "") -> list[str]:

@@ -172,6 +172,28 @@ def train(
 
 
 @app.command()
+def snapshot(
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder.  [default: the newest run]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to make.  [default: RUN-snapshot]")
+    ] = None,
+    limit_mb: Annotated[float, typer.Option(help="Largest size of the folder.")] = 4.0,
+    force: Force = False,
+) -> None:
+    """Write a run's state in half precision: a small folder for enhance train --branch."""
+    require("train", "torch", "safetensors", "yaml")
+    from enhance.checkpoint import newest_run
+    from enhance.training.snapshot import snapshot as write
+
+    run = run or newest_run(kept=False)
+    out = out or run.with_name(f"{run.name}-snapshot")
+    made = write(run, out, limit_mb=limit_mb, force=force)
+    print(f"{out}: step {made['step']}, {made['bytes'] / 1e6:.2f} MB")
+
+
+@app.command()
 def export(
     checkpoint: Annotated[
         Path | None, typer.Argument(help="Run or checkpoint folder.  [default: the newest run]")

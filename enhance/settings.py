@@ -16,6 +16,8 @@ from enhance.errors import EnhanceError, require
 from enhance.stft import FRAMINGS
 
 T = TypeVar("T")
+CORPUS = "DIR"
+"""What stands for the place of a corpus where it must not be named."""
 
 
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -151,6 +153,20 @@ def override(mapping: Mapping[str, Any], assignments: list[str]) -> dict[str, An
             leaf = {part: leaf}
         result = merge(result, leaf)
     return result
+
+
+def portable(value: Any) -> Any:
+    """Plain data whose absolute paths are cut to their names, a corpus to `CORPUS`."""
+    if isinstance(value, dict):
+        return {
+            key: CORPUS if key == "corpus" and item else portable(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
 
 
 def load_run(path: Path | str | None, assignments: list[str]) -> RunConfig:

@@ -16,7 +16,7 @@ from enhance.config import RunConfig
 from enhance.errors import EnhanceError
 from enhance.files import sha256
 from enhance.settings import parse, to_dict
-from enhance.training.run_folder import check_data, of_cache, refuse_present
+from enhance.training.run_folder import of_cache, refuse_present
 from enhance.training.state import FILE, FORMAT, load_tensors, save_tensors
 
 _SAME = ("mode", "model.", "described.", "training.optimizer")
@@ -59,20 +59,21 @@ def check(run: Path, parent: Path, config: RunConfig, describe: dict[str, Any]) 
             )
 
 
-def begin(run: Path, parent: Path, config: RunConfig, data: str) -> None:
-    """Write the state from which the branch is resumed; arguments as for `check`.
+def begin(run: Path, parent: Path, config: RunConfig, data: str) -> list[str]:
+    """Write the state from which the branch is resumed.
 
     Parameters
     ----------
+    run, parent, config
+        As for `check`.
     data
         Fingerprint of the new run's files.
 
-    Raises
-    ------
-    EnhanceError
-        If the files are others than the parent's.
+    Returns
+    -------
+    list
+        Lines that the user should read.
     """
-    check_data(parent, data)
     tensors, header = load_tensors(parent / FILE, FORMAT)
     # Where it lay on this machine is nobody's business, unless it was named from here.
     name = parent.name if parent.is_absolute() else parent.as_posix()
@@ -82,8 +83,11 @@ def begin(run: Path, parent: Path, config: RunConfig, data: str) -> None:
         "step": header["step"],
         "seconds": header["seconds"],
     }
-    fresh = {"config": to_dict(config), "branch": source, "used": 0.0}
+    fresh = {"config": to_dict(config), "branch": source, "used": 0.0, "data": data}
     run.mkdir(parents=True, exist_ok=True)
     save_tensors(
         run / FILE, tensors, {**header, **fresh, "best": None, "sums": {}, "counts": {}}, FORMAT
     )
+    if header["data"] == data:
+        return []
+    return [f"{run}: trains on other files than {parent}; its heard.jsonl names its own only"]

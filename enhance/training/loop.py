@@ -121,8 +121,9 @@ def fit(
     data = in_turn(fabric, lambda: TrainingData(config, objective.alignment, quiet))
     if branch is not None:
         source = Path(branch)
-        on_first(fabric, lambda: branches.begin(run, source, config, data.fingerprint))
-        notes = on_first(fabric, lambda: run_folder.prepare(run, config, describe, True)) or []
+        found = data.fingerprint
+        notes = on_first(fabric, lambda: branches.begin(run, source, config, found)) or []
+        on_first(fabric, lambda: run_folder.prepare(run, config, describe, True))
         go_on = True
     if go_on:
         on_first(fabric, lambda: run_folder.check_data(run, data.fingerprint))
