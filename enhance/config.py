@@ -117,10 +117,10 @@ class LossConfig:
     Else a compressed spectrum's error falls with the level, and quiet mixtures hardly teach it."""
 
     def __post_init__(self) -> None:
-        if not self.multi_resolution_sizes or min(self.multi_resolution_sizes) < 2:
+        sizes = self.multi_resolution_sizes
+        if not sizes or min(sizes) < 2 or any(size % 2 for size in sizes):
             raise EnhanceError(
-                f"loss.multi_resolution_sizes {self.multi_resolution_sizes}: need one or more "
-                "lengths of at least 2 samples"
+                f"loss.multi_resolution_sizes {sizes}: need one or more even numbers of samples"
             )
 
 
