@@ -108,8 +108,12 @@ class StepRnn(nn.Module):
                 (self.inputs, self.input_biases, "ih"),
                 (self.states, self.state_biases, "hh"),
             ):
-                weights.append(_constant(gates_together(self.cell, getattr(group, f"weight_{kind}_l0")).T))
-                biases.append(_constant(gates_together(self.cell, getattr(group, f"bias_{kind}_l0"))))
+                weights.append(
+                    _constant(gates_together(self.cell, getattr(group, f"weight_{kind}_l0")).T)
+                )
+                biases.append(
+                    _constant(gates_together(self.cell, getattr(group, f"bias_{kind}_l0")))
+                )
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Shape: x (B, 1, D), every state (B, H) -> (B, 1, H), states (B, H)"""

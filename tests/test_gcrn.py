@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from enhance.config import MODELS, GcrnConfig, ModelConfig
-from enhance.errors import EnhanceError
 from enhance.dual_path import DualPath
+from enhance.errors import EnhanceError
 from enhance.gated import GatedConv, GatedDeconv
 from enhance.gcrn import Gcrn, GroupedRnn, RunningLevel, compress, macs_per_frame
 from enhance.losses import si_sdr
@@ -314,7 +314,7 @@ def test_macs_of_a_dual_path_are_those_that_its_products_perform(mixing: str, ce
     plain = replace(config, rnn_layers=1)
     assert macs_per_frame(config, 65) - macs_per_frame(plain, 65) == counted
     single = replace(config, kernel_frames=1)
-    kernels = [(conv.conv.weight[:, :, 0], f) for conv, f in zip(net.encoder, net.sizes[1:])]
+    kernels = [(conv.conv.weight[:, :, 0], f) for conv, f in zip(net.encoder, net.sizes[1:], strict=True)]
     extra = sum(weight.numel() * f for weight, f in kernels)
     assert macs_per_frame(config, 65) - macs_per_frame(single, 65) == extra
 

@@ -80,10 +80,18 @@ def test_streams_like_torch_on_real_audio(
         GcrnConfig((4, 8, 8), "lstm", hidden=12, decoders=1, bottleneck="dual_path"),
         GcrnConfig((4, 8, 16), "gru", hidden=8, bottleneck="dual_path", kernel_frames=2),
         GcrnConfig(
-            (4, 16), "lstm", hidden=8, decoders=1, bottleneck="dual_path", mixing="attention",
-            output="magnitude_phase", level_frames=5,
+            (4, 16),
+            "lstm",
+            hidden=8,
+            decoders=1,
+            bottleneck="dual_path",
+            mixing="attention",
+            output="magnitude_phase",
+            level_frames=5,
         ),
-        GcrnConfig((4, 8), "gru", hidden=8, bottleneck="dual_path", mixing="dense", kernel_frames=3),
+        GcrnConfig(
+            (4, 8), "gru", hidden=8, bottleneck="dual_path", mixing="dense", kernel_frames=3
+        ),
     ],
 )
 def test_other_architectures(gcrn: GcrnConfig, wave: np.ndarray, tmp_path: Path) -> None:
