@@ -29,7 +29,7 @@ from enhance.network.dual_path import DualPath, RecurrentMixer
 from enhance.network.gated import GatedConv, GatedDeconv
 from enhance.network.gcrn import Gcrn, GroupedRnn
 from enhance.network.waveform_model import WaveformModel
-from export.recurrence import OnnxRnn, cell_step, gates_together
+from export.graph.recurrence import OnnxRnn, cell_step, gates_together
 
 
 class MatmulConv(nn.Module):

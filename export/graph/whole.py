@@ -27,7 +27,7 @@ from enhance.network.dual_path import DualPath, RecurrentMixer
 from enhance.network.gcrn import GroupedRnn
 from enhance.network.waveform_model import WaveformModel
 from export.graph.step import quiet_exporter, strip
-from export.recurrence import OPSET, OnnxRnn
+from export.graph.recurrence import OPSET, OnnxRnn
 
 LEAST_SAMPLES = 800
 """Shortest recording that a whole graph takes, unless its companion needs more."""
