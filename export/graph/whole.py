@@ -26,8 +26,8 @@ from enhance.network.companion import OneWave
 from enhance.network.dual_path import DualPath, RecurrentMixer
 from enhance.network.gcrn import GroupedRnn
 from enhance.network.waveform_model import WaveformModel
-from export.graph.step import quiet_exporter, strip
 from export.graph.recurrence import OPSET, OnnxRnn
+from export.graph.step import quiet_exporter, strip
 
 LEAST_SAMPLES = 800
 """Shortest recording that a whole graph takes, unless its companion needs more."""
