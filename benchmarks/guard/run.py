@@ -2,7 +2,8 @@
 
 A mean gain at one SNR says nothing about clean speech, a whisper, a pause, or music. Each
 condition is measured on real clips (what is made from a formula says so), the untouched input
-always among the models; bounds turn the figures into lines that pass or fail, and none is hidden.
+always among the models; bounds turn the figures into lines that pass, fail or are not shown, and
+none is hidden.
 """
 
 from __future__ import annotations
@@ -10,31 +11,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.figures.results import merge_results
-from benchmarks.figures.statistics import mean_interval, paired_difference
 from benchmarks.guard import cases as c
-from benchmarks.guard.bounds import Harm, judge
+from benchmarks.guard.bounds import Harm
 from benchmarks.guard.cases import Case, Probe
+from benchmarks.guard.summary import Rows, summary
 from benchmarks.pages.report import write_report
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
 from benchmarks.quality.clips import Pair, Row
-from benchmarks.quality.heard import list_of
 from enhance.data import evaluation_set
-from enhance.data.manifest import UNKNOWN, Clip
+from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import check_writable, sha256, write_jsonl
-from enhance.measure.metrics import METRICS, versions
+from enhance.measure.metrics import versions
 from enhance.measure.timing import cores
 from enhance.progress import progress_bar
 
@@ -149,12 +147,12 @@ def guard(
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         "limit": limit,
         "given": sources,
-        "interval": "95 %, Student's t over clips",
+        "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}",
         "bounds": asdict(bounds),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
-    summaries = [_summary(candidate, rows, cases, bounds, sex) | common for candidate in candidates]
+    summaries = [summary(candidate, rows, cases, bounds, sex) | common for candidate in candidates]
     write_jsonl(folder / CLIPS, [row for own in rows.values() for row in own])
     merge_results(folder, summaries)
     write_report(folder)
@@ -164,10 +162,6 @@ def guard(
     if not set:
         warnings.append("the set is SYNTHETIC: these figures say nothing about real speech")
     return Guard(folder, summaries, warnings)
-
-
-Rows = dict[tuple[str, str], list[Row]]
-"""Rows in the order of the clips, by case and hash of the model."""
 
 
 def _measure(
@@ -223,173 +217,3 @@ def _describe(place: Path | str | None, clips: Sequence[Clip]) -> Row | None:
         "languages": stated("language"),
         "licences": stated("licence"),
     }
-
-
-def _summary(
-    candidate: Candidate, rows: Rows, cases: Sequence[Case], bounds: Harm, sex: str
-) -> Row:
-    own = {case.name: rows[case.name, candidate.sha256] for case in cases}
-    place, listed = list_of(candidate)
-    speakers = {str(row.get("speaker", "")) for row in listed} if place else None
-    groups: Row = {
-        "sex": _groups(own[c.HARD], lambda row: c.sex_of(row["labels"], sex), "female", "male"),
-        "speaker": _groups(
-            own[c.HARD], lambda row: c.heard_of(row["labels"], speakers), "heard", "unheard"
-        ),
-    }
-    if c.LANGUAGE in own:
-        both = [(row, "other") for row in own[c.LANGUAGE]] + [(r, "the set's") for r in own[c.HARD]]
-        names = {id(row): name for row, name in both}
-        groups["language"] = _groups(
-            [row for row, _ in both], lambda row: names[id(row)], "other", "the set's"
-        )
-    groups["signals"] = signals_and_noise(own)
-    levels = {name: _level_change(own[c.HARD], own[name]) for name in c.LEVELS}
-    summary: Row = {
-        "model": candidate.name,
-        "model_kind": candidate.kind,
-        "model_hash": candidate.sha256,
-        "path": candidate.path,
-        "cases": {case.name: summarize(case, own[case.name]) for case in cases},
-        "groups": {key: value for key, value in groups.items() if value},
-        "levels": levels,
-    }
-    checks = [] if candidate.kind == "noisy" else judge(summary, bounds)
-    return summary | {"checks": [asdict(check) for check in checks]}
-
-
-def summarize(case: Case, rows: Sequence[Row]) -> Row:
-    """Means, intervals and worst tenths of one case for one model."""
-    done = [row for row in rows if not row["error"]]
-    errors = [{"clip": row["clip"], "error": row["error"]} for row in rows if row["error"]]
-    summary: Row = {"what": case.what, "clips": len(rows), "errors": errors, "metrics": {}}
-    summary["synthetic"] = all(row["labels"].get("synthetic") == "yes" for row in rows)
-    for metric in case.metrics:
-        values = [row["metrics"][metric] for row in rows if metric in row["metrics"]]
-        gains = [row["gains"][metric] for row in rows if metric in row["gains"]]
-        entry: Row = mean_interval(values).row() if values else {"mean": None, "n": 0}
-        tenth = sorted(values)[: math.ceil(len(values) / 10)]
-        entry["worst_tenth"] = float(np.mean(tenth)) if tenth else None
-        entry["gain"] = mean_interval(gains).row() if gains else {"mean": None, "n": 0}
-        reasons = [
-            next((x["reason"] for x in row["refusals"] if x["metric"] == metric), row["error"])
-            for row in rows
-            if metric in row["lost"]
-        ]
-        entry["lost"], entry["reason"] = len(reasons), reasons[0] if reasons else ""
-        summary["metrics"][metric] = entry
-    changes = [row["change_db"] for row in done if row["change_db"] is not None]
-    over = [row["overshoot_db"] for row in done if row["overshoot_db"] is not None]
-    summary["change_db"] = mean_interval(changes).row() if changes else {"mean": None, "n": 0}
-    summary["overshoot_db"] = max(over, default=None)
-    summary["peak_out_dbfs"] = max((row["peak_out_dbfs"] for row in done), default=None)
-    return summary
-
-
-def _groups(rows: Sequence[Row], name_of: Callable[[Row], str], first: str, second: str) -> Row:
-    """Gains of two groups and of clips in neither, and the difference; empty without both."""
-    parts: dict[str, list[Row]] = {}
-    for row in rows:
-        parts.setdefault(name_of(row) or "(unknown)", []).append(row)
-    if not {first, second} <= parts.keys():
-        return {}
-
-    def gains(name: str, metric: str) -> list[float]:
-        return [row["gains"][metric] for row in parts[name] if metric in row["gains"]]
-
-    values = {}
-    for name in sorted(parts, key=[first, second, "(unknown)"].index):
-        speakers = {row["labels"].get("speaker", "") for row in parts[name]} - UNKNOWN
-        found = {m: gains(name, m) for m in METRICS}
-        values[name] = {
-            "clips": len(parts[name]),
-            "speakers": len(speakers),
-            "gain": {m: mean_interval(v).row() if v else None for m, v in found.items()},
-        }
-    return {
-        "values": values,
-        "difference": {
-            "of": f"{first} - {second}",
-            **{m: welch(gains(first, m), gains(second, m)) for m in METRICS},
-        },
-    }
-
-
-def signals_and_noise(own: Mapping[str, Sequence[Row]]) -> Row:
-    """Gains with signals (alarms, sirens, ...) and with the other noise from formulas, and their
-    difference paired by clip: each clip stands for its mean over the kinds of noise."""
-    parts: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for case in c.KINDS:
-        name = "signals" if case in c.SIGNALS else "other noise"
-        for row in own[case]:
-            for metric, gain in row["gains"].items():
-                by_clip = parts.setdefault(name, {}).setdefault(metric, {})
-                by_clip.setdefault(row["clip"], []).append(gain)
-    if len(parts) < 2:
-        return {}
-    means = {
-        name: {
-            metric: {clip: float(np.mean(gains)) for clip, gains in by_clip.items()}
-            for metric, by_clip in metrics.items()
-        }
-        for name, metrics in parts.items()
-    }
-    signals, others = means["signals"], means["other noise"]
-    gaps = {m: paired_difference(others.get(m, {}), signals.get(m, {})) for m in METRICS}
-    values = {
-        name: {
-            "clips": len({clip for by_clip in found.values() for clip in by_clip}),
-            "speakers": 0,
-            "gain": {
-                m: mean_interval(list(found[m].values())).row() if m in found else None
-                for m in METRICS
-            },
-        }
-        for name, found in (("signals", signals), ("other noise", others))
-    }
-    difference = {m: gap.row() if gap else None for m, gap in gaps.items()}
-    return {"values": values, "difference": {"of": "signals - other noise", **difference}}
-
-
-def welch(a: Sequence[float], b: Sequence[float]) -> Row | None:
-    """Mean of ``a`` minus mean of ``b`` of two groups, with Welch's 95 % interval (1947).
-
-    Returns
-    -------
-    dict or None
-        `mean`, `low`, `high` (None where a group has one value) and `n` of both; None where a
-        group has none.
-    """
-    if not len(a) or not len(b):
-        return None
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    found: Row = {"mean": float(x.mean() - y.mean()), "low": None, "high": None}
-    found["n"] = [int(x.size), int(y.size)]
-    if min(x.size, y.size) < 2:
-        return found
-    from scipy.stats import t
-
-    parts = np.array([x.var(ddof=1) / x.size, y.var(ddof=1) / y.size])
-    width = 0.0
-    if parts.sum() > 0:
-        freedom = parts.sum() ** 2 / (parts[0] ** 2 / (x.size - 1) + parts[1] ** 2 / (y.size - 1))
-        width = float(t.ppf(0.975, freedom) * np.sqrt(parts.sum()))
-    return found | {"low": found["mean"] - width, "high": found["mean"] + width}
-
-
-def _level_change(usual: Sequence[Row], other: Sequence[Row]) -> Row:
-    """Paired change of each metric's gain from the usual level to another, over common clips."""
-    result = {}
-    clips = {row["clip"] for row in other}
-    for metric in METRICS:
-        a, b = (
-            {
-                r["clip"]: r["gains"][metric]
-                for r in rows
-                if r["clip"] in clips and metric in r["gains"]
-            }
-            for rows in (usual, other)
-        )
-        difference = paired_difference(a, b)
-        result[metric] = difference.row() if difference else None
-    return result

@@ -354,7 +354,11 @@ def _limits(r: Records) -> str:
     for pair in r.harm:
         row = pair[-1]
         place = Path(row["set"]).name
-        for verdict, words in (("fail", "fails"), ("not measured", "was not measured")):
+        for verdict, words in (
+            ("fail", "fails"),
+            ("not shown", f"not shown by at most {row['limit']} clips"),
+            ("not measured", "was not measured"),
+        ):
             found: dict[str, list[str]] = {}
             for check in row["checks"]:
                 if check["verdict"] == verdict:

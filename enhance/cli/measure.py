@@ -91,14 +91,15 @@ def guard(
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 1 where a bound is passed.")
+        bool, typer.Option("--strict", help="Exit code 1 where a check fails.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure whether models harm what they should leave alone.
 
     Clean, quiet and loud speech, mild noise, silence, music, another language; women and men;
-    speakers heard in training or not. Each figure is held against a bound: pass or FAIL.
+    speakers heard in training or not. Each interval is held against a bound: pass, FAIL, or not
+    shown where it lies across.
     """
     require("measure", "pesq", "pystoi", "scipy")
     from benchmarks.guard.run import SEX
