@@ -10,7 +10,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,12 @@ class Task:
     """The clip."""
     candidate: int
     """Index of the model."""
+    figures: tuple[str, ...] = field(default=METRICS, kw_only=True)
+    """What is measured of the pair, out of `enhance.metrics.ALL_METRICS`."""
 
     def measure(self, candidate: Candidate, enhance: Enhance) -> Row:
         """The task's row; other questions than the pair's quality override this."""
-        return measure_pair(self.pair, candidate, enhance)
+        return measure_pair(self.pair, candidate, enhance, self.figures)
 
 
 def snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:
@@ -90,7 +92,9 @@ def read_pair(clean_path: str | Path, noisy_path: str | Path) -> tuple[np.ndarra
     return clean, noisy, rates[0]
 
 
-def measure_pair(pair: Pair, candidate: Candidate, enhance: Enhance) -> Row:
+def measure_pair(
+    pair: Pair, candidate: Candidate, enhance: Enhance, metrics: Sequence[str] = METRICS
+) -> Row:
     """Enhance one clip and measure it: a row of ``clips.jsonl`` without gains."""
     clean, noisy, rate = read_pair(pair.clean, pair.noisy)
     if rate != SAMPLE_RATE:
@@ -102,7 +106,7 @@ def measure_pair(pair: Pair, candidate: Candidate, enhance: Enhance) -> Row:
             f"{candidate.name}: gave {estimate.shape} for {noisy.shape} on clip {pair.name} "
             "(an offline model returns as many samples as it gets)"
         )
-    results = measure(clean, estimate, SAMPLE_RATE)
+    results = measure(clean, estimate, SAMPLE_RATE, metrics)
     return {
         "clip": pair.name,
         "model": candidate.name,
@@ -280,6 +284,7 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def missing_metrics(row: Row) -> set[str]:
+def missing_metrics(row: Row, metrics: Sequence[str]) -> tuple[str, ...]:
     """Metrics that a row neither measured nor refused."""
-    return set(METRICS) - set(row["metrics"]) - {r["metric"] for r in row["refusals"]}
+    known = {*row["metrics"], *(refusal["metric"] for refusal in row["refusals"])}
+    return tuple(metric for metric in metrics if metric not in known)

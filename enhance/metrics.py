@@ -1,4 +1,4 @@
-"""PESQ, STOI, ESTOI and SI-SDR of one clip, and refusals that have a name.
+"""PESQ, STOI, ESTOI, SI-SDR and DNSMOS of one clip, and refusals that have a name.
 
 Each metric is undefined somewhere: PESQ finds no utterance in silence, STOI needs 30 frames of
 speech, SI-SDR divides by the energy of the reference. A metric that cannot be computed raises
@@ -6,7 +6,8 @@ speech, SI-SDR divides by the energy of the reference. A metric that cannot be c
 over a set counts and names what it leaves out.
 
 Sources: PESQ is ITU-T P.862.2 (wideband, MOS-LQO) by the ``pesq`` package; STOI is Taal et al.
-2011 and ESTOI Jensen and Taal 2016, by ``pystoi``; SI-SDR is Le Roux et al. 2019, equation 3.
+2011 and ESTOI Jensen and Taal 2016, by ``pystoi``; SI-SDR is Le Roux et al. 2019, equation 3;
+DNSMOS has a file of its own, `enhance.dnsmos`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from enhance.dnsmos import DNSMOS, dnsmos
 from enhance.errors import EnhanceError, require
 
 METRICS = ("pesq_wb", "stoi", "estoi", "si_sdr")
-UNITS = {"pesq_wb": "MOS-LQO", "stoi": "", "estoi": "", "si_sdr": "dB"}
-TITLES = {"pesq_wb": "PESQ-WB", "stoi": "STOI", "estoi": "ESTOI", "si_sdr": "SI-SDR"}
+"""Measured where nothing else is asked for."""
+
+ALL_METRICS = METRICS + DNSMOS
+"""Everything that can be measured; DNSMOS takes longer than the others together."""
+
+UNITS = {"pesq_wb": "MOS-LQO", "stoi": "", "estoi": "", "si_sdr": "dB", **dict.fromkeys(DNSMOS, "")}
+TITLES = {
+    "pesq_wb": "PESQ-WB",
+    "stoi": "STOI",
+    "estoi": "ESTOI",
+    "si_sdr": "SI-SDR",
+    "dnsmos_ovrl": "DNSMOS OVRL",
+    "dnsmos_sig": "DNSMOS SIG",
+    "dnsmos_bak": "DNSMOS BAK",
+}
 
 PESQ_LONGEST_SECONDS = 20.0
 """Longest clip given to PESQ. The library keeps 50 utterances and writes past its arrays (a crash,
@@ -42,7 +58,7 @@ class MetricRefusal:
     """A metric that could not be computed, in the place of its value."""
 
     metric: str
-    """Name of the metric, one of `METRICS`."""
+    """Name of the metric, one of `ALL_METRICS`."""
     reason: str
     """Why, in words."""
 
@@ -210,16 +226,16 @@ def measure(
     sample_rate: int = 16000,
     metrics: Sequence[str] = METRICS,
 ) -> dict[str, float | MetricRefusal]:
-    """All metrics of one clip.
+    """Metrics of one clip.
 
     Parameters
     ----------
     clean, estimate
         Signals (N,), aligned.
     sample_rate
-        Samples per second; PESQ needs 16000.
+        Samples per second; PESQ and DNSMOS need 16000.
     metrics
-        Names out of `METRICS`, in the order wanted.
+        Names out of `ALL_METRICS`, in the order wanted.
 
     Returns
     -------
@@ -229,18 +245,28 @@ def measure(
     Raises
     ------
     EnhanceError
-        If a name is unknown, the shapes differ or PESQ is asked at another rate.
+        If a name is unknown, the shapes differ or PESQ or DNSMOS is asked at another rate.
     """
+    heard: dict[str, float] = {}
+
+    def opinion(name: str) -> float:
+        if not heard:
+            if not np.isfinite(np.asarray(estimate)).all():
+                raise MetricRefused("the estimate holds NaN or infinite samples")
+            heard.update(dnsmos(estimate, sample_rate))
+        return heard[name]
+
     functions = {
         "pesq_wb": lambda: pesq_wb(clean, estimate, sample_rate),
         "stoi": lambda: stoi(clean, estimate, sample_rate),
         "estoi": lambda: estoi(clean, estimate, sample_rate),
         "si_sdr": lambda: si_sdr(clean, estimate),
+        **{name: partial(opinion, name) for name in DNSMOS},
     }
     results: dict[str, float | MetricRefusal] = {}
     for name in metrics:
         if name not in functions:
-            raise EnhanceError(f"metric {name!r} is unknown; choose from {', '.join(METRICS)}")
+            raise EnhanceError(f"metric {name!r} is unknown; choose from {', '.join(ALL_METRICS)}")
         try:
             results[name] = functions[name]()
         except MetricRefused as error:
@@ -248,12 +274,13 @@ def measure(
     return results
 
 
-def versions() -> dict[str, str]:
+def versions(metrics: Sequence[str] = METRICS) -> dict[str, str]:
     """Versions of the libraries behind the metrics."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in ("pesq", "pystoi", "numpy", "scipy"):
+    heard = ("speechmos", "onnxruntime") if set(metrics) & set(DNSMOS) else ()
+    for name in ("pesq", "pystoi", "numpy", "scipy", *heard):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

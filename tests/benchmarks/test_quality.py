@@ -14,6 +14,7 @@ import soundfile
 from benchmarks import clips, results
 from benchmarks.clips import snr_db
 from benchmarks.quality import check_snr, evaluate
+from enhance.dnsmos import DNSMOS, dnsmos
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256, write_jsonl
 from enhance.metrics import METRICS, measure
@@ -172,6 +173,33 @@ def test_rows_of_changed_clips_or_models_are_measured_anew(
     clean, noisy = waves(folder, "001.wav")
     soundfile.write(folder / "noisy" / "001.wav", clean - (noisy - clean), RATE, "FLOAT")
     assert evaluate(str(model), folder, -5, out, 1, quiet=True).reused == 0  # another set
+
+
+def test_dnsmos_is_added_to_what_was_measured(
+    make_set: SetMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("speechmos")
+    folder, out = make_set(2), tmp_path / "out"
+    plain = evaluate("noisy", folder, -5, out, 1, quiet=True)
+    asked: list[tuple[str, ...]] = []
+
+    def note(clean: np.ndarray, wave: np.ndarray, rate: int, names: tuple[str, ...]) -> dict:
+        asked.append(names)
+        return measure(clean, wave, rate, names)
+
+    monkeypatch.setattr(clips, "measure", note)
+    found = evaluate("noisy", folder, -5, out, 1, dnsmos=True, quiet=True)
+    assert asked == [DNSMOS, DNSMOS]  # the others are taken from the earlier rows
+    row = found.models[0]["metrics"]
+    assert list(row) == [*METRICS, *DNSMOS]
+    assert {m: row[m] for m in METRICS} == plain.models[0]["metrics"]
+    values = [dnsmos(waves(folder, f"00{i}.wav")[1])["dnsmos_sig"] for i in range(2)]
+    assert row["dnsmos_sig"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert "DNSMOS OVRL" in (out / "report.md").read_text()
+    asked.clear()
+    again = evaluate("noisy", folder, -5, out, 1, quiet=True)
+    assert (again.reused, asked) == (2, [])
+    assert list(again.models[0]["metrics"]) == list(METRICS)
 
 
 def test_older_results_are_replaced_and_others_kept(make_set: SetMaker, tmp_path: Path) -> None:
