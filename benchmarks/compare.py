@@ -29,13 +29,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.candidates import NOISY
 from benchmarks.claims import held, take
 from benchmarks.networks import time_networks
 from benchmarks.plots import difference_plot
-from benchmarks.quality import evaluate
+from benchmarks.quality import BUILTIN_DB, evaluate
 from benchmarks.report import show
 from benchmarks.results import RESULTS
 from benchmarks.study import Study, Trial, read_study
@@ -74,7 +74,7 @@ def compare(
     out: Path | str | None = None,
     *,
     clips: Path | str | None = None,
-    snr: float | None = None,
+    snr: float | Literal["any"] | None = None,
     base: Sequence[str] = (),
     only: Sequence[str] = (),
     jobs: int = 1,
@@ -96,7 +96,8 @@ def compare(
     clips
         Evaluation set. None: the one that the folder was used with, else the built-in one.
     snr
-        SNR in dB that its pairs must have. None: as before in this folder, else -5.
+        SNR in dB that its pairs must have; "any" for each its own. None: as before in this folder,
+        else -5.
     base
         ``"a.b=c"``: settings over the study's `base`. None given: those of before.
     only
@@ -190,7 +191,7 @@ def _failures(trials: Sequence[Trial], folder: Path, session: str) -> list[tuple
 def _remember(
     folder: Path,
     clips: Path | str | None,
-    snr: float | None,
+    snr: float | Literal["any"] | None,
     base: Sequence[str],
     report: bool,
 ) -> Row:
@@ -207,7 +208,7 @@ def _remember(
     if clips is not None:
         memory["set"] = str(clips)
     if snr is not None:
-        memory["snr"] = snr
+        memory["snr"] = None if snr == "any" else snr
     if base:
         memory["base"] = list(base)
     return memory
@@ -230,7 +231,8 @@ def _measure_noisy(memory: Row, folder: Path, quiet: bool) -> Row:
     if claim is None:  # another process measures it, and checks the set
         snr, clips = memory["snr"], memory["set"]
         if clips is None:
-            return {"set_hash": evaluation_set.builtin_set(snr, quiet=quiet).hash}
+            level = BUILTIN_DB if snr is None else snr
+            return {"set_hash": evaluation_set.builtin_set(level, quiet=quiet).hash}
         return {"set_hash": evaluation_set.open_set(clips).hash}
     with claim:
         found = evaluate(NOISY, memory["set"], memory["snr"], folder / NOISY, cores(), quiet=quiet)
@@ -240,7 +242,8 @@ def _measure_noisy(memory: Row, folder: Path, quiet: bool) -> Row:
 def _write(study: Study, folder: Path, memory: Row, table: Path | str | None) -> list[Row]:
     """Write the results and the report, until they hold what the folder holds."""
     name = "built-in (synthetic)" if memory["set"] is None else Path(memory["set"]).resolve().name
-    title = f"{name} at {memory['snr']:g} dB"
+    level = memory["snr"]
+    title = f"{name}, each pair at its own SNR" if level is None else f"{name} at {level:g} dB"
     rows = study_rows(study, folder, title, memory["set_hash"])
     for _ in range(5):
         write_jsonl(folder / RESULTS, rows)

@@ -18,6 +18,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import clips as rows_of
 from benchmarks.candidates import NOISY, Candidate, load, resolve_all
 from benchmarks.clips import Pair, Row, Task
@@ -35,6 +37,9 @@ CLIPS = "clips.jsonl"
 
 SNR_TOLERANCE_DB = 0.1
 """Largest deviation of a pair from the SNR that was asked for."""
+
+BUILTIN_DB = -5.0
+"""SNR of the built-in set where none is named."""
 
 GROUP_LABELS = ("speech_group", "speaker_in_train", "group")
 """Labels by which clips are reported apart where the set has them."""
@@ -229,15 +234,19 @@ def check_snr(found: Sequence[tuple[str, float]], snr: float, where: str) -> Non
     Raises
     ------
     EnhanceError
-        Naming the first pairs that deviate by more than `SNR_TOLERANCE_DB`, and their number.
+        Naming the first pairs that deviate by more than `SNR_TOLERANCE_DB`, their number, and what
+        to give as ``--snr`` instead.
     """
     wrong = [(name, value) for name, value in found if not abs(value - snr) <= SNR_TOLERANCE_DB]
     if wrong:
         some = ", ".join(f"{name} ({value:.2f} dB)" for name, value in wrong[:3])
+        values = [value for _, value in found]
+        own = round(float(np.median(values)), 1)
+        one = all(abs(value - own) <= SNR_TOLERANCE_DB for value in values)
+        advice = f"--snr {own:g}" if one else "--snr any (each pair at its own)"
         raise EnhanceError(
             f"{where}: {len(wrong)} of {len(found)} pairs are not at {snr:g} dB within "
-            f"{SNR_TOLERANCE_DB:g} dB, first {some}; name the set's own SNR with --snr, "
-            "or make a set with: enhance data mix"
+            f"{SNR_TOLERANCE_DB:g} dB, first {some}; measure this set with {advice}"
         )
 
 
@@ -248,7 +257,7 @@ def _open(
     from enhance.data import evaluation_set
 
     if folder is None:
-        found = evaluation_set.builtin_set(-5.0 if snr is None else snr, quiet=quiet)
+        found = evaluation_set.builtin_set(BUILTIN_DB if snr is None else snr, quiet=quiet)
     else:
         found = evaluation_set.open_set(Path(folder))
     chosen = list(found.pairs)[: limit or None]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli_options import Force, Quiet, Snr
+from enhance.cli_options import ANY, Force, Quiet, read_snr
 from enhance.errors import require
 
 
@@ -25,7 +25,9 @@ def evaluate(
         Path | None,
         typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]"),
     ] = None,
-    snr: Snr = -5.0,
+    snr: Annotated[
+        str, typer.Option(metavar="DB|any", help="SNR of every pair; any for each its own.")
+    ] = "-5",
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
         "report"
     ),
@@ -36,15 +38,16 @@ def evaluate(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure PESQ-WB, STOI, ESTOI, SI-SDR at a fixed SNR."""
+    """Measure PESQ-WB, STOI, ESTOI, SI-SDR, at a fixed SNR unless told otherwise."""
     require("bench", "pesq", "pystoi", "matplotlib")
     from benchmarks.quality import evaluate as measure
     from benchmarks.report import show_evaluation
 
+    level = read_snr(snr)
     found = measure(
         models or (),
         set=clips,
-        snr=snr,
+        snr=None if level == ANY else level,
         out=out,
         jobs=jobs,
         dnsmos=dnsmos,
@@ -188,7 +191,11 @@ def compare(
         ),
     ] = None,
     snr: Annotated[
-        float | None, typer.Option(help="SNR of the set in dB.  [default: as before, or -5]")
+        str | None,
+        typer.Option(
+            metavar="DB|any",
+            help="SNR of every pair; any for each its own.  [default: as before, or -5]",
+        ),
     ] = None,
     base: Annotated[
         list[str] | None,
@@ -224,7 +231,7 @@ def compare(
         study,
         out,
         clips=clips,
-        snr=snr,
+        snr=None if snr is None else read_snr(snr),
         base=base or (),
         only=only or (),
         jobs=jobs,

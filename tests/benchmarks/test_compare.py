@@ -323,7 +323,8 @@ def test_another_set_is_evaluated_without_training(
         (short / part).mkdir(parents=True)
         shutil.copy(copied.evaluation / part / "2.wav", short / part)
     copied.study()
-    copied.run(clips=short)
+    copied.run(clips=short, snr="any")
+    assert "Set: short, each pair at its own SNR, 1 clips" in copied.report()
     row = copied.rows("trial")[0]
     with pytest.raises(EnhanceError, match="--report: --set"):
         copied.run(report=True)

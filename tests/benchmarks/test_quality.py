@@ -96,7 +96,7 @@ def test_another_snr_is_refused_by_name(make_set: SetMaker, tmp_path: Path) -> N
     with pytest.raises(EnhanceError, match=r"1 of 4 pairs .* first 002 \(-5\.17 dB\)"):
         evaluate("noisy", folder, -5, tmp_path / "out", 1, quiet=True)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(EnhanceError, match="4 of 4 pairs are not at 0 dB"):
+    with pytest.raises(EnhanceError, match=r"4 of 4 pairs are not at 0 dB .* with --snr any"):
         evaluate("noisy", folder, 0, tmp_path / "out", 1, quiet=True)
     assert evaluate("noisy", folder, None, tmp_path / "out", 1, quiet=True).models
 
@@ -109,6 +109,10 @@ def test_snr_of_a_pair() -> None:
     for value in (-5.11, -4.89, float("nan")):
         with pytest.raises(EnhanceError, match="1 of 1"):
             check_snr([("a", value)], -5, "set")
+    with pytest.raises(EnhanceError, match="with --snr 2.5$"):  # one SNR, another than was named
+        check_snr([("a", 2.46), ("b", 2.54)], -5, "set")
+    with pytest.raises(EnhanceError, match="with --snr any"):
+        check_snr([("a", -5.0), ("b", float("nan"))], -5, "set")
 
 
 def test_refused_clips_are_counted_and_named(make_set: SetMaker, tmp_path: Path) -> None:
