@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks import clips as rows_of
 from benchmarks.candidates import NOISY, Candidate, load, resolve_all
 from benchmarks.clips import Pair, Row, Task
+from benchmarks.clusters import clustering, clusters_of
 from benchmarks.heard import TestClip, check
 from benchmarks.report import write_report
 from benchmarks.results import merge_results
@@ -134,7 +135,7 @@ def evaluate(
         "set_hash": set_hash,
         "snr_db": snr,
         "clips": len(pairs),
-        "interval": "95 %, Student's t over clips",
+        "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     shared = {**common, "hardware": {**hardware(), "metric_versions": versions(metrics)}}
@@ -181,24 +182,28 @@ def summarize(rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str
     """Mean, interval and number refused of each metric, and of its gain over the noisy input."""
     result: dict[str, Any] = {}
     for metric in metrics:
-        values = [row["metrics"][metric] for row in rows if metric in row["metrics"]]
-        gains = [row["gains"][metric] for row in rows if metric in row["gains"]]
-        entry: Row = mean_interval(values).row() if values else {"mean": None, "n": 0}
-        entry["refused"] = len(rows) - len(values)
-        entry["gain"] = mean_interval(gains).row() if gains else {"mean": None, "n": 0}
+        entry = _interval(rows, "metrics", metric)
+        entry["refused"] = len(rows) - entry["n"]
+        entry["gain"] = _interval(rows, "gains", metric)
         result[metric] = entry
     return result
 
 
-def compare(
-    a: Sequence[Row], b: Sequence[Row], metrics: Sequence[str] = METRICS
-) -> dict[str, Any]:
+def _interval(rows: Sequence[Row], key: str, metric: str) -> Row:
+    found = [row for row in rows if metric in row[key]]
+    if not found:
+        return {"mean": None, "n": 0}
+    clusters = clusters_of([row["labels"] for row in found])
+    return mean_interval([row[key][metric] for row in found], clusters).row()
+
+
+def compare(a: Sequence[Row], b: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str, Any]:
     """Paired difference ``b - a`` of each metric over the clips that both measured."""
     result = {}
     for metric in metrics:
         first = {row["clip"]: row["metrics"][metric] for row in a if metric in row["metrics"]}
         second = {row["clip"]: row["metrics"][metric] for row in b if metric in row["metrics"]}
-        difference = paired_difference(first, second)
+        difference = paired_difference(first, second, {row["clip"]: row["labels"] for row in a})
         result[metric] = difference.row() if difference else None
     return result
 
@@ -292,9 +297,7 @@ def _group_labels(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> list[s
     return list(wanted)
 
 
-def _by_group(
-    rows: Sequence[Row], labels: Sequence[str], metrics: Sequence[str]
-) -> dict[str, Any]:
+def _by_group(rows: Sequence[Row], labels: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
     groups: dict[str, Any] = {}
     for label in labels:
         values = sorted({row["labels"].get(label, "") for row in rows})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.results import read_results
+from benchmarks.statistics import holm
 from benchmarks.tables import Table, number, plus_minus, size, with_interval
 from enhance.files import atomic
 from enhance.dnsmos import DNSMOS
@@ -59,18 +60,24 @@ def gain_table(rows: Sequence[Row]) -> Table:
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:
-    """Paired differences of models, with a star where the interval leaves out zero."""
+    """Paired differences of models, with a star where one holds among all of the table.
+
+    The claim is on these very files: what another training of the same recipe would give is not
+    known from one file each (`benchmarks.seeds`).
+    """
     metrics = _measured(rows)
     table = Table(
-        "paired differences (* the interval leaves out zero)",
+        "paired differences of these files, not of their recipes (* holds among all of this table)",
         ["difference", *(_title(m) for m in metrics)],
     )
+    entries = [row["metrics"].get(metric) for row in rows for metric in metrics]
+    held = iter(holm([entry and entry.get("p") for entry in entries]))
     for row in rows:
         cells = []
         for metric in metrics:
             entry = row["metrics"].get(metric)
             shown = entry and round(entry["mean"], DIGITS[metric])  # rounding noise is no finding
-            star = " *" if shown and entry["verdict"] != "undecided" else ""
+            star = " *" if next(held) and shown else ""
             cells.append(plus_minus(entry, DIGITS[metric], True) + star)
         table.rows.append([f"{row['b']} - {row['a']}", *cells])
     return table

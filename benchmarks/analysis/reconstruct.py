@@ -27,6 +27,7 @@ from benchmarks.analysis.reconstruct_measure import ORIGINAL
 from benchmarks.analysis.reconstruct_picture import picture
 from benchmarks.analysis.reconstruct_results import measure_all, summarize
 from benchmarks.clips import Pair
+from benchmarks.clusters import clustering, clusters_of
 from distill.loop import with_threads
 from enhance.data import evaluation_set
 from enhance.errors import EnhanceError
@@ -151,7 +152,8 @@ def reconstruct(
             "set_hash": set_hash,
             "clips": len(pairs),
             "input": "noisy" if config.noisy else "clean",
-            "interval": "95 %, Student's t over clips; WER: bootstrap over clips",
+            "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}; "
+            "WER: bootstrap over clips",
             "decoders": [one.about for one in trained],
             "missing": missing,
             "recognizer": {

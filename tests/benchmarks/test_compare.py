@@ -21,6 +21,7 @@ from tiny_study import RUNS, Place
 from torch import Tensor
 
 from benchmarks import clips, compare, networks, trial
+from benchmarks.seeds import claims
 from enhance import cli
 from enhance.checkpoint import load_model
 from enhance.config import RunConfig
@@ -143,8 +144,9 @@ def test_differences_are_those_of_an_independent_computation(finished: Place) ->
         expected = "higher" if higher else "lower" if lower else "undecided"
         assert found["verdict"] == expected
         digits = 2 if metric == "si_sdr" else 3
-        cell = f"{d.mean():+.{digits}f} ±{half:.{digits}f}" + (" *" if higher or lower else "")
-        assert f"| {cell} |" in finished.report()
+        cell = f"{d.mean():+.{digits}f} ±{half:.{digits}f}"
+        star = " *" if ("fast", metric) in claims([plain, fast]) else ""
+        assert f"| {cell}{star} |" in finished.report()
     noisy = finished.rows("noisy")[0]["metrics"]["si_sdr"]
     assert noisy["mean"] == pytest.approx(-5, abs=0.1)  # speech and noise correlate a little
 
@@ -245,7 +247,10 @@ def test_a_stopped_study_goes_on(
     trials = place.rows("trial")
     assert [row["steps"] for row in trials] == [4, 4]
     text = place.report()
-    assert text.count("For this seed (0) only: another may turn it.") == 1
+    assert text.count("one seed: no claim.") == 1
+    assert "| 0 (one seed: no claim) |" in text
+    assert " *" not in text.split("## Paired differences")[1].split("## What")[0].split("\n", 1)[1]
+    assert trials[1]["difference"]["si_sdr"]["verdict"] == "no claim"
     assert not list((place.out / "locks").glob("*-s0"))
 
 
@@ -260,7 +265,7 @@ def test_two_processes_share_a_study(
     assert copied.states()["fast-s0"] == "done"
     assert not (copied.out / "plain-s0").exists()
     assert "`plain-s0` has no figures: it has not begun." in copied.report()
-    assert "| fast - plain | training.learning_rate 0.002 → 0.05 | 1, 2 |" in copied.report()
+    assert "learning_rate 0.002 → 0.05 | 1, 2 (two seeds: no claim) |" in copied.report()
     other.kill()  # without a word; its lock stays
     other.wait()
     assert (copied.out / "locks" / "plain-s0").exists()
