@@ -11,6 +11,7 @@ covers in 93 to 99 % of the cases, where clips taken as independent cover in 40 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -78,7 +79,7 @@ def clustered_error(
     if not factors:
         factors = ["clip"]
         ends = np.cumsum([0, *(x.size for x in parts)])
-        clusters = [{"clip": list(range(i, j))} for i, j in zip(ends, ends[1:], strict=False)]
+        clusters = [{"clip": list(range(i, j))} for i, j in itertools.pairwise(ends)]
     elif len(factors) == 2:
         factors.append("cell")
         clusters = [{**c, "cell": list(zip(*c.values(), strict=True))} for c in clusters]

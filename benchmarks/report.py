@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.results import read_results
 from benchmarks.statistics import holm
 from benchmarks.tables import Table, number, plus_minus, size, with_interval
-from enhance.files import atomic
 from enhance.dnsmos import DNSMOS
+from enhance.files import atomic
 from enhance.metrics import ALL_METRICS, TITLES
 from enhance.timing import REGIMES
 

@@ -109,7 +109,7 @@ def test_snr_of_a_pair() -> None:
     for value in (-5.11, -4.89, float("nan")):
         with pytest.raises(EnhanceError, match="1 of 1"):
             check_snr([("a", value)], -5, "set")
-    with pytest.raises(EnhanceError, match="with --snr 2.5$"):  # one SNR, another than was named
+    with pytest.raises(EnhanceError, match=r"with --snr 2\.5$"):  # one SNR, another than was named
         check_snr([("a", 2.46), ("b", 2.54)], -5, "set")
     with pytest.raises(EnhanceError, match="with --snr any"):
         check_snr([("a", -5.0), ("b", float("nan"))], -5, "set")
