@@ -9,6 +9,9 @@ from enhance.config import LossConfig
 from enhance.gcrn import compress
 from enhance.perceptual import pesq_disturbance
 
+_LEVEL = 0.05  # rms, full scale 1: -26 dBFS, the middle of what mixtures have
+_SILENCE = 1e-4  # rms: a target under it (-80 dBFS) is raised no further than one at it
+
 
 def si_sdr(estimate: Tensor, target: Tensor, floor_db: float = -60.0) -> Tensor:
     """Scale-invariant signal-to-distortion ratio in dB.
@@ -69,6 +72,15 @@ def multi_resolution_error(
     return torch.stack(losses).mean()
 
 
+def level_gain(target: Tensor) -> Tensor:
+    """What brings each target to an rms of 0.05; a silent one is raised by 54 dB.
+
+    Shape: (B, N) -> (B, 1)
+    """
+    rms = target.square().mean(-1, keepdim=True).sqrt()
+    return _LEVEL / rms.clamp_min(_SILENCE)
+
+
 def enhancement_loss(
     config: LossConfig,
     estimate_spec: Tensor,
@@ -85,7 +97,7 @@ def enhancement_loss(
     Parameters
     ----------
     config
-        Weights.
+        Weights, and whether levels count.
     estimate_spec, target_spec
         Spectra (B, 2, T, F).
     estimate, target
@@ -99,6 +111,12 @@ def enhancement_loss(
         If `LossConfig.pesq` is asked at another sample rate.
     """
     losses: dict[str, Tensor] = {}
+    if config.level_invariant:
+        gain = level_gain(target)  # (B, 1)
+        estimate, target = estimate * gain, target * gain
+        estimate_spec, target_spec = (
+            x * gain[..., None, None] for x in (estimate_spec, target_spec)
+        )
     if config.complex or config.magnitude:
         e = compress(estimate_spec, config.compression)
         t = compress(target_spec, config.compression)
