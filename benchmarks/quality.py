@@ -42,7 +42,7 @@ SNR_TOLERANCE_DB = 0.1
 BUILTIN_DB = -5.0
 """SNR of the built-in set where none is named."""
 
-GROUP_LABELS = ("speech_group", "speaker_in_train", "group")
+GROUP_LABELS = ("speech_group", "speaker_in_train", "group", "noise_kind")
 """Labels by which clips are reported apart where the set has them."""
 
 

@@ -66,6 +66,10 @@ def data_mix(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Only the sources of data.held_out.")
     ] = False,
+    formulas: Annotated[
+        float,
+        typer.Option(min=0, max=1, metavar="SHARE", help="Of the noises, this share is made."),
+    ] = 0.0,
     snr: Snr = -5.0,
     count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 500,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 4.0,
@@ -98,6 +102,7 @@ def data_mix(
         count=count,
         seconds=seconds,
         seed=seed,
+        formulas=formulas,
         force=force,
         quiet=quiet,
     )

@@ -36,6 +36,10 @@ def evaluate(
     dnsmos: Annotated[
         bool, typer.Option("--dnsmos", help="DNSMOS P.835 too: about 1.2 s of CPU a clip.")
     ] = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Report groups of this label of the set; repeatable."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure PESQ-WB, STOI, ESTOI, SI-SDR, at a fixed SNR unless told otherwise."""
@@ -51,6 +55,7 @@ def evaluate(
         out=out,
         jobs=jobs,
         dnsmos=dnsmos,
+        groups=by,
         limit=limit,
         quiet=quiet,
     )

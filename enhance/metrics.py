@@ -49,6 +49,9 @@ _SILENCE = 1e-20
 """Energy of a signal without its mean, relative to full scale: at or below it is silence."""
 
 
+_TOO_LITTLE = "too little speech: STOI needs 30 frames (0.4 s) that hold some"
+
+
 class MetricRefused(EnhanceError):
     """This metric is not defined for this clip."""
 
@@ -180,12 +183,12 @@ def _pystoi(clean: Any, estimate: Any, sample_rate: int, extended: bool) -> floa
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             value = float(library(reference, signal, sample_rate, extended=extended))
-    except (ValueError, IndexError) as error:  # fewer samples than one frame
-        raise MetricRefused(f"too short for one frame of pystoi ({error})") from error
+    except (ValueError, IndexError) as error:  # no frame is left of it, or it has none
+        raise MetricRefused(_TOO_LITTLE) from error
     finally:
         np.random.set_state(state)  # noqa: NPY002
     if any("Not enough STFT frames" in str(item.message) for item in caught):
-        raise MetricRefused("pystoi returned 1e-5: fewer than 30 frames (0.4 s) that hold speech")
+        raise MetricRefused(_TOO_LITTLE)  # where pystoi returns 1e-5
     if not np.isfinite(value):
         raise MetricRefused("pystoi returned a value that is not finite")
     return value
