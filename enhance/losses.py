@@ -7,6 +7,7 @@ from torch import Tensor
 
 from enhance.config import LossConfig
 from enhance.gcrn import compress
+from enhance.loss_spectra import power_spectra
 from enhance.perceptual import pesq_disturbance
 
 _LEVEL = 0.05  # rms, full scale 1: -26 dBFS, the middle of what mixtures have
@@ -58,16 +59,7 @@ def multi_resolution_error(
     losses = []
     for size in sizes:
         window = torch.hann_window(size, device=estimate.device, dtype=estimate.dtype)
-        e, t = (
-            # 1e-8: the root's slope at zero is infinite.
-            (spec.real.square() + spec.imag.square() + 1e-8) ** (power / 2)
-            for spec in (
-                torch.stft(
-                    x, size, size // 2, window=window, pad_mode="constant", return_complex=True
-                )
-                for x in (estimate, target)
-            )
-        )  # (B, F, T)
+        e, t = (power_spectra(x, window, power / 2, 1e-8, pad=True) for x in (estimate, target))
         losses.append((e - t).square().mean())
     return torch.stack(losses).mean()
 

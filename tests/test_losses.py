@@ -160,7 +160,7 @@ def test_one_level_is_an_rms_of_a_twentieth() -> None:
     assert level_gain(torch.zeros(1, 80)).item() == pytest.approx(500)
 
 
-@pytest.mark.parametrize("sizes", [(), (512, 1)])
+@pytest.mark.parametrize("sizes", [(), (512, 1), (512, 255), (0,)])
 def test_transform_lengths_are_checked(sizes: tuple[int, ...]) -> None:
     with pytest.raises(EnhanceError, match="multi_resolution_sizes"):
         LossConfig(multi_resolution_sizes=sizes)
