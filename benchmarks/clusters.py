@@ -86,20 +86,33 @@ def clustered_error(
     variance, freedom = {}, []
     for factor in factors:
         sums: dict[Hashable, float] = {}
+        own = []
         for values, named in zip(parts, clusters, strict=True):
             names, index, sizes = _codes(named[factor])
             residuals = np.bincount(index, values - values.mean()) / values.size
             share = sizes / values.size
-            for name, value in zip(names, residuals / np.sqrt(1 - share), strict=True):
-                sums[name] = sums.get(name, 0.0) + float(value)
-            if factor != "cell":
-                freedom.append(1 / float(np.sum(share**2)) - 1)
-        variance[factor] = sum(value**2 for value in sums.values())
+            scores = residuals / np.sqrt(1 - share)
+            for name, score in zip(names, scores, strict=True):
+                sums[name] = sums.get(name, 0.0) + float(score)
+            free = max(1.0, 1 / float(np.sum(share**2)) - 1)
+            own.append((len(names), float(np.sum(scores**2)), free))
+        variance[factor] = sum(score**2 for score in sums.values())
+        if factor != "cell":
+            apart = sum(count for count, _, _ in own) == len(sums)
+            freedom.append(_freedom([(v, f) for _, v, f in own], apart))
     total = max(variance[name] for name in factors if name != "cell")
     if "cell" in variance:
         first, second, cell = variance.values()
         total = max(total, first + second - cell)
-    return math.sqrt(total), max(1.0, min(freedom))
+    return math.sqrt(total), min(freedom)
+
+
+def _freedom(parts: Sequence[tuple[float, float]], apart: bool) -> float:
+    """Of a sum: Welch's (1947) where no cluster is in two parts, else the least of them."""
+    total = sum(variance for variance, _ in parts)
+    if not apart or len(parts) == 1 or total == 0:
+        return min(freedom for _, freedom in parts)
+    return total**2 / sum(variance**2 / freedom for variance, freedom in parts)
 
 
 def _codes(names: Sequence[Hashable]) -> tuple[list[Hashable], np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from benchmarks.clusters import clustering, clusters_of
 from benchmarks.heard import TestClip, check
 from benchmarks.report import write_report
 from benchmarks.results import merge_results
-from benchmarks.statistics import mean_interval, paired_difference
+from benchmarks.statistics import paired_difference, row_interval
 from enhance.errors import EnhanceError, require
 from enhance.files import sha256, write_jsonl
 from enhance.metrics import ALL_METRICS, METRICS, versions
@@ -182,19 +182,11 @@ def summarize(rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str
     """Mean, interval and number refused of each metric, and of its gain over the noisy input."""
     result: dict[str, Any] = {}
     for metric in metrics:
-        entry = _interval(rows, "metrics", metric)
+        entry = row_interval(rows, "metrics", metric)
         entry["refused"] = len(rows) - entry["n"]
-        entry["gain"] = _interval(rows, "gains", metric)
+        entry["gain"] = row_interval(rows, "gains", metric)
         result[metric] = entry
     return result
-
-
-def _interval(rows: Sequence[Row], key: str, metric: str) -> Row:
-    found = [row for row in rows if metric in row[key]]
-    if not found:
-        return {"mean": None, "n": 0}
-    clusters = clusters_of([row["labels"] for row in found])
-    return mean_interval([row[key][metric] for row in found], clusters).row()
 
 
 def compare(a: Sequence[Row], b: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str, Any]:

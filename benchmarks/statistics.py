@@ -133,6 +133,26 @@ def mean_interval(
     return combined(mean, int(array.size), method, [clustered_error([array], [named])], confidence)
 
 
+def row_interval(rows: Sequence[Mapping[str, Any]], part: str, metric: str) -> dict[str, Any]:
+    """Mean of one metric over clips, clustered by their labels, as plain data.
+
+    Parameters
+    ----------
+    rows
+        One of each clip, with ``labels``.
+    part
+        Where the metric stands in a row, such as ``"metrics"`` or ``"gains"``; clips that lack it
+        are left out.
+    metric
+        Its name.
+    """
+    found = [row for row in rows if metric in row[part]]
+    if not found:
+        return {"mean": None, "n": 0}
+    clusters = clusters_of([row["labels"] for row in found])
+    return mean_interval([row[part][metric] for row in found], clusters).row()
+
+
 def group_difference(
     a: Sequence[float] | np.ndarray,
     b: Sequence[float] | np.ndarray,
@@ -142,7 +162,7 @@ def group_difference(
     """Mean of ``b`` less mean of ``a``, two groups of other clips, with its interval.
 
     A noise that both groups hold is one cluster, so that what it does to both cancels. A factor
-    counts only where each group has two clusters of it.
+    counts only where each group has two clusters of it. Without clusters it is Welch's interval.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ DNSMOS has a file of its own, `enhance.dnsmos`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -259,7 +259,7 @@ def measure(
             heard.update(dnsmos(estimate, sample_rate))
         return heard[name]
 
-    functions = {
+    functions: dict[str, Callable[[], float]] = {
         "pesq_wb": lambda: pesq_wb(clean, estimate, sample_rate),
         "stoi": lambda: stoi(clean, estimate, sample_rate),
         "estoi": lambda: estoi(clean, estimate, sample_rate),
