@@ -147,7 +147,7 @@ def _split_gemms(main: onnx.GraphProto) -> None:
 
 
 def check(graph: ModelProto, allowed: tuple[str, ...] = ()) -> None:
-    """Refuse a graph that is not valid ONNX or holds an operator of `FORBIDDEN`, but ``allowed``."""
+    """Refuse a graph that is not valid ONNX, or holds what is `FORBIDDEN` and not ``allowed``."""
     onnx.checker.check_model(graph, full_check=True)
     found = operators(graph)
     left = [name for name in FORBIDDEN if name in found and name not in allowed]

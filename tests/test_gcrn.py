@@ -314,8 +314,8 @@ def test_macs_of_a_dual_path_are_those_that_its_products_perform(mixing: str, ce
     plain = replace(config, rnn_layers=1)
     assert macs_per_frame(config, 65) - macs_per_frame(plain, 65) == counted
     single = replace(config, kernel_frames=1)
-    kernels = [(conv.conv.weight[:, :, 0], f) for conv, f in zip(net.encoder, net.sizes[1:], strict=True)]
-    extra = sum(weight.numel() * f for weight, f in kernels)
+    layers = zip(net.encoder, net.sizes[1:], strict=True)
+    extra = sum(layer.conv.weight[:, :, 0].numel() * f for layer, f in layers)
     assert macs_per_frame(config, 65) - macs_per_frame(single, 65) == extra
 
 
