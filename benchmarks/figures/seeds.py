@@ -1,0 +1,168 @@
+"""Means and paired differences over clips and seeds.
+
+From three seeds on the interval holds for new clips *and* new seeds: clips and seeds are crossed
+random factors, d[clip, seed] = mean + clip + seed + rest. The half width is the root of the sum of
+two squares, that of the (clustered) t interval over clips (of each clip's mean) and that of the t
+interval over seeds (of each seed's mean), see `benchmarks.figures.statistics.combined`. The rest is
+counted in both, so that the interval errs to the wide side: simulated with 3 and 5 seeds and 30 and
+227 clips it covers in 94.8 to 99.7 % of the cases, where that of a single seed covers in 12 to 95
+%.
+
+One or two seeds say nothing of a third: their intervals are over clips, for these seeds, and their
+differences claim nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.figures.clusters import Clusters, clusters_of
+from benchmarks.figures.statistics import Difference, Interval, combined, holm, mean_interval
+from enhance.errors import EnhanceError
+from enhance.measure.metrics import METRICS
+
+ENOUGH = 3
+"""Seeds from which on an interval speaks of seeds not run."""
+
+Row = dict[str, Any]
+Scores = Mapping[str, Row]
+"""Rows of ``clips.jsonl`` of one run, by clip."""
+
+
+def crossed_interval(
+    values: np.ndarray, clusters: Clusters | None = None, confidence: float = 0.95
+) -> Interval:
+    """Mean of a table of clips and seeds, with its interval.
+
+    Parameters
+    ----------
+    values
+        One value per clip and seed (C, S).
+    clusters
+        Of the clips, as in `benchmarks.figures.statistics.mean_interval`.
+    confidence
+        Probability that the interval covers the mean.
+
+    Raises
+    ------
+    EnhanceError
+        If the table is empty or a value is not finite.
+    """
+    if values.ndim != 2 or not values.size:
+        raise EnhanceError(f"crossed_interval: values of shape {values.shape}; needs (C, S)")
+    over_clips = mean_interval(values.mean(1), clusters, confidence)
+    if values.shape[1] < ENOUGH or not over_clips.errors:
+        return over_clips
+    errors = over_clips.errors + mean_interval(values.mean(0), None, confidence).errors
+    method = "t over clips and seeds" if over_clips.method == "t" else f"{over_clips.method}, seeds"
+    return combined(over_clips.mean, over_clips.n, method, errors, confidence)
+
+
+def mean_scores(runs: Sequence[Scores]) -> dict[str, Row]:
+    """Mean and interval of each metric over the runs (seeds) of one name.
+
+    Returns
+    -------
+    dict
+        By metric: the interval's row, and ``refused``, the clips that not every run measured.
+    """
+    result = {}
+    for metric in METRICS:
+        names, values = _table(runs, metric)
+        found = crossed_interval(values, _clusters(runs, names)) if names else None
+        entry: Row = found.row() if found else {"mean": None, "n": 0}
+        result[metric] = {**entry, "refused": len({c for run in runs for c in run}) - len(names)}
+    return result
+
+
+def differences(base: Sequence[Scores], own: Sequence[Scores]) -> dict[str, Row | None]:
+    """Paired difference ``own - base`` of each metric, clip by clip and seed by seed.
+
+    Parameters
+    ----------
+    base, own
+        Runs of the same seeds in the same order.
+
+    Returns
+    -------
+    dict
+        By metric: as `benchmarks.figures.statistics.Difference.row`; None where no clip was
+        measured by all. ``wins`` counts clips whose mean over seeds is higher. With fewer than
+        `ENOUGH` seeds ``verdict`` is ``"no claim"``.
+    """
+    result: dict[str, Row | None] = {}
+    for metric in METRICS:
+        first, a = _table(base, metric)
+        second, b = _table(own, metric)
+        common = sorted(set(first) & set(second))
+        if not common:
+            result[metric] = None
+            continue
+        d = b[[second.index(c) for c in common]] - a[[first.index(c) for c in common]]
+        wins = int(np.count_nonzero(d.mean(1) > 0))
+        only_one = len(set(first) ^ set(second))
+        interval = crossed_interval(d, _clusters(own, common))
+        row = Difference(interval, wins, only_one).row()
+        if len(own) < ENOUGH:
+            row |= {"verdict": "no claim", "p": None}
+        result[metric] = row
+    return result
+
+
+def by_group(runs: Sequence[Scores], label: str) -> dict[str, list[dict[str, Row]]]:
+    """The runs cut to the clips of each value of a label; empty where there is one value only."""
+    values = sorted({row["labels"].get(label, "") for run in runs for row in run.values()})
+    if len(values) < 2:
+        return {}
+    return {
+        value or "(none)": [
+            {clip: row for clip, row in run.items() if row["labels"].get(label, "") == value}
+            for run in runs
+        ]
+        for value in values
+    }
+
+
+def claims(rows: Sequence[Row]) -> set[tuple[str, str]]:
+    """Differences of a study that hold together: ``(name, metric)`` of each.
+
+    All differences of runs with `ENOUGH` seeds are one family, corrected by Holm's method.
+
+    Parameters
+    ----------
+    rows
+        One row of a study for each name (`benchmarks.study.report.shown_rows`).
+    """
+    family = [
+        (row["name"], metric, row["difference"][metric])
+        for row in rows
+        if row["difference"] and len(_compared_seeds(row)) >= ENOUGH
+        for metric in METRICS
+    ]
+    held = holm([entry and entry.get("p") for _, _, entry in family])
+    return {(name, metric) for (name, metric, _), one in zip(family, held, strict=True) if one}
+
+
+def no_claim(row: Row) -> str:
+    """``"one seed: no claim"`` where a row's difference has too few seeds; else nothing."""
+    count = len(_compared_seeds(row))
+    return "" if count >= ENOUGH else f"{'one seed' if count == 1 else 'two seeds'}: no claim"
+
+
+def _compared_seeds(row: Row) -> Sequence[int]:
+    seeds: Sequence[int] = row.get("difference_seeds") or row["seeds"]
+    return seeds
+
+
+def _clusters(runs: Sequence[Scores], clips: Sequence[str]) -> dict[str, list[str]]:
+    return clusters_of([runs[0][clip]["labels"] for clip in clips])
+
+
+def _table(runs: Sequence[Scores], metric: str) -> tuple[list[str], np.ndarray]:
+    """Clips that every run measured, and their values (C, S)."""
+    measured = [{c for c, row in run.items() if metric in row["metrics"]} for run in runs]
+    names = sorted(set.intersection(*measured)) if measured else []
+    return names, np.array([[run[c]["metrics"][metric] for run in runs] for c in names])

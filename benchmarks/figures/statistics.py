@@ -1,0 +1,323 @@
+"""Means with 95 % intervals, and paired differences, clip by clip, clustered.
+
+Two systems on the same clips differ far less than their separate intervals suggest, because a
+hard clip is hard for both: the interval of a comparison is that of the clip-by-clip differences,
+never the overlap of two intervals.
+
+Clips that share a noise recording or a speaker are not independent: intervals are clustered
+(`benchmarks.figures.clusters`). Without clusters they are Student's t over clips, which with three
+clips of a small group stays honest where a percentile bootstrap is far too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.figures.clusters import Clusters, clustered_error, clusters_of
+from enhance.errors import EnhanceError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the interval around it."""
+
+    mean: float
+    """Mean of the values."""
+    low: float | None
+    """Lower limit; None where one value gives no interval."""
+    high: float | None
+    """Upper limit."""
+    n: int
+    """Number of values."""
+    method: str
+    """How the limits were found."""
+    errors: tuple[tuple[float, float], ...] = ()
+    """Standard error and degrees of freedom of each random part."""
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval's width."""
+        if self.low is None or self.high is None:
+            return None
+        return (self.high - self.low) / 2
+
+    @property
+    def p(self) -> float | None:
+        """Smallest 1 - confidence whose interval leaves out zero; None without an interval."""
+        if not self.errors:
+            return None
+        if len(self.errors) == 1 and self.errors[0][0] > 0:
+            from scipy.stats import t
+
+            error, freedom = self.errors[0]
+            return float(2 * t.sf(abs(self.mean) / error, freedom))
+        from scipy.optimize import brentq
+
+        def excess(logarithm: float) -> float:
+            return _half_width(self.errors, math.exp(logarithm)) - abs(self.mean)
+
+        least, most = -30.0, -1e-12
+        if excess(least) <= 0:
+            return math.exp(least) if self.mean else 1.0
+        return math.exp(brentq(excess, least, most)) if excess(most) < 0 else 1.0
+
+    def row(self) -> dict[str, Any]:
+        """The interval as plain data."""
+        return {name: getattr(self, name) for name in ("mean", "low", "high", "n", "method")}
+
+
+def combined(mean: float, n: int, method: str, errors: Sequence[tuple[float, float]],
+             confidence: float = 0.95) -> Interval:  # fmt: skip
+    """Interval of a mean with independent random parts.
+
+    The half width is the root of the sum of the squares of the parts' t intervals, each with its
+    own degrees of freedom (Howe 1974, J. Am. Stat. Assoc. 69, 789).
+
+    Parameters
+    ----------
+    mean, n, method
+        Of the interval.
+    errors
+        Standard error and degrees of freedom of each part.
+    confidence
+        Probability that the interval covers the mean.
+    """
+    half = _half_width(errors, 1 - confidence)
+    return Interval(mean, mean - half, mean + half, n, method, tuple(errors))
+
+
+def _half_width(errors: Sequence[tuple[float, float]], outside: float) -> float:
+    from scipy.stats import t
+
+    return math.hypot(*(float(t.isf(outside / 2, freedom)) * error for error, freedom in errors))
+
+
+def mean_interval(
+    values: Sequence[float] | np.ndarray,
+    clusters: Clusters | None = None,
+    confidence: float = 0.95,
+) -> Interval:
+    """Mean of one value per clip, with its interval.
+
+    Parameters
+    ----------
+    values
+        One value per clip (n,).
+    clusters
+        By factor, the cluster of each clip (`clusters_of`), at most two factors; None for
+        independent clips.
+    confidence
+        Probability that the interval covers the mean.
+
+    Raises
+    ------
+    EnhanceError
+        If there are no values, or one is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size:
+        raise EnhanceError(f"mean_interval: values of shape {array.shape}; needs (n,) with n >= 1")
+    if not np.isfinite(array).all():
+        raise EnhanceError("mean_interval: a value is not finite; count it as refused instead")
+    named = {name: list(labels) for name, labels in (clusters or {}).items()}
+    named = {name: labels for name, labels in named.items() if len(set(labels)) > 1}
+    method = f"t over {' and '.join(named)}" if named else "t"
+    mean = float(array.mean())
+    if array.size == 1:
+        return Interval(mean, None, None, 1, method)
+    return combined(mean, int(array.size), method, [clustered_error([array], [named])], confidence)
+
+
+def row_interval(rows: Sequence[Mapping[str, Any]], part: str, metric: str) -> dict[str, Any]:
+    """Mean of one metric over clips, clustered by their labels, as plain data.
+
+    Parameters
+    ----------
+    rows
+        One of each clip, with ``labels``.
+    part
+        Where the metric stands in a row, such as ``"metrics"`` or ``"gains"``; clips that lack it
+        are left out.
+    metric
+        Its name.
+    """
+    found = [row for row in rows if metric in row[part]]
+    if not found:
+        return {"mean": None, "n": 0}
+    clusters = clusters_of([row["labels"] for row in found])
+    return mean_interval([row[part][metric] for row in found], clusters).row()
+
+
+def group_difference(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    clusters: tuple[Clusters, Clusters] | None = None,
+    confidence: float = 0.95,
+) -> Interval:
+    """Mean of ``b`` less mean of ``a``, two groups of other clips, with its interval.
+
+    A noise that both groups hold is one cluster, so that what it does to both cancels. A factor
+    counts only where each group has two clusters of it. Without clusters it is Welch's interval.
+
+    Parameters
+    ----------
+    a, b
+        One value per clip, at least two in each.
+    clusters
+        Of both, see `mean_interval`.
+    confidence
+        Probability that the interval covers the difference.
+
+    Raises
+    ------
+    EnhanceError
+        If a group has fewer than two values, or one is not finite.
+    """
+    parts = [np.asarray(x, dtype=np.float64) for x in (a, b)]
+    if min(x.size for x in parts) < 2 or not all(np.isfinite(x).all() for x in parts):
+        raise EnhanceError("group_difference: needs two finite values or more in each group")
+    both = clusters or ({}, {})
+    shared = [
+        name for name in both[0] if name in both[1] and all(len(set(own[name])) > 1 for own in both)
+    ]
+    named = [{name: list(own[name]) for name in shared} for own in both]
+    method = f"t over {' and '.join(shared)}" if shared else "t of two groups"
+    mean = float(parts[1].mean() - parts[0].mean())
+    count = sum(x.size for x in parts)
+    error = clustered_error([-parts[0], parts[1]], named)
+    return combined(mean, count, method, [error], confidence)
+
+
+def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
+    """Which of many differences hold together (Holm 1979, Scand. J. Stat. 6, 65).
+
+    The probability that any of them is false stays below ``level``, whatever their dependence.
+
+    Parameters
+    ----------
+    p_values
+        Of each difference; None counts as one that was looked at and shows nothing.
+    level
+        Family-wise error.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: _or_one(p_values[i]))
+    held = [False] * len(p_values)
+    for rank, i in enumerate(order):
+        if _or_one(p_values[i]) > level / (len(order) - rank):
+            break
+        held[i] = True
+    return held
+
+
+def _or_one(p: float | None) -> float:
+    return 1.0 if p is None else p
+
+
+@dataclass(frozen=True)
+class Difference:
+    """System ``b`` minus system ``a``, over the clips that both measured."""
+
+    interval: Interval
+    """Mean difference per clip and its interval."""
+    wins: int
+    """Clips on which ``b`` is higher."""
+    only_one: int
+    """Clips that only one of the two measured, left out of the difference."""
+
+    @property
+    def verdict(self) -> str:
+        """``"higher"``, ``"lower"`` or ``"undecided"``: which side of zero the interval lies on."""
+        low, high = self.interval.low, self.interval.high
+        if low is None or high is None or low <= 0 <= high:
+            return "undecided"
+        return "higher" if low > 0 else "lower"
+
+    def row(self) -> dict[str, Any]:
+        """The difference as plain data."""
+        return {
+            **self.interval.row(),
+            "p": self.interval.p,
+            "wins": self.wins,
+            "only_one": self.only_one,
+            "verdict": self.verdict,
+        }
+
+
+def paired_difference(
+    a: Mapping[Any, float],
+    b: Mapping[Any, float],
+    labels: Mapping[Any, Mapping[str, str]] | None = None,
+    confidence: float = 0.95,
+) -> Difference | None:
+    """Mean of ``b - a`` over the clips of both, with its interval.
+
+    Parameters
+    ----------
+    a, b
+        Value of each clip, by clip name; clips that were refused are absent.
+    labels
+        Of each clip, for `clusters_of`; None for independent clips.
+    confidence
+        As in `mean_interval`.
+
+    Returns
+    -------
+    Difference or None
+        None where the two have no clip in common.
+    """
+    common: list[Hashable] = sorted(set(a) & set(b))
+    if not common:
+        return None
+    differences = np.array([b[clip] - a[clip] for clip in common])
+    clusters = clusters_of([labels[clip] for clip in common]) if labels else None
+    return Difference(
+        interval=mean_interval(differences, clusters, confidence),
+        wins=int(np.count_nonzero(differences > 0)),
+        only_one=len(set(a) ^ set(b)),
+    )
+
+
+def ratio_of_medians(
+    a: np.ndarray, b: np.ndarray, blocks: int = 40, seed: int = 0, resamples: int = 1000
+) -> Interval:
+    """``median(b) / median(a)`` of two interleaved time series, with a block bootstrap interval.
+
+    Frame times drift with the machine, so that neighbours are alike: whole blocks of neighbours
+    are drawn, the same ones for both series (Kuensch 1989).
+
+    Parameters
+    ----------
+    a, b
+        Times in the order they were taken, interleaved; lengths may differ.
+    blocks
+        Number of blocks the run is cut into (fewer where a series is shorter).
+    seed, resamples
+        Of the bootstrap.
+
+    Raises
+    ------
+    EnhanceError
+        If a series is empty or the median of ``a`` is zero.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if not a.size or not b.size or np.median(a) <= 0:
+        raise EnhanceError("ratio_of_medians: needs times above zero on both sides")
+    ratio = float(np.median(b) / np.median(a))
+    count = min(blocks, a.size, b.size)
+    if count < 4:
+        return Interval(ratio, None, None, count, "block bootstrap")
+    parts_a, parts_b = np.array_split(a, count), np.array_split(b, count)
+    generator = np.random.default_rng(seed)
+    ratios = np.empty(resamples)
+    for index in range(resamples):
+        chosen = generator.integers(0, count, count)
+        below = np.median(np.concatenate([parts_a[i] for i in chosen]))
+        above = np.median(np.concatenate([parts_b[i] for i in chosen]))
+        ratios[index] = above / below
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return Interval(ratio, float(low), float(high), count, "block bootstrap")
