@@ -63,6 +63,7 @@ def evaluate(
     out: Path | str = Path("report"),
     jobs: int = 0,
     *,
+    cluster: str = "",
     groups: Sequence[str] | None = None,
     limit: int = 0,
     quiet: bool = False,
@@ -81,6 +82,8 @@ def evaluate(
         Folder for ``clips.jsonl``, ``results.jsonl``, ``report.md`` and the plot.
     jobs
         Worker processes; 0 for all cores.
+    cluster
+        Address of a Dask scheduler whose workers measure instead (`enhance.parallel.run`).
     groups
         Labels to report apart; None for those of `GROUP_LABELS` that the set has.
     limit
@@ -113,7 +116,7 @@ def evaluate(
     folder = Path(out)
     name, set_hash, pairs = _open(set, snr, limit, quiet)
     labels = _group_labels(pairs, groups)
-    rows, reused = _measure(candidates, pairs, set_hash, folder, jobs, quiet)
+    rows, reused = _measure(candidates, pairs, set_hash, folder, jobs, cluster, quiet)
     table = {(row["model_hash"], row["clip"]): row for row in rows}
     warnings: list[str] = []
     summaries = []
@@ -286,6 +289,7 @@ def _measure(
     set_hash: str,
     folder: Path,
     jobs: int,
+    cluster: str,
     quiet: bool,
 ) -> tuple[list[Row], int]:
     """All rows with gains, measured or taken from the folder; and how many were taken."""
@@ -313,7 +317,7 @@ def _measure(
     with (
         progress_bar(quiet=quiet) as bar,
         path.open("a", encoding="utf-8") as file,
-        contextlib.closing(rows_of.run(tasks, candidates, jobs or cores())) as stream,
+        contextlib.closing(rows_of.run(tasks, candidates, jobs or cores(), cluster)) as stream,
     ):
         job = bar.add_task("measuring", total=len(tasks), speed="")
         for number, row in enumerate(stream, 1):

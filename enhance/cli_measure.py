@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli_options import Force, Quiet, Snr
+from enhance.cli_options import Cluster, Force, Quiet, Snr
 from enhance.errors import require
 
 
@@ -30,6 +30,7 @@ def evaluate(
         "report"
     ),
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    cluster: Cluster = "",
     limit: Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -39,7 +40,16 @@ def evaluate(
     from benchmarks.report import show_evaluation
 
     show_evaluation(
-        measure(models or (), set=clips, snr=snr, out=out, jobs=jobs, limit=limit, quiet=quiet)
+        measure(
+            models or (),
+            set=clips,
+            snr=snr,
+            out=out,
+            jobs=jobs,
+            cluster=cluster,
+            limit=limit,
+            quiet=quiet,
+        )
     )
 
 
@@ -187,6 +197,7 @@ def compare(
         list[str] | None, typer.Option(metavar="NAME", help="Only this run; repeatable.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a process each.")] = 1,
+    cluster: Cluster = "",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     report: Annotated[
         bool, typer.Option("--report", help="Only write the tables anew; train nothing.")
@@ -217,6 +228,7 @@ def compare(
         base=base or (),
         only=only or (),
         jobs=jobs,
+        cluster=cluster,
         accelerator=accelerator,
         force=force,
         report=report,
