@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -64,6 +65,8 @@ def run(
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    # A worker that has grown is replaced between two items, which concerns nobody.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
     left = dict(enumerate(items))
     folder = str(Path.cwd()) if cluster else ""
     for death in range(1, DEATHS + 1):
