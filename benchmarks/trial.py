@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -247,6 +248,9 @@ def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -
     config = trial.config
     if conditions.threads and not config.training.threads:
         config = replace(config, training=replace(config.training, threads=conditions.threads))
+    if multiprocessing.current_process().daemon:
+        # A Dask worker below a nanny may have no children. Mixtures are the same without.
+        config = replace(config, data=replace(config.data, workers=0))
     steps = config.training.steps
     begin = _header(folder).get("step", 0)
     if begin < steps:

@@ -78,13 +78,13 @@ class Watch(contextlib.AbstractContextManager["Watch"]):
 
     def ended(self, key: str, state: str, message: str) -> None:
         """Tell how the work on a run ended (`benchmarks.workers.Outcome`)."""
-        if state == "stopped":
+        if state == "held":
+            self.say(f"{key}: left alone, another process works on it")
+        if state in ("held", "stopped"):
             return
         new = key not in self._ended
         self._ended.add(key)
-        if state == "held":
-            self.say(f"{key}: left alone, another process works on it")
-        elif state == "failed":
+        if state == "failed":
             self.say(f"{key}: FAILED: {message}{self._count()}")
         elif new:
             record = read_record(self._folder / key)
@@ -114,10 +114,8 @@ class Watch(contextlib.AbstractContextManager["Watch"]):
         if done <= 0 or left <= 0:
             return text
         minutes = (time.monotonic() - self._begin) / done * left / 60
-        return (
-            f"{text}, {minutes / 60:.1f} h left"
-            if minutes >= 90
-            else (f"{text}, {minutes:.0f} min left")
+        return text + (
+            f", {minutes / 60:.1f} h left" if minutes >= 90 else f", {minutes:.0f} min left"
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from filelock import Timeout
 
@@ -91,11 +91,11 @@ def run_study(
     here = not cluster and (jobs <= 1 or len(trials) <= 1)
     threads = conditions.threads or 1
     found: list[Outcome] = []
-    with (
+    with contextlib.ExitStack() as stack:
+        stack.callback(stop.unlink, missing_ok=True)
         # Here the run itself catches signals; elsewhere the workers are told.
-        contextlib.nullcontext() if here else Interrupt() as interrupt,
-        Watch(trials, folder, conditions.set_hash, quiet) as watch,
-    ):
+        interrupt = None if here else stack.enter_context(Interrupt())
+        watch = stack.enter_context(Watch(trials, folder, conditions.set_hash, quiet))
 
         def hand_on() -> None:
             if interrupt and interrupt.caught and not stop.exists():
@@ -103,9 +103,8 @@ def run_study(
                 watch.say("stopping: what trains is saved; Ctrl-C again ends at once")
 
         watch.at_each_look = hand_on
-        done = parallel.run(
-            partial(work, load), trials, jobs=jobs, cluster=cluster, threads=threads, batch=1
-        )
+        settings: Any = {"jobs": jobs, "cluster": cluster, "threads": threads}
+        done = parallel.run(partial(work, load), trials, **settings, batch=1)
         try:
             with contextlib.closing(done):
                 for _, outcome in done:
@@ -115,9 +114,9 @@ def run_study(
                         return found, outcome.message
         except KeyboardInterrupt:
             return found, "SIGINT"
-        finally:
-            stop.unlink(missing_ok=True)
-    return found, interrupt.caught if interrupt else ""
+    # A worker may have had a signal of its own.
+    stopped = [outcome.message for outcome in found if outcome.state == "stopped"]
+    return found, (interrupt.caught if interrupt else "") or max(stopped, default="")
 
 
 _ALONE = threading.Lock()
