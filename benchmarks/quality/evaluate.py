@@ -72,6 +72,7 @@ def evaluate(
     jobs: int = 0,
     *,
     dnsmos: bool = False,
+    cluster: str = "",
     groups: Sequence[str] | None = None,
     limit: int = 0,
     quiet: bool = False,
@@ -92,6 +93,8 @@ def evaluate(
         Worker processes; 0 for all cores.
     dnsmos
         Measure DNSMOS too: 1.2 s of CPU time for a clip of 4 s, six times that of all the others.
+    cluster
+        Address of a Dask scheduler whose workers measure instead (`enhance.parallel.run`).
     groups
         Labels to report apart; None for those of `GROUP_LABELS` that the set has.
     limit
@@ -125,7 +128,7 @@ def evaluate(
     folder = Path(out)
     name, set_hash, pairs = _open(set, snr, limit, quiet)
     labels = _group_labels(pairs, groups)
-    rows, reused = _measure(candidates, pairs, metrics, set_hash, folder, jobs, quiet)
+    rows, reused = _measure(candidates, pairs, metrics, set_hash, folder, jobs, cluster, quiet)
     table = {(row["model_hash"], row["clip"]): row for row in rows}
     warnings: list[str] = []
     summaries = []
@@ -312,6 +315,7 @@ def _measure(
     set_hash: str,
     folder: Path,
     jobs: int,
+    cluster: str,
     quiet: bool,
 ) -> tuple[list[Row], int]:
     """All rows with gains, measured or taken from the folder; and how many were taken."""
@@ -348,7 +352,7 @@ def _measure(
     with (
         progress_bar(quiet=quiet) as bar,
         path.open("a", encoding="utf-8") as file,
-        contextlib.closing(rows_of.run(tasks, candidates, jobs or cores())) as stream,
+        contextlib.closing(rows_of.run(tasks, candidates, jobs or cores(), cluster)) as stream,
     ):
         job = bar.add_task("measuring", total=len(tasks), speed="")
         for number, row in enumerate(stream, 1):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import ANY, Force, Quiet, read_snr
+from enhance.cli.options import ANY, Cluster, Force, Quiet, read_snr
 from enhance.errors import require
 
 
@@ -32,6 +32,7 @@ def evaluate(
         "report"
     ),
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    cluster: Cluster = "",
     limit: Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")] = 0,
     dnsmos: Annotated[
         bool, typer.Option("--dnsmos", help="DNSMOS P.835 too: about 1.2 s of CPU a clip.")
@@ -54,6 +55,7 @@ def evaluate(
         snr=None if level == ANY else level,
         out=out,
         jobs=jobs,
+        cluster=cluster,
         dnsmos=dnsmos,
         groups=by,
         limit=limit,
@@ -210,6 +212,7 @@ def compare(
         list[str] | None, typer.Option(metavar="NAME", help="Only this run; repeatable.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a process each.")] = 1,
+    cluster: Cluster = "",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     report: Annotated[
         bool, typer.Option("--report", help="Only write the tables anew; train nothing.")
@@ -240,6 +243,7 @@ def compare(
         base=base or (),
         only=only or (),
         jobs=jobs,
+        cluster=cluster,
         accelerator=accelerator,
         force=force,
         report=report,

@@ -12,6 +12,12 @@ import typer
 
 from enhance.errors import EnhanceError
 
+Cluster = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS", help="Dask scheduler whose workers do the work; they see these files."
+    ),
+]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and results only.")]
 Snr = Annotated[float, typer.Option("--snr", help="Signal-to-noise ratio in dB.")]

@@ -349,7 +349,7 @@ def test_the_gap_between_groups_is_welchs_and_clustered_where_labels_tell() -> N
     assert harm.gap([], rows(b), "stoi") is None
     single = {"mean": 1.0, "low": None, "high": None, "n": [1, 1]}
     assert harm.gap(rows([1.0]), rows([0.0]), "stoi") == single
-    # Four clips each of two women and two men: what one speaker does is seen twice, not eight times.
+    # Four clips each of two women and two men: what a speaker does is seen twice, not eight times.
     women = rows([1, 1.1, 1, 1.1, 3, 3.1, 3, 3.1], speaker="aaaabbbb")
     men = rows([1, 1.1, 1, 1.1, 2, 2.1, 2, 2.1], speaker="ccccdddd")
     wide = harm.gap(women, men, "stoi")
