@@ -21,6 +21,7 @@ from benchmarks.candidates import SAMPLE_RATE, Candidate, Enhance, load
 from enhance import audio
 from enhance.errors import EnhanceError
 from enhance.metrics import METRICS, MetricRefusal, measure
+from enhance.threads import torch_threads
 
 Row = dict[str, Any]
 
@@ -134,7 +135,8 @@ def run(
         From a worker; or if one died.
     """
     if jobs <= 1 or len(tasks) <= 1:
-        with _one_torch_thread(any(c.kind == "checkpoint" for c in candidates)):
+        torch_is_used = any(c.kind == "checkpoint" for c in candidates)
+        with torch_threads(1) if torch_is_used else contextlib.nullcontext():
             loaded: dict[int, Enhance] = {}
             for task in tasks:
                 yield _measure(task, candidates, loaded)
@@ -234,21 +236,6 @@ def environment(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _one_torch_thread(wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def read_rows(path: Path) -> list[Row]:

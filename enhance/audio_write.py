@@ -43,6 +43,7 @@ SUFFIXES = frozenset(_FORMATS)
 """Suffixes of the files that a folder is searched for, lower case; all can be written too."""
 
 _FLOAT = ("FLOAT", "DOUBLE")
+_ASCII_TAGS = ("MP3", "AIFF")  # others come back as other letters
 _BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -194,14 +195,21 @@ def writer(
             ) from error
         try:
             with file:
-                for name, text in (tags or {}).items():
-                    with contextlib.suppress(RuntimeError):  # a container without such a tag
-                        setattr(file, name, text)
+                _set_tags(file, tags or {})
                 yield AudioWriter(file, path, temporary)
         except soundfile.LibsndfileError as error:  # what was held back until the end
             raise _failed(path, temporary, error) from error
         if container == "WAVEX":
             _set_speakers(temporary, speakers)
+
+
+def _set_tags(file: soundfile.SoundFile, tags: Mapping[str, str]) -> None:
+    """Tags as far as libsndfile can write them; which program wrote the input is no such tag."""
+    for name, text in tags.items():
+        fits = text.isascii() or file.format not in _ASCII_TAGS
+        if text and fits and name != "software":
+            with contextlib.suppress(RuntimeError):  # a container without such a tag
+                setattr(file, name, text)
 
 
 def _set_speakers(path: Path, speakers: int) -> None:

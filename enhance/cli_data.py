@@ -10,6 +10,7 @@ import typer
 
 from enhance.cli_options import Force, Quiet, Snr
 from enhance.errors import EnhanceError, require
+from enhance.files import kind_of, resolved
 
 data_app = typer.Typer(help="Manifests, evaluation sets, example audio.", no_args_is_help=True)
 
@@ -82,7 +83,7 @@ def data_mix(
         extra = [f"data.corpus={corpus}"] if corpus else []
         data = load_run(config, [*(assign or []), *extra]).data
     if out is None:
-        name = Path(data.corpus).resolve().name if data.corpus else "own"
+        name = resolved(data.corpus).name if data.corpus else "own"
         name = name if data.corpus or data.speech or data.noise else "synthetic"
         out = Path("sets") / f"{name}-snr{snr:g}-{count}x{seconds:g}s-seed{seed}"
     found = mix(
@@ -110,7 +111,7 @@ def data_example(
     from enhance.audio import read, write
     from enhance.data.evaluation_set import builtin_set
 
-    if out.exists() and not force:
+    if kind_of(out) is not None and not force:
         raise EnhanceError(f"{out}: exists already; overwrite it with --force")
     _, _, noisy, _ = builtin_set(snr, quiet=quiet).pairs[0]
     wave = read(noisy)

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def kind_of(path: Path | str) -> Kind | None:
         If the path cannot be looked at.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -70,7 +71,7 @@ def same_file(one: Path | str, other: Path | str) -> bool:
     """Whether two paths lead to one place, by name or by hard link."""
     if resolved(one) == resolved(other):
         return True
-    return kind_of(one) is not None and kind_of(other) is not None and os.path.samefile(one, other)
+    return kind_of(one) is not None and kind_of(other) is not None and Path(one).samefile(other)
 
 
 def _unreachable(path: Path | str, error: Exception) -> EnhanceError:
@@ -231,6 +232,14 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
                 f"{path}: cannot be made ({error.strerror or error}); choose another place"
             ) from error
         raise
+
+
+@contextlib.contextmanager
+@unwound_by_signals
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, on Ctrl-C, SIGTERM and SIGHUP too."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def check_writable(path: Path | str) -> None:

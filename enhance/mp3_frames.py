@@ -58,9 +58,10 @@ class Frame:
     @property
     def side(self) -> int:
         """Where in a frame of layer III the count of frames stands, after header and side data."""
-        return 4 + {(1, False): 32, (1, True): 17, (2, False): 17, (2, True): 9}[
-            self.version, self.mono
-        ]
+        return (
+            4
+            + {(1, False): 32, (1, True): 17, (2, False): 17, (2, True): 9}[self.version, self.mono]
+        )
 
 
 def parse(head: bytes) -> Frame | None:

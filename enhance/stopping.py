@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as exceptions, so that what is half made is removed before the process ends."""
+"""SIGTERM and SIGHUP as exceptions, so that what is half made is removed first."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_wav_beyond_4_gb_with_a_size_that_wrapped(tmp_path: Path) -> None:
     with AudioReader(path) as reader:
         assert reader.info.frames == 2**31 + 16000
         assert len(next(reader.blocks(2**31 + 15990))) == 10
-        assert next(reader.blocks(100, 5))[:, 0].tolist() == read(path, start=100, frames=5).tolist()
+        np.testing.assert_allclose(next(reader.blocks(100, 5))[:, 0], WAVE[100:105], atol=1e-4)
 
 
 def test_rf64_and_odd_sizes(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_layer_2_is_read_whole_or_refused(tmp_path: Path) -> None:
 
 
 def test_the_manifest_counts_the_same(tmp_path: Path) -> None:
-    _, bare, frames = mp3(tmp_path)
+    _, _, frames = mp3(tmp_path)
     wav(tmp_path / "a.wav", 100)
     clips, failures = scan_folder(tmp_path, quiet=True)
     assert not failures

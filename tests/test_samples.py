@@ -59,7 +59,7 @@ def test_what_is_no_rate_is_one_line(delay: Enhancer, tmp_path: Path, rate: obje
         lambda: audio.resample(noise(700), rate, 16000),
         lambda: audio.write(tmp_path / "a.wav", noise(700), rate),
     ):
-        with pytest.raises(EnhanceError, match="sample_rate .*: must be") as caught:
+        with pytest.raises(EnhanceError, match=r"sample_rate .*: must be") as caught:
             call()
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -67,10 +67,10 @@ def test_what_is_no_rate_is_one_line(delay: Enhancer, tmp_path: Path, rate: obje
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, None, "2", 2000, True])
 def test_what_is_no_number_of_channels_or_threads(delay: Enhancer, count: object) -> None:
-    with pytest.raises(EnhanceError, match="channels .*: must be"):
+    with pytest.raises(EnhanceError, match=r"channels .*: must be"):
         AlignedStream(delay, 16000, count)
     if count != 2000:
-        with pytest.raises(EnhanceError, match="num_threads .*: must be"):
+        with pytest.raises(EnhanceError, match=r"num_threads .*: must be"):
             Enhancer(delay.path, num_threads=count)
 
 
@@ -147,9 +147,7 @@ def test_samples_of_another_scale_are_refused(
             call()
     assert all(np.array_equal(before[name], value) for name, value in stream.state().items())
     rest = [stream.process(wave[7:]), stream.flush()]
-    np.testing.assert_array_equal(
-        np.concatenate([first, *rest])[delay.latency_samples :], wave
-    )
+    np.testing.assert_array_equal(np.concatenate([first, *rest])[delay.latency_samples :], wave)
     soundfile.write(tmp_path / "a.wav", loud, 16000, "FLOAT")
     with pytest.raises(EnhanceError, match=r"a\.wav: peaks at .*divide it by"):
         run_path(tmp_path / "a.wav", model=delay)
