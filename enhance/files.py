@@ -178,8 +178,9 @@ def sha256(path: Path | str) -> str:
         with Path(path).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    except OSError as error:
-        raise EnhanceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise EnhanceError(f"{path}: cannot be read ({why})") from error
     return digest.hexdigest()
 
 
