@@ -182,7 +182,7 @@ def builtin_set(snr_db: float = -5.0, count: int = 500, *, quiet: bool = False) 
 
     Its voices, noises and mixtures come from another seed than the built-in training corpus.
     """
-    from enhance.data.synthetic import corpus as demo_corpus
+    from enhance.data import demo_corpus
 
     version = f"v{demo_corpus.VERSION}.{_BUILTIN_VERSION}"
     folder = cache_folder("sets", f"synthetic-{version}-snr{snr_db:g}-count{count}")
@@ -249,7 +249,7 @@ def mix(
 
 
 def _builtin_clips(quiet: bool) -> tuple[list[Clip], list[Clip]]:
-    from enhance.data.synthetic import corpus as demo_corpus
+    from enhance.data import demo_corpus
 
     clips = read_manifest(demo_corpus.ensure_held_out(BUILTIN_SEED, quiet=quiet) / "manifest.jsonl")
     return [c for c in clips if c.kind == "speech"], [c for c in clips if c.kind == "noise"]

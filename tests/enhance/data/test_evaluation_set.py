@@ -11,11 +11,10 @@ import pytest
 import soundfile
 from audio_clips import clip, speech_and_noise
 
-from enhance.data import evaluation_set, mixing
+from enhance.data import demo_corpus, evaluation_set, mixing
 from enhance.data.clips import DataConfig, split
 from enhance.data.evaluation_set import EvaluationSet, make_set, mix, open_set
 from enhance.data.manifest import Clip, write_manifest
-from enhance.data.synthetic import corpus as demo_corpus
 from enhance.errors import EnhanceError
 
 
