@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from enhance import parallel
 from enhance.audio import read as audio
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, MetricRefusal, measure
+from enhance.threads import torch_threads
 
 Row = dict[str, Any]
 
@@ -133,7 +134,7 @@ def run(
     torch = any(candidate.kind == "checkpoint" for candidate in candidates)
     work = [(task, candidates[task.candidate]) for task in tasks]
     with (
-        _one_torch_thread(torch),
+        torch_threads(1) if torch else contextlib.nullcontext(),
         contextlib.closing(parallel.run(_measure, work, jobs=jobs, cluster=cluster)) as rows,
     ):
         for _, row in rows:
@@ -145,23 +146,8 @@ _loaded = lru_cache(maxsize=32)(load)
 
 def _measure(work: tuple[Task, Candidate]) -> Row:
     task, candidate = work
-    with _one_torch_thread(candidate.kind == "checkpoint"):
+    with torch_threads(1) if candidate.kind == "checkpoint" else contextlib.nullcontext():
         return task.measure(candidate, _loaded(candidate))
-
-
-@contextlib.contextmanager
-def _one_torch_thread(wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def read_rows(path: Path) -> list[Row]:

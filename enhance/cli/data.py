@@ -10,6 +10,7 @@ import typer
 
 from enhance.cli.options import Cluster, Force, Quiet, Snr
 from enhance.errors import EnhanceError, require
+from enhance.files import kind_of, resolved
 
 data_app = typer.Typer(help="Manifests, evaluation sets, example audio.", no_args_is_help=True)
 
@@ -89,7 +90,7 @@ def data_mix(
         extra = [f"data.corpus={corpus}"] if corpus else []
         data = load_run(config, [*(assign or []), *extra]).data
     if out is None:
-        name = Path(data.corpus).resolve().name if data.corpus else "own"
+        name = resolved(data.corpus).name if data.corpus else "own"
         name = name if data.corpus or data.speech or data.noise else "synthetic"
         name += "-held-out" if held_out else ""
         out = Path("sets") / f"{name}-snr{snr:g}-{count}x{seconds:g}s-seed{seed}"
@@ -121,7 +122,7 @@ def data_example(
     from enhance.audio.write import write
     from enhance.data.evaluation_set import builtin_set
 
-    if out.exists() and not force:
+    if kind_of(out) is not None and not force:
         raise EnhanceError(f"{out}: exists already; overwrite it with --force")
     _, _, noisy, _ = builtin_set(snr, quiet=quiet).pairs[0]
     wave = read(noisy)

@@ -19,7 +19,7 @@ from enhance.data.formulas import FAMILIES
 from enhance.data.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
 from enhance.data.recipe import Formula, Piece, Recipe
 from enhance.errors import EnhanceError
-from enhance.files import atomic_folder, cache_folder, sha256, write_jsonl
+from enhance.files import atomic_folder, cache_folder, is_file, is_folder, sha256, write_jsonl
 
 if TYPE_CHECKING:
     from enhance.data.mixing import Mixer
@@ -159,10 +159,10 @@ def open_set(folder: Path | str) -> EvaluationSet:
         If a file has no partner, there is no pair, or the hashes in the manifest are others.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise EnhanceError(f"{folder}: no such evaluation set")
     for part in ("clean", "noisy"):
-        if not (folder / part).is_dir():
+        if not is_folder(folder / part):
             raise EnhanceError(
                 f"{folder}: an evaluation set has subfolders clean/ and noisy/; {part}/ is missing"
             )
@@ -201,7 +201,7 @@ def builtin_set(snr_db: float = -5.0, count: int = 500, *, quiet: bool = False) 
 
     version = f"v{demo_corpus.VERSION}.{_BUILTIN_VERSION}"
     folder = cache_folder("sets", f"synthetic-{version}-snr{snr_db:g}-count{count}")
-    if not (folder / "manifest.jsonl").is_file():
+    if not is_file(folder / "manifest.jsonl"):
         speech, noise = _builtin_clips(quiet)
         # Two processes may get here at once: both make the same set, the first one's stays.
         try:
@@ -209,7 +209,7 @@ def builtin_set(snr_db: float = -5.0, count: int = 500, *, quiet: bool = False) 
                 speech, noise, folder, snr_db=snr_db, count=count, seed=BUILTIN_SEED, quiet=quiet
             )
         except EnhanceError:
-            if not (folder / "manifest.jsonl").is_file():
+            if not is_file(folder / "manifest.jsonl"):
                 raise
     return open_set(folder)
 
@@ -353,7 +353,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 def _manifest_rows(folder: Path) -> dict[str, dict[str, Any]]:
     for manifest in (folder / "manifest.jsonl", folder / "manifest.csv"):
-        if manifest.is_file():
+        if is_file(manifest):
             break
     else:
         return {}
