@@ -6,12 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from benchmarks.figures.clusters import clusters_of
-from benchmarks.figures.statistics import group_difference, mean_interval, paired_difference
+from benchmarks.figures.statistics import group_difference, paired_difference, row_interval
 from benchmarks.guard import cases as c
 from benchmarks.guard.bounds import Harm, judge
 from benchmarks.guard.cases import Case
@@ -23,52 +22,6 @@ from enhance.measure.metrics import METRICS
 
 Rows = dict[tuple[str, str], list[Row]]
 """Rows in the order of the clips, by case and hash of the model."""
-
-Told = Sequence[tuple[float, Mapping[str, str]]]
-"""Values of clips and the clips' labels."""
-
-
-def interval(told: Told) -> Row:
-    """Mean and interval, clustered by the noises and speakers that clips share; `low` is None for
-    one clip, `mean` for none."""
-    if not told:
-        return {"mean": None, "n": 0}
-    return mean_interval([value for value, _ in told], _clusters(told)).row()
-
-
-def worst_tenth(told: Told) -> Row:
-    """Mean of the tenth of the clips with the lowest values, and its interval.
-
-    It is the mean over all clips of ``q + min(x - q, 0) n / k``, with k of n clips in the tenth
-    and q the lowest value outside (Rockafellar and Uryasev 2000, J. Risk 2(3), 21): the interval
-    is that of these values.
-    """
-    values = np.array([value for value, _ in told])
-    if values.size < 2:
-        return interval(told)
-    count = math.ceil(values.size / 10)
-    edge = np.sort(values)[count]
-    bent = edge + np.minimum(values - edge, 0) * values.size / count
-    return interval([(float(v), labels) for v, (_, labels) in zip(bent, told, strict=True)])
-
-
-def difference(a: Told, b: Told) -> Row | None:
-    """Mean of ``a`` less mean of ``b``, two groups of clips; None where one is empty."""
-    if not a or not b:
-        return None
-    x, y = ([value for value, _ in told] for told in (a, b))
-    if min(len(a), len(b)) < 2:
-        mean = float(np.mean(x) - np.mean(y))
-        return {"mean": mean, "low": None, "high": None, "n": len(a) + len(b)}
-    return group_difference(y, x, (_clusters(b), _clusters(a))).row()
-
-
-def _clusters(told: Told) -> dict[str, list[str]]:
-    return clusters_of([labels for _, labels in told])
-
-
-def _told(rows: Sequence[Row], part: str, key: str) -> Told:
-    return [(row[part][key], row["labels"]) for row in rows if key in row[part]]
 
 
 def summary(candidate: Candidate, rows: Rows, cases: Sequence[Case], bounds: Harm, sex: str) -> Row:
@@ -111,11 +64,10 @@ def summarize(case: Case, rows: Sequence[Row]) -> Row:
     found["synthetic"] = all(row["labels"].get("synthetic") == "yes" for row in rows)
     kept = [c.KEPT] if any(c.KEPT in (*row["metrics"], *row["lost"]) for row in rows) else []
     for metric in (*case.metrics, *kept):
-        values = _told(rows, "metrics", metric)
-        entry = interval(values)
-        entry["worst_tenth_interval"] = worst_tenth(values)
+        entry = row_interval(rows, "metrics", metric)
+        entry["worst_tenth_interval"] = worst_tenth(rows, metric)
         entry["worst_tenth"] = entry["worst_tenth_interval"]["mean"]
-        entry["gain"] = interval(_told(rows, "gains", metric))
+        entry["gain"] = row_interval(rows, "gains", metric)
         reasons = [
             next((x["reason"] for x in row["refusals"] if x["metric"] == metric), row["error"])
             for row in rows
@@ -124,12 +76,32 @@ def summarize(case: Case, rows: Sequence[Row]) -> Row:
         entry["lost"], entry["reason"] = len(reasons), reasons[0] if reasons else ""
         found["metrics"][metric] = entry
     over = [row["overshoot_db"] for row in done if row["overshoot_db"] is not None]
-    found["change_db"] = interval(
-        [(row["change_db"], row["labels"]) for row in done if row["change_db"] is not None]
-    )
+    changed = [row for row in done if row["change_db"] is not None]
+    levels = [{"change": {"db": r["change_db"]}, "labels": r["labels"]} for r in changed]
+    found["change_db"] = row_interval(levels, "change", "db")
     found["overshoot_db"] = max(over, default=None)
     found["peak_out_dbfs"] = max((row["peak_out_dbfs"] for row in done), default=None)
     return found
+
+
+def worst_tenth(rows: Sequence[Row], metric: str) -> Row:
+    """Mean of the tenth of the clips with the lowest values, and its interval.
+
+    It is the mean over all clips of ``q + min(x - q, 0) n / k``, with k of n clips in the tenth
+    and q the lowest value outside (Rockafellar and Uryasev 2000, J. Risk 2(3), 21): the interval
+    is that of these values.
+    """
+    told = [row for row in rows if metric in row["metrics"]]
+    values = np.array([row["metrics"][metric] for row in told])
+    if values.size > 1:
+        count = math.ceil(values.size / 10)
+        edge = np.sort(values)[count]
+        values = edge + np.minimum(values - edge, 0) * values.size / count
+    bent = [
+        {"metrics": {metric: float(value)}, "labels": row["labels"]}
+        for value, row in zip(values, told, strict=True)
+    ]
+    return row_interval(bent, "metrics", metric)
 
 
 def _groups(rows: Sequence[Row], name_of: Callable[[Row], str], first: str, second: str) -> Row:
@@ -145,16 +117,13 @@ def _groups(rows: Sequence[Row], name_of: Callable[[Row], str], first: str, seco
         values[name] = {
             "clips": len(parts[name]),
             "speakers": len(speakers),
-            "gain": {m: interval(_told(parts[name], "gains", m)) for m in c.FIGURES},
+            "gain": {m: row_interval(parts[name], "gains", m) for m in c.FIGURES},
         }
     return {
         "values": values,
         "difference": {
             "of": f"{first} - {second}",
-            **{
-                m: difference(*(_told(parts[name], "gains", m) for name in (first, second)))
-                for m in c.FIGURES
-            },
+            **{m: gap(parts[first], parts[second], m) for m in c.FIGURES},
         },
     }
 
@@ -182,7 +151,11 @@ def signals_and_noise(own: Mapping[str, Sequence[Row]]) -> Row:
             "clips": len({clip for by_clip in side.values() for clip in by_clip}),
             "speakers": 0,
             "gain": {
-                figure: interval([(gain, labels[clip]) for clip, gain in by_clip.items()])
+                figure: row_interval(
+                    [{"gain": {figure: x}, "labels": labels[k]} for k, x in by_clip.items()],
+                    "gain",
+                    figure,
+                )
                 for figure, by_clip in side.items()
             },
         }
@@ -194,6 +167,27 @@ def signals_and_noise(own: Mapping[str, Sequence[Row]]) -> Row:
     }
     apart = {figure: gap.row() if gap else None for figure, gap in gaps.items()}
     return {"values": values, "difference": {"of": "signals - other noise", **apart}}
+
+
+def gap(a: Sequence[Row], b: Sequence[Row], metric: str) -> Row | None:
+    """Mean gain of rows ``a`` less that of rows ``b``, other clips, with its clustered interval.
+
+    Returns
+    -------
+    dict or None
+        `mean`, `low`, `high` (None where a group has one value) and `n` of both; None where a
+        group has none.
+    """
+    both = [[row for row in rows if metric in row["gains"]] for rows in (b, a)]
+    second, first = ([row["gains"][metric] for row in rows] for rows in both)
+    if not first or not second:
+        return None
+    count = [len(first), len(second)]
+    if min(count) < 2:
+        mean = float(np.mean(first) - np.mean(second))
+        return {"mean": mean, "low": None, "high": None, "n": count}
+    labels = [clusters_of([row["labels"] for row in rows]) for rows in both]
+    return group_difference(second, first, (labels[0], labels[1])).row() | {"n": count}
 
 
 def _level_change(usual: Sequence[Row], other: Sequence[Row]) -> Row:

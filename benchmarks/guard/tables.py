@@ -153,8 +153,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
             told += [", ".join(given[key]) for key in ("sources", "languages") if given[key]]
             told += ["licence: " + "; ".join(given["licences"])] if given["licences"] else []
             lines.append(f"{kind}: {', '.join(told)}")
-    lines.append("groups differ in their noises too; level of what should stay: the part of the "
-                 "output that is the clean signal, against the input's")  # fmt: skip
+    lines.append("groups differ in their noises too, where the set does not cross the two; level "
+                 "of what should stay: the part of the output that is the clean signal, against "
+                 "the input's")  # fmt: skip
     return lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.table import Table
 from enhance.config import MODELS, GcrnConfig, ModelConfig
 from enhance.device.hub import find_model, shipped_models
 from enhance.errors import EnhanceError, require
+from enhance.files import is_folder
 from enhance.settings import parse
 from enhance.stft import FRAMINGS, StftConfig
 
@@ -62,7 +62,7 @@ def describe(model: str | None, framing: str = "25-20") -> None:
 def _facts(model: str, framing: str) -> dict[str, Any]:
     if model in MODELS:
         return _of_config(model, "preset", ModelConfig(FRAMINGS[framing], MODELS[model]))
-    if Path(model).is_dir():
+    if is_folder(model):
         require("train", "torch", "safetensors")
         from enhance.network.checkpoint import read_info
 

@@ -49,9 +49,9 @@ class Whole(nn.Module):
             )
         for layer in cast(Iterable[GroupedRnn | DualPath], self.model.network.rnns):
             if isinstance(layer, DualPath):
-                layer.time = OnnxRnn(layer.time)
+                layer.time = cast(nn.LSTM, OnnxRnn(layer.time))
                 if isinstance(layer.mix, RecurrentMixer):
-                    layer.mix.rnn = OnnxRnn(layer.mix.rnn)
+                    layer.mix.rnn = cast(nn.LSTM, OnnxRnn(layer.mix.rnn))
                 continue
             groups = cast(Iterable[nn.LSTM | nn.GRU], layer.groups)
             layer.groups = nn.ModuleList(OnnxRnn(group) for group in groups)
