@@ -16,7 +16,14 @@ from enhance import audio
 from enhance.checkpoint import CheckpointInfo, load_model, read_info
 from enhance.data.evaluation_set import builtin_set, open_set
 from enhance.errors import EnhanceError
-from enhance.files import check_writable, kind_of, resolved, temporary_folder, write_json, write_jsonl
+from enhance.files import (
+    check_writable,
+    kind_of,
+    resolved,
+    temporary_folder,
+    write_json,
+    write_jsonl,
+)
 from enhance.progress import progress_bar
 from enhance.runtime import Enhancer
 from enhance.threads import torch_threads

@@ -42,9 +42,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rate", [8000, 48000, 11127])
-def test_every_encoding_goes_into_every_suffix(
-    tmp_path: Path, delay: Enhancer, rate: int
-) -> None:
+def test_every_encoding_goes_into_every_suffix(tmp_path: Path, delay: Enhancer, rate: int) -> None:
     """Or is refused in one line because nothing of that suffix has the rate."""
     tried, refused = 0, set()
     for container, subtype in ENCODINGS:
@@ -147,7 +145,10 @@ def test_names_of_any_bytes(tmp_path: Path, environment: dict[str, str]) -> None
         (tmp_path / "a.wav").rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name + b".wav"))
         done = enhance("run", "-v", name + b".wav", cwd=tmp_path, **environment)
         assert done.returncode == 0, done.stderr
-        assert sorted(os.listdir(os.fsencode(tmp_path))) == [name + b".wav", name + b"_enhanced.wav"]
+        assert sorted(os.listdir(os.fsencode(tmp_path))) == [
+            name + b".wav",
+            name + b"_enhanced.wav",
+        ]
         done = enhance("run", name + b".wav", cwd=tmp_path, **environment)
         assert done.returncode == 2
         assert b"exists already" in done.stderr
