@@ -65,6 +65,7 @@ class Enhancer:
         is out of its range.
     """
 
+    _states: dict[str, np.ndarray]
     _pending: np.ndarray
     _dry: np.ndarray  # the last `latency_samples` of the input whose output was given
     _received: int
