@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from enhance.device.enhancer import Enhancer
     from enhance.errors import EnhanceError
-    from enhance.runtime import Enhancer
     from enhance.stft import StftConfig
 
     __version__: str
@@ -28,7 +28,7 @@ __all__ = ["EnhanceError", "Enhancer", "StftConfig", "__version__"]
 
 _HOMES = {
     "EnhanceError": "enhance.errors",
-    "Enhancer": "enhance.runtime",
+    "Enhancer": "enhance.device.enhancer",
     "StftConfig": "enhance.stft",
 }
 

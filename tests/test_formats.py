@@ -13,12 +13,13 @@ import pytest
 import soundfile
 from tiny_onnx import build
 
-from enhance.audio import SUFFIXES, info, read, write
+from enhance.audio.read import info, read
+from enhance.audio.write import SUFFIXES, write
+from enhance.device.clean import clean_file, run_path
+from enhance.device.enhancer import Enhancer
+from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
 from enhance.files import atomic, kind_of, read_jsonl, resolved, same_file, sha256, write_jsonl
-from enhance.hub import find_model
-from enhance.run import clean_file, run_path
-from enhance.runtime import Enhancer
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(6)
@@ -230,11 +231,11 @@ def test_full_standard_output_is_one_line() -> None:
 def test_nothing_is_sent_and_nothing_written_to_the_home(tmp_path: Path) -> None:
     write(tmp_path / "x.wav", noise(500), 16000)
     for code in (
-        "from enhance.run import run_path; run_path('x.wav', 'y.wav', force=True, quiet=True)",
-        "import benchmarks.cold_start, onnxruntime",
-        "import enhance.offline, onnxruntime",
+        "from enhance.device.clean import run_path; run_path('x.wav', 'y.wav', force=True, quiet=True)",
+        "import benchmarks.latency.cold_start, onnxruntime",
+        "import enhance.device.offline, onnxruntime",
         "from multiprocessing import get_context\n"
-        "import enhance.runtime\n"
+        "import enhance.device.enhancer\n"
         "if __name__ == '__main__':\n"
         "    with get_context('spawn').Pool(1) as pool:\n"
         "        pool.apply(exec, ('import onnxruntime',))",

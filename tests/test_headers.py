@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from enhance.audio import AudioReader, info, read
+from enhance.audio.mp3_frames import parse
+from enhance.audio.read import AudioReader, info, read
 from enhance.data.manifest import scan_folder
+from enhance.device.clean import run_path
 from enhance.errors import EnhanceError
-from enhance.mp3_frames import parse
-from enhance.run import run_path
 
 RNG = np.random.default_rng(5)
 WAVE = RNG.uniform(-0.5, 0.5, 16000)

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from enhance.hub import find_model, shipped_models
-from enhance.runtime import Enhancer
+from enhance.device.enhancer import Enhancer
+from enhance.device.hub import find_model, shipped_models
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_suffix(".json")
@@ -57,11 +57,11 @@ def test_golden_waveform(name: str) -> None:
 def both(request: pytest.FixtureRequest) -> tuple[ModelProto, ModelProto]:
     """The shipped file, and the checkpoint exported today."""
     torch = pytest.importorskip("torch")
-    from enhance.checkpoint import load_model
+    from enhance.network.checkpoint import load_model
     from enhance.threads import torch_threads
+    from export.graph.quantize import quantize
+    from export.graph.step import step_graph
     from export.metadata import describe
-    from export.onnx import step_graph
-    from export.quantize import quantize
 
     assert torch
     model, info = load_model(ROOT / "checkpoints" / request.param)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enhance.audio import write
+from enhance.audio.write import write
 from enhance.files import atomic
 
 ROOT = Path(__file__).parents[1]
