@@ -28,6 +28,7 @@ from enhance.training import run_folder
 from enhance.training import state as trainer_state
 from enhance.training.history import HISTORY
 from enhance.training.loop import fit
+from enhance.training.processes import Hardware
 
 RECORD = "trial.json"
 EVALUATION = "evaluation"
@@ -212,7 +213,7 @@ def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -
             make_objective(config, quiet=True),
             folder,
             resume=any((folder / name).exists() for name in present),
-            accelerator=conditions.accelerator,
+            hardware=Hardware(conditions.accelerator),
             quiet=True,
         )
         record["stints"].append({

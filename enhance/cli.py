@@ -17,7 +17,7 @@ from enhance import cli_speaker as speaker
 from enhance import cli_ssl as ssl
 from enhance.cli_analyze import analyze_app
 from enhance.cli_data import data_app
-from enhance.cli_options import Force, Quiet
+from enhance.cli_options import Accelerator, Devices, Force, NumNodes, Quiet, Strategy
 from enhance.errors import EnhanceError, require
 
 app = typer.Typer(
@@ -114,10 +114,10 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint whose weights a new run starts from.")
     ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes, or GPUs, per node.")] = 1,
-    strategy: Annotated[str, typer.Option(help="Lightning Fabric's strategy.")] = "auto",
-    num_nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    devices: Devices = 1,
+    strategy: Strategy = "auto",
+    num_nodes: NumNodes = 1,
+    accelerator: Accelerator = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Train an enhancer.
@@ -132,6 +132,7 @@ def train(
     from enhance.checkpoint import newest_run
     from enhance.settings import load_run
     from enhance.training.loop import fit
+    from enhance.training.processes import Hardware
 
     if resume and run is None:
         run = newest_run(kept=False)
@@ -148,10 +149,7 @@ def train(
         make_objective(settings, quiet),
         run,
         resume=resume,
-        devices=devices,
-        strategy=strategy,
-        num_nodes=num_nodes,
-        accelerator=accelerator,
+        hardware=Hardware(accelerator, devices, strategy, num_nodes),
         init=init,
         quiet=quiet,
     )

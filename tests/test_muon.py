@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from enhance.config import TrainingConfig
+from enhance.config import RunConfig, TrainingConfig
 from enhance.errors import EnhanceError
+from enhance.training.enhancer import EnhancerPlan
 from enhance.training.muon import Muon, orthogonal
-from enhance.training.trainer import make_optimizer
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 40), (2, 40, 16)])
@@ -63,8 +63,12 @@ def test_small_kernels_and_vectors_are_adamw() -> None:
 
 def test_the_configuration_chooses() -> None:
     module = nn.Linear(16, 16)
-    assert type(make_optimizer(TrainingConfig(optimizer="adamw"), module)) is torch.optim.AdamW
-    muon = make_optimizer(TrainingConfig(matrix_rate=0.03, learning_rate=1e-3), module)
+
+    def made(training: TrainingConfig) -> torch.optim.Optimizer:
+        return EnhancerPlan(RunConfig(training=training)).optimizer(module)
+
+    assert type(made(TrainingConfig(optimizer="adamw"))) is torch.optim.AdamW
+    muon = made(TrainingConfig(matrix_rate=0.03, learning_rate=1e-3))
     assert isinstance(muon, Muon)
     assert muon.param_groups[0]["scale"] == pytest.approx(30)
     with pytest.raises(EnhanceError, match="matrix_rate"):

@@ -23,7 +23,7 @@ from enhance.files import read_jsonl, sha256
 from enhance.objective import Enhancement, Objective
 from enhance.spectral import WaveformModel
 from enhance.training.loop import fit, seed_everything
-from enhance.training.processes import resolve
+from enhance.training.processes import Hardware, resolve
 from enhance.training.state import load_tensors
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -381,7 +381,13 @@ def test_auto_precision_is_what_the_processor_multiplies_in(
 def test_unknown_strategy(data: Path, tmp_path: Path) -> None:
     settings = tiny.config(data)
     with pytest.raises(EnhanceError, match="strategy 'fsdp': none of auto, ddp"):
-        fit(settings, Enhancement(settings.loss), tmp_path / "run", strategy="fsdp", quiet=True)
+        fit(
+            settings,
+            Enhancement(settings.loss),
+            tmp_path / "run",
+            hardware=Hardware(strategy="fsdp"),
+            quiet=True,
+        )
 
 
 @pytest.mark.parametrize(

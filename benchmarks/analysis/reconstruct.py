@@ -27,7 +27,7 @@ from benchmarks.analysis.reconstruct_measure import ORIGINAL
 from benchmarks.analysis.reconstruct_picture import picture
 from benchmarks.analysis.reconstruct_results import measure_all, summarize
 from benchmarks.clips import Pair
-from distill.loop import with_threads
+from distill.loop import torch_threads
 from enhance.data import evaluation_set
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, sha256, write_json, write_jsonl
@@ -172,7 +172,8 @@ def reconstruct(
             temporary.write_text(reconstruct_report.text(record, results, shown), "utf-8")
         return record | {"results": results}
 
-    return with_threads(config.threads, work)
+    with torch_threads(config.threads):
+        return work()
 
 
 def slug(name: str) -> str:

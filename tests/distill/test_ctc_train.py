@@ -25,9 +25,9 @@ from distill.ctc.config import CtcConfig
 from distill.ctc.data import CtcData, batch_up
 from distill.ctc.folder import build, open_backbone
 from distill.ctc.train import FORMAT, CtcLearner, finetune
-from distill.loop import Learner
 from enhance.cli_ctc import finetune_ctc
 from enhance.errors import EnhanceError
+from enhance.training.learner import Learner
 from enhance.training.state import load_tensors
 
 SIZE = {
@@ -351,4 +351,4 @@ def test_the_command(backbone, files, tmp_path: Path) -> None:
     assert "begun with another dropout" in str(call(*again, "--dropout", 0.3).exception)
     assert "unknown" in str(call(*again, "--set", "hops=3").exception)
     _, header = load_tensors(tmp_path / "m" / "state" / "trainer.safetensors", FORMAT)
-    assert header["state"]["step"] == 1 and header["config"]["units"] == "word"
+    assert header["step"] == 1 and header["config"]["units"] == "word"
