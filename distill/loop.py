@@ -117,11 +117,26 @@ class Loop(contextlib.ExitStack):
         self.output = Path(self.fabric.broadcast(str(output)))  # may be named by the clock
         self.file = state_file(self.output)
         self.quiet = quiet or not self.fabric.is_global_zero
+        self.begun, self._locked = resume, False
         if not resume:
             on_first(self.fabric, self._check_empty)
-        on_first(self.fabric, lambda: self.enter_context(run_folder.locked(self.file.parent)))
         run_folder.tell(notes, self.quiet)
         self.enter_context(torch_threads(config.threads))
+
+    def lock(self) -> None:
+        """Make the folder, and keep other processes from it until the end.
+
+        Raises
+        ------
+        EnhanceError
+            If another is at it, or was.
+        """
+        if self._locked:
+            return
+        self._locked = True
+        on_first(self.fabric, lambda: self.enter_context(run_folder.locked(self.file.parent)))
+        if not self.begun:  # another may have come while files were read
+            on_first(self.fabric, self._check_empty)
 
     def _check_empty(self) -> None:
         if self.file.exists():
@@ -179,6 +194,7 @@ class Loop(contextlib.ExitStack):
         EnhanceError
             If the loss or its gradient is not finite.
         """
+        self.lock()
         if self.state.total is None:
             self.state.total = steps
         plan = LoopPlan(self.config, minutes)

@@ -133,6 +133,7 @@ class Pretraining:
     def run(self, interrupt: Interrupt) -> dict[str, Any]:
         """Do what is left."""
         config, kept = self.config, self.kept
+        self.loop.lock()
         while kept["iteration"] < config.rounds:
             iteration = kept["iteration"]
             learner = FamilyLearner(config, self.family, self.data, iteration)

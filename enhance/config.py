@@ -13,10 +13,12 @@ from enhance.data.mixing import MixingConfig
 from enhance.errors import EnhanceError
 from enhance.stft import StftConfig
 from enhance.training.config import TrainingConfig
+from enhance.training.curriculum import Knot, knots
 
 __all__ = [
     "DataConfig",
     "GcrnConfig",
+    "Knot",
     "LossConfig",
     "MixingConfig",
     "ModelConfig",
@@ -110,12 +112,15 @@ class LossConfig:
     pesq: float = 0.0
     """What a differentiable wideband PESQ takes off its best score of 4.5 (`enhance.perceptual`);
     16 kHz only."""
+    level_invariant: bool = False
+    """Bring each target to one level, and its estimate by the same gain, before they are compared.
+    Else a compressed spectrum's error falls with the level, and quiet mixtures hardly teach it."""
 
     def __post_init__(self) -> None:
-        if not self.multi_resolution_sizes or min(self.multi_resolution_sizes) < 2:
+        sizes = self.multi_resolution_sizes
+        if not sizes or min(sizes) < 2 or any(size % 2 for size in sizes):
             raise EnhanceError(
-                f"loss.multi_resolution_sizes {self.multi_resolution_sizes}: need one or more "
-                "lengths of at least 2 samples"
+                f"loss.multi_resolution_sizes {sizes}: need one or more even numbers of samples"
             )
 
 
@@ -155,9 +160,16 @@ class RunConfig:
     """What is heard."""
     mixing: MixingConfig = field(default_factory=MixingConfig)
     """How speech and noise are mixed."""
+    curriculum: list[Knot] = field(default_factory=list)
+    """How `mixing` changes in the course of training: a list of `step` and `mixing`, each of which
+    refines the one before and is reached at its step, in a straight line from the one before (what
+    counts, such as `noise_layers`, changes at the step). Validation keeps to `mixing`."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The enhancement loss."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Steps, batch, optimiser."""
     objective: dict[str, Any] = field(default_factory=dict)
     """Settings of the objective that `--mode` chose, read by that objective."""
+
+    def __post_init__(self) -> None:
+        knots(self.mixing, self.curriculum)

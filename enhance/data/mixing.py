@@ -12,6 +12,7 @@ decided by a generator of its own, so that the rest is drawn as without it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -104,6 +105,12 @@ class Mixer:
     def __call__(self, epoch: int, index: int) -> Mixture:
         """Mixture ``index`` of ``epoch``."""
         return self.render(self.draw(epoch, index))
+
+    def using(self, config: MixingConfig) -> Mixer:
+        """The same mixer, clips and rooms, with other chances and ranges; what is 0 stays 0."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     def draw(self, epoch: int, index: int) -> Recipe:
         """Decide what mixture ``index`` of ``epoch`` is.

@@ -239,7 +239,8 @@ class Engine:
         self.loss, norm = means[:2]
         figures = dict(zip(found.means, means[2:], strict=True))
         if not (math.isfinite(self.loss) and math.isfinite(norm)):
-            learner.fail(batch, found, state.step + 1, self.loss, {**figures, RATES[0]: norm})
+            at = (plan.seed, state.step + 1)
+            learner.fail(batch, found, at, self.loss, {**figures, RATES[0]: norm})
         self.wrapped_optimizer.step()
         learner.after_update(state.step, state.total)
         state.step += 1

@@ -29,7 +29,7 @@ from enhance.training.engine import seed_everything
 from enhance.training.learner import Learner, Plan, State, Step, adamw
 from enhance.training.muon import Muon
 from enhance.training.processes import collect, on_first, precision_of
-from enhance.training.schedule import learning_rate, progress
+from enhance.training.schedule import learning_rate, progress, since
 from enhance.training.validation import SEED, Validation
 
 TOLD = (
@@ -53,7 +53,8 @@ class EnhancerPlan(Plan):
 
     closes = True
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, branch: Mapping[str, Any] | None = None) -> None:
+        self.branch = branch
         c = self.training = config.training
         self.seed, self.clip_norm = config.seed, c.clip_norm
         self.log_every, self.validate_every = c.log_every, c.validate_every
@@ -69,15 +70,17 @@ class EnhancerPlan(Plan):
 
     def used(self, state: State) -> float:
         """Fraction of the budget that is used."""
-        return progress(self.training, state.step, state.seconds)
+        return progress(self.training, *since(self.branch, state.step, state.seconds))
 
     def rate(self, state: State) -> float:
         """AdamW's."""
         return learning_rate(self.training, state.step, self.used(state))
 
-    def expected(self, state: State) -> float:
+    def expected(self, state: State) -> float | None:
         """As many more as the share of the budget that is left."""
-        return state.step / self.used(state)
+        steps, _ = since(self.branch, state.step, 0.0)
+        used = self.used(state)
+        return state.step - steps + steps / used if used else None
 
     def over(self, state: State) -> bool:
         """Whether steps or minutes are used."""
@@ -157,16 +160,9 @@ class Enhancer(Learner):
     def batches(self, rank: int, world: int, step: int) -> Iterator[dict[str, Any]]:
         """This process's part of the mixtures of each step."""
         c = self.config.training
-        workers = self.config.data.workers
-        return batches(
-            self.data.mixer,
-            c.batch_size,
-            c.epoch_size,
-            step,
-            rank=rank,
-            world=world,
-            workers=workers,
-        )
+        sizes = (c.batch_size, c.epoch_size, step)
+        options = {"workers": self.config.data.workers, "mixing_of": self.data.mixing_of}
+        return batches(self.data.mixer, *sizes, rank=rank, world=world, **options)
 
     def before_step(self, step: int) -> None:
         """The objective chooses its phase."""
@@ -252,6 +248,7 @@ class Enhancer(Learner):
             "precision": precision_of(self.fabric),
             "device": torch.cuda.get_device_name(device) if cuda else processor_name(),
             **({"init": self.init} if self.init else {}),
+            **({"branch": self.plan.branch} if self.plan.branch else {}),
         }
         save_model(self.run, self.average.model, CheckpointInfo(config.model, record, score))
 
@@ -262,16 +259,15 @@ class Enhancer(Learner):
             "config": to_dict(self.config),
             "objective": self.describe,
             "init": self.init,
+            "branch": self.plan.branch,
             "data": self.data.fingerprint,
         }
 
     def fail(
-        self, batch: Any, found: Step, step: int, loss: float, figures: dict[str, float]
+        self, batch: Any, found: Step, at: tuple[int, int], loss: float, figures: dict[str, float]
     ) -> NoReturn:
         """Name the clips whose losses are bad, here and in bad_batch.json."""
-        rows = bad_batch.suspects(
-            lambda clip: self.objective(self.model, clip), batch, self.config.seed
-        )
+        rows = bad_batch.suspects(lambda clip: self.objective(self.model, clip), batch, at[0])
         everyone = [row for some in collect(self.fabric, rows) for row in some]
-        on_first(self.fabric, lambda: bad_batch.report(self.run, step, figures, everyone))
+        on_first(self.fabric, lambda: bad_batch.report(self.run, at[1], figures, everyone))
         raise AssertionError  # the line above has raised

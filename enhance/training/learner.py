@@ -135,7 +135,7 @@ class Learner(abc.ABC):
         return f"{json.dumps(row)} ({seconds:.0f} s)"
 
     def fail(
-        self, batch: Any, found: Step, step: int, loss: float, figures: dict[str, float]
+        self, batch: Any, found: Step, at: tuple[int, int], loss: float, figures: dict[str, float]
     ) -> NoReturn:
         """Say why training cannot go on; called on all processes.
 
@@ -143,8 +143,8 @@ class Learner(abc.ABC):
         ----------
         batch, found
             Of this process.
-        step
-            Number of the bad step, from 1.
+        at
+            Seed, and number of the bad step, from 1.
         loss, figures
             The loss, the step's means and ``gradient_norm``, over all processes.
 
@@ -156,10 +156,11 @@ class Learner(abc.ABC):
         what = f"the loss is {loss}"
         if math.isfinite(loss):
             what += f", the norm of its gradient {figures['gradient_norm']}"
-        heard = f"; {found.heard}" if found.heard else ""
+        seed, step = at
+        heard = f", {found.heard}" if found.heard else ""
         raise EnhanceError(
-            f"{self.name}, step {step}: {what}{heard}; the last state is untouched; lower the "
-            "learning rate"
+            f"{self.name}, step {step}: {what} (seed {seed}{heard}); the last state is untouched; "
+            "lower the learning rate"
         )
 
 
@@ -186,8 +187,8 @@ class Plan(abc.ABC):
         """Learning rate of the next step; a group's ``scale`` multiplies it."""
 
     @abc.abstractmethod
-    def expected(self, state: State) -> float:
-        """Steps that the budget will allow, as far as is known now."""
+    def expected(self, state: State) -> float | None:
+        """Steps that the budget will allow, as far as is known now; None for no end."""
 
     @abc.abstractmethod
     def over(self, state: State) -> bool:

@@ -16,6 +16,7 @@ from enhance.errors import EnhanceError
 from enhance.objective import Objective
 from enhance.settings import to_dict
 from enhance.spectral import WaveformModel
+from enhance.training import branch as branches
 from enhance.training import run_folder
 from enhance.training import state as files
 from enhance.training.data import TrainingData
@@ -36,6 +37,7 @@ def fit(
     resume: bool = False,
     hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
     init: Path | str | None = None,
+    branch: Path | str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train a model.
@@ -57,6 +59,8 @@ def fit(
         Where to train.
     init
         Checkpoint whose weights a new run starts from; a resumed run has its own.
+    branch
+        Run folder from whose whole state a new run goes on, see `enhance.training.branch`.
     quiet
         Print nothing.
 
@@ -89,29 +93,38 @@ def fit(
     describe = to_dict(objective.describe())
 
     def check() -> list[str]:
+        if branch is not None:
+            branches.check(run, Path(branch), config, describe)
+            return note
         if init is not None and not resume:
             beside = copy.deepcopy(objective.companion())
             start_from(WaveformModel(config.model, beside), config.model, init)
         return [*run_folder.check(run, config, describe, resume), *note]
 
-    def begin() -> None:
+    def begin() -> bool:
+        """Whether there is a state to go on from."""
         stack.enter_context(run_folder.locked(run))
-        run_folder.check(run, config, describe, resume)  # another may have come in between
+        if branch is not None:
+            branches.check(run, Path(branch), config, describe)
+            notes.extend(branches.begin(run, Path(branch), config, data.fingerprint))
+        # Another may have come while files were read.
+        run_folder.check(run, config, describe, resume or branch is not None)
+        go_on = (run / files.FILE).is_file()
         if go_on:
             run_folder.check_data(run, data.fingerprint)
         run_folder.write(run, config)
         run_folder.write_heard(run, data.parts, keep=go_on, quiet=quiet)
+        return go_on
 
     with contextlib.ExitStack() as stack:
         notes = on_first(fabric, check) or []
-        go_on = bool(fabric.broadcast(resume and (run / files.FILE).exists()))
         data = in_turn(fabric, lambda: TrainingData(config, objective.alignment, quiet))
-        on_first(fabric, begin)
+        go_on = fabric.broadcast(on_first(fabric, begin))
         objective.to(fabric.device)
         together(fabric, lambda: objective.prepare(data.mixer.speech))
         tensors, header = files.load_tensors(run / files.FILE, files.FORMAT) if go_on else ({}, {})
         interrupt = stack.enter_context(Interrupt())
-        plan = EnhancerPlan(config)
+        plan = EnhancerPlan(config, header.get("branch"))
         start = None if go_on else init
         learner = Enhancer(fabric, config, plan, objective, data, run, start, header)
         state = State.read(header)
@@ -119,7 +132,7 @@ def fit(
         engine = Engine(fabric, learner, plan, *place, state, tensors)
         run_folder.tell(notes, quiet)
         stopped = engine.train(interrupt, run, quiet=quiet)
-        last = on_first(fabric, lambda: _last_words(run, learner, config, state, stopped))
+        last = on_first(fabric, lambda: _last_words(run, learner, state, stopped))
         run_folder.tell([last or ""], quiet)
     end_others(fabric)
     return {
@@ -131,11 +144,13 @@ def fit(
     }
 
 
-def _last_words(run: Path, learner: Enhancer, config: RunConfig, state: State, stopped: str) -> str:
+def _last_words(run: Path, learner: Enhancer, state: State, stopped: str) -> str:
     if stopped != "finished":
+        steps, source = learner.config.training.steps, learner.plan.branch
+        end = f" of {steps + (source['step'] if source else 0)}" if steps else ""
         return (
-            f"{run}: {stopped}, stopped and saved at step {state.step} of "
-            f"{config.training.steps}; the same command with --resume goes on"
+            f"{run}: {stopped}, stopped and saved at step {state.step}{end}; "
+            "the same command with --resume goes on"
         )
     if learner.objective.trains_enhancer(state.step):
         return f"{run}: {state.step} steps in {state.seconds / 60:.1f} min"

@@ -57,11 +57,15 @@ class Record(History):
         now = time.monotonic()
         if now > mark and state.audio > audio:
             self._speed = (state.audio - audio) / (now - mark)
-        total = max(state.step, round(self.engine.plan.expected(state)))
+        expected = self.engine.plan.expected(state)
+        total = None if expected is None else max(state.step, round(expected))
         text = f"loss {self.engine.loss:.4f}  {self._speed:.0f} audio-s/s"
         self._bar.update(self._task, completed=state.step, total=total, speed=text)
         if self._bar.disable and now - self._last >= LINE_EVERY:
             self._last = now
+            if total is None:
+                self.say(f"step {state.step}  {text}")
+                return
             left = (now - self._begin) / (state.step - self._first) * (total - state.step)
             self.say(f"step {state.step}/{total}  {text}  {left / 60:.1f} min left")
 
