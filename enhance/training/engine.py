@@ -160,10 +160,8 @@ class Engine:
         stream = self.learner.batches(fabric.global_rank, fabric.world_size, state.step)
         with contextlib.ExitStack() as stack:
             stack.callback(getattr(stream, "close", _nothing))  # ends workers
-            record = on_first(
-                fabric,
-                lambda: stack.enter_context(Record(self, folder, before, place or {}, quiet)),
-            )
+            record = on_first(fabric, lambda: Record(self, folder, before, place or {}, quiet))
+            stack.enter_context(record or contextlib.nullcontext())
             while not plan.over(state) and not self._stops(interrupt):
                 batch = to_device(together(fabric, lambda: next(stream)), fabric.device)
                 if self._stops(interrupt):

@@ -160,9 +160,14 @@ class Enhancer(Learner):
     def batches(self, rank: int, world: int, step: int) -> Iterator[dict[str, Any]]:
         """This process's part of the mixtures of each step."""
         c = self.config.training
-        sizes = (c.batch_size, c.epoch_size, step)
-        options = {"workers": self.config.data.workers, "mixing_of": self.data.mixing_of}
-        return batches(self.data.mixer, *sizes, rank=rank, world=world, **options)
+        return batches(
+            self.data.mixer,
+            *(c.batch_size, c.epoch_size, step),
+            rank=rank,
+            world=world,
+            workers=self.config.data.workers,
+            mixing_of=self.data.mixing_of,
+        )
 
     def before_step(self, step: int) -> None:
         """The objective chooses its phase."""

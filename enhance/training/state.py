@@ -90,8 +90,9 @@ def gather(
 ) -> dict[str, Tensor]:
     """All tensors of modules by name, and of their optimiser."""
     tensors = {f"{m}.{n}": t for m, x in modules.items() for n, t in x.state_dict().items()}
-    for name, parameter in _parameters(modules).items() if optimizer else ():
-        for slot, value in optimizer.state.get(parameter, {}).items():
+    slots = optimizer.state if optimizer else {}
+    for name, parameter in _parameters(modules).items():
+        for slot, value in slots.get(parameter, {}).items():
             tensors[f"optimizer.{slot}.{name}"] = torch.as_tensor(value)
     return tensors
 
