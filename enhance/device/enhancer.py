@@ -93,6 +93,7 @@ class Enhancer:
         """Delay of the streamed output against the input."""
         self._shapes = self._read_signature()
         self._output_names = ["enhanced", *(f"{name}.out" for name in self._shapes)]
+        self._states: dict[str, np.ndarray] = {}
         self.reset()
 
     @classmethod
@@ -215,7 +216,9 @@ class Enhancer:
 
     def reset(self) -> None:
         """Forget the past: all states are zero."""
-        self._states = {name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes.items()}
+        self._states: dict[str, np.ndarray] = {
+            name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes.items()
+        }
         self._pending = np.zeros(0, np.float32)
         self._dry = np.zeros(self.latency_samples, np.float32)
         self._received = 0
