@@ -216,9 +216,7 @@ class Enhancer:
 
     def reset(self) -> None:
         """Forget the past: all states are zero."""
-        self._states: dict[str, np.ndarray] = {
-            name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes.items()
-        }
+        self._states = {name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes.items()}
         self._pending = np.zeros(0, np.float32)
         self._dry = np.zeros(self.latency_samples, np.float32)
         self._received = 0
