@@ -9,7 +9,13 @@ The import is light: numpy and ONNX Runtime are loaded with the first use of `En
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# What runs on the device sends nothing. Since 1.29 ONNX Runtime keeps a device id and reports
+# events as soon as it is imported, unless this is set by then; so it stands before every import,
+# and processes that are started inherit it. A user's own setting stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from enhance.device.enhancer import Enhancer

@@ -3,24 +3,100 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from enhance.errors import EnhanceError
+from enhance.stopping import unwound_by_signals
+
+
+class Kind(enum.Enum):
+    """What stands at a path."""
+
+    FILE = enum.auto()
+    FOLDER = enum.auto()
+    OTHER = enum.auto()
+    """A pipe, a device, a socket."""
+
+
+def kind_of(path: Path | str) -> Kind | None:
+    """What stands at a path that a user gave, None for nothing.
+
+    `Path.exists` and its kin raise where a name is too long or a folder may not be entered.
+
+    Raises
+    ------
+    EnhanceError
+        If the path cannot be looked at.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise _unreachable(path, error) from error
+    if stat.S_ISREG(mode):
+        return Kind.FILE
+    return Kind.FOLDER if stat.S_ISDIR(mode) else Kind.OTHER
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether a folder stands at a path; an `EnhanceError` as `kind_of`."""
+    return kind_of(path) is Kind.FOLDER
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether a regular file stands at a path; an `EnhanceError` as `kind_of`."""
+    return kind_of(path) is Kind.FILE
+
+
+def resolved(path: Path | str) -> Path:
+    """The absolute path without links; an `EnhanceError` if they lead nowhere."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreachable(path, error) from error
+
+
+def same_file(one: Path | str, other: Path | str) -> bool:
+    """Whether two paths lead to one place, by name or by hard link."""
+    if resolved(one) == resolved(other):
+        return True
+    return kind_of(one) is not None and kind_of(other) is not None and Path(one).samefile(other)
+
+
+def _unreachable(path: Path | str, error: Exception) -> EnhanceError:
+    why = getattr(error, "strerror", None) or error
+    return EnhanceError(f"{path}: cannot be reached ({why}); choose another place")
+
+
+def _beside(path: Path, kind: str, suffix: str = "") -> Path:
+    """A free hidden name beside ``path`` that is not longer than its own, or 64 bytes."""
+    suffix = suffix if len(os.fsencode(suffix)) < 16 else ""
+    ending = f".{secrets.token_hex(4)}.{kind}{suffix}"
+    stem = path.name.removesuffix(suffix)
+    room = max(64, len(os.fsencode(path.name))) - len(os.fsencode(ending)) - 1
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return path.with_name(f".{stem}{ending}")
 
 
 @contextlib.contextmanager
+@unwound_by_signals
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its name on success.
 
     The temporary name keeps the suffix (libraries choose a format by it). On any
-    exception, Ctrl-C included, the temporary file is removed and an older file
+    exception, Ctrl-C, SIGTERM and SIGHUP included, the temporary file is removed and an older file
     at ``path`` is left as it was.
 
     Raises
@@ -29,17 +105,15 @@ def atomic(path: Path | str) -> Iterator[Path]:
         If the folder cannot be made or written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
+        temporary = _beside(path, "part", path.suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise EnhanceError(f"{path}: is a folder, a file was to be written there")
         temporary.touch()
         mode = temporary.stat().st_mode
-    except OSError as error:
-        raise EnhanceError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise unwritable(path, error) from error
     try:
         yield temporary
         temporary.chmod(mode)  # safetensors makes files that only their owner may read
@@ -48,23 +122,37 @@ def atomic(path: Path | str) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise EnhanceError(
-                f"{path}: cannot be written ({error.strerror or error}); choose another place"
-            ) from error
+            raise unwritable(path, error) from error
         raise
+
+
+def unwritable(path: Path | str, error: Exception) -> EnhanceError:
+    """The refusal of a place where nothing can be written."""
+    why = getattr(error, "strerror", None) or error
+    return EnhanceError(f"{path}: cannot be written ({why}); choose another place")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that can be stored as UTF-8, whatever bytes a file name in it has."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a name that is not UTF-8: escaped, it comes back as it was
+        text = json.dumps(value, indent=indent)
+    return text
 
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        temporary.write_text(to_json(value, 2) + "\n", "utf-8")
 
 
 def write_jsonl(path: Path | str, rows: Iterator[Any] | list[Any]) -> None:
     """Write one JSON value a line, atomically."""
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(to_json(row) + "\n")
 
 
 def read_jsonl(path: Path | str) -> list[Any]:
@@ -90,8 +178,9 @@ def sha256(path: Path | str) -> str:
         with Path(path).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    except OSError as error:
-        raise EnhanceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise EnhanceError(f"{path}: cannot be read ({why})") from error
     return digest.hexdigest()
 
 
@@ -103,11 +192,12 @@ def cache_folder(*parts: str) -> Path:
 
 
 @contextlib.contextmanager
+@unwound_by_signals
 def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that takes its name on success.
 
-    On any exception, Ctrl-C included, the temporary folder is removed and an older folder at
-    ``path`` is left as it was.
+    On any exception, Ctrl-C, SIGTERM and SIGHUP included, the temporary folder is removed and an
+    older folder at ``path`` is left as it was.
 
     Raises
     ------
@@ -116,8 +206,7 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
         set, or the folder cannot be made.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    temporary, old = _beside(path, "part"), _beside(path, "old")
     try:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             if not force:
@@ -144,6 +233,14 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
                 f"{path}: cannot be made ({error.strerror or error}); choose another place"
             ) from error
         raise
+
+
+@contextlib.contextmanager
+@unwound_by_signals
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, on Ctrl-C, SIGTERM and SIGHUP too."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def check_writable(path: Path | str) -> None:

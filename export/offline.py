@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import numpy as np
 
 from enhance.device.offline import KIND, OfflineEnhancer
 from enhance.errors import EnhanceError
-from enhance.files import check_writable
+from enhance.files import check_writable, kind_of, temporary_folder
 from enhance.measure.metrics import versions
 from enhance.network.checkpoint import CheckpointInfo, identity, load_model
 from enhance.network.companion import Factory
 from enhance.network.waveform_model import WaveformModel
 from enhance.progress import progress_bar
+from enhance.threads import torch_threads
 from export import certificate as proof
 from export.certificate import Bounds, Clip, Streams
 from export.graph.step import operators, save
@@ -67,7 +67,7 @@ def export_offline(
     out = Path(out)
     if out.suffix != ".onnx":
         raise EnhanceError(f"{out}: must end in .onnx")
-    if out.exists() and not force:
+    if kind_of(out) is not None and not force:
         raise EnhanceError(f"{out}: exists already; use --force to replace it")
     check_writable(out)
     model, info = load_model(checkpoint, companion)
@@ -75,13 +75,17 @@ def export_offline(
     least, longest = _range(model)
     pairs, source = certifying_clips(clips, clip_count, rate, quiet)
     pairs = _lengths(pairs, least, longest)
-    with progress_bar(quiet=quiet) as bar, tempfile.TemporaryDirectory() as folder:
+    with (
+        progress_bar(quiet=quiet) as bar,
+        temporary_folder() as folder,
+        torch_threads(1),
+    ):
         task = bar.add_task("export", total=3, speed="tracing (minutes)")
         graph = whole_graph(model, _metadata(model, info, least, longest))
         bar.update(task, advance=1, speed="torch on the clips")
         reference = proof.offline(model, pairs).score(pairs, rate)
         bar.update(task, advance=1, speed=f"{out.name}: proving")
-        trial = save(graph, Path(folder) / out.name)
+        trial = save(graph, folder / out.name)
         enhancer = OfflineEnhancer(trial)
         found = Streams([enhancer(clip.noisy) for clip in pairs]).score(pairs, rate)
         data = trial.read_bytes()

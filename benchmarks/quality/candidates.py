@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from enhance.errors import EnhanceError, require
-from enhance.files import sha256
+from enhance.files import is_file, is_folder, resolved, sha256
 
 NOISY = "noisy"
 """Name of the candidate that changes nothing."""
@@ -54,10 +54,10 @@ def resolve(model: str | Path) -> Candidate:
     if text == NOISY:
         return Candidate(NOISY, "noisy", "", NOISY)
     path = Path(text)
-    if path.is_dir() or path.suffix == ".safetensors":
+    if is_folder(path) or path.suffix == ".safetensors":
         require("train", "torch")
-        folder = path if path.is_dir() else path.parent
-        return Candidate(folder.resolve().name, "checkpoint", str(folder), _folder_hash(folder))
+        folder = path if is_folder(path) else path.parent
+        return Candidate(resolved(folder).name, "checkpoint", str(folder), _folder_hash(folder))
     from enhance.device.hub import find_model
 
     found = find_model(text)
@@ -141,7 +141,7 @@ def _folder_hash(folder: Path) -> str:
     from enhance.network.checkpoint import CONFIG, WEIGHTS
 
     parts = [folder / WEIGHTS, folder / CONFIG]
-    if not all(part.is_file() for part in parts):
+    if not all(is_file(part) for part in parts):
         from enhance.network.checkpoint import read_info
 
         read_info(folder)  # raises, and says what the folder lacks

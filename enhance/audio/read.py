@@ -1,24 +1,35 @@
 """Audio files: what they say, what they hold, block by block in constant memory.
 
 Whatever libsndfile reads is read (WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, ...). libsndfile is
-forgiving: it shortens a WAV whose header promises more than the file holds without a word, and
-passes NaN on. Here both are refused, and nothing is ever allocated by a header's promise.
+forgiving: it believes headers that lie (see `enhance.audio.containers`), and passes NaN on. Here
+that is mended or refused, and nothing is ever allocated by a header's promise.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from enhance.audio.containers import ADVICE, look, truncated
 from enhance.audio.resampling import StreamingResampler, resample, resampled_length
-from enhance.audio.write import BLOCK, SUFFIXES, AudioWriter, output_format, reason, write, writer
+from enhance.audio.write import (
+    BLOCK,
+    SUFFIXES,
+    AudioWriter,
+    native,
+    output_format,
+    reason,
+    write,
+    writer,
+)
 from enhance.errors import EnhanceError
+from enhance.files import Kind, kind_of
+from enhance.samples import LOUDEST, RATES, too_loud
 
 __all__ = [
     "BLOCK",
@@ -36,9 +47,6 @@ __all__ = [
     "writer",
 ]
 
-_RATES = range(1000, 768001)
-_ADVICE = "convert or record it again"
-
 
 @dataclass(frozen=True)
 class AudioInfo:
@@ -54,6 +62,12 @@ class AudioInfo:
     """Container in libsndfile's word, such as ``WAV``."""
     subtype: str
     """Encoding in libsndfile's word, such as ``PCM_16``."""
+    remark: str = ""
+    """What is wrong with the header where the audio could be read all the same."""
+    tags: dict[str, str] = field(default_factory=dict, compare=False)
+    """Title, artist and the like, by libsndfile's names."""
+    speakers: int = 0
+    """Speaker mask of a WAVE_FORMAT_EXTENSIBLE, 0 for none."""
 
     @property
     def duration(self) -> float:
@@ -80,24 +94,29 @@ class AudioReader:
     Raises
     ------
     EnhanceError
-        On opening as `info` does; on reading if a sample is NaN or infinite, the data are
-        damaged, or there are fewer than the header promised.
+        On opening as `info` does; on reading if a sample is NaN, infinite or far beyond full
+        scale (`enhance.samples.LOUDEST`), the data are damaged, or there are fewer than the
+        header promised.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         _check_regular(self.path)
-        _check_riff(self.path)
         try:
-            self._file = soundfile.SoundFile(str(self.path))
+            self._source = look(self.path)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        try:
+            self._file = soundfile.SoundFile(self._source.file or native(self.path))
         except (RuntimeError, TypeError, ValueError) as error:
+            self._source.close()
             raise EnhanceError(
                 f"{self.path}: is not audio that can be read ({reason(error)})"
             ) from error
         try:
             self.info = self._checked_info()
         except BaseException:
-            self._file.close()
+            self.close()
             raise
         self._position = 0
 
@@ -107,27 +126,48 @@ class AudioReader:
             raise EnhanceError(f"{self.path}: holds no samples; leave it out")
         if file.frames >= 1 << 62:
             raise EnhanceError(
-                f"{self.path}: does not say how long it is (saved from a stream); {_ADVICE}"
+                f"{self.path}: does not say how long it is (saved from a stream); {ADVICE}"
             )
-        if file.samplerate not in _RATES:
+        if file.samplerate not in RATES:
             raise EnhanceError(
                 f"{self.path}: a sample rate of {file.samplerate} Hz is out of range "
-                f"({_RATES[0]} to {_RATES[-1]}); {_ADVICE}"
+                f"({RATES[0]} to {RATES[-1]}); {ADVICE}"
             )
         if file.format != "WAV":
             # libsndfile's log of other containers: "SSND : 480008 (should be 239981)".
             for claimed, found in re.findall(r": (\d+) \(should be (\d+)\)", file.extra_info):
                 if int(claimed) > int(found) + 1:  # one byte of padding may be left out
-                    raise _truncated(self.path, int(claimed), int(found))
+                    raise truncated(self.path, int(claimed), int(found))
+        frames = file.frames - self._source.skip
+        if self._source.frames is not None:
+            if self._source.frames > frames:
+                raise EnhanceError(
+                    f"{self.path}: only {frames} of its {self._source.frames} samples can be read "
+                    f"(an MPEG file of variable rate, layer 1 or 2); {ADVICE}"
+                )
+            frames = self._source.frames
         return AudioInfo(
-            self.path, file.samplerate, file.channels, file.frames, file.format, file.subtype
+            self.path,
+            file.samplerate,
+            file.channels,
+            frames,
+            file.format,
+            file.subtype,
+            self._source.remark,
+            file.copy_metadata(),
+            self._source.speakers,
         )
 
     def __enter__(self) -> AudioReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
+        self._source.close()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.blocks()
@@ -143,32 +183,36 @@ class AudioReader:
         size = max(1, BLOCK // self.info.channels)
         position = start
         try:
-            if start:
-                self._file.seek(start)
+            if start + self._source.skip:
+                self._file.seek(start + self._source.skip)
             while position < stop:
                 block = self._file.read(min(size, stop - position), "float32", always_2d=True)
                 if not len(block):
                     raise EnhanceError(
                         f"{self.path}: is truncated ({total} samples promised, {position} found); "
-                        f"{_ADVICE}"
+                        f"{ADVICE}"
                     )
-                self._check_finite(block, position)
+                self._check_block(block, position)
                 position += len(block)
                 yield block
         except RuntimeError as error:
             raise EnhanceError(
                 f"{self.path}: is damaged or truncated after sample {position} "
-                f"({reason(error)}); {_ADVICE}"
+                f"({reason(error)}); {ADVICE}"
             ) from error
 
-    def _check_finite(self, block: np.ndarray, position: int) -> None:
+    def _check_block(self, block: np.ndarray, position: int) -> None:
+        peak = float(np.abs(block).max())
+        if peak <= LOUDEST:
+            return
         finite = np.isfinite(block).all(axis=1)
         if not finite.all():
             first = position + int(np.argmin(finite))
             raise EnhanceError(
                 f"{self.path}: sample {first} (at {first / self.info.sample_rate:.3f} s) is NaN or "
-                f"infinite; {_ADVICE}"
+                f"infinite; {ADVICE}"
             )
+        raise EnhanceError(f"{self.path}: {too_loud(peak)}")
 
 
 def read(
@@ -215,44 +259,14 @@ def read(
 
 
 def _check_regular(path: Path) -> None:
-    try:
-        if path.is_dir():
-            raise EnhanceError(f"{path}: is a folder, an audio file is needed")
-        if path.exists() and not path.is_file():
-            raise EnhanceError(f"{path}: is no regular file; save the audio to a file first")
-        with path.open("rb"):
-            pass
-    except FileNotFoundError as error:
-        raise EnhanceError(f"{path}: no such file") from error
-    except OSError as error:
-        raise EnhanceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    kind = kind_of(path)
+    if kind is None:
+        raise EnhanceError(f"{path}: no such file")
+    if kind is Kind.FOLDER:
+        raise EnhanceError(f"{path}: is a folder, an audio file is needed")
+    if kind is not Kind.FILE:
+        raise EnhanceError(f"{path}: is no regular file; save the audio to a file first")
 
 
-def _check_riff(path: Path) -> None:
-    """Refuse a WAV or RF64 file whose data chunk is longer than the file."""
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] not in (b"RIFF", b"RF64", b"RIFX") or head[8:12] != b"WAVE":
-            return
-        size = file.seek(0, 2)
-        position, order, long_size = 12, ">" if head[:4] == b"RIFX" else "<", 0
-        while position + 8 <= size:
-            file.seek(position)
-            name, length = struct.unpack(order + "4sI", file.read(8))
-            position += 8
-            if name == b"ds64" and position + 16 <= size:
-                long_size = struct.unpack("<8xQ", file.read(16))[0]
-            elif name == b"data":
-                if head[:4] == b"RF64" and length == 0xFFFFFFFF:
-                    length = long_size
-                if length > size - position:
-                    raise _truncated(path, length, size - position)
-                return
-            position += length + length % 2
-
-
-def _truncated(path: Path, claimed: int, found: int) -> EnhanceError:
-    return EnhanceError(
-        f"{path}: is truncated (its header promises {claimed} bytes of audio, {found} are there); "
-        f"{_ADVICE}"
-    )
+def _unreadable(path: Path, error: OSError) -> EnhanceError:
+    return EnhanceError(f"{path}: cannot be read ({error.strerror or error})")

@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 
 from enhance.errors import EnhanceError
+from enhance.samples import check_layout, rate_of, whole_number
 
 
 def resampled_length(length: int, from_rate: int, to_rate: int) -> int:
@@ -33,15 +34,13 @@ class StreamingResampler:
     Raises
     ------
     EnhanceError
-        If a rate is not positive.
+        If a rate is no whole number of Hz (`enhance.samples.RATES`) or C no number of channels.
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int = 1) -> None:
-        if from_rate <= 0 or to_rate <= 0:
-            raise EnhanceError(f"cannot resample {from_rate} Hz to {to_rate} Hz (must be positive)")
-        self.from_rate = from_rate
-        self.to_rate = to_rate
-        self.channels = channels
+        self.from_rate = from_rate = rate_of(from_rate)
+        self.to_rate = to_rate = rate_of(to_rate)
+        self.channels = channels = whole_number("channels", channels, 1)
         self._received = 0
         self._emitted = 0
         self._soxr = None
@@ -52,7 +51,13 @@ class StreamingResampler:
         """Take the next samples, give those that are ready.
 
         Shape: float32 (n, C) -> (m, C)
+
+        Raises
+        ------
+        EnhanceError
+            If the block is of another shape.
         """
+        check_block(block, self.channels)
         self._received += len(block)
         if self._soxr is None or not len(block):
             out = block
@@ -81,6 +86,15 @@ class StreamingResampler:
         return out
 
 
+def check_block(block: np.ndarray, channels: int) -> None:
+    """Refuse a block that is not (n, C)."""
+    if np.ndim(block) != 2 or np.shape(block)[1] != channels:
+        raise EnhanceError(
+            f"block of shape {np.shape(block)}: must be (samples, {channels}); transpose it, or "
+            "open a stream for that number of channels"
+        )
+
+
 def resample(wave: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Resample a whole signal.
 
@@ -89,9 +103,13 @@ def resample(wave: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     Raises
     ------
     EnhanceError
-        If a rate is not positive.
+        If a rate is no whole number of Hz, or the signal is empty or (N, C).
     """
     wave = np.asarray(wave, np.float32)
+    if not wave.size:
+        raise EnhanceError(f"wave of shape {wave.shape}: holds no samples")
+    if wave.ndim == 2:
+        check_layout("wave", *wave.shape)
     flat = wave.reshape(-1, wave.shape[-1]).T  # (N, C)
     stream = StreamingResampler(from_rate, to_rate, flat.shape[1])
     out = np.concatenate([stream.process(flat), stream.flush()])

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import io
+import os
+import struct
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from enhance.errors import EnhanceError
-from enhance.files import atomic
+from enhance.files import atomic, unwritable
+from enhance.samples import check_layout, rate_of
 
 BLOCK = 1 << 16
 """Samples, all channels together, that are held at a time."""
@@ -37,6 +43,7 @@ SUFFIXES = frozenset(_FORMATS)
 """Suffixes of the files that a folder is searched for, lower case; all can be written too."""
 
 _FLOAT = ("FLOAT", "DOUBLE")
+_ASCII_TAGS = ("MP3", "AIFF")  # others come back as other letters
 _BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -69,9 +76,30 @@ def output_format(path: Path | str, subtype: str | None = None) -> tuple[str, st
             subtype = "PCM_16"
         else:
             subtype = soundfile.default_subtype(container)
-    if not soundfile.check_format(container, subtype):
-        raise EnhanceError(f"{path}: {container} cannot hold {subtype}; use another suffix")
+    # A name that ends in .opus promises the codec, not just the container.
+    known = subtype == "OPUS" if suffix == ".opus" else soundfile.check_format(container, subtype)
+    if not known:
+        what = "OPUS" if suffix == ".opus" else container
+        raise EnhanceError(f"{path}: {what} cannot hold {subtype}; use another suffix")
     return container, subtype
+
+
+@functools.lru_cache(maxsize=256)
+def can_write(container: str, subtype: str, sample_rate: int, channels: int) -> bool:
+    """Whether libsndfile writes such a file: tried, its tables promise more than it does."""
+    try:
+        with soundfile.SoundFile(
+            io.BytesIO(), "w", sample_rate, channels, subtype, format=container
+        ) as file:
+            file.write(np.zeros((64, channels), np.float32))
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def native(path: Path) -> str | bytes:
+    """A path as libsndfile takes it: soundfile itself refuses names that are not UTF-8."""
+    return str(path) if sys.platform == "win32" else os.fsencode(path)
 
 
 class AudioWriter:
@@ -83,9 +111,10 @@ class AudioWriter:
         Samples so far that were beyond full scale and were cut to it.
     """
 
-    def __init__(self, file: soundfile.SoundFile, path: Path) -> None:
+    def __init__(self, file: soundfile.SoundFile, path: Path, temporary: Path) -> None:
         self._file = file
         self._path = path
+        self._temporary = temporary
         self._clips = file.subtype not in _FLOAT
         self.clipped = 0
         self.frames = 0
@@ -108,7 +137,7 @@ class AudioWriter:
             try:
                 self._file.write(piece)
             except RuntimeError as error:
-                raise _unwritable(self._path, error) from error
+                raise _failed(self._path, self._temporary, error) from error
         self.frames += len(block)
 
 
@@ -120,6 +149,8 @@ def writer(
     *,
     subtype: str | None = None,
     frames: int = 0,
+    tags: Mapping[str, str] | None = None,
+    speakers: int = 0,
 ) -> Iterator[AudioWriter]:
     """Write a file block by block; it appears under its name when all went well.
 
@@ -131,6 +162,11 @@ def writer(
         Of the file.
     frames
         Expected length: beyond 4 GB a ``.wav`` is written as RF64, which has room for it.
+    tags
+        Title, artist and the like (`enhance.audio.read.AudioInfo.tags`), as far as the container
+        takes them.
+    speakers
+        Speaker mask, 0 for none; a ``.wav`` of at most 4 GB takes it.
 
     Raises
     ------
@@ -138,21 +174,52 @@ def writer(
         If the place cannot be written, or the format does not know such a rate or channel count.
     """
     path = Path(path)
+    sample_rate = rate_of(sample_rate)
     container, encoding = output_format(path, subtype)
     if container == "WAV" and frames * channels * _BYTES.get(encoding, 8) > 0xFFFF0000:
         container = "RF64"
+    elif container == "WAV" and speakers and can_write("WAVEX", encoding, sample_rate, channels):
+        container = "WAVEX"
     with atomic(path) as temporary:
         try:
             file = soundfile.SoundFile(
-                str(temporary), "w", sample_rate, channels, encoding, format=container
+                native(temporary), "w", sample_rate, channels, encoding, format=container
             )
         except (RuntimeError, TypeError, ValueError) as error:
+            why = _disk_says(temporary)
+            if why is not None:
+                raise unwritable(path, why) from error
             raise EnhanceError(
                 f"{path}: {container} {encoding} cannot be written with {channels} channels at "
                 f"{sample_rate} Hz ({reason(error)}); use .wav"
             ) from error
-        with file:
-            yield AudioWriter(file, path)
+        try:
+            with file:
+                _set_tags(file, tags or {})
+                yield AudioWriter(file, path, temporary)
+        except soundfile.LibsndfileError as error:  # what was held back until the end
+            raise _failed(path, temporary, error) from error
+        if container == "WAVEX":
+            _set_speakers(temporary, speakers)
+
+
+def _set_tags(file: soundfile.SoundFile, tags: Mapping[str, str]) -> None:
+    """Tags as far as libsndfile can write them; which program wrote the input is no such tag."""
+    for name, text in tags.items():
+        fits = text.isascii() or file.format not in _ASCII_TAGS
+        if text and fits and name != "software":
+            with contextlib.suppress(RuntimeError):  # a container without such a tag
+                setattr(file, name, text)
+
+
+def _set_speakers(path: Path, speakers: int) -> None:
+    """libsndfile puts the usual mask for a number of channels; the header's place is fixed."""
+    with path.open("r+b") as file:
+        head = file.read(60)
+        at = head.find(b"fmt ")
+        if at > 0 and struct.unpack_from("<H", head, at + 8)[0] == 0xFFFE:
+            file.seek(at + 28)
+            file.write(struct.pack("<I", speakers))
 
 
 def write(path: Path | str, wave: np.ndarray, sample_rate: int, subtype: str | None = None) -> int:
@@ -178,19 +245,33 @@ def write(path: Path | str, wave: np.ndarray, sample_rate: int, subtype: str | N
         If a sample is NaN or infinite, or the file cannot be written.
     """
     wave = np.atleast_2d(wave)
-    if wave.ndim != 2 or wave.shape[0] > 1024 or not np.issubdtype(wave.dtype, np.floating):
+    if wave.ndim != 2 or not np.issubdtype(wave.dtype, np.floating):
         raise EnhanceError(
             f"{path}: a wave of shape {wave.shape} and type {wave.dtype} cannot be written; "
             "give floats of shape (N,) or (C, N)"
         )
+    check_layout(f"{path}: a wave", *wave.shape)
     channels, frames = wave.shape
     with writer(path, sample_rate, channels, subtype=subtype, frames=frames) as out:
         out.write(wave.T)
     return out.clipped
 
 
-def _unwritable(path: Path, error: Exception) -> EnhanceError:
-    return EnhanceError(f"{path}: cannot be written ({reason(error)}); choose another place")
+def _failed(path: Path, temporary: Path, error: Exception) -> EnhanceError:
+    """libsndfile calls a full disk a system error; the system itself says more."""
+    return unwritable(path, _disk_says(temporary) or RuntimeError(reason(error)))
+
+
+def _disk_says(temporary: Path) -> OSError | None:
+    """What the system says of more bytes in a file."""
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(BLOCK))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def reason(error: Exception) -> str:

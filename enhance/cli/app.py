@@ -285,7 +285,11 @@ app.command()(ssl.teachers)
 def main() -> None:
     """Run the command line: errors become one line and exit code 2, Ctrl-C exit code 130."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # so that a full disk behind a pipe is told here
     except EnhanceError as error:
         print(f"enhance: {error}", file=sys.stderr)
         sys.exit(2)
@@ -293,8 +297,22 @@ def main() -> None:
         print("enhance: stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         sys.exit(1)
+    except OSError as error:  # of the system: a disk that is full, a folder that may not be entered
+        if error.errno is None:
+            raise
+        named = "" if error.filename is None else f"{error.filename}: "
+        print(f"enhance: {named}{error.strerror}", file=sys.stderr)
+        if error.filename is None:
+            _leave_stdout()
+        sys.exit(2)
+
+
+def _leave_stdout() -> None:
+    """What could not be written is not tried again when the process ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -142,11 +142,12 @@ class ClipStore:
         import soundfile
 
         from enhance.audio import read as audio
+        from enhance.audio.write import native
 
         path, rate = self.clips[i].path, self.sample_rate
         found = audio.info(path)
         if (found.subtype, found.channels, found.sample_rate) == ("PCM_16", 1, rate):
-            samples, _ = soundfile.read(path, dtype="int16")
+            samples, _ = soundfile.read(native(path), dtype="int16")
             if len(samples) == found.frames and len(samples):
                 return samples
         # Anything unusual, a truncated file too, goes through the one place that names it.

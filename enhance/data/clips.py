@@ -20,6 +20,7 @@ from enhance.data.manifest import (
     write_manifest,
 )
 from enhance.errors import EnhanceError
+from enhance.files import is_file, is_folder
 
 __all__ = [
     "Clip",
@@ -121,7 +122,7 @@ def load_clips(
 
 def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
     if not (data.corpus or data.speech or data.noise):
-        from enhance.data.synthetic import corpus as demo_corpus
+        from enhance.data import demo_corpus
 
         folder = demo_corpus.ensure(quiet=quiet)
         log.warning("no data named: using the built-in SYNTHETIC corpus (%s)", folder)
@@ -260,9 +261,9 @@ def _distinct(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def _corpus(folder: Path, quiet: bool) -> list[Clip]:
-    if folder.is_dir() and not _manifest_of(folder):
+    if is_folder(folder) and not _manifest_of(folder):
         parts = [folder / "speech", folder / "noise"]
-        if not all(part.is_dir() for part in parts):
+        if not all(is_folder(part) for part in parts):
             raise EnhanceError(
                 f"{folder}: a corpus has a manifest.jsonl or manifest.csv, or subfolders `speech` "
                 "and `noise`"
@@ -272,9 +273,9 @@ def _corpus(folder: Path, quiet: bool) -> list[Clip]:
 
 
 def _place(place: Path, kind: str, quiet: bool) -> list[Clip]:
-    if place.is_file():
+    if is_file(place):
         return read_manifest(place)
-    if not place.is_dir():
+    if not is_folder(place):
         raise EnhanceError(f"{place}: no such manifest or folder")
     manifest = _manifest_of(place)
     if manifest:
@@ -287,6 +288,6 @@ def _place(place: Path, kind: str, quiet: bool) -> list[Clip]:
 
 def _manifest_of(folder: Path) -> Path | None:
     for name in ("manifest.jsonl", "manifest.csv"):
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return folder / name
     return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from enhance.errors import EnhanceError
-from enhance.files import read_jsonl, write_jsonl
+from enhance.files import is_file, is_folder, kind_of, read_jsonl, resolved, write_jsonl
 from enhance.progress import progress_bar
 
 AUDIO_SUFFIXES = frozenset({
@@ -71,13 +71,13 @@ def read_manifest(path: Path | str) -> list[Clip]:
         first of them and their number are told.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise EnhanceError(f"{path}: no such manifest; `enhance data manifest FOLDER` makes one")
-    folder = path.resolve().parent
+    folder = resolved(path).parent
     clips = [_clip(row, folder, f"{path}, entry {i}") for i, row in enumerate(read_rows(path), 1)]
     if not clips:
         raise EnhanceError(f"{path}: the manifest is empty")
-    missing = [clip.path for clip in clips if not clip.path.is_file()]
+    missing = [clip.path for clip in clips if not is_file(clip.path)]
     if missing:
         raise EnhanceError(
             f"{path}: {len(missing)} of {len(clips)} files are not there, first {missing[0]}; "
@@ -152,13 +152,13 @@ def scan_folder(
         If the folder is missing, or the expression is none.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise EnhanceError(f"{folder}: no such folder")
     try:
         pattern = re.compile(speaker) if speaker else None
     except re.error as error:
         raise EnhanceError(f"speaker {speaker!r}: not a regular expression ({error})") from error
-    root = folder.resolve()
+    root = resolved(folder)
     clips: list[Clip] = []
     problems: list[str] = []
     paths = list(_audio_files(root))
@@ -209,7 +209,7 @@ def make_manifest(
     out = Path(out) if out is not None else Path(folder) / "manifest.jsonl"
     if out.suffix != ".jsonl":
         raise EnhanceError(f"{out}: a manifest is written as .jsonl")
-    if out.exists() and not force:
+    if kind_of(out) is not None and not force:
         raise EnhanceError(f"{out}: is there already; --force replaces it")
     clips, problems = scan_folder(folder, kind=kind, source=source, speaker=speaker, quiet=quiet)
     if not clips:

@@ -6,8 +6,9 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from enhance.audio.resampling import StreamingResampler
+from enhance.audio.resampling import StreamingResampler, check_block
 from enhance.device.strength import mix
+from enhance.samples import MOST_CHANNELS, check_samples, floats, rate_of, whole_number
 
 
 class Model(Protocol):
@@ -54,9 +55,16 @@ class AlignedStream:
         Samples per second, in and out.
     channels
         Number of channels C.
+
+    Raises
+    ------
+    EnhanceError
+        If the rate is no whole number of Hz, or C no number of channels.
     """
 
     def __init__(self, enhancer: Model, sample_rate: int, channels: int) -> None:
+        sample_rate = rate_of(sample_rate)
+        channels = whole_number("channels", channels, 1, MOST_CHANNELS)
         self._rates = sample_rate, enhancer.sample_rate
         self._into = StreamingResampler(sample_rate, enhancer.sample_rate, channels)
         self._back = StreamingResampler(enhancer.sample_rate, sample_rate, channels)
@@ -70,8 +78,20 @@ class AlignedStream:
         self._emitted = 0
 
     def process(self, block: np.ndarray) -> np.ndarray:
-        """Shape: float (n, C) -> float32 (m, C)."""
-        block = np.asarray(block, np.float32)
+        """Take the next samples, give those that are ready.
+
+        Shape: float (n, C) -> float32 (m, C)
+
+        Raises
+        ------
+        EnhanceError
+            If the block is of another shape or type, or a sample is NaN, infinite or far beyond
+            full scale; the stream is then where it was.
+        """
+        block = floats("block", block)
+        check_block(block, self._into.channels)
+        check_samples("block", block)
+        block = block.astype(np.float32, copy=False)
         self._received += len(block)
         out = self._back.process(self._enhance(self._into.process(block)))
         self._emitted += len(out)

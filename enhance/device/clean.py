@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import soundfile
-
 from enhance.audio.read import AudioInfo, AudioReader, info
-from enhance.audio.write import SUFFIXES, output_format, writer
+from enhance.audio.write import SUFFIXES, can_write, output_format, writer
 from enhance.device.aligned_stream import AlignedStream
 from enhance.device.enhancer import Enhancer
 from enhance.device.offline import OfflineEnhancer, open_model
 from enhance.device.strength import wet_share
 from enhance.errors import EnhanceError
+from enhance.files import is_folder, kind_of, resolved, same_file
 from enhance.progress import progress_bar
 
 # Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.
@@ -57,8 +56,8 @@ def default_output(path: Path | str) -> Path:
     A suffix that cannot be written becomes ``.wav``.
     """
     path = Path(path)
-    if path.is_dir():
-        whole = path.resolve()  # "." has no name of its own
+    if is_folder(path):
+        whole = resolved(path)  # "." has no name of its own
         return whole.with_name(whole.name + "_enhanced")
     suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".wav"
     return path.with_name(f"{path.stem}_enhanced{suffix}")
@@ -104,6 +103,8 @@ def clean_file(
             about.channels,
             subtype=_subtype(about, target),
             frames=about.frames,
+            tags=about.tags,
+            speakers=about.speakers,
         ) as out:
             for block in reader:
                 out.write(stream.process(block))
@@ -156,16 +157,17 @@ def run_path(
     wet_share(1.0 if strength is None else strength, atten_limit)  # refused before any work
     source = Path(source)
     result = RunResult()
-    if source.is_dir():
+    folder = is_folder(source)
+    if folder:
         jobs = _folder_jobs(source, target, result)
     else:
         target = default_output(source) if target is None else Path(target)
-        if target.is_dir():
+        if is_folder(target):
             target = target / source.name
         _check_target(source, target, force)
         jobs = [(source, target)]
     lengths = _measure(jobs, result)
-    if not source.is_dir() and result.failures:
+    if not folder and result.failures:
         raise EnhanceError(result.failures[0][1])
     enhancer = model
     if not isinstance(enhancer, (Enhancer, OfflineEnhancer)):
@@ -208,10 +210,12 @@ def run_path(
                     f"{enhancer.sample_rate / 2000:g} kHz is kept "
                     f"(the model works at {enhancer.sample_rate / 1000:g} kHz)"
                 )
+            if about.remark:
+                say(f"{path}: warning: {about.remark}")
             try:
                 cleaned = clean_file(path, output, enhancer, force=force, advance=advance)
             except EnhanceError as error:
-                if not source.is_dir():
+                if not folder:
                     raise
                 result.failures.append((path, str(error)))
                 continue
@@ -247,16 +251,17 @@ def _folder_jobs(
     source: Path, target: Path | str | None, result: RunResult
 ) -> list[tuple[Path, Path]]:
     target = default_output(source) if target is None else Path(target)
-    if target.exists() and not target.is_dir():
+    if kind_of(target) is not None and not is_folder(target):
         raise EnhanceError(f"{target}: is a file, the output of a folder is a folder")
-    if target.resolve() == source.resolve():
+    if same_file(target, source):
         raise EnhanceError(f"{target}: is the input folder too; choose another output")
     # An output inside the input is not input.
-    found = [path for path in _search(source, result) if target.resolve() not in path.parents]
+    inside = resolved(target)
+    found = [path for path in _search(source, result) if inside not in path.parents]
     if not found and not result.failures:
         kinds = ", ".join(sorted(SUFFIXES))
         raise EnhanceError(f"{source}: holds no audio files ({kinds})")
-    root = source.resolve()
+    root = resolved(source)
     return [(source / path.relative_to(root), target / path.relative_to(root)) for path in found]
 
 
@@ -267,7 +272,7 @@ def _search(source: Path, result: RunResult) -> Iterator[Path]:
         path = Path(error.filename)
         result.failures.append((path, f"{path}: cannot be read ({error.strerror or error})"))
 
-    for folder, folders, names in os.walk(source.resolve(), onerror=unreadable):
+    for folder, folders, names in os.walk(resolved(source), onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
@@ -285,17 +290,17 @@ def _measure(jobs: list[tuple[Path, Path]], result: RunResult) -> dict[Path, Aud
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:
-    if target.resolve() == source.resolve() or (
-        target.exists() and source.exists() and target.samefile(source)
-    ):
+    if same_file(target, source):
         raise EnhanceError(f"{target}: is the input file too; choose another output")
-    if target.exists() and not target.is_dir() and not force:
+    if kind_of(target) is not None and not is_folder(target) and not force:
         raise EnhanceError(f"{target}: exists already; overwrite it with --force")
     output_format(target)  # refuses a suffix that cannot be written, before any work
 
 
 def _subtype(about: AudioInfo, target: Path) -> str | None:
-    """The input's encoding where the output's container knows it."""
-    container, _ = output_format(target)
-    kept = about.subtype in _KEPT and soundfile.check_format(container, about.subtype)
+    """The input's encoding where a file of the output's name can hold it."""
+    container, usual = output_format(target)
+    if about.subtype not in _KEPT or usual == "OPUS":
+        return None
+    kept = can_write(container, about.subtype, about.sample_rate, about.channels)
     return about.subtype if kept else None

@@ -20,6 +20,7 @@ from enhance.device.aligned_stream import AlignedStream
 from enhance.device.hub import find_model
 from enhance.device.strength import mix, wet_share
 from enhance.errors import EnhanceError
+from enhance.samples import check_finite, check_layout, check_samples, floats, whole_number
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -92,6 +93,7 @@ class Enhancer:
         """Delay of the streamed output against the input."""
         self._shapes = self._read_signature()
         self._output_names = ["enhanced", *(f"{name}.out" for name in self._shapes)]
+        self._states: dict[str, np.ndarray] = {}
         self.reset()
 
     @classmethod
@@ -147,17 +149,18 @@ class Enhancer:
         Raises
         ------
         EnhanceError
-            If the signal is empty, not of floats, or holds NaN or infinity.
+            If the signal is empty, not of floats, (N, C), far beyond full scale, or holds NaN or
+            infinity; or ``sample_rate`` is no whole number of Hz.
         """
-        wave = np.asarray(wave)
-        if wave.ndim not in (1, 2) or not wave.size or not np.issubdtype(wave.dtype, np.floating):
+        wave = floats("wave", wave)
+        if wave.ndim not in (1, 2) or not wave.size:
             raise EnhanceError(
                 f"wave of shape {wave.shape} and type {wave.dtype}: cannot be enhanced; "
                 "give floats in [-1, 1] of shape (N,) or (C, N)"
             )
-        if not np.isfinite(wave).all():
-            raise EnhanceError("wave: holds NaN or infinite samples; repair the source")
         frames = np.atleast_2d(wave).T  # (N, C)
+        check_layout("wave", *frames.shape[::-1])
+        check_samples("wave", wave)
         aligned = AlignedStream(self, sample_rate, frames.shape[1])
         out = np.concatenate([aligned.process(frames), aligned.flush()])  # (N, C)
         return np.ascontiguousarray(out.T).reshape(wave.shape)
@@ -170,20 +173,25 @@ class Enhancer:
         Raises
         ------
         EnhanceError
-            If ``chunk`` is no vector of floats or holds NaN or infinity (the stream is then
-            where it was), or if the network itself gives NaN.
+            If ``chunk`` is no vector of floats, is far beyond full scale, or holds NaN or infinity
+            (the stream is then where it was), or if the network itself gives NaN.
         """
-        chunk = np.asarray(chunk)
-        if chunk.ndim != 1 or not np.issubdtype(chunk.dtype, np.floating):
+        chunk = floats("chunk", chunk)
+        if chunk.ndim != 1:
             raise EnhanceError(
                 f"chunk of shape {chunk.shape} and type {chunk.dtype}: cannot be enhanced; "
                 "give one channel of floats in [-1, 1]"
             )
-        if not np.isfinite(chunk).all():
-            raise EnhanceError("chunk: holds NaN or infinite samples; repair the source")
+        check_finite("chunk", chunk)
         joined = np.concatenate([self._pending, chunk.astype(np.float32, copy=False)])
         whole = len(joined) - len(joined) % self.hop_length
+        before = self._states
         out = self._run(joined[:whole])
+        try:
+            check_samples("chunk", chunk)
+        except EnhanceError:  # after the run, so that a network that overflows is named first
+            self._states = before
+            raise
         dry = np.concatenate([self._dry, joined[:whole]])
         if self._wet < 1:
             out = mix(out, dry[:whole], self._wet)
@@ -313,8 +321,7 @@ def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
     """Open an ONNX file; an `EnhanceError` tells a missing file from a broken one."""
     import onnxruntime
 
-    if num_threads < 1:
-        raise EnhanceError(f"num_threads {num_threads}: must be at least 1")
+    num_threads = whole_number("num_threads", num_threads, 1)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from enhance.errors import EnhanceError
+from enhance.files import is_file, is_folder
 
 MODELS = Path(__file__).parents[1] / "models"
 """Folder of the shipped ONNX models."""
@@ -41,16 +42,16 @@ def find_model(name: Path | str) -> Path:
     if text in shipped_models():
         return MODELS / f"{text}{SUFFIX}"
     path = Path(text)
-    if text and path.is_file():
+    if text and is_file(path):
         return path
     names = ", ".join(shipped_models()) or "none in this installation"
-    if text and path.is_dir():
+    if text and is_folder(path):
         raise EnhanceError(
             f"{text}: is a folder, a model is one .onnx file; "
             "make it from a checkpoint with: enhance export"
         )
     hub_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) and not text.endswith(".onnx")
-    if hub_id and not path.parent.is_dir():  # below a folder that exists it is a mistyped path
+    if hub_id and not is_folder(path.parent):  # below a folder that exists it is a mistyped path
         return _fetch(text)
     raise EnhanceError(f"{text}: no such model (no file; shipped models: {names})")
 

@@ -15,6 +15,7 @@ from enhance.device.enhancer import Enhancer, open_session
 from enhance.device.hub import find_model
 from enhance.device.strength import wet_share
 from enhance.errors import EnhanceError
+from enhance.samples import check_samples, floats
 
 KIND = "gcrn-offline"
 """`model_type` in the metadata of such a file."""
@@ -83,16 +84,16 @@ class OfflineEnhancer:
         Raises
         ------
         EnhanceError
-            If it is not one channel, too short, or not finite.
+            If it is not one channel of floats, too short, not finite, or far beyond full scale.
         """
-        wave = np.asarray(wave, np.float32)
+        wave = floats("wave", wave)
         if wave.ndim != 1 or len(wave) < self.least_samples:
             raise EnhanceError(
                 f"wave of shape {wave.shape}: {self.path.name} takes one channel of at least "
                 f"{self.least_samples} samples"
             )
-        if not np.isfinite(wave).all():
-            raise EnhanceError("wave: holds NaN or infinite samples; repair the source")
+        check_samples("wave", wave)
+        wave = wave.astype(np.float32, copy=False)
         longest = self.longest_samples
         if longest is None or len(wave) <= longest:
             return self._run(wave)
@@ -116,7 +117,13 @@ class OfflineEnhancer:
         return other
 
     def process(self, chunk: np.ndarray) -> np.ndarray:
-        """Keep the next samples (n,); gives nothing yet."""
+        """Keep the next samples (n,); gives nothing yet. Refuses what a call refuses."""
+        chunk = floats("chunk", chunk)
+        if chunk.ndim != 1:
+            raise EnhanceError(
+                f"chunk of shape {chunk.shape}: cannot be enhanced; give one channel of floats"
+            )
+        check_samples("chunk", chunk)
         self._heard.append(np.array(chunk, np.float32))
         return np.zeros(0, np.float32)
 

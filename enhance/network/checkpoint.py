@@ -12,7 +12,7 @@ import torch
 
 from enhance.config import ModelConfig
 from enhance.errors import EnhanceError
-from enhance.files import read_jsonl, write_json
+from enhance.files import is_file, is_folder, read_jsonl, write_json
 from enhance.network.companion import Companion, Factory
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import parse, to_dict
@@ -126,11 +126,11 @@ def read_info(path: Path | str) -> CheckpointInfo:
     """
     path = Path(path)
     folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise EnhanceError(f"{path}: no such checkpoint folder")
-    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
+    missing = [name for name in (WEIGHTS, CONFIG) if not is_file(folder / name)]
     if missing:
-        early = missing == [WEIGHTS] and (folder / "history.jsonl").is_file()
+        early = missing == [WEIGHTS] and is_file(folder / "history.jsonl")
         why = "the run has not kept a model yet" if early else "this is no checkpoint of enhance"
         raise EnhanceError(f"{folder}: no {' and no '.join(missing)} ({why}); name a run folder")
     record = _read_config(folder / CONFIG)
