@@ -80,7 +80,8 @@ MUTANTS = (
     ),
     Mutant(
         "transposed kernels taken as they lie", "enhance/training/muon.py",
-        "Layout(halves, isinstance(part, kinds))", "Layout(halves, False)", "tests/enhance/training/test_muon.py",
+        "Layout(halves, isinstance(part, kinds))", "Layout(halves, False)",
+        "tests/enhance/training/test_muon.py",
     ),
 )  # fmt: skip
 
