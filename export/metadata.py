@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import enhance
-from enhance.cli.info import macs_per_second
 from enhance.network.checkpoint import CheckpointInfo
-from enhance.network.waveform_model import WaveformModel
+from enhance.network.waveform_model import WaveformModel, macs_per_second
 from enhance.settings import to_dict
 from export.graph.step import OPSET
 

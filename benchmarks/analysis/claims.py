@@ -42,7 +42,7 @@ ADVICE: tuple[Advice, ...] = (
     Advice("intent classification", "10-12", "single:11", "high-level semantic", _TABLE),
     Advice("semantic tokens (Mimi)", "7", "single:7", "phonetic, early semantic", _TABLE),
     Advice("semantic tokens (Mimi)", "9-12", "single:11", "lexical, semantic", _CONTENT),
-    Advice("formants, pitch, prosody", "1-4", "first_k:5", "acoustic features", _CONTENT),
+    Advice("formants, pitch, prosody", "1-4", "range:1-4", "acoustic features", _CONTENT),
     Advice("phones, their boundaries", "5-8", "single:7", "phonetic features", _CONTENT),
     Advice("words", "9-12", "last_k:4", "lexical and semantic features", _CONTENT),
     Advice("sentence structure (Large)", "13+", "last_k:12", "high-level features", _CONTENT),

@@ -20,6 +20,13 @@ from distill.teacher import contract as teachers
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 
+GUESSES = {
+    "majority": "majority",
+    "nearest_visible": "nearest visible frame",
+    "present_frame": "present frame",
+}
+"""What each guess that needs no model is called; the best of them is the baseline."""
+
 CLIP_SECONDS = 10.0
 """Recordings are cut to this length to measure throughput: attention grows with its square."""
 
@@ -112,10 +119,14 @@ def _metric(record: dict[str, Any]) -> dict[str, Any] | None:
     if "clean" not in last:
         return None
     clean = last["clean"]
+    guesses = {name: clean[name] for name in GUESSES if name in clean}
+    best = max(guesses, key=lambda name: guesses[name]["mean"], default=None)
     return {
         "name": "accuracy",
         "value": clean["accuracy"],
         "chance": clean["chance"],
+        "guess": best and {"name": GUESSES[best], **guesses[best]},
+        "gain": clean.get("gains", {}).get(best),
         "codes": last.get("codes", []),
         "steps": sum(row["steps"] for row in record["iterations"]),
         "minutes": round(sum(row["seconds"] for row in record["iterations"]) / 60, 1),
@@ -128,16 +139,25 @@ def _equal_error_rate(record: dict[str, Any]) -> dict[str, Any] | None:
     found = measured.get("trained") or record.get("held_back")
     if found is None:
         return None
-    random = measured.get("random weights")
     return {
         "name": "EER",
-        "value": {"mean": found["eer"], "low": found["low"], "high": found["high"]},
+        "value": _rate(found),
         "chance": 0.5,
-        "random_weights": random and random["eer"],
+        "guess": _rate(measured.get("mean log-mel spectrum"), "mean spectrum"),
+        "gain": None,
+        "random_weights": _rate(measured.get("random weights")),
+        "held_back": _rate(record.get("held_back")),
         "codes": [],
         "steps": record["steps"],
         "minutes": round(record["seconds"] / 60, 1),
     }
+
+
+def _rate(found: dict[str, Any] | None, name: str = "") -> dict[str, Any] | None:
+    if found is None:
+        return None
+    rate = {"mean": found["eer"], "low": found["low"], "high": found["high"]}
+    return {"name": name, **rate} if name else rate
 
 
 @torch.inference_mode()
@@ -218,7 +238,9 @@ _MEANING = {
     "accuracy": "Accuracy, of files that trained nothing: units of masked frames (hubert, wavlm), "
     "masked frames told from distractors (wav2vec2), frames to come told from other frames "
     "(wav2vec, vq-wav2vec). Chance: a blind choice. Families do not compare.",
-    "EER": "EER: pairs of clips of speakers that were never heard.",
+    "EER": "EER: pairs of clips of speakers that were never heard, of a set given to the training "
+    "where there was one, with mean spectrum and random weights on the same pairs; held-back: of "
+    "speakers of the corpus that were kept out. Lower is better.",
 }
 """What each metric is."""
 
@@ -227,7 +249,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """The table as Markdown."""
     timed = any("throughput" in row for row in rows)
     head = ["teacher", "family", "L", "widths", "stride", "field", "causal", "parameters"]
-    head += ["trained", "metric on held-back audio (95 %)", "chance", "code perplexity"]
+    head += ["trained", "metric on unheard audio (95 %)", "chance", "baseline without training"]
+    head += ["over it, points", "random weights", "held-back EER", "code perplexity"]
     if timed:
         head += ["audio-s/s", "per CPU s"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -253,6 +276,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines += ["", "Stride and field in samples; L blocks give L + 1 hidden states."]
     metrics = {row["metric"]["name"] for row in rows if row["metric"]}
     lines += [text for name, text in _MEANING.items() if name in metrics]
+    if any(row["metric"] and row["metric"]["guess"] for row in rows):
+        lines.append(
+            "Baseline: the best guess that no training gives. Over it: paired file by file with "
+            "its interval where the record holds that, else the difference of the two means."
+        )
     if timed:
         one = next(row["throughput"] for row in rows if "throughput" in row)
         lines.append(
@@ -279,16 +307,37 @@ def _trained(metric: dict[str, Any] | None) -> str:
 
 def _figures(metric: dict[str, Any] | None) -> list[str]:
     if metric is None:
-        return ["no record", "", ""]
-    value = metric["value"]
-    text = (
-        f"{metric['name']} {100 * value['mean']:.1f} % "
-        f"({100 * value['low']:.1f} to {100 * value['high']:.1f})"
-    )
-    if metric.get("random_weights") is not None:
-        text += f"; random weights {100 * metric['random_weights']:.1f} %"
+        return ["no record", *[""] * 6]
+    guess = metric["guess"]
     codes = ", ".join(f"{c['perplexity']:.0f} of {c['size']}" for c in metric["codes"])
-    return [text, f"{100 * metric['chance']:.1f} %", codes]
+    return [
+        f"{metric['name']} {_share(metric['value'])}",
+        f"{100 * metric['chance']:.1f} %",
+        f"{guess['name']} {_share(guess)}" if guess else "",
+        _over(metric),
+        _share(metric.get("random_weights")),
+        _share(metric.get("held_back")),
+        codes,
+    ]
+
+
+def _share(value: dict[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+
+
+def _over(metric: dict[str, Any]) -> str:
+    """How much better than its baseline: paired where the record has it; BELOW is said."""
+    if not metric["guess"]:
+        return ""
+    gain = metric["gain"] or {"mean": metric["value"]["mean"] - metric["guess"]["mean"]}
+    better = -1 if metric["name"] == "EER" else 1
+    points = 100 * better * gain["mean"]
+    text = f"{points:+.1f}"
+    if "low" in gain:
+        text += f" ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
+    return f"{text}, BELOW it" if points < 0 else text
 
 
 def check(out: Path | None, force: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures.seeds import claims
 from benchmarks.quality.clips import read_rows
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
@@ -123,6 +124,8 @@ def latency_plot(rows: Sequence[Row], path: Path) -> None:
 def difference_plot(rows: Sequence[Row], path: Path) -> bool:
     """Paired difference of each run to its baseline, with its interval, one panel a metric.
 
+    Coloured where the difference holds among all of them (`benchmarks.figures.seeds.claims`).
+
     Parameters
     ----------
     rows
@@ -140,6 +143,7 @@ def difference_plot(rows: Sequence[Row], path: Path) -> bool:
     rows = [row for row in rows if row["difference"]]
     if not rows:
         return False
+    held = claims(rows)
     figure = Figure(figsize=(11, 1.2 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots(1, len(METRICS))
     names = [f"{row['name']} - {row['baseline']}" for row in rows]
@@ -150,7 +154,7 @@ def difference_plot(rows: Sequence[Row], path: Path) -> bool:
             entry = row["difference"][metric]
             if not entry:
                 continue
-            colour = "0.5" if entry["verdict"] == "undecided" else "C0"
+            colour = "C0" if (row["name"], metric) in held else "0.5"
             if entry["low"] is not None:
                 axis.plot([entry["low"], entry["high"]], [place, place], color=colour, lw=2)
             axis.plot(entry["mean"], place, "o", color=colour, ms=5)

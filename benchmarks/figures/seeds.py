@@ -1,24 +1,26 @@
 """Means and paired differences over clips and seeds.
 
-One seed: Student's t over clips, for this seed. Two seeds: the same over each clip's mean of both
-seeds; two runs say nothing of a third. From three seeds on the interval holds for new clips *and*
-new seeds: clips and seeds are crossed random factors, d[clip, seed] = mean + clip + seed + rest.
-The half width is the root of the sum of two squares, that of the t interval over clips (of each
-clip's mean) and that of the t interval over seeds (of each seed's mean), each with its own degrees
-of freedom (Howe 1974, J. Am. Stat. Assoc. 69, 789). The rest is counted in both, so that the
-interval errs to the wide side: simulated with 3 and 5 seeds and 30 and 227 clips it covers in 94.8
-to 99.7 % of the cases, where that of a single seed covers in 12 to 95 %.
+From three seeds on the interval holds for new clips *and* new seeds: clips and seeds are crossed
+random factors, d[clip, seed] = mean + clip + seed + rest. The half width is the root of the sum of
+two squares, that of the (clustered) t interval over clips (of each clip's mean) and that of the t
+interval over seeds (of each seed's mean), see `benchmarks.figures.statistics.combined`. The rest is
+counted in both, so that the interval errs to the wide side: simulated with 3 and 5 seeds and 30 and
+227 clips it covers in 94.8 to 99.7 % of the cases, where that of a single seed covers in 12 to 95
+%.
+
+One or two seeds say nothing of a third: their intervals are over clips, for these seeds, and their
+differences claim nothing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.figures.statistics import Difference, Interval, mean_interval
+from benchmarks.figures.clusters import Clusters, clusters_of
+from benchmarks.figures.statistics import Difference, Interval, combined, holm, mean_interval
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS
 
@@ -30,13 +32,17 @@ Scores = Mapping[str, Row]
 """Rows of ``clips.jsonl`` of one run, by clip."""
 
 
-def crossed_interval(values: np.ndarray, confidence: float = 0.95) -> Interval:
+def crossed_interval(
+    values: np.ndarray, clusters: Clusters | None = None, confidence: float = 0.95
+) -> Interval:
     """Mean of a table of clips and seeds, with its interval.
 
     Parameters
     ----------
     values
         One value per clip and seed (C, S).
+    clusters
+        Of the clips, as in `benchmarks.figures.statistics.mean_interval`.
     confidence
         Probability that the interval covers the mean.
 
@@ -47,15 +53,12 @@ def crossed_interval(values: np.ndarray, confidence: float = 0.95) -> Interval:
     """
     if values.ndim != 2 or not values.size:
         raise EnhanceError(f"crossed_interval: values of shape {values.shape}; needs (C, S)")
-    over_clips = mean_interval(values.mean(1), "t", confidence)
-    seeds = values.shape[1]
-    if seeds < ENOUGH or over_clips.half_width is None:
+    over_clips = mean_interval(values.mean(1), clusters, confidence)
+    if values.shape[1] < ENOUGH or not over_clips.errors:
         return over_clips
-    over_seeds = mean_interval(values.mean(0), "t", confidence)
-    assert over_seeds.half_width is not None
-    half = math.hypot(over_clips.half_width, over_seeds.half_width)
-    mean = over_clips.mean
-    return Interval(mean, mean - half, mean + half, over_clips.n, "t over clips and seeds")
+    errors = over_clips.errors + mean_interval(values.mean(0), None, confidence).errors
+    method = "t over clips and seeds" if over_clips.method == "t" else f"{over_clips.method}, seeds"
+    return combined(over_clips.mean, over_clips.n, method, errors, confidence)
 
 
 def mean_scores(runs: Sequence[Scores]) -> dict[str, Row]:
@@ -69,7 +72,8 @@ def mean_scores(runs: Sequence[Scores]) -> dict[str, Row]:
     result = {}
     for metric in METRICS:
         names, values = _table(runs, metric)
-        entry: Row = crossed_interval(values).row() if names else {"mean": None, "n": 0}
+        found = crossed_interval(values, _clusters(runs, names)) if names else None
+        entry: Row = found.row() if found else {"mean": None, "n": 0}
         result[metric] = {**entry, "refused": len({c for run in runs for c in run}) - len(names)}
     return result
 
@@ -86,7 +90,8 @@ def differences(base: Sequence[Scores], own: Sequence[Scores]) -> dict[str, Row 
     -------
     dict
         By metric: as `benchmarks.figures.statistics.Difference.row`; None where no clip was
-        measured by all. ``wins`` counts clips whose mean over seeds is higher.
+        measured by all. ``wins`` counts clips whose mean over seeds is higher. With fewer than
+        `ENOUGH` seeds ``verdict`` is ``"no claim"``.
     """
     result: dict[str, Row | None] = {}
     for metric in METRICS:
@@ -99,7 +104,11 @@ def differences(base: Sequence[Scores], own: Sequence[Scores]) -> dict[str, Row 
         d = b[[second.index(c) for c in common]] - a[[first.index(c) for c in common]]
         wins = int(np.count_nonzero(d.mean(1) > 0))
         only_one = len(set(first) ^ set(second))
-        result[metric] = Difference(crossed_interval(d), wins, only_one).row()
+        interval = crossed_interval(d, _clusters(own, common))
+        row = Difference(interval, wins, only_one).row()
+        if len(own) < ENOUGH:
+            row |= {"verdict": "no claim", "p": None}
+        result[metric] = row
     return result
 
 
@@ -115,6 +124,41 @@ def by_group(runs: Sequence[Scores], label: str) -> dict[str, list[dict[str, Row
         ]
         for value in values
     }
+
+
+def claims(rows: Sequence[Row]) -> set[tuple[str, str]]:
+    """Differences of a study that hold together: ``(name, metric)`` of each.
+
+    All differences of runs with `ENOUGH` seeds are one family, corrected by Holm's method.
+
+    Parameters
+    ----------
+    rows
+        One row of a study for each name (`benchmarks.study.report.shown_rows`).
+    """
+    family = [
+        (row["name"], metric, row["difference"][metric])
+        for row in rows
+        if row["difference"] and len(_compared_seeds(row)) >= ENOUGH
+        for metric in METRICS
+    ]
+    held = holm([entry and entry.get("p") for _, _, entry in family])
+    return {(name, metric) for (name, metric, _), one in zip(family, held, strict=True) if one}
+
+
+def no_claim(row: Row) -> str:
+    """``"one seed: no claim"`` where a row's difference has too few seeds; else nothing."""
+    count = len(_compared_seeds(row))
+    return "" if count >= ENOUGH else f"{'one seed' if count == 1 else 'two seeds'}: no claim"
+
+
+def _compared_seeds(row: Row) -> Sequence[int]:
+    seeds: Sequence[int] = row.get("difference_seeds") or row["seeds"]
+    return seeds
+
+
+def _clusters(runs: Sequence[Scores], clips: Sequence[str]) -> dict[str, list[str]]:
+    return clusters_of([runs[0][clip]["labels"] for clip in clips])
 
 
 def _table(runs: Sequence[Scores], metric: str) -> tuple[list[str], np.ndarray]:

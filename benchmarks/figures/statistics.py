@@ -1,33 +1,25 @@
-"""Means with 95 % intervals, and paired differences, clip by clip.
+"""Means with 95 % intervals, and paired differences, clip by clip, clustered.
 
 Two systems on the same clips differ far less than their separate intervals suggest, because a
 hard clip is hard for both: the interval of a comparison is that of the clip-by-clip differences,
 never the overlap of two intervals.
 
-The default interval is Student's t over clips: with hundreds of clips it is that of the bootstrap,
-and with three clips of a small group it stays honest where the percentile bootstrap (Efron and
-Tibshirani 1993, chapter 13; ``method="bootstrap"``) is far too narrow. Both take clips as
-independent; several clips of one speaker are not, so that the interval for new speakers is wider.
+Clips that share a noise recording or a speaker are not independent: intervals are clustered
+(`benchmarks.figures.clusters`). Without clusters they are Student's t over clips, which with three
+clips of a small group stays honest where a percentile bootstrap is far too narrow.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from benchmarks.figures.clusters import Clusters, clustered_error, clusters_of
 from enhance.errors import EnhanceError
-
-Method = Literal["bootstrap", "t"]
-
-RESAMPLES = 5000
-"""Bootstrap resamples: the limits then move by under 2 % of the width from seed to seed."""
-
-_CHUNK = 2_000_000
-"""Resampled values held at a time."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,8 @@ class Interval:
     """Number of values."""
     method: str
     """How the limits were found."""
+    errors: tuple[tuple[float, float], ...] = ()
+    """Standard error and degrees of freedom of each random part."""
 
     @property
     def half_width(self) -> float | None:
@@ -52,17 +46,61 @@ class Interval:
             return None
         return (self.high - self.low) / 2
 
+    @property
+    def p(self) -> float | None:
+        """Smallest 1 - confidence whose interval leaves out zero; None without an interval."""
+        if not self.errors:
+            return None
+        if len(self.errors) == 1 and self.errors[0][0] > 0:
+            from scipy.stats import t
+
+            error, freedom = self.errors[0]
+            return float(2 * t.sf(abs(self.mean) / error, freedom))
+        from scipy.optimize import brentq
+
+        def excess(logarithm: float) -> float:
+            return _half_width(self.errors, math.exp(logarithm)) - abs(self.mean)
+
+        least, most = -30.0, -1e-12
+        if excess(least) <= 0:
+            return math.exp(least) if self.mean else 1.0
+        return math.exp(brentq(excess, least, most)) if excess(most) < 0 else 1.0
+
     def row(self) -> dict[str, Any]:
         """The interval as plain data."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in ("mean", "low", "high", "n", "method")}
+
+
+def combined(mean: float, n: int, method: str, errors: Sequence[tuple[float, float]],
+             confidence: float = 0.95) -> Interval:  # fmt: skip
+    """Interval of a mean with independent random parts.
+
+    The half width is the root of the sum of the squares of the parts' t intervals, each with its
+    own degrees of freedom (Howe 1974, J. Am. Stat. Assoc. 69, 789).
+
+    Parameters
+    ----------
+    mean, n, method
+        Of the interval.
+    errors
+        Standard error and degrees of freedom of each part.
+    confidence
+        Probability that the interval covers the mean.
+    """
+    half = _half_width(errors, 1 - confidence)
+    return Interval(mean, mean - half, mean + half, n, method, tuple(errors))
+
+
+def _half_width(errors: Sequence[tuple[float, float]], outside: float) -> float:
+    from scipy.stats import t
+
+    return math.hypot(*(float(t.isf(outside / 2, freedom)) * error for error, freedom in errors))
 
 
 def mean_interval(
     values: Sequence[float] | np.ndarray,
-    method: Method = "t",
+    clusters: Clusters | None = None,
     confidence: float = 0.95,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> Interval:
     """Mean of one value per clip, with its interval.
 
@@ -70,51 +108,114 @@ def mean_interval(
     ----------
     values
         One value per clip (n,).
-    method
-        ``"t"``: Student's t. ``"bootstrap"``: percentile bootstrap over clips.
+    clusters
+        By factor, the cluster of each clip (`clusters_of`), at most two factors; None for
+        independent clips.
     confidence
         Probability that the interval covers the mean.
-    seed
-        Seed of the bootstrap.
-    resamples
-        Number of bootstrap resamples.
 
     Raises
     ------
     EnhanceError
-        If there are no values, one is not finite, or the method is unknown.
+        If there are no values, or one is not finite.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size:
         raise EnhanceError(f"mean_interval: values of shape {array.shape}; needs (n,) with n >= 1")
     if not np.isfinite(array).all():
         raise EnhanceError("mean_interval: a value is not finite; count it as refused instead")
+    named = {name: list(labels) for name, labels in (clusters or {}).items()}
+    named = {name: labels for name, labels in named.items() if len(set(labels)) > 1}
+    method = f"t over {' and '.join(named)}" if named else "t"
     mean = float(array.mean())
-    if method not in ("bootstrap", "t"):
-        raise EnhanceError(f"interval method {method!r} is unknown; choose bootstrap or t")
     if array.size == 1:
         return Interval(mean, None, None, 1, method)
-    tail = (1 - confidence) / 2
-    if method == "t":
-        from scipy.stats import t
-
-        width = float(t.ppf(1 - tail, array.size - 1)) * array.std(ddof=1) / math.sqrt(array.size)
-        return Interval(mean, mean - float(width), mean + float(width), array.size, "t")
-    means = bootstrap_means(array, seed, resamples)
-    low, high = np.quantile(means, (tail, 1 - tail))
-    return Interval(mean, float(low), float(high), int(array.size), "bootstrap")
+    return combined(mean, int(array.size), method, [clustered_error([array], [named])], confidence)
 
 
-def bootstrap_means(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means (resamples,) of values (n,) drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    step = max(1, _CHUNK // values.size)
-    for start in range(0, resamples, step):
-        stop = min(start + step, resamples)
-        chosen = generator.integers(0, values.size, size=(stop - start, values.size))
-        means[start:stop] = values[chosen].mean(axis=1)
-    return means
+def row_interval(rows: Sequence[Mapping[str, Any]], part: str, metric: str) -> dict[str, Any]:
+    """Mean of one metric over clips, clustered by their labels, as plain data.
+
+    Parameters
+    ----------
+    rows
+        One of each clip, with ``labels``.
+    part
+        Where the metric stands in a row, such as ``"metrics"`` or ``"gains"``; clips that lack it
+        are left out.
+    metric
+        Its name.
+    """
+    found = [row for row in rows if metric in row[part]]
+    if not found:
+        return {"mean": None, "n": 0}
+    clusters = clusters_of([row["labels"] for row in found])
+    return mean_interval([row[part][metric] for row in found], clusters).row()
+
+
+def group_difference(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    clusters: tuple[Clusters, Clusters] | None = None,
+    confidence: float = 0.95,
+) -> Interval:
+    """Mean of ``b`` less mean of ``a``, two groups of other clips, with its interval.
+
+    A noise that both groups hold is one cluster, so that what it does to both cancels. A factor
+    counts only where each group has two clusters of it. Without clusters it is Welch's interval.
+
+    Parameters
+    ----------
+    a, b
+        One value per clip, at least two in each.
+    clusters
+        Of both, see `mean_interval`.
+    confidence
+        Probability that the interval covers the difference.
+
+    Raises
+    ------
+    EnhanceError
+        If a group has fewer than two values, or one is not finite.
+    """
+    parts = [np.asarray(x, dtype=np.float64) for x in (a, b)]
+    if min(x.size for x in parts) < 2 or not all(np.isfinite(x).all() for x in parts):
+        raise EnhanceError("group_difference: needs two finite values or more in each group")
+    both = clusters or ({}, {})
+    shared = [
+        name for name in both[0] if name in both[1] and all(len(set(own[name])) > 1 for own in both)
+    ]
+    named = [{name: list(own[name]) for name in shared} for own in both]
+    method = f"t over {' and '.join(shared)}" if shared else "t of two groups"
+    mean = float(parts[1].mean() - parts[0].mean())
+    count = sum(x.size for x in parts)
+    error = clustered_error([-parts[0], parts[1]], named)
+    return combined(mean, count, method, [error], confidence)
+
+
+def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
+    """Which of many differences hold together (Holm 1979, Scand. J. Stat. 6, 65).
+
+    The probability that any of them is false stays below ``level``, whatever their dependence.
+
+    Parameters
+    ----------
+    p_values
+        Of each difference; None counts as one that was looked at and shows nothing.
+    level
+        Family-wise error.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: _or_one(p_values[i]))
+    held = [False] * len(p_values)
+    for rank, i in enumerate(order):
+        if _or_one(p_values[i]) > level / (len(order) - rank):
+            break
+        held[i] = True
+    return held
+
+
+def _or_one(p: float | None) -> float:
+    return 1.0 if p is None else p
 
 
 @dataclass(frozen=True)
@@ -140,6 +241,7 @@ class Difference:
         """The difference as plain data."""
         return {
             **self.interval.row(),
+            "p": self.interval.p,
             "wins": self.wins,
             "only_one": self.only_one,
             "verdict": self.verdict,
@@ -149,9 +251,8 @@ class Difference:
 def paired_difference(
     a: Mapping[Any, float],
     b: Mapping[Any, float],
-    method: Method = "t",
+    labels: Mapping[Any, Mapping[str, str]] | None = None,
     confidence: float = 0.95,
-    seed: int = 0,
 ) -> Difference | None:
     """Mean of ``b - a`` over the clips of both, with its interval.
 
@@ -159,7 +260,9 @@ def paired_difference(
     ----------
     a, b
         Value of each clip, by clip name; clips that were refused are absent.
-    method, confidence, seed
+    labels
+        Of each clip, for `clusters_of`; None for independent clips.
+    confidence
         As in `mean_interval`.
 
     Returns
@@ -171,8 +274,9 @@ def paired_difference(
     if not common:
         return None
     differences = np.array([b[clip] - a[clip] for clip in common])
+    clusters = clusters_of([labels[clip] for clip in common]) if labels else None
     return Difference(
-        interval=mean_interval(differences, method, confidence, seed),
+        interval=mean_interval(differences, clusters, confidence),
         wins=int(np.count_nonzero(differences > 0)),
         only_one=len(set(a) ^ set(b)),
     )

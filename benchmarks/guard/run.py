@@ -20,8 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.figures.results import merge_results
-from benchmarks.figures.statistics import mean_interval, paired_difference
+from benchmarks.figures.statistics import (
+    group_difference,
+    mean_interval,
+    paired_difference,
+    row_interval,
+)
 from benchmarks.guard import cases as c
 from benchmarks.guard.bounds import Harm, judge
 from benchmarks.guard.cases import Case, Probe
@@ -149,7 +155,7 @@ def guard(
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         "limit": limit,
         "given": sources,
-        "interval": "95 %, Student's t over clips",
+        "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}",
         "bounds": asdict(bounds),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
@@ -266,11 +272,10 @@ def summarize(case: Case, rows: Sequence[Row]) -> Row:
     summary["synthetic"] = all(row["labels"].get("synthetic") == "yes" for row in rows)
     for metric in case.metrics:
         values = [row["metrics"][metric] for row in rows if metric in row["metrics"]]
-        gains = [row["gains"][metric] for row in rows if metric in row["gains"]]
-        entry: Row = mean_interval(values).row() if values else {"mean": None, "n": 0}
+        entry = row_interval(rows, "metrics", metric)
         tenth = sorted(values)[: math.ceil(len(values) / 10)]
         entry["worst_tenth"] = float(np.mean(tenth)) if tenth else None
-        entry["gain"] = mean_interval(gains).row() if gains else {"mean": None, "n": 0}
+        entry["gain"] = row_interval(rows, "gains", metric)
         reasons = [
             next((x["reason"] for x in row["refusals"] if x["metric"] == metric), row["error"])
             for row in rows
@@ -278,9 +283,10 @@ def summarize(case: Case, rows: Sequence[Row]) -> Row:
         ]
         entry["lost"], entry["reason"] = len(reasons), reasons[0] if reasons else ""
         summary["metrics"][metric] = entry
-    changes = [row["change_db"] for row in done if row["change_db"] is not None]
+    changed = [row for row in done if row["change_db"] is not None]
     over = [row["overshoot_db"] for row in done if row["overshoot_db"] is not None]
-    summary["change_db"] = mean_interval(changes).row() if changes else {"mean": None, "n": 0}
+    levels = [{"change": {"db": r["change_db"]}, "labels": r["labels"]} for r in changed]
+    summary["change_db"] = row_interval(levels, "change", "db")
     summary["overshoot_db"] = max(over, default=None)
     summary["peak_out_dbfs"] = max((row["peak_out_dbfs"] for row in done), default=None)
     return summary
@@ -294,23 +300,19 @@ def _groups(rows: Sequence[Row], name_of: Callable[[Row], str], first: str, seco
     if not {first, second} <= parts.keys():
         return {}
 
-    def gains(name: str, metric: str) -> list[float]:
-        return [row["gains"][metric] for row in parts[name] if metric in row["gains"]]
-
     values = {}
     for name in sorted(parts, key=[first, second, "(unknown)"].index):
         speakers = {row["labels"].get("speaker", "") for row in parts[name]} - UNKNOWN
-        found = {m: gains(name, m) for m in METRICS}
         values[name] = {
             "clips": len(parts[name]),
             "speakers": len(speakers),
-            "gain": {m: mean_interval(v).row() if v else None for m, v in found.items()},
+            "gain": {m: row_interval(parts[name], "gains", m) for m in METRICS},
         }
     return {
         "values": values,
         "difference": {
             "of": f"{first} - {second}",
-            **{m: welch(gains(first, m), gains(second, m)) for m in METRICS},
+            **{m: gap(parts[first], parts[second], m) for m in METRICS},
         },
     }
 
@@ -319,9 +321,11 @@ def signals_and_noise(own: Mapping[str, Sequence[Row]]) -> Row:
     """Gains with signals (alarms, sirens, ...) and with the other noise from formulas, and their
     difference paired by clip: each clip stands for its mean over the kinds of noise."""
     parts: dict[str, dict[str, dict[str, list[float]]]] = {}
+    labels: dict[str, Mapping[str, str]] = {}
     for case in c.KINDS:
         name = "signals" if case in c.SIGNALS else "other noise"
         for row in own[case]:
+            labels[row["clip"]] = row["labels"]
             for metric, gain in row["gains"].items():
                 by_clip = parts.setdefault(name, {}).setdefault(metric, {})
                 by_clip.setdefault(row["clip"], []).append(gain)
@@ -335,13 +339,17 @@ def signals_and_noise(own: Mapping[str, Sequence[Row]]) -> Row:
         for name, metrics in parts.items()
     }
     signals, others = means["signals"], means["other noise"]
-    gaps = {m: paired_difference(others.get(m, {}), signals.get(m, {})) for m in METRICS}
+    gaps = {m: paired_difference(others.get(m, {}), signals.get(m, {}), labels) for m in METRICS}
     values = {
         name: {
             "clips": len({clip for by_clip in found.values() for clip in by_clip}),
             "speakers": 0,
             "gain": {
-                m: mean_interval(list(found[m].values())).row() if m in found else None
+                m: mean_interval(
+                    list(found[m].values()), clusters_of([labels[clip] for clip in found[m]])
+                ).row()
+                if m in found
+                else None
                 for m in METRICS
             },
         }
@@ -351,8 +359,8 @@ def signals_and_noise(own: Mapping[str, Sequence[Row]]) -> Row:
     return {"values": values, "difference": {"of": "signals - other noise", **difference}}
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> Row | None:
-    """Mean of ``a`` minus mean of ``b`` of two groups, with Welch's 95 % interval (1947).
+def gap(a: Sequence[Row], b: Sequence[Row], metric: str) -> Row | None:
+    """Mean gain of rows ``a`` less that of rows ``b``, other clips, with its clustered interval.
 
     Returns
     -------
@@ -360,36 +368,31 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Row | None:
         `mean`, `low`, `high` (None where a group has one value) and `n` of both; None where a
         group has none.
     """
-    if not len(a) or not len(b):
+    both = [[row for row in rows if metric in row["gains"]] for rows in (b, a)]
+    second, first = ([row["gains"][metric] for row in rows] for rows in both)
+    if not first or not second:
         return None
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    found: Row = {"mean": float(x.mean() - y.mean()), "low": None, "high": None}
-    found["n"] = [int(x.size), int(y.size)]
-    if min(x.size, y.size) < 2:
-        return found
-    from scipy.stats import t
-
-    parts = np.array([x.var(ddof=1) / x.size, y.var(ddof=1) / y.size])
-    width = 0.0
-    if parts.sum() > 0:
-        freedom = parts.sum() ** 2 / (parts[0] ** 2 / (x.size - 1) + parts[1] ** 2 / (y.size - 1))
-        width = float(t.ppf(0.975, freedom) * np.sqrt(parts.sum()))
-    return found | {"low": found["mean"] - width, "high": found["mean"] + width}
+    count = [len(first), len(second)]
+    if min(count) < 2:
+        mean = float(np.mean(first) - np.mean(second))
+        return {"mean": mean, "low": None, "high": None, "n": count}
+    labels = [clusters_of([row["labels"] for row in rows]) for rows in both]
+    return group_difference(second, first, (labels[0], labels[1])).row() | {"n": count}
 
 
 def _level_change(usual: Sequence[Row], other: Sequence[Row]) -> Row:
     """Paired change of each metric's gain from the usual level to another, over common clips."""
     result = {}
-    clips = {row["clip"] for row in other}
+    labels = {row["clip"]: row["labels"] for row in other}
     for metric in METRICS:
         a, b = (
             {
                 r["clip"]: r["gains"][metric]
                 for r in rows
-                if r["clip"] in clips and metric in r["gains"]
+                if r["clip"] in labels and metric in r["gains"]
             }
             for rows in (usual, other)
         )
-        difference = paired_difference(a, b)
+        difference = paired_difference(a, b, labels)
         result[metric] = difference.row() if difference else None
     return result

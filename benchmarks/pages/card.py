@@ -269,13 +269,20 @@ def _proof(r: Records) -> str:
             cells = (number(scores.get(m, {}).get("difference"), 4, True) for m in METRICS)
             table.rows.append([name, f"{equality[key]['max_abs_error']:.1e}", *cells])
     lines.append(table.markdown())
-    lines += ["", f"- Looks {ahead['measured_samples']} samples ahead, measured by changing the "
-              f"future; {ahead['algorithmic_samples']} by design."]  # fmt: skip
+    lines += [
+        "",
+        f"- Looks {ahead['measured_samples']} samples ahead, measured on torch over whole signals "
+        f"by changing the future of {ahead['tried']['positions']} samples, every one of a hop "
+        f"among them; {ahead['algorithmic_samples']} by design.",
+    ]
     if "onnx_quantized" in equality:
         snr, speed = equality["onnx_quantized"]["snr_db"], record["speed"]
         share = record["operators"]["int8_weight_share"]
+        fidelity = "equal on every clip"
+        if snr["worst"] is not None:
+            fidelity = f"SNR {snr['worst']:.1f} dB on the worst clip, mean {snr['mean']:.1f} dB"
         lines += [
-            f"- Quantised against fp32: SNR {snr['mean']:.1f} dB, worst {snr['worst']:.1f} dB; "
+            f"- Quantised against fp32: {fidelity}; "
             f"{100 * share:.0f} % of the weights in int8; "
             f"{record['bytes'] / record['fp32_bytes']:.2f} of fp32's size, "
             f"{speed['ratio']:.2f} of its time ({speed['processor']})."

@@ -167,6 +167,8 @@ def _certificate(path: Path, digest: str) -> Row:
             f"{place}: is the certificate of another file ({found[:12] or 'no hash'}, "
             f"{path.name} is {digest[:12]})"
         )
+    if "tried" not in record.get("look_ahead", {}):
+        raise EnhanceError(f"{place}: does not say how look-ahead was tried; export it again")
     return dict(record)
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.figures.results import read_results
+from benchmarks.figures.statistics import holm
 from benchmarks.figures.tables import Table, number, plus_minus, size, with_interval
 from enhance.files import atomic
-from enhance.measure.metrics import METRICS, TITLES
+from enhance.measure.dnsmos import DNSMOS
+from enhance.measure.metrics import ALL_METRICS, TITLES
 from enhance.measure.timing import REGIMES
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-DIGITS = {"pesq_wb": 3, "stoi": 3, "estoi": 3, "si_sdr": 2}
+DIGITS = {"pesq_wb": 3, "stoi": 3, "estoi": 3, "si_sdr": 2, **dict.fromkeys(DNSMOS, 2)}
 """Decimals of each metric."""
 
 KEYS = ("p50", "p95", "p99", "max")
@@ -33,34 +35,49 @@ KEYS = ("p50", "p95", "p99", "max")
 def quality_table(rows: Sequence[Row]) -> Table:
     """Mean and interval of each metric, one line per model."""
     title = f"{_set_title(rows[0])}: mean and 95 % interval"
-    table = Table(title, ["model", *(_title(m) for m in METRICS)])
+    metrics = _measured(rows)
+    table = Table(title, ["model", *(_title(m) for m in metrics)])
     for row in rows:
-        table.rows.append([row["model"], *(_cell(row["metrics"][m], m) for m in METRICS)])
+        table.rows.append([row["model"], *(_cell(row["metrics"].get(m), m) for m in metrics)])
     return table
+
+
+def _measured(rows: Sequence[Row]) -> list[str]:
+    """Metrics that a row holds, in their usual order."""
+    return [metric for metric in ALL_METRICS if any(metric in row["metrics"] for row in rows)]
 
 
 def gain_table(rows: Sequence[Row]) -> Table:
     """Gain over the noisy input, paired clip by clip."""
-    table = Table("gain over the noisy input (paired)", ["model", *(_title(m) for m in METRICS)])
+    metrics = _measured(rows)
+    table = Table("gain over the noisy input (paired)", ["model", *(_title(m) for m in metrics)])
     for row in rows:
         if row["model_kind"] != "noisy":
-            cells = (plus_minus(row["metrics"][m]["gain"], DIGITS[m], True) for m in METRICS)
+            gains = {m: row["metrics"].get(m, {}).get("gain") for m in metrics}
+            cells = (plus_minus(gains[m], DIGITS[m], True) for m in metrics)
             table.rows.append([row["model"], *cells])
     return table
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:
-    """Paired differences of models, with a star where the interval leaves out zero."""
+    """Paired differences of models, with a star where one holds among all of the table.
+
+    The claim is on these very files: what another training of the same recipe would give is not
+    known from one file each (`benchmarks.figures.seeds`).
+    """
+    metrics = _measured(rows)
     table = Table(
-        "paired differences (* the interval leaves out zero)",
-        ["difference", *(_title(m) for m in METRICS)],
+        "paired differences of these files, not of their recipes (* holds among all of this table)",
+        ["difference", *(_title(m) for m in metrics)],
     )
+    entries = [row["metrics"].get(metric) for row in rows for metric in metrics]
+    held = iter(holm([entry and entry.get("p") for entry in entries]))
     for row in rows:
         cells = []
-        for metric in METRICS:
-            entry = row["metrics"][metric]
+        for metric in metrics:
+            entry = row["metrics"].get(metric)
             shown = entry and round(entry["mean"], DIGITS[metric])  # rounding noise is no finding
-            star = " *" if shown and entry["verdict"] != "undecided" else ""
+            star = " *" if next(held) and shown else ""
             cells.append(plus_minus(entry, DIGITS[metric], True) + star)
         table.rows.append([f"{row['b']} - {row['a']}", *cells])
     return table
@@ -69,15 +86,16 @@ def comparison_table(rows: Sequence[Row]) -> Table:
 def group_tables(rows: Sequence[Row]) -> list[Table]:
     """One table per label: groups and models against the metrics."""
     tables = []
+    metrics = _measured(rows)
     labels = list(dict.fromkeys(label for row in rows for label in row["groups"]))
     for label in labels:
-        table = Table(f"by {label}", [label, "clips", "model", *(_title(m) for m in METRICS)])
+        table = Table(f"by {label}", [label, "clips", "model", *(_title(m) for m in metrics)])
         values = dict.fromkeys(v for row in rows for v in row["groups"].get(label, {}))
         for value in values:
             for row in rows:
                 group = row["groups"].get(label, {}).get(value)
                 if group:
-                    cells = (_cell(group["metrics"][m], m) for m in METRICS)
+                    cells = (_cell(group["metrics"].get(m), m) for m in metrics)
                     table.rows.append([value, str(group["clips"]), row["model"], *cells])
         tables.append(table)
     return tables
@@ -324,6 +342,6 @@ def _title(metric: str) -> str:
     return TITLES[metric] + (" dB" if metric == "si_sdr" else "")
 
 
-def _cell(entry: Row, metric: str) -> str:
+def _cell(entry: Row | None, metric: str) -> str:
     text = plus_minus(entry, DIGITS[metric])
-    return text + (f" (n={entry['n']})" if entry["refused"] else "")
+    return text + (f" (n={entry['n']})" if entry and entry["refused"] else "")

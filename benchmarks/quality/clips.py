@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import threading
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance, load
+from enhance import parallel
 from enhance.audio import read as audio
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, MetricRefusal, measure
 from enhance.threads import torch_threads
 
 Row = dict[str, Any]
-
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""For `environment`: one thread in BLAS and OpenMP."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,12 @@ class Task:
     """The clip."""
     candidate: int
     """Index of the model."""
+    figures: tuple[str, ...] = field(default=METRICS, kw_only=True)
+    """What is measured of the pair, out of `enhance.measure.metrics.ALL_METRICS`."""
 
     def measure(self, candidate: Candidate, enhance: Enhance) -> Row:
         """The task's row; other questions than the pair's quality override this."""
-        return measure_pair(self.pair, candidate, enhance)
+        return measure_pair(self.pair, candidate, enhance, self.figures)
 
 
 def snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:
@@ -91,7 +86,9 @@ def read_pair(clean_path: str | Path, noisy_path: str | Path) -> tuple[np.ndarra
     return clean, noisy, rates[0]
 
 
-def measure_pair(pair: Pair, candidate: Candidate, enhance: Enhance) -> Row:
+def measure_pair(
+    pair: Pair, candidate: Candidate, enhance: Enhance, metrics: Sequence[str] = METRICS
+) -> Row:
     """Enhance one clip and measure it: a row of ``clips.jsonl`` without gains."""
     clean, noisy, rate = read_pair(pair.clean, pair.noisy)
     if rate != SAMPLE_RATE:
@@ -103,7 +100,7 @@ def measure_pair(pair: Pair, candidate: Candidate, enhance: Enhance) -> Row:
             f"{candidate.name}: gave {estimate.shape} for {noisy.shape} on clip {pair.name} "
             "(an offline model returns as many samples as it gets)"
         )
-    results = measure(clean, estimate, SAMPLE_RATE)
+    results = measure(clean, estimate, SAMPLE_RATE, metrics)
     return {
         "clip": pair.name,
         "model": candidate.name,
@@ -116,7 +113,7 @@ def measure_pair(pair: Pair, candidate: Candidate, enhance: Enhance) -> Row:
 
 
 def run(
-    tasks: Sequence[Task], candidates: Sequence[Candidate], jobs: int
+    tasks: Sequence[Task], candidates: Sequence[Candidate], jobs: int, cluster: str = ""
 ) -> Generator[Row, None, None]:
     """Rows of the tasks, as they are done.
 
@@ -126,116 +123,31 @@ def run(
         What to measure.
     candidates
         The models that tasks point to.
-    jobs
-        Worker processes; 1 works in this process. Each uses one thread.
+    jobs, cluster
+        As `enhance.parallel.run`. Each worker uses one thread.
 
     Raises
     ------
     EnhanceError
-        From a worker; or if one died.
+        From a worker; or if workers died.
     """
-    if jobs <= 1 or len(tasks) <= 1:
-        torch_is_used = any(c.kind == "checkpoint" for c in candidates)
-        with torch_threads(1) if torch_is_used else contextlib.nullcontext():
-            loaded: dict[int, Enhance] = {}
-            for task in tasks:
-                yield _measure(task, candidates, loaded)
-        return
-    yield from _run_pool(tasks, candidates, min(jobs, len(tasks)))
+    torch = any(candidate.kind == "checkpoint" for candidate in candidates)
+    work = [(task, candidates[task.candidate]) for task in tasks]
+    with (
+        torch_threads(1) if torch else contextlib.nullcontext(),
+        contextlib.closing(parallel.run(_measure, work, jobs=jobs, cluster=cluster)) as rows,
+    ):
+        for _, row in rows:
+            yield row
 
 
-def _run_pool(tasks: Sequence[Task], candidates: Sequence[Candidate], jobs: int) -> Iterator[Row]:
-    # Spawned, not forked: torch and ONNX Runtime do not survive a fork with threads.
-    pool = ProcessPoolExecutor(
-        jobs, get_context("spawn"), initializer=_start_worker, initargs=(list(candidates),)
-    )
-    waiting = iter(tasks)
-    running: dict[Future[Row], Task] = {}
-    taken: list[Task] = []
-    try:
-        with _workers_ignore_interrupt(), environment(**ONE_THREAD):
-            for task in _take(waiting, 2 * jobs):
-                running[pool.submit(_work, task)] = task
-        while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                taken = [running.pop(future)]
-                yield future.result()
-                for following in _take(waiting, 1):
-                    running[pool.submit(_work, following)] = following
-    except BrokenProcessPool as error:
-        names = sorted({task.pair.name for task in [*running.values(), *taken]})
-        raise EnhanceError(
-            f"evaluate: a worker process died (out of memory, or a crash inside a metric) near "
-            f"clips {', '.join(names[:6])}; rows done so far are kept: run it again, with fewer "
-            "--jobs if memory is short"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+_loaded = lru_cache(maxsize=32)(load)
 
 
-def _take(items: Iterator[Task], count: int) -> Iterator[Task]:
-    for _, item in zip(range(count), items, strict=False):
-        yield item
-
-
-_worker: tuple[list[Candidate], dict[int, Enhance]] = ([], {})
-
-
-def _start_worker(candidates: list[Candidate]) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if any(candidate.kind == "checkpoint" for candidate in candidates):
-        import torch
-
-        torch.set_num_threads(1)
-    _worker = (candidates, {})
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)  # the parent was killed: nobody waits for these rows
-
-
-def _work(task: Task) -> Row:
-    return _measure(task, *_worker)
-
-
-def _measure(task: Task, candidates: Sequence[Candidate], loaded: dict[int, Enhance]) -> Row:
-    if task.candidate not in loaded:
-        loaded[task.candidate] = load(candidates[task.candidate])
-    return task.measure(candidates[task.candidate], loaded[task.candidate])
-
-
-@contextlib.contextmanager
-def _workers_ignore_interrupt() -> Iterator[None]:
-    """Processes started inside inherit a Ctrl-C that does nothing, even while they start."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Environment variables that processes started inside read at their start."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _measure(work: tuple[Task, Candidate]) -> Row:
+    task, candidate = work
+    with torch_threads(1) if candidate.kind == "checkpoint" else contextlib.nullcontext():
+        return task.measure(candidate, _loaded(candidate))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -267,6 +179,7 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def missing_metrics(row: Row) -> set[str]:
+def missing_metrics(row: Row, metrics: Sequence[str]) -> tuple[str, ...]:
     """Metrics that a row neither measured nor refused."""
-    return set(METRICS) - set(row["metrics"]) - {r["metric"] for r in row["refusals"]}
+    known = {*row["metrics"], *(refusal["metric"] for refusal in row["refusals"])}
+    return tuple(metric for metric in metrics if metric not in known)

@@ -1,4 +1,6 @@
-"""How good is it? PESQ, STOI, ESTOI and SI-SDR of models on one frozen set (``enhance evaluate``).
+"""How good is it? PESQ, STOI, ESTOI, SI-SDR of models on one frozen set (``enhance evaluate``).
+
+DNSMOS joins them where it is asked for.
 
 The noisy input is always measured too, and every gain is over it, clip by clip. Rows are kept in
 the output folder as they are done: a run that was stopped goes on, and a second model on the same
@@ -16,8 +18,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.figures.results import merge_results
-from benchmarks.figures.statistics import mean_interval, paired_difference
+from benchmarks.figures.statistics import paired_difference, row_interval
 from benchmarks.pages.report import write_report
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
@@ -25,7 +30,7 @@ from benchmarks.quality.clips import Pair, Row, Task
 from benchmarks.quality.heard import TestClip, check
 from enhance.errors import EnhanceError, require
 from enhance.files import sha256, write_jsonl
-from enhance.measure.metrics import METRICS, versions
+from enhance.measure.metrics import ALL_METRICS, METRICS, versions
 from enhance.measure.timing import cores, hardware
 from enhance.progress import progress_bar
 
@@ -34,7 +39,10 @@ CLIPS = "clips.jsonl"
 SNR_TOLERANCE_DB = 0.1
 """Largest deviation of a pair from the SNR that was asked for."""
 
-GROUP_LABELS = ("speech_group", "speaker_in_train", "group")
+BUILTIN_DB = -5.0
+"""SNR of the built-in set where none is named."""
+
+GROUP_LABELS = ("speech_group", "speaker_in_train", "group", "noise_kind")
 """Labels by which clips are reported apart where the set has them."""
 
 
@@ -63,6 +71,8 @@ def evaluate(
     out: Path | str = Path("report"),
     jobs: int = 0,
     *,
+    dnsmos: bool = False,
+    cluster: str = "",
     groups: Sequence[str] | None = None,
     limit: int = 0,
     quiet: bool = False,
@@ -81,6 +91,10 @@ def evaluate(
         Folder for ``clips.jsonl``, ``results.jsonl``, ``report.md`` and the plot.
     jobs
         Worker processes; 0 for all cores.
+    dnsmos
+        Measure DNSMOS too: 1.2 s of CPU time for a clip of 4 s, six times that of all the others.
+    cluster
+        Address of a Dask scheduler whose workers measure instead (`enhance.parallel.run`).
     groups
         Labels to report apart; None for those of `GROUP_LABELS` that the set has.
     limit
@@ -100,7 +114,8 @@ def evaluate(
     KeyboardInterrupt
         On Ctrl-C; finished clips are kept and used by the next run.
     """
-    require("bench", "pesq", "pystoi", "scipy", "matplotlib")
+    require("bench", "pesq", "pystoi", "scipy", "matplotlib", *(["speechmos"] if dnsmos else []))
+    metrics = ALL_METRICS if dnsmos else METRICS
     if isinstance(models, str | Path):
         models = [models]
     if not models:
@@ -113,7 +128,7 @@ def evaluate(
     folder = Path(out)
     name, set_hash, pairs = _open(set, snr, limit, quiet)
     labels = _group_labels(pairs, groups)
-    rows, reused = _measure(candidates, pairs, set_hash, folder, jobs, quiet)
+    rows, reused = _measure(candidates, pairs, metrics, set_hash, folder, jobs, cluster, quiet)
     table = {(row["model_hash"], row["clip"]): row for row in rows}
     warnings: list[str] = []
     summaries = []
@@ -123,14 +138,14 @@ def evaluate(
         "set_hash": set_hash,
         "snr_db": snr,
         "clips": len(pairs),
-        "interval": "95 %, Student's t over clips",
+        "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    shared = {**common, "hardware": {**hardware(), "metric_versions": versions()}}
+    shared = {**common, "hardware": {**hardware(), "metric_versions": versions(metrics)}}
     for candidate in candidates:
         own = [table[candidate.sha256, pair.name] for pair in pairs]
         heard = check(candidate, test_clips)
-        row = _summary(candidate, own, labels) | shared | {"heard": heard.row()}
+        row = _summary(candidate, own, labels, metrics) | shared | {"heard": heard.row()}
         if candidate.kind != "noisy":
             warnings += heard.lines(candidate.name, len(pairs))
         warnings += refusal_lines(candidate.name, row["refusals"], len(pairs))
@@ -139,46 +154,51 @@ def evaluate(
     for a, b in combinations([c for c in candidates if c.kind != "noisy"], 2):
         first, second = ([table[c.sha256, pair.name] for pair in pairs] for c in (a, b))
         who = {"a": a.name, "b": b.name, "a_hash": a.sha256, "b_hash": b.sha256}
-        metrics = compare(first, second)
-        comparisons.append({"kind": "comparison", **who, **common, "metrics": metrics})
+        found = compare(first, second, metrics)
+        comparisons.append({"kind": "comparison", **who, **common, "metrics": found})
     merge_results(folder, summaries + comparisons)
     write_report(folder)
     return Evaluation(folder, set_hash, summaries, comparisons, warnings, reused)
 
 
-def _summary(candidate: Candidate, rows: Sequence[Row], labels: Sequence[str]) -> Row:
+def _summary(
+    candidate: Candidate, rows: Sequence[Row], labels: Sequence[str], metrics: Sequence[str]
+) -> Row:
     return {
         "kind": "quality",
         "model": candidate.name,
         "model_kind": candidate.kind,
         "model_hash": candidate.sha256,
         "path": candidate.path,
-        "metrics": summarize(rows),
-        "groups": _by_group(rows, labels),
-        "refusals": [{"clip": row["clip"], **item} for row in rows for item in row["refusals"]],
+        "metrics": summarize(rows, metrics),
+        "groups": _by_group(rows, labels, metrics),
+        "refusals": [
+            {"clip": row["clip"], **item}
+            for row in rows
+            for item in row["refusals"]
+            if item["metric"] in metrics
+        ],
     }
 
 
-def summarize(rows: Sequence[Row]) -> dict[str, Any]:
+def summarize(rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str, Any]:
     """Mean, interval and number refused of each metric, and of its gain over the noisy input."""
     result: dict[str, Any] = {}
-    for metric in METRICS:
-        values = [row["metrics"][metric] for row in rows if metric in row["metrics"]]
-        gains = [row["gains"][metric] for row in rows if metric in row["gains"]]
-        entry: Row = mean_interval(values).row() if values else {"mean": None, "n": 0}
-        entry["refused"] = len(rows) - len(values)
-        entry["gain"] = mean_interval(gains).row() if gains else {"mean": None, "n": 0}
+    for metric in metrics:
+        entry = row_interval(rows, "metrics", metric)
+        entry["refused"] = len(rows) - entry["n"]
+        entry["gain"] = row_interval(rows, "gains", metric)
         result[metric] = entry
     return result
 
 
-def compare(a: Sequence[Row], b: Sequence[Row]) -> dict[str, Any]:
+def compare(a: Sequence[Row], b: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str, Any]:
     """Paired difference ``b - a`` of each metric over the clips that both measured."""
     result = {}
-    for metric in METRICS:
+    for metric in metrics:
         first = {row["clip"]: row["metrics"][metric] for row in a if metric in row["metrics"]}
         second = {row["clip"]: row["metrics"][metric] for row in b if metric in row["metrics"]}
-        difference = paired_difference(first, second)
+        difference = paired_difference(first, second, {row["clip"]: row["labels"] for row in a})
         result[metric] = difference.row() if difference else None
     return result
 
@@ -186,7 +206,7 @@ def compare(a: Sequence[Row], b: Sequence[Row]) -> dict[str, Any]:
 def refusal_lines(model: str, refusals: Sequence[Row], clips: int) -> list[str]:
     """One line per metric that refused clips: how many, the first names, the first reason."""
     lines = []
-    for metric in METRICS:
+    for metric in ALL_METRICS:
         found = [item for item in refusals if item["metric"] == metric]
         if found:
             names = ", ".join(item["clip"] for item in found[:5]) + (
@@ -214,15 +234,19 @@ def check_snr(found: Sequence[tuple[str, float]], snr: float, where: str) -> Non
     Raises
     ------
     EnhanceError
-        Naming the first pairs that deviate by more than `SNR_TOLERANCE_DB`, and their number.
+        Naming the first pairs that deviate by more than `SNR_TOLERANCE_DB`, their number, and what
+        to give as ``--snr`` instead.
     """
     wrong = [(name, value) for name, value in found if not abs(value - snr) <= SNR_TOLERANCE_DB]
     if wrong:
         some = ", ".join(f"{name} ({value:.2f} dB)" for name, value in wrong[:3])
+        values = [value for _, value in found]
+        own = round(float(np.median(values)), 1)
+        one = all(abs(value - own) <= SNR_TOLERANCE_DB for value in values)
+        advice = f"--snr {own:g}" if one else "--snr any (each pair at its own)"
         raise EnhanceError(
             f"{where}: {len(wrong)} of {len(found)} pairs are not at {snr:g} dB within "
-            f"{SNR_TOLERANCE_DB:g} dB, first {some}; name the set's own SNR with --snr, "
-            "or make a set with: enhance data mix"
+            f"{SNR_TOLERANCE_DB:g} dB, first {some}; measure this set with {advice}"
         )
 
 
@@ -233,7 +257,7 @@ def _open(
     from enhance.data import evaluation_set
 
     if folder is None:
-        found = evaluation_set.builtin_set(-5.0 if snr is None else snr, quiet=quiet)
+        found = evaluation_set.builtin_set(BUILTIN_DB if snr is None else snr, quiet=quiet)
     else:
         found = evaluation_set.open_set(Path(folder))
     chosen = list(found.pairs)[: limit or None]
@@ -268,7 +292,7 @@ def _group_labels(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> list[s
     return list(wanted)
 
 
-def _by_group(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+def _by_group(rows: Sequence[Row], labels: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
     groups: dict[str, Any] = {}
     for label in labels:
         values = sorted({row["labels"].get(label, "") for row in rows})
@@ -276,36 +300,51 @@ def _by_group(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
             groups[label] = {}
             for value in values:
                 own = [row for row in rows if row["labels"].get(label, "") == value]
-                groups[label][value or "(none)"] = {"clips": len(own), "metrics": summarize(own)}
+                found = summarize(own, metrics)
+                groups[label][value or "(none)"] = {"clips": len(own), "metrics": found}
     return groups
+
+
+_NOTHING: Row = {"metrics": {}, "refusals": []}
 
 
 def _measure(
     candidates: Sequence[Candidate],
     pairs: Sequence[Pair],
+    metrics: Sequence[str],
     set_hash: str,
     folder: Path,
     jobs: int,
+    cluster: str,
     quiet: bool,
 ) -> tuple[list[Row], int]:
     """All rows with gains, measured or taken from the folder; and how many were taken."""
     path = folder / CLIPS
-    tools = " ".join(f"{key} {value}" for key, value in sorted(versions().items()))
+    tools = versions(metrics)
     wanted = {(c.sha256, p.sha256, p.name): (i, p) for i, c in enumerate(candidates) for p in pairs}
     names = {candidate.sha256: candidate.name for candidate in candidates}
     done: dict[tuple[str, str, str], Row] = {}
+    parts: dict[tuple[str, str, str], Row] = {}
     others: list[Row] = []
     for row in rows_of.read_rows(path):
         key = (row["model_hash"], row["clip_hash"], row["clip"])
-        fresh = row["set_hash"] == set_hash and row.get("tools") == tools
-        if fresh and key in wanted and not rows_of.missing_metrics(row):
-            pair = wanted[key][1]
-            done[key] = {**row, "model": names[key[0]], "labels": dict(pair.labels)}
+        words = str(row.get("tools", "")).split(" ")
+        old = dict(zip(words[::2], words[1::2], strict=False))
+        fresh = row["set_hash"] == set_hash and old
+        fresh = fresh and all(old.get(name, version) == version for name, version in tools.items())
+        if fresh and key in wanted:
+            place = parts if rows_of.missing_metrics(row, metrics) else done
+            place[key] = {**row, "model": names[key[0]], "labels": dict(wanted[key][1].labels)}
         elif row["set_hash"] != set_hash or row["model_hash"] not in names:
             others.append(row)
     reused = len(done)
-    write_jsonl(path, others + list(done.values()))  # without a line that a kill cut off
-    tasks = [Task(pair, index) for key, (index, pair) in wanted.items() if key not in done]
+    kept = [*others, *done.values(), *parts.values()]
+    write_jsonl(path, kept)  # without a line that a kill cut off
+    tasks = [
+        Task(pair, index, figures=rows_of.missing_metrics(parts.get(key, _NOTHING), metrics))
+        for key, (index, pair) in wanted.items()
+        if key not in done
+    ]
     # In the order of the clips, so that a stopped run has every model on the same clips.
     order = {pair.name: number for number, pair in enumerate(pairs)}
     tasks.sort(key=lambda task: (order[task.pair.name], task.candidate))
@@ -313,12 +352,17 @@ def _measure(
     with (
         progress_bar(quiet=quiet) as bar,
         path.open("a", encoding="utf-8") as file,
-        contextlib.closing(rows_of.run(tasks, candidates, jobs or cores())) as stream,
+        contextlib.closing(rows_of.run(tasks, candidates, jobs or cores(), cluster)) as stream,
     ):
         job = bar.add_task("measuring", total=len(tasks), speed="")
         for number, row in enumerate(stream, 1):
-            row |= {"set_hash": set_hash, "tools": tools}
-            done[row["model_hash"], row["clip_hash"], row["clip"]] = row
+            key = (row["model_hash"], row["clip_hash"], row["clip"])
+            old_part = parts.get(key, _NOTHING)
+            row["metrics"] = {**old_part["metrics"], **row["metrics"]}
+            row["refusals"] = [*old_part["refusals"], *row["refusals"]]
+            told = " ".join(f"{name} {version}" for name, version in sorted(tools.items()))
+            row |= {"set_hash": set_hash, "tools": told}
+            done[key] = row
             file.write(_line(row))
             file.flush()
             speed = number / (time.perf_counter() - start)

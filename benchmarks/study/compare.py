@@ -16,20 +16,22 @@ is run, resumed and finished by one and the same command::
 Each run is trained (as by ``enhance train``), its kept weights are evaluated on the set, and at
 the end all networks are timed in one bench. The folder holds a run folder for each name and seed,
 ``results.jsonl``, ``RESULTS.md`` and ``differences.png``. Any number of processes, on one machine
-or several that share the folder, may run the command at once: each run is claimed through a lock
-file (`benchmarks.study.locks`). What ``--set``, ``--snr`` and ``--base`` said is kept in the
-folder, so that a later command need not repeat it.
+or several that share the folder, may run the command at once: each run has a lock. With
+``--cluster ADDRESS`` the runs go to the workers of a Dask scheduler. What ``--set``, ``--snr`` and
+``--base`` said is kept in the folder, so that a later command need not repeat it.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from filelock import Timeout
 
 from benchmarks.figures.plots import difference_plot
 from benchmarks.figures.results import RESULTS
@@ -37,13 +39,18 @@ from benchmarks.pages.report import show
 from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import evaluate
 from benchmarks.study.file import Study, Trial, read_study
-from benchmarks.study.locks import held, take
 from benchmarks.study.networks import time_networks
 from benchmarks.study.report import PAGE, shown_rows, tables, write_page
 from benchmarks.study.results import study_rows
-from benchmarks.study.trial import CLIPS, Conditions, check_unchanged, read_record
-from benchmarks.study.watch import Watch
-from benchmarks.study.workers import LOCKS, Work, is_finished, run_here, run_workers
+from benchmarks.study.trial import (
+    CLIPS,
+    Conditions,
+    check_unchanged,
+    is_finished,
+    lock,
+    read_record,
+)
+from benchmarks.study.workers import run_study
 from enhance.data.clips import load_clips
 from enhance.errors import EnhanceError
 from enhance.files import write_json, write_jsonl
@@ -74,10 +81,11 @@ def compare(
     out: Path | str | None = None,
     *,
     clips: Path | str | None = None,
-    snr: float | None = None,
+    snr: float | Literal["any"] | None = None,
     base: Sequence[str] = (),
     only: Sequence[str] = (),
     jobs: int = 1,
+    cluster: str = "",
     accelerator: str = "cpu",
     force: bool = False,
     report: bool = False,
@@ -96,13 +104,16 @@ def compare(
     clips
         Evaluation set. None: the one that the folder was used with, else the built-in one.
     snr
-        SNR in dB that its pairs must have. None: as before in this folder, else -5.
+        SNR in dB that its pairs must have; "any" for each its own. None: as before in this folder,
+        else -5.
     base
         ``"a.b=c"``: settings over the study's `base`. None given: those of before.
     only
         Names of runs (or NAME-sSEED) to do; the tables show all that are finished.
     jobs
         Worker processes; with several, each takes its part of the cores.
+    cluster
+        Address of a Dask scheduler whose workers do the runs instead (`enhance.parallel.run`).
     accelerator
         As in Lightning Fabric; each run takes one device.
     force
@@ -134,32 +145,29 @@ def compare(
             if not force:
                 check_unchanged(trial, folder / trial.key, read_record(folder / trial.key))
         _check_data(chosen)
-        memory |= _measure_noisy(memory, folder, quiet)
+        memory |= _measure_noisy(memory, folder, cluster, quiet)
         write_json(folder / MEMORY, memory)
     if "set_hash" not in memory:
         raise EnhanceError(f"{folder}: nothing was evaluated there yet; run it without --report")
-    stopped, failures, others = "", [], []
+    stopped, failures = "", []
     if not report:
-        session = secrets.token_hex(6)
+        many = bool(cluster) or jobs > 1
         conditions = Conditions(
             clips=memory["set"],
             snr=memory["snr"],
             set_hash=memory["set_hash"],
             accelerator=accelerator,
             threads=max(1, cores() // jobs) if jobs > 1 else 0,
-            evaluation_jobs=max(1, cores() // jobs),
+            evaluation_jobs=1 if many else cores(),
             noisy=str(folder / NOISY / CLIPS),
         )
-        keys = tuple(trial.key for trial in chosen)
-        load = Work(study, folder, keys, conditions, force, session)
-        with Watch(chosen, folder, memory["set_hash"], session, quiet) as watch:
-            stopped = run_workers(load, jobs) if jobs > 1 else run_here(load)
-            others = [t.key for t in chosen if held(folder / LOCKS / t.key)]
-            if others and not stopped:
-                watch.say(f"other processes still work on {', '.join(others)}; they finish it")
-        failures = _failures(chosen, folder, session)
-        if not stopped and not others:
-            done = [t for t in study.trials if is_finished(t, folder, memory["set_hash"])]
+        outcomes, stopped = run_study(
+            chosen, folder, conditions, force=force, jobs=jobs, cluster=cluster, quiet=quiet
+        )
+        failures = [(o.key, o.message) for o in outcomes if o.state == "failed"]
+        if not stopped and all(o.state != "held" for o in outcomes):
+            whole = memory["set_hash"]
+            done = [t for t in study.trials if is_finished(t, folder / t.key, whole)]
             if done:
                 time_networks(folder, done, seconds, quiet=quiet)
     rows = _write(study, folder, memory, table)
@@ -178,19 +186,10 @@ def show_comparison(found: Comparison) -> None:
     print(f"report: {found.folder / PAGE}")
 
 
-def _failures(trials: Sequence[Trial], folder: Path, session: str) -> list[tuple[str, str]]:
-    found = []
-    for trial in trials:
-        failed = (read_record(folder / trial.key) or {}).get("failed") or {}
-        if failed.get("session") == session:
-            found.append((trial.key, failed["message"]))
-    return found
-
-
 def _remember(
     folder: Path,
     clips: Path | str | None,
-    snr: float | None,
+    snr: float | Literal["any"] | None,
     base: Sequence[str],
     report: bool,
 ) -> Row:
@@ -207,7 +206,7 @@ def _remember(
     if clips is not None:
         memory["set"] = str(clips)
     if snr is not None:
-        memory["snr"] = snr
+        memory["snr"] = None if snr == "any" else snr
     if base:
         memory["base"] = list(base)
     return memory
@@ -222,25 +221,28 @@ def _check_data(trials: Sequence[Trial]) -> None:
             load_clips(trial.config.data, quiet=True)
 
 
-def _measure_noisy(memory: Row, folder: Path, quiet: bool) -> Row:
+def _measure_noisy(memory: Row, folder: Path, cluster: str, quiet: bool) -> Row:
     """The set's hash, and scores of its noisy files, which every evaluation needs."""
-    from enhance.data import evaluation_set
-
-    claim = take(folder / LOCKS / NOISY)
-    if claim is None:  # another process measures it, and checks the set
-        snr, clips = memory["snr"], memory["set"]
-        if clips is None:
-            return {"set_hash": evaluation_set.builtin_set(snr, quiet=quiet).hash}
-        return {"set_hash": evaluation_set.open_set(clips).hash}
-    with claim:
-        found = evaluate(NOISY, memory["set"], memory["snr"], folder / NOISY, cores(), quiet=quiet)
+    mine = lock(folder, NOISY)
+    try:
+        mine.acquire()
+    except Timeout:
+        if not quiet:
+            print(f"{folder}: waits for another process that measures the set", file=sys.stderr)
+        mine.acquire(timeout=-1)
+    try:
+        what, place = (memory["set"], memory["snr"]), folder / NOISY
+        found = evaluate(NOISY, *what, place, cores(), cluster=cluster, quiet=quiet)
+    finally:
+        mine.release()
     return {"set_hash": found.set_hash}
 
 
 def _write(study: Study, folder: Path, memory: Row, table: Path | str | None) -> list[Row]:
     """Write the results and the report, until they hold what the folder holds."""
     name = "built-in (synthetic)" if memory["set"] is None else Path(memory["set"]).resolve().name
-    title = f"{name} at {memory['snr']:g} dB"
+    level = memory["snr"]
+    title = f"{name}, each pair at its own SNR" if level is None else f"{name} at {level:g} dB"
     rows = study_rows(study, folder, title, memory["set_hash"])
     for _ in range(5):
         write_jsonl(folder / RESULTS, rows)

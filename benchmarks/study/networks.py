@@ -7,14 +7,17 @@ network is added, all are timed again: times of two benches do not compare.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from benchmarks.latency.bench import bench
 from benchmarks.study.file import Trial, digest
-from benchmarks.study.locks import take
+from benchmarks.study.trial import lock
 from enhance.errors import EnhanceError
 from enhance.files import write_json
 from enhance.network.checkpoint import CheckpointInfo
@@ -53,10 +56,7 @@ def time_networks(
     found = read_times(folder)
     if set(wanted) <= set(found.get("networks", {})):
         return found
-    claim = take(folder / "locks" / "networks")
-    if claim is None:
-        return found
-    with claim:
+    with contextlib.suppress(Timeout), lock(folder, "networks"):
         networks: dict[str, Any] = {}
         files: dict[str, Path] = {}
         with progress_bar(quiet=quiet) as bar:
@@ -81,7 +81,8 @@ def time_networks(
             # Late frames say how busy the machine was, nothing of CPU time.
             result["warnings"] = [w for w in measured.warnings if "than their hop" not in w]
         write_json(folder / TIMES, result)
-    return result
+        return result
+    return found
 
 
 def read_times(folder: Path) -> dict[str, Any]:

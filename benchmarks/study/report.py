@@ -1,15 +1,15 @@
 """From the rows of a study to ``RESULTS.md``: tables, and one sentence for each run.
 
-A sentence says no more than its interval: for one or two seeds it speaks of these seeds only.
+A sentence says no more than its figures: one or two seeds are told, and claim nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures.seeds import ENOUGH, Row
+from benchmarks.figures.seeds import ENOUGH, Row, claims, no_claim
 from benchmarks.figures.tables import Table, number, plus_minus, size
 from benchmarks.pages.report import DIGITS, machine_lines
 from benchmarks.study.grid import paper_lines
@@ -60,22 +60,26 @@ def score_table(rows: Sequence[Row], *, brief: bool = False) -> Table:
 
 
 def difference_table(rows: Sequence[Row]) -> Table:
-    """Paired differences to each run's baseline, a star where the interval leaves out zero."""
+    """Paired differences to each run's baseline, a star where one holds among all of them."""
     table = Table(
-        "paired differences (* the interval leaves out zero)",
+        "paired differences (* holds among all of this table)",
         ["run - baseline", "what differs", "seeds", *(_title(metric) for metric in METRICS)],
     )
+    held = claims(shown_rows(rows))
     for row in shown_rows(rows):
         if row["difference"]:
-            cells = [_difference_cell(row["difference"][m], m) for m in METRICS]
+            cells = [
+                _difference_cell(row["difference"][m], m, (row["name"], m) in held) for m in METRICS
+            ]
             seeds = _seeds(row.get("difference_seeds") or row["seeds"])
+            seeds += f" ({silence})" if (silence := no_claim(row)) else ""
             name = f"{row['name']} - {row['baseline']}"
             table.rows.append([name, what_differs(row), seeds, *cells])
     return table
 
 
 def group_tables(rows: Sequence[Row]) -> list[Table]:
-    """Paired differences by group, for each label and metric of `GROUP_METRICS`."""
+    """Paired differences by group, for each label and metric of `GROUP_METRICS`; no stars."""
     shown = [row for row in shown_rows(rows) if row["group_difference"]]
     counts: Row = next((row["groups"] for row in rows if row["kind"] == "noisy"), {})
     tables = []
@@ -101,8 +105,16 @@ def what_differs(row: Row) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def sentence(row: Row) -> str:
-    """What the figures of a run support, in one or two sentences."""
+def sentence(row: Row, held: Collection[tuple[str, str]]) -> str:
+    """What the figures of a run support, in one or two sentences.
+
+    Parameters
+    ----------
+    row
+        Of `shown_rows`.
+    held
+        Differences that hold, see `benchmarks.figures.seeds.claims`.
+    """
     name = f"`{row['name']}`"
     if not row["baseline"]:
         return f"{name} is what the others are compared with."
@@ -114,8 +126,12 @@ def sentence(row: Row) -> str:
         if entry:
             unit = " dB" if metric == "si_sdr" else ""
             text = f"{TITLES[metric]} ({plus_minus(entry, DIGITS[metric], True)}{unit})"
-            sides[_verdict(entry, metric)].append(text)
-    seeds = row.get("difference_seeds") or row["seeds"]
+            side = "higher" if entry["mean"] > 0 else "lower"
+            claimed = (row["name"], metric) in held and _visible(entry, metric)
+            sides[side if claimed else "undecided"].append(text)
+    start = f"{name} against `{row['baseline']}`: "
+    if silence := no_claim(row):
+        return f"{start}{_and(sides['undecided'])}; {silence}."
     told = []
     if sides["higher"]:
         told.append(f"significantly higher {_and(sides['higher'])}")
@@ -123,12 +139,11 @@ def sentence(row: Row) -> str:
         told.append(f"significantly lower {_and(sides['lower'])}")
     if sides["undecided"]:
         told.append(f"no significant difference in {_and(sides['undecided'])}")
-    text = f"{name} against `{row['baseline']}`: {'; '.join(told)}."
-    if len(seeds) >= ENOUGH:
-        return f"{text} The intervals hold for new clips and new seeds ({len(seeds)} seeds)."
-    if len(seeds) == 2:
-        return f"{text} For seeds {_seeds(seeds)} only: two runs say nothing of a third."
-    return f"{text} For this seed ({seeds[0]}) only: another may turn it."
+    seeds = row.get("difference_seeds") or row["seeds"]
+    return (
+        f"{start}{'; '.join(told)}. The intervals hold for new clips and new seeds "
+        f"({len(seeds)} seeds)."
+    )
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
@@ -150,16 +165,18 @@ def page(rows: Sequence[Row]) -> str:
         "",
         *_reading(rows),
         "",
+        *_scope(rows),
     ]
     for table in (score_table(rows), difference_table(rows)):
         if table.rows:
             parts += [f"## {table.title[0].upper()}{table.title[1:]}", "", table.markdown(), ""]
     parts += [*paper_lines(), ""] if head.get("of_modes") else []
     parts += ["## What the figures say", ""]
+    held = claims(shown_rows(rows))
     whys = {row["name"]: row["why"] for row in rows if row["kind"] == "trial"}
     for row in shown_rows(rows):
         why = f" Asked: {whys[row['name']]}." if whys[row["name"]] else ""
-        parts.append(f"- {sentence(row)}{why}")
+        parts.append(f"- {sentence(row, held)}{why}")
     parts += [*_missing(rows), ""]
     parts += [*chance, ""] if (chance := _chance(rows)) else []
     groups = group_tables(rows)
@@ -183,7 +200,8 @@ def _reading(rows: Sequence[Row]) -> list[str]:
     """How to read the tables."""
     shown = shown_rows(rows)
     most = max((len(row["seeds"]) for row in shown), default=1)
-    over = "Student's t over clips"
+    noisy: Row = next((row for row in rows if row["kind"] == "noisy"), {})
+    over = noisy.get("clustering") or "Student's t over clips"
     if most >= ENOUGH:
         over += f"; from {ENOUGH} seeds on over clips and seeds (see `benchmarks/figures/seeds.py`)"
     lines = [
@@ -205,6 +223,33 @@ def _reading(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def _scope(rows: Sequence[Row]) -> list[str]:
+    """What a study of modes covers, and what it does not."""
+    head = rows[0]
+    if not head.get("teachers"):
+        return []
+    told = []
+    for name, probe in head["teachers"].items():
+        if probe is None:
+            told.append(f"`{name}` (no phone probe on its record)")
+            continue
+        side = "better" if probe["low"] > 0 else "worse" if probe["high"] < 0 else "no better"
+        told.append(
+            f"`{name}`, {side} than {probe['over']} at telling phones "
+            f"({100 * probe['mean']:+.1f} points, 95 % {100 * probe['low']:+.1f} to "
+            f"{100 * probe['high']:+.1f})"
+        )
+    sizes = dict.fromkeys(
+        size(row["parameters"], "") for row in shown_rows(rows) if not row["baseline"]
+    )
+    return [
+        f"What this covers: {_and(told)}; a student of {_and(list(sizes)) or '-'} parameters; "
+        f"{head['hours_heard']:.3g} h of mixtures; this set. A stronger teacher, another student "
+        "or a longer training may turn it.",
+        "",
+    ]
+
+
 def _missing(rows: Sequence[Row]) -> list[str]:
     """A line for each run without figures."""
     return [
@@ -217,18 +262,14 @@ def _missing(rows: Sequence[Row]) -> list[str]:
 
 
 def _chance(rows: Sequence[Row]) -> list[str]:
-    """How many stars chance alone would give."""
-    count = sum(
-        1
-        for row in shown_rows(rows)
-        for metric in METRICS
-        if row["difference"] and row["difference"][metric]
-    )
+    """How stars were corrected for their number."""
+    judged = [row for row in shown_rows(rows) if row["difference"] and not no_claim(row)]
+    count = len(judged) * len(METRICS)
     if not count:
         return []
     return [
-        f"{count} differences are judged here one by one: with no true difference anywhere, about "
-        f"{0.05 * count:.1f} of them would be called significant."
+        f"{count} differences are judged here together (Holm 1979): with no true difference "
+        "anywhere, a star would stand in 5 % of such tables at most. Group tables have no stars."
     ]
 
 
@@ -253,13 +294,12 @@ def _untimed(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _verdict(entry: Row, metric: str) -> str:
-    shown = round(entry["mean"], DIGITS[metric])  # rounding noise is no finding
-    return str(entry["verdict"]) if shown else "undecided"
+def _visible(entry: Row, metric: str) -> bool:
+    return bool(round(entry["mean"], DIGITS[metric]))  # rounding noise is no finding
 
 
-def _difference_cell(entry: Row | None, metric: str) -> str:
-    star = " *" if entry and _verdict(entry, metric) != "undecided" else ""
+def _difference_cell(entry: Row | None, metric: str, held: bool = False) -> str:
+    star = " *" if held and entry and _visible(entry, metric) else ""
     return plus_minus(entry, DIGITS[metric], True) + star
 
 

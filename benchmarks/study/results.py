@@ -6,10 +6,12 @@ each run and seed) and, where a name has several finished seeds, ``trial-mean``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.figures.results import FORMAT
 from benchmarks.figures.seeds import Row, Scores, by_group, differences, mean_scores
 from benchmarks.quality import clips as rows_of
@@ -18,8 +20,11 @@ from benchmarks.quality.evaluate import GROUP_LABELS
 from benchmarks.study.file import Study, Trial, changes, changes_since, digest, newer_settings, told
 from benchmarks.study.networks import read_times
 from benchmarks.study.trial import CLIPS, EVALUATION, Record, is_done, read_record
+from distill.training import card
+from distill.training.card import leaves
 from enhance.config import RunConfig
 from enhance.measure.metrics import versions
+from enhance.settings import to_dict
 
 STALE = "stale"
 FAILED = "failed"
@@ -64,6 +69,7 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
         "study": Path(study.path).name,
         "baseline": study.baseline,
         "of_modes": study.of_modes,
+        "teachers": _teachers(study) if study.of_modes else {},
         "seeds": list(study.seeds),
         "hours_heard": first.hours,
         "set": set_name,
@@ -76,7 +82,12 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
     }
     rows = [head]
     if noisy:
-        rows.append({"kind": NOISY, "metrics": mean_scores([noisy]), "groups": _groups([noisy])})
+        rows.append({
+            "kind": NOISY,
+            "metrics": mean_scores([noisy]),
+            "groups": _groups([noisy]),
+            "clustering": clustering(clusters_of([row["labels"] for row in noisy.values()])),
+        })  # fmt: skip
     for trial in study.trials:
         rows.append(_trial_row(study, trial, records, states, scores, times))
     for name in study.names:
@@ -84,6 +95,24 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
         if len(done) > 1:
             rows.append(_mean_row(study, done, scores, rows))
     return [{"kind": row["kind"], "format": FORMAT, **row} for row in rows]
+
+
+def _teachers(study: Study) -> dict[str, Row | None]:
+    """Each teacher of a study of modes, and how far its phone probe lies over the best of MFCC."""
+    from distill.teacher.contract import SHIPPED
+
+    found: dict[str, Row | None] = {}
+    for trial in study.trials:
+        for key, value in leaves(json.loads(json.dumps(to_dict(trial.config)))):
+            if key.startswith("objective.") and key.endswith("teacher") and value:
+                found[str(value)] = None
+    for name in found:  # nothing is fetched: of a published teacher no record is known
+        for place in (SHIPPED / name, Path(name)):
+            if (place / "record.json").is_file():
+                gains = (card.read(place).get("phone_probe") or {}).get("gains") or []
+                found[name] = next((x for x in gains if x["over"].startswith("MFCC")), None)
+                break
+    return found
 
 
 def _state(trial: Trial, record: Record | None, set_hash: str) -> tuple[str, str]:

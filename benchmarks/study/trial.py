@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import socket
 import time
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from benchmarks.study.file import Trial, changes_since, digest, hours_heard, told
 from distill.modes.choose import load_model, make_objective
@@ -28,7 +32,10 @@ from enhance.training import run_folder
 from enhance.training import state as trainer_state
 from enhance.training.history import HISTORY
 from enhance.training.loop import fit
+from enhance.training.processes import Hardware
 
+LOCKS = "locks"
+"""Folder of the locks, beside the runs: a run's folder may be moved away."""
 RECORD = "trial.json"
 EVALUATION = "evaluation"
 CLIPS = "clips.jsonl"
@@ -63,6 +70,27 @@ class Conditions:
     """Processes that measure clips; 0 for one per core."""
     noisy: str
     """Scores of the noisy input, taken over by each evaluation where the file is there."""
+
+
+def lock(folder: Path, name: str) -> FileLock:
+    """The lock of a part of a study (a run by its key), which no second process shall work on.
+
+    It is the operating system's: it goes when its holder goes. Not taken yet: use it as a context
+    manager, which does not wait and raises `filelock.Timeout` where another holds it.
+
+    Raises
+    ------
+    EnhanceError
+        If the study's folder cannot be written.
+    """
+    place = folder / LOCKS
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnhanceError(
+            f"{place}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+    return FileLock(place / f"{name}.lock", timeout=0)
 
 
 def read_record(folder: Path) -> Record | None:
@@ -125,8 +153,16 @@ def set_aside(folder: Path, record: Record) -> Path:
     return target
 
 
-def run_trial(trial: Trial, folder: Path, conditions: Conditions, session: str) -> None:
-    """Train and evaluate one run from wherever it stopped. The caller holds its claim.
+def is_finished(trial: Trial, folder: Path, set_hash: str) -> bool:
+    """Whether a run is trained, with the settings of now, and evaluated; ``folder`` is its own."""
+    record = read_record(folder)
+    if record is None or not is_done(record, set_hash):
+        return False
+    return not changes_since(record["config"], trial)
+
+
+def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
+    """Train and evaluate one run from wherever it stopped. The caller holds its lock.
 
     Parameters
     ----------
@@ -134,8 +170,12 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions, session: str) 
         What to do.
     folder
         Of the run.
-    session
-        Names this command's try in the record of a failure.
+
+    Returns
+    -------
+    str
+        Why it failed, empty if it did not: it stands in the record (`failed`) too, so that a run
+        that diverges does not end the study.
 
     Raises
     ------
@@ -144,8 +184,7 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions, session: str) 
     KeyboardInterrupt
         If Ctrl-C came elsewhere; finished clips are kept.
     EnhanceError
-        If a place cannot be written. What is wrong with the run itself goes to its record
-        (`failed`), so that one that diverges does not end the study.
+        If the record cannot be read or written.
     """
     record = read_record(folder) or _new_record(trial)
     record.pop("failed", None)
@@ -156,9 +195,17 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions, session: str) 
         if not is_done(record, conditions.set_hash):
             record["evaluated"] = _evaluate(folder, conditions)
             _write(folder, record)
-    except EnhanceError as error:
-        record["failed"] = {"message": str(error), "session": session}
+    except Stopped:
+        raise
+    except Exception as error:  # of a library too: the other runs of a night go on
+        message = str(error)
+        if not isinstance(error, EnhanceError):
+            traceback.print_exc()
+            message = f"{type(error).__name__}: {message}"
+        record["failed"] = {"message": message}
         _write(folder, record)
+        return message
+    return ""
 
 
 def steps_done(folder: Path) -> int:
@@ -202,6 +249,9 @@ def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -
     config = trial.config
     if conditions.threads and not config.training.threads:
         config = replace(config, training=replace(config.training, threads=conditions.threads))
+    if multiprocessing.current_process().daemon:
+        # A Dask worker below a nanny may have no children. Mixtures are the same without.
+        config = replace(config, data=replace(config.data, workers=0))
     steps = config.training.steps
     begin = _header(folder).get("step", 0)
     if begin < steps:
@@ -212,7 +262,7 @@ def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -
             make_objective(config, quiet=True),
             folder,
             resume=any((folder / name).exists() for name in present),
-            accelerator=conditions.accelerator,
+            hardware=Hardware(conditions.accelerator),
             quiet=True,
         )
         record["stints"].append({

@@ -1,223 +1,175 @@
-"""The processes that do the runs of a study: any number of them, here or elsewhere, on one folder.
+"""The runs of a study as independent pieces of work: here, in processes, or on a cluster.
 
-Each takes the runs in order, claims the first that is not done and that nobody works on, and does
-it from wherever it stopped.
+Each is done from wherever it stopped, under its lock, so that a second command on the same folder
+leaves it alone. A worker that dies leaves a run as it was saved; another worker goes on with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import signal
-import sys
+import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
-from benchmarks.quality.clips import environment
-from benchmarks.study.file import Study, Trial
-from benchmarks.study.locks import take
+from filelock import Timeout
+
+from benchmarks.study.file import Trial
 from benchmarks.study.trial import (
+    LOCKS,
     Conditions,
     Stopped,
     check_unchanged,
-    is_done,
+    is_finished,
+    lock,
     read_record,
     run_trial,
     set_aside,
 )
+from benchmarks.study.watch import Watch
+from enhance import parallel
 from enhance.errors import EnhanceError
+from enhance.training.interrupt import Interrupt, ask
 
-LOCKS = "locks"
-"""Folder of the claims."""
+LOOK_SECONDS = 0.5
+"""Time between two looks of a worker at the mark by which it is asked to stop."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker process is told."""
+    """What a worker is told beside the run."""
 
-    study: Study
     folder: Path
-    keys: tuple[str, ...]
-    """Runs to be done."""
+    """Of the study."""
     conditions: Conditions
     force: bool
-    session: str
-    """Name of this command, for the record of failures."""
-
-    @property
-    def trials(self) -> list[Trial]:
-        """Runs to be done."""
-        return [trial for trial in self.study.trials if trial.key in self.keys]
+    """Train runs anew whose settings changed."""
+    stop: Path
+    """Mark that asks all workers of this command to stop."""
 
 
-def work(load: Work) -> None:
-    """Do runs until none is left that nobody works on.
+@dataclass(frozen=True)
+class Outcome:
+    """How the work on a run ended."""
 
-    Raises
-    ------
-    Stopped, KeyboardInterrupt
-        If a signal came; what was begun is saved.
-    EnhanceError
-        If a place cannot be written, or another process began a run with other settings.
-    """
-    tried: set[str] = set()
-    again = True
-    while again:
-        again = False
-        for trial in load.trials:
-            if trial.key in tried or _ended(trial, load):
-                continue
-            claim = take(load.folder / LOCKS / trial.key)
-            if claim is None:
-                continue
-            again = True
-            try:
-                with claim:
-                    if not _ended(trial, load):  # another process may just have finished it
-                        _prepare(trial, load)
-                        run_trial(trial, load.folder / trial.key, load.conditions, load.session)
-                tried.add(trial.key)
-            except (Stopped, KeyboardInterrupt):
-                if not claim.lost:
-                    raise
-                # This process stood still for so long that another one took the run over.
-                print(f"{trial.key}: was taken over by another process", file=sys.stderr)
+    key: str
+    state: Literal["done", "failed", "held", "stopped"]
+    """``"held"``: another process works on it."""
+    message: str = ""
+    """Why it failed, or the signal that stopped it."""
 
 
-def run_workers(load: Work, jobs: int) -> str:
-    """`work` in several processes.
+def run_study(
+    trials: Sequence[Trial],
+    folder: Path,
+    conditions: Conditions,
+    *,
+    force: bool,
+    jobs: int,
+    cluster: str,
+    quiet: bool,
+) -> tuple[list[Outcome], str]:
+    """Do runs until each has ended, or a signal comes.
 
     Returns
     -------
+    list of Outcome
+        Of the runs that were tried, in the order of their end.
     str
         Name of the signal that stopped them, empty if none did.
 
     Raises
     ------
     EnhanceError
-        If one of them died; the others have done the rest.
+        As `enhance.parallel.run`.
     """
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    workers = [
-        context.Process(target=_worker, args=(load, stop), name=f"worker {number + 1}")
-        for number in range(min(jobs, len(load.keys)))
-    ]
-    caught: list[str] = []
+    stop = folder / LOCKS / f"stop-{secrets.token_hex(6)}"
+    load = Work(folder, conditions, force, stop)
+    here = not cluster and (jobs <= 1 or len(trials) <= 1)
+    threads = conditions.threads or 1
+    found: list[Outcome] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(stop.unlink, missing_ok=True)
+        # Here the run itself catches signals; elsewhere the workers are told.
+        interrupt = None if here else stack.enter_context(Interrupt())
+        watch = stack.enter_context(Watch(trials, folder, conditions.set_hash, quiet))
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        caught.append(signal.Signals(number).name)
-        stop.set()  # for those that are still starting
-        for worker in workers:
-            if worker.pid is not None and worker.is_alive():
-                os.kill(worker.pid, number)
+        def hand_on() -> None:
+            if interrupt and interrupt.caught and not stop.exists():
+                stop.touch()
+                watch.say("stopping: what trains is saved; Ctrl-C again ends at once")
 
-    with _handler(signal.SIG_IGN), environment(OMP_NUM_THREADS=str(load.conditions.threads)):
-        for worker in workers:  # they ignore Ctrl-C until they can answer it
-            worker.start()
-    with _handler(forward):
-        for worker in workers:
-            worker.join()
-    if caught:
-        return caught[0]
-    wrong = [worker for worker in workers if worker.exitcode]
-    if wrong:
-        code = wrong[0].exitcode or 0
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise EnhanceError(
-            f"{len(wrong)} of {len(workers)} worker processes ended early ({how}); "
-            "what is finished is kept: run the same command again"
-        )
-    return ""
-
-
-def _worker(load: Work, stop: Event) -> None:
-    # A session of its own: Ctrl-C reaches the parent only, which hands it on once.
-    with contextlib.suppress(AttributeError, OSError):
-        os.setsid()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        work(load)
-    except Stopped as stop:
-        sys.exit(128 + int(signal.Signals[stop.signal]))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except EnhanceError as error:
-        print(f"enhance: {error}", file=sys.stderr)
-        sys.exit(2)
+        watch.at_each_look = hand_on
+        settings: Any = {"jobs": jobs, "cluster": cluster, "threads": threads}
+        done = parallel.run(partial(work, load), trials, **settings, batch=1)
+        try:
+            with contextlib.closing(done):
+                for _, outcome in done:
+                    found.append(outcome)
+                    watch.ended(outcome.key, outcome.state, outcome.message)
+                    if here and outcome.state == "stopped":
+                        return found, outcome.message
+        except KeyboardInterrupt:
+            return found, "SIGINT"
+    # A worker may have had a signal of its own.
+    stopped = [outcome.message for outcome in found if outcome.state == "stopped"]
+    return found, (interrupt.caught if interrupt else "") or max(stopped, default="")
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)  # training saves and stops; the rest goes on later
+_ALONE = threading.Lock()
+"""A process does one run at a time: training seeds the generators of the whole process. Dask gives
+a process several at once where a worker has several threads."""
 
 
-def run_here(load: Work) -> str:
-    """`work` in this process; returns as `run_workers`."""
-    try:
-        work(load)
-    except Stopped as stop:
-        return stop.signal
-    except KeyboardInterrupt:
-        return "SIGINT"
-    return ""
-
-
-def _prepare(trial: Trial, load: Work) -> None:
-    """Refuse, or put aside, what was trained with other settings."""
+def work(load: Work, trial: Trial) -> Outcome:
+    """Do one run from wherever it stopped."""
     place = load.folder / trial.key
+    with _ALONE, _told_to_stop(load.stop):
+        try:
+            if load.stop.exists():
+                return Outcome(trial.key, "stopped")
+            with lock(load.folder, trial.key):
+                if is_finished(trial, place, load.conditions.set_hash):
+                    return Outcome(trial.key, "done")
+                _prepare(trial, place, load.force)
+                message = run_trial(trial, place, load.conditions)
+        except Timeout:
+            return Outcome(trial.key, "held")
+        except Stopped as stopped:
+            return Outcome(trial.key, "stopped", stopped.signal)
+        except EnhanceError as error:
+            message = str(error)
+    return Outcome(trial.key, "failed" if message else "done", message)
+
+
+def _prepare(trial: Trial, place: Path, force: bool) -> None:
+    """Refuse, or put aside, what was trained with other settings."""
     record = read_record(place)
     try:
         check_unchanged(trial, place, record)
     except EnhanceError:
-        if not load.force or record is None:
+        if not force or record is None:
             raise
         set_aside(place, record)
 
 
-def _ended(trial: Trial, load: Work) -> bool:
-    """Whether nothing is left to do for a run in this command."""
-    place = load.folder / trial.key
-    record = read_record(place)
-    if (record or {}).get("failed", {}).get("session") == load.session:
-        return True
-    return is_finished(trial, load.folder, load.conditions.set_hash)
-
-
-def is_finished(trial: Trial, folder: Path, set_hash: str) -> bool:
-    """Whether a run is trained, with the settings of now, and evaluated."""
-    record = read_record(folder / trial.key)
-    if record is None or not is_done(record, set_hash):
-        return False
-    try:
-        check_unchanged(trial, folder / trial.key, record)
-    except EnhanceError:
-        return False
-    return True
-
-
 @contextlib.contextmanager
-def _handler(action: Any) -> Iterator[None]:
-    """Hands SIGINT and SIGTERM to ``action``, where signals come to this thread at all."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, action) for number in numbers}
+def _told_to_stop(mark: Path) -> Iterator[None]:
+    """Asks the training of this process to stop when the mark is there."""
+    end = threading.Event()
+
+    def look() -> None:
+        while not end.wait(LOOK_SECONDS):
+            if mark.exists():
+                ask("SIGINT")
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        end.set()
+        thread.join()

@@ -24,7 +24,9 @@ _GUESSES = {
 }
 """Heading and meaning of each guess that needs no model."""
 
-_FUTURE = "Share of future frames told from their negatives; a tie is no hit."
+_FUTURE = (
+    "Share of future frames told from their negatives; a tie with n of them counts 1 / (1 + n)."
+)
 _QUESTION = {
     "wavlm": "Share of masked frames whose unit is the most likely one.",
     "hubert": "Share of masked frames whose unit is the most likely one.",
@@ -143,12 +145,20 @@ def _accuracy(record: dict[str, Any]) -> str:
     last = record["iterations"][-1]["clean"]
     best = max(guesses, key=lambda name: last[name]["mean"])
     over_chance = _verdict(last["accuracy"], last["chance"], last["chance"])
-    over_best = _verdict(last["accuracy"], last[best]["low"], last[best]["high"])
-    lines += [
-        "",
-        f"On clean held-back speech the last iteration is {over_chance} chance, and {over_best} "
-        f"the best guess, {_GUESSES[best][0]}.",
-    ]
+    lines += ["", f"On clean held-back speech the last iteration is {over_chance} chance."]
+    gain = last.get("gains", {}).get(best)
+    if gain:
+        lines[-1] += (
+            f" It is {_verdict(gain, 0, 0)} the best guess, {_GUESSES[best][0]}: "
+            f"{100 * gain['mean']:+.1f} points, paired file by file "
+            f"({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})."
+        )
+    else:  # a record of before paired differences were kept
+        points = 100 * (last["accuracy"]["mean"] - last[best]["mean"])
+        lines[-1] += (
+            f" Over the best guess, {_GUESSES[best][0]}, it has {points:+.1f} points; the record "
+            "holds no paired difference, so that nothing is claimed of it."
+        )
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from enhance.errors import EnhanceError
 
-FORMS = "last, weighted (all), single:k, first_k:k or last_k:k"
+FORMS = "last, weighted (all), single:k, range:i-k, first_k:k or last_k:k"
 """The texts that `Layers.parse` reads."""
 
 
@@ -43,8 +43,9 @@ class Layers:
         Parameters
         ----------
         text
-            ``last`` (state L), ``single:k`` (state k), ``first_k:k`` (the k lowest, 0 to k - 1),
-            ``last_k:k`` (the k highest, L - k + 1 to L) or ``weighted`` (all L + 1).
+            ``last`` (state L), ``single:k`` (state k), ``range:i-k`` (states i to k),
+            ``first_k:k`` (the k lowest, 0 to k - 1), ``last_k:k`` (the k highest, L - k + 1 to L)
+            or ``weighted`` (all L + 1).
 
         Raises
         ------
@@ -55,6 +56,13 @@ class Layers:
             return cls(text, (num_layers,))
         if text == "weighted":
             return cls(text, tuple(range(num_layers + 1)))
+        if ends := re.fullmatch(r"range:(\d+)-(\d+)", text):
+            low, high = int(ends[1]), int(ends[2])
+            if not low <= high <= num_layers:
+                raise EnhanceError(
+                    f"layers {text!r}: this teacher has states 0 to {num_layers}; take i-k of them"
+                )
+            return cls(text, tuple(range(low, high + 1)))
         match = re.fullmatch(r"(single|first_k|last_k):(\d+)", text)
         if match is None:
             raise EnhanceError(f"layers {text!r}: unknown; take {FORMS}")

@@ -67,7 +67,7 @@ class Tally:
         return {"loss": self.loss / self.counted, "accuracy": float(hits / self.counted)}
 
     def full(self) -> dict[str, Any]:
-        """Everything, with 95 % intervals."""
+        """Everything, with 95 % intervals; ``gains`` are paired, file by file, over each guess."""
         table = np.array([self.rows[file] for file in sorted(self.rows)])  # (n, 2 + guesses)
         found: dict[str, Any] = {
             "loss": self.loss / self.counted,
@@ -78,6 +78,10 @@ class Tally:
         }
         for i, name in enumerate(self.guesses):
             found[name] = interval(table[:, 2 + i], table[:, 0])
+        found["gains"] = {
+            name: interval(table[:, 1] - table[:, 2 + i], table[:, 0])
+            for i, name in enumerate(self.guesses)
+        }
         return found
 
 

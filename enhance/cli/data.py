@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import Force, Quiet, Snr
+from enhance.cli.options import Cluster, Force, Quiet, Snr
 from enhance.errors import EnhanceError, require
 from enhance.files import kind_of, resolved
 
@@ -67,6 +67,10 @@ def data_mix(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Only the sources of data.held_out.")
     ] = False,
+    formulas: Annotated[
+        float,
+        typer.Option(min=0, max=1, metavar="SHARE", help="Of the noises, this share is made."),
+    ] = 0.0,
     snr: Snr = -5.0,
     count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 500,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 4.0,
@@ -99,6 +103,7 @@ def data_mix(
         count=count,
         seconds=seconds,
         seed=seed,
+        formulas=formulas,
         force=force,
         quiet=quiet,
     )
@@ -123,3 +128,31 @@ def data_example(
     wave = read(noisy)
     write(out, wave, 16000)
     print(f"{out}: {len(wave) / 16000:.1f} s of synthetic speech in noise at {snr:g} dB")
+
+
+@data_app.command("features")
+def data_features(
+    corpus: Annotated[str, typer.Argument(help="Folder with speech, or a manifest.")],
+    teacher: Annotated[
+        str, typer.Option(help="Shipped name, folder, file or hub id.")
+    ] = "mini-wavlm",
+    layers: Annotated[str, typer.Option(help="Hidden states, such as single:3.")] = "last",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of features.  [default: the user's cache]")
+    ] = None,
+    cache_gb: Annotated[float, typer.Option(min=0, help="Bound on that folder.")] = 20.0,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    cluster: Cluster = "",
+    quiet: Quiet = False,
+) -> None:
+    """Let a teacher hear the speech of a corpus, so that training and analysis need not wait."""
+    require("train", "torch", "transformers", "safetensors")
+    from distill.extract import Wanted, extract
+    from enhance.data.clips import DataConfig, load_clips
+    from enhance.files import cache_folder
+    from enhance.measure.timing import cores
+
+    speech, _ = load_clips(DataConfig(corpus=corpus), quiet=quiet)
+    wanted = Wanted(teacher, layers, (cache or cache_folder("features")).resolve(), cache_gb)
+    found = extract(speech, wanted, jobs=jobs or cores(), cluster=cluster, quiet=quiet)
+    print(f"{wanted.cache}: {found.made} clips added, {found.found} were there")

@@ -94,7 +94,7 @@ def _facts(model: str, framing: str) -> dict[str, Any]:
 
 def _of_config(name: str, kind: str, config: ModelConfig) -> dict[str, Any]:
     require("train", "torch")
-    from enhance.network.waveform_model import WaveformModel
+    from enhance.network.waveform_model import WaveformModel, macs_per_second
 
     parameters = sum(p.numel() for p in WaveformModel(config).parameters())
     return {
@@ -120,13 +120,3 @@ def _framing(c: StftConfig) -> dict[str, str]:
         "latency": f"{c.algorithmic_latency_samples * ms:.0f} ms algorithmic "
         f"({c.latency_samples} samples late)",
     }
-
-
-def macs_per_second(config: ModelConfig) -> int:
-    """Multiply-accumulates per second of audio: network and both transforms."""
-    require("train", "torch")
-    from enhance.network.gcrn import macs_per_frame
-
-    c = config.stft
-    frame = macs_per_frame(config.gcrn, c.bins) + 2 * (c.window_length * 2 * c.bins)
-    return frame * c.sample_rate // c.hop_length

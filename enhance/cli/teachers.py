@@ -73,7 +73,7 @@ def pretrain_ssl(
     require("train", "torch", "transformers", "safetensors", "sklearn", "scipy", "yaml")
     from distill.ssl import family as families
     from distill.ssl import run as pretrain_ssl
-    from enhance.data.synthetic import corpus as demo_corpus
+    from enhance.data import demo_corpus
     from enhance.settings import override
 
     show_progress(quiet)

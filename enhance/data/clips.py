@@ -122,7 +122,7 @@ def load_clips(
 
 def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
     if not (data.corpus or data.speech or data.noise):
-        from enhance.data.synthetic import corpus as demo_corpus
+        from enhance.data import demo_corpus
 
         folder = demo_corpus.ensure(quiet=quiet)
         log.warning("no data named: using the built-in SYNTHETIC corpus (%s)", folder)

@@ -7,17 +7,22 @@ changed since is refused. Any other folder of that shape can be opened as well.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from enhance.data.clips import DataConfig, load_clips, split
+from enhance.data.formulas import FAMILIES
 from enhance.data.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
+from enhance.data.recipe import Formula, Piece, Recipe
 from enhance.errors import EnhanceError
 from enhance.files import atomic_folder, cache_folder, is_file, is_folder, sha256, write_jsonl
+
+if TYPE_CHECKING:
+    from enhance.data.mixing import Mixer
 
 BUILTIN_SEED = 7001
 """Of the built-in set's voices, noises and mixtures; training uses another."""
@@ -49,6 +54,7 @@ def make_set(
     seed: int = 0,
     sample_rate: int = 16000,
     balance: float = 0.5,
+    formulas: float = 0.0,
     force: bool = False,
     quiet: bool = False,
 ) -> EvaluationSet:
@@ -73,6 +79,8 @@ def make_set(
         Of the files.
     balance
         A source is drawn with probability in proportion to its hours to this power.
+    formulas
+        Share of the noises that come from formulas, of streams that training never draws.
     force
         Replace what stands at ``folder``.
     quiet
@@ -91,7 +99,14 @@ def make_set(
 
     if not 1 <= count <= 100_000 or not -60 <= snr_db <= 60:
         raise EnhanceError(f"count {count} and SNR {snr_db} dB: need 1 to 100000, and -60 to 60 dB")
-    config = MixingConfig(snr=(snr_db, snr_db), level_dbfs=(-30.0, -22.0), segment_seconds=seconds)
+    if not 0 <= formulas <= 1:
+        raise EnhanceError(f"share of formulas {formulas}: must be from 0 to 1")
+    config = MixingConfig(
+        snr=(snr_db, snr_db),
+        level_dbfs=(-30.0, -22.0),
+        segment_seconds=seconds,
+        synthetic_noise_probability=formulas,
+    )
     digits = max(4, len(str(count - 1)))
     with atomic_folder(folder, force=force) as place:
         stores = [
@@ -106,7 +121,7 @@ def make_set(
         with progress_bar(quiet=quiet) as bar:
             task = bar.add_task("mixing", total=count, speed="")
             for index in range(count):
-                recipe = mixer.draw(0, index)
+                recipe = _held_out(mixer.draw(0, index))
                 mixture = mixer.render(recipe)
                 name = f"{index:0{digits}d}"
                 clean, noisy = _sixteen_bits(mixture.clean, mixture.noisy, snr_db, name)
@@ -116,7 +131,7 @@ def make_set(
                     path.parent.mkdir(exist_ok=True)
                     soundfile.write(path, wave, sample_rate, subtype="PCM_16")
                     hashes[part] = sha256(path)
-                labels = _labels(mixer, recipe.speech, recipe.noise, snr_db)
+                labels = _labels(mixer, recipe, snr_db)
                 rows.append({
                     "name": name,
                     "path": f"noisy/{name}.flac",
@@ -182,7 +197,7 @@ def builtin_set(snr_db: float = -5.0, count: int = 500, *, quiet: bool = False) 
 
     Its voices, noises and mixtures come from another seed than the built-in training corpus.
     """
-    from enhance.data.synthetic import corpus as demo_corpus
+    from enhance.data import demo_corpus
 
     version = f"v{demo_corpus.VERSION}.{_BUILTIN_VERSION}"
     folder = cache_folder("sets", f"synthetic-{version}-snr{snr_db:g}-count{count}")
@@ -210,6 +225,7 @@ def mix(
     seconds: float = 4.0,
     seed: int = 0,
     sample_rate: int = 16000,
+    formulas: float = 0.0,
     force: bool = False,
     quiet: bool = False,
 ) -> EvaluationSet:
@@ -243,13 +259,14 @@ def mix(
         seed=seed,
         sample_rate=sample_rate,
         balance=data.balance,
+        formulas=formulas,
         force=force,
         quiet=quiet,
     )
 
 
 def _builtin_clips(quiet: bool) -> tuple[list[Clip], list[Clip]]:
-    from enhance.data.synthetic import corpus as demo_corpus
+    from enhance.data import demo_corpus
 
     clips = read_manifest(demo_corpus.ensure_held_out(BUILTIN_SEED, quiet=quiet) / "manifest.jsonl")
     return [c for c in clips if c.kind == "speech"], [c for c in clips if c.kind == "noise"]
@@ -271,27 +288,55 @@ def _sixteen_bits(
     return speech.astype(np.int16), (speech + noise).astype(np.int16)
 
 
-def _labels(mixer: Any, speech: Any, noise: Any, snr_db: float) -> dict[str, str]:
-    talk = [mixer.speech.clips[piece.clip] for piece in speech]
-    sound = [mixer.noise.clips[piece.clip] for row in noise for piece in row]
+def _held_out(recipe: Recipe) -> Recipe:
+    """The same with formulas of streams that training never draws."""
+    rows = tuple(
+        tuple(replace(x, held_out=True) if isinstance(x, Formula) else x for x in row)
+        for row in recipe.noise
+    )
+    return replace(recipe, noise=rows)
 
-    def joined(values: list[str]) -> str:
+
+def _labels(mixer: Mixer, recipe: Recipe, snr_db: float) -> dict[str, str]:
+    """What reports group pairs and cluster them by; of several noises the first names the pair."""
+    talk = [mixer.speech.clips[piece.clip] for piece in recipe.speech]
+    pieces = [piece for row in recipe.noise for piece in row]
+    sound = [mixer.noise.clips[piece.clip] for piece in pieces if isinstance(piece, Piece)]
+    made = [piece.kind for piece in pieces if isinstance(piece, Formula)]
+    name, kind = _main_noise(mixer, pieces[0])
+
+    def joined(values: Iterable[str]) -> str:
         return " ".join(dict.fromkeys(value for value in values if value))
 
     labels = {
         "snr_db": f"{snr_db:g}",
-        "source": joined([clip.source for clip in talk]),
-        "speaker": joined([clip.speaker for clip in talk]),
-        "noise_source": joined([clip.source for clip in sound]),
-        "noise_type": joined([clip.labels.get("type", "") for clip in sound]),
-        "speech_files": joined([clip.path.name for clip in talk]),
-        "noise_files": joined([clip.path.name for clip in sound]),
+        "source": joined(clip.source for clip in talk),
+        "speaker": joined(clip.speaker for clip in talk),
+        "language": joined(clip.labels.get("language", "") for clip in talk),
+        "noise_name": name,
+        "noise_kind": kind,
+        "noise_source": joined([*(clip.source for clip in sound), *(["formula"] if made else [])]),
+        "noise_type": joined(clip.labels.get("type", "") for clip in sound),
+        "noise_formulas": joined(made),
+        "speech_files": joined(clip.path.name for clip in talk),
+        "noise_files": joined(clip.path.name for clip in sound),
         "source_files": joined(
-            [name.rsplit("/", 1)[-1] for clip in (*talk, *sound) for name in clip.recordings]
+            name.rsplit("/", 1)[-1] for clip in (*talk, *sound) for name in clip.recordings
         ),
         "synthetic": "yes" if any(clip.labels.get("synthetic") for clip in (*talk, *sound)) else "",
     }
     return {key: value for key, value in labels.items() if value}
+
+
+def _main_noise(mixer: Mixer, piece: Piece | Formula) -> tuple[str, str]:
+    """Name of the recording, or formula, and its kind: ``type``, or the first words of ``note``."""
+    if isinstance(piece, Formula):
+        family = next(name for name, kinds in FAMILIES.items() if piece.kind in kinds)
+        return f"formula:{piece.kind}", f"formula: {family}"
+    clip = mixer.noise.clips[piece.clip]
+    recording = clip.recordings[0]
+    name = clip.path.name if recording == str(clip.path) else recording
+    return name, clip.labels.get("type") or clip.labels.get("note", "").split(";")[0].strip()
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
@@ -313,7 +358,12 @@ def _manifest_rows(folder: Path) -> dict[str, dict[str, Any]]:
     else:
         return {}
     found: dict[str, dict[str, Any]] = {}
-    for number, row in enumerate(read_rows(manifest), 1):
+    rows = read_rows(manifest)
+    if rows and not any("path" in row for row in rows):
+        columns = ", ".join(map(str, rows[0]))
+        hint = "; separate columns by commas" if ";" in columns else ""
+        raise EnhanceError(f"{manifest}: has no column `path` (it has {columns}){hint}")
+    for number, row in enumerate(rows, 1):
         path = PurePosixPath(str(row.get("path") or ""))
         if len(path.parts) < 2 or path.parts[0] not in ("clean", "noisy"):
             raise EnhanceError(f"{manifest}, entry {number}: `path` is not below clean/ or noisy/")

@@ -74,5 +74,7 @@ def beside(noise: np.ndarray, voices: np.ndarray, db: float) -> np.ndarray:
 
 def _wave(store: ClipStore, piece: Piece | Formula) -> np.ndarray:
     if isinstance(piece, Formula):
-        return formulas.make(piece.kind, piece.seed, piece.length, store.sample_rate)
+        return formulas.make(
+            piece.kind, piece.seed, piece.length, store.sample_rate, held_out=piece.held_out
+        )
     return store.read(piece.clip, piece.clip_start, piece.length)

@@ -31,6 +31,8 @@ class Formula:
     seed: int
     segment_start: int
     length: int
+    held_out: bool = False
+    """From the streams that training never draws."""
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ class Enhancer:
         """Delay of the streamed output against the input."""
         self._shapes = self._read_signature()
         self._output_names = ["enhanced", *(f"{name}.out" for name in self._shapes)]
+        self._states: dict[str, np.ndarray] = {}
         self.reset()
 
     @classmethod

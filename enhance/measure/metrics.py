@@ -1,4 +1,4 @@
-"""PESQ, STOI, ESTOI and SI-SDR of one clip, and refusals that have a name.
+"""PESQ, STOI, ESTOI, SI-SDR and DNSMOS of one clip, and refusals that have a name.
 
 Each metric is undefined somewhere: PESQ finds no utterance in silence, STOI needs 30 frames of
 speech, SI-SDR divides by the energy of the reference. A metric that cannot be computed raises
@@ -6,23 +6,39 @@ speech, SI-SDR divides by the energy of the reference. A metric that cannot be c
 over a set counts and names what it leaves out.
 
 Sources: PESQ is ITU-T P.862.2 (wideband, MOS-LQO) by the ``pesq`` package; STOI is Taal et al.
-2011 and ESTOI Jensen and Taal 2016, by ``pystoi``; SI-SDR is Le Roux et al. 2019, equation 3.
+2011 and ESTOI Jensen and Taal 2016, by ``pystoi``; SI-SDR is Le Roux et al. 2019, equation 3;
+DNSMOS has a file of its own, `enhance.measure.dnsmos`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from enhance.errors import EnhanceError, require
+from enhance.measure.dnsmos import DNSMOS, dnsmos
 
 METRICS = ("pesq_wb", "stoi", "estoi", "si_sdr")
-UNITS = {"pesq_wb": "MOS-LQO", "stoi": "", "estoi": "", "si_sdr": "dB"}
-TITLES = {"pesq_wb": "PESQ-WB", "stoi": "STOI", "estoi": "ESTOI", "si_sdr": "SI-SDR"}
+"""Measured where nothing else is asked for."""
+
+ALL_METRICS = METRICS + DNSMOS
+"""Everything that can be measured; DNSMOS takes longer than the others together."""
+
+UNITS = {"pesq_wb": "MOS-LQO", "stoi": "", "estoi": "", "si_sdr": "dB", **dict.fromkeys(DNSMOS, "")}
+TITLES = {
+    "pesq_wb": "PESQ-WB",
+    "stoi": "STOI",
+    "estoi": "ESTOI",
+    "si_sdr": "SI-SDR",
+    "dnsmos_ovrl": "DNSMOS OVRL",
+    "dnsmos_sig": "DNSMOS SIG",
+    "dnsmos_bak": "DNSMOS BAK",
+}
 
 PESQ_LONGEST_SECONDS = 20.0
 """Longest clip given to PESQ. The library keeps 50 utterances and writes past its arrays (a crash,
@@ -31,6 +47,9 @@ or a wrong score) when there are more; an utterance and its gap last at least 50
 
 _SILENCE = 1e-20
 """Energy of a signal without its mean, relative to full scale: at or below it is silence."""
+
+
+_TOO_LITTLE = "too little speech: STOI needs 30 frames (0.4 s) that hold some"
 
 
 class MetricRefused(EnhanceError):
@@ -42,7 +61,7 @@ class MetricRefusal:
     """A metric that could not be computed, in the place of its value."""
 
     metric: str
-    """Name of the metric, one of `METRICS`."""
+    """Name of the metric, one of `ALL_METRICS`."""
     reason: str
     """Why, in words."""
 
@@ -164,12 +183,12 @@ def _pystoi(clean: Any, estimate: Any, sample_rate: int, extended: bool) -> floa
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             value = float(library(reference, signal, sample_rate, extended=extended))
-    except (ValueError, IndexError) as error:  # fewer samples than one frame
-        raise MetricRefused(f"too short for one frame of pystoi ({error})") from error
+    except (ValueError, IndexError) as error:  # no frame is left of it, or it has none
+        raise MetricRefused(_TOO_LITTLE) from error
     finally:
         np.random.set_state(state)  # noqa: NPY002
     if any("Not enough STFT frames" in str(item.message) for item in caught):
-        raise MetricRefused("pystoi returned 1e-5: fewer than 30 frames (0.4 s) that hold speech")
+        raise MetricRefused(_TOO_LITTLE)  # where pystoi returns 1e-5
     if not np.isfinite(value):
         raise MetricRefused("pystoi returned a value that is not finite")
     return value
@@ -210,16 +229,16 @@ def measure(
     sample_rate: int = 16000,
     metrics: Sequence[str] = METRICS,
 ) -> dict[str, float | MetricRefusal]:
-    """All metrics of one clip.
+    """Metrics of one clip.
 
     Parameters
     ----------
     clean, estimate
         Signals (N,), aligned.
     sample_rate
-        Samples per second; PESQ needs 16000.
+        Samples per second; PESQ and DNSMOS need 16000.
     metrics
-        Names out of `METRICS`, in the order wanted.
+        Names out of `ALL_METRICS`, in the order wanted.
 
     Returns
     -------
@@ -229,18 +248,28 @@ def measure(
     Raises
     ------
     EnhanceError
-        If a name is unknown, the shapes differ or PESQ is asked at another rate.
+        If a name is unknown, the shapes differ or PESQ or DNSMOS is asked at another rate.
     """
-    functions = {
+    heard: dict[str, float] = {}
+
+    def opinion(name: str) -> float:
+        if not heard:
+            if not np.isfinite(np.asarray(estimate)).all():
+                raise MetricRefused("the estimate holds NaN or infinite samples")
+            heard.update(dnsmos(estimate, sample_rate))
+        return heard[name]
+
+    functions: dict[str, Callable[[], float]] = {
         "pesq_wb": lambda: pesq_wb(clean, estimate, sample_rate),
         "stoi": lambda: stoi(clean, estimate, sample_rate),
         "estoi": lambda: estoi(clean, estimate, sample_rate),
         "si_sdr": lambda: si_sdr(clean, estimate),
+        **{name: partial(opinion, name) for name in DNSMOS},
     }
     results: dict[str, float | MetricRefusal] = {}
     for name in metrics:
         if name not in functions:
-            raise EnhanceError(f"metric {name!r} is unknown; choose from {', '.join(METRICS)}")
+            raise EnhanceError(f"metric {name!r} is unknown; choose from {', '.join(ALL_METRICS)}")
         try:
             results[name] = functions[name]()
         except MetricRefused as error:
@@ -248,12 +277,13 @@ def measure(
     return results
 
 
-def versions() -> dict[str, str]:
+def versions(metrics: Sequence[str] = METRICS) -> dict[str, str]:
     """Versions of the libraries behind the metrics."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in ("pesq", "pystoi", "numpy", "scipy"):
+    heard = ("speechmos", "onnxruntime") if set(metrics) & set(DNSMOS) else ()
+    for name in ("pesq", "pystoi", "numpy", "scipy", *heard):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

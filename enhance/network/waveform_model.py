@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from enhance.config import ModelConfig
 from enhance.errors import EnhanceError
 from enhance.network.companion import Companion
-from enhance.network.gcrn import Gcrn, State
+from enhance.network.gcrn import Gcrn, State, macs_per_frame
 from enhance.stft import StftConfig, window
 
 
@@ -190,3 +190,10 @@ class WaveformModel(nn.Module):
         """Zeros on the right, up to whole hops that complete every sample of ``audio``."""
         samples = audio.shape[1]
         return F.pad(audio, (0, self.frames(samples) * self.config.stft.hop_length - samples))
+
+
+def macs_per_second(config: ModelConfig) -> int:
+    """Multiply-accumulates per second of audio: network and both transforms."""
+    c = config.stft
+    frame = macs_per_frame(config.gcrn, c.bins) + 2 * (c.window_length * 2 * c.bins)
+    return frame * c.sample_rate // c.hop_length

@@ -8,12 +8,20 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+_OPEN: set[Interrupt] = set()
+
+
+def ask(name: str) -> None:
+    """Ask all work of this process to stop, from any thread, as a signal of this name would."""
+    for interrupt in list(_OPEN):
+        interrupt.caught = interrupt.caught or name
+
 
 class Interrupt(contextlib.AbstractContextManager["Interrupt"]):
     """Collects SIGINT and SIGTERM while the context lasts.
 
     A second SIGINT interrupts at once, as usual. Outside the main thread, where Python delivers no
-    signals, nothing is caught.
+    signals, only `ask` is heard.
 
     Attributes
     ----------
@@ -26,6 +34,7 @@ class Interrupt(contextlib.AbstractContextManager["Interrupt"]):
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
+        _OPEN.add(self)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._catch)
@@ -37,6 +46,7 @@ class Interrupt(contextlib.AbstractContextManager["Interrupt"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        _OPEN.discard(self)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

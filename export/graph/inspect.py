@@ -59,7 +59,8 @@ def inspect(graph: ModelProto, fp32: ModelProto) -> dict[str, Any]:
     -------
     dict
         `file` and `as_run` (operator counts), `int8_products` and `float_products` (names of the
-        matrices in the file), `int8_weight_share` (part of all matrix elements that is stored as
+        matrices in the file), `float_recurrences` (matrices of recurrent operators, which no
+        quantiser here touches), `int8_weight_share` (part of all matrix elements that is stored as
         int8), `int8_operators_as_run` (how many heavy operators work on int8 after ONNX Runtime's
         optimisation).
     """
@@ -69,12 +70,20 @@ def inspect(graph: ModelProto, fp32: ModelProto) -> dict[str, Any]:
     int8 = [p for p in everything if kinds.get(f"{p.name}.s8") == TensorProto.INT8]
     floating = [p for p in everything if kinds.get(p.name) == TensorProto.FLOAT]
     as_run = operators(optimised(graph))
-    size = sum(p.inputs * p.outputs for p in everything)
+    recurrent = {
+        name
+        for node in graph.graph.node
+        if node.op_type in ("LSTM", "GRU")
+        for name in node.input[1:3]  # of its input, and of its state
+    }
+    sizes = {t.name: int(np.prod(t.dims)) for t in graph.graph.initializer if t.name in recurrent}
+    size = sum(p.inputs * p.outputs for p in everything) + sum(sizes.values())
     return {
         "file": operators(graph),
         "as_run": as_run,
         "int8_products": [p.name for p in int8],
         "float_products": [p.name for p in floating],
+        "float_recurrences": sorted(sizes),
         "int8_weight_share": sum(p.inputs * p.outputs for p in int8) / size,
         "int8_operators_as_run": sum(as_run.get(name, 0) for name in INT8_OPERATORS),
     }

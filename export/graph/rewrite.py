@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from enhance.network.dual_path import DualPath, RecurrentMixer
 from enhance.network.gated import GatedConv, GatedDeconv
 from enhance.network.gcrn import Gcrn, GroupedRnn
 from enhance.network.waveform_model import WaveformModel
-from export.recurrence import OnnxRnn, cell_step, gates_together
+from export.graph.recurrence import OnnxRnn, cell_step, gates_together
 
 
 class MatmulConv(nn.Module):
@@ -108,12 +108,9 @@ class StepRnn(nn.Module):
                 (self.inputs, self.input_biases, "ih"),
                 (self.states, self.state_biases, "hh"),
             ):
-                weights.append(
-                    _constant(gates_together(self.cell, getattr(group, f"weight_{kind}_l0")).T)
-                )
-                biases.append(
-                    _constant(gates_together(self.cell, getattr(group, f"bias_{kind}_l0")))
-                )
+                weight, bias = _gates(self.cell, cast(nn.LSTM | nn.GRU, group), kind)
+                weights.append(weight)
+                biases.append(bias)
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Shape: x (B, 1, D), every state (B, H) -> (B, 1, H), states (B, H)"""
@@ -135,11 +132,8 @@ class StepPath(nn.Module):
     def __init__(self, path: DualPath) -> None:
         super().__init__()
         self.cell, self.hidden, self.state_names = path.cell, path.hidden, path.state_names
-        for kind in ("ih", "hh"):
-            rows = (getattr(path.time, f"{part}_{kind}_l0") for part in ("weight", "bias"))
-            weight, bias = (gates_together(path.cell, row) for row in rows)
-            setattr(self, f"weight_{kind}", _constant(weight.T))
-            setattr(self, f"bias_{kind}", _constant(bias))
+        self.input_weight, self.input_bias = _gates(path.cell, path.time, "ih")
+        self.state_weight, self.state_bias = _gates(path.cell, path.time, "hh")
         self.time_weight, self.time_bias = _linear(path.time_out, path.time_norm)
         self.mix = path.mix
         if isinstance(path.mix, RecurrentMixer):
@@ -150,8 +144,8 @@ class StepPath(nn.Module):
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Shape: x (1, 1, F, C), every state (1, F, H) -> the same"""
         rows = x.flatten(0, 2)  # (F, C)
-        wx = rows @ self.weight_ih + self.bias_ih
-        wh = state[0][0] @ self.weight_hh + self.bias_hh
+        wx = rows @ self.input_weight + self.input_bias
+        wh = state[0][0] @ self.state_weight + self.state_bias
         new = cell_step(self.cell, wx, wh, tuple(s[0] for s in state))
         rows = rows + (new[0] @ self.time_weight + self.time_bias)
         mixed = self.mix(rows[None])[0]
@@ -225,6 +219,14 @@ def _matrix(conv: nn.Conv2d, scale: Tensor) -> tuple[nn.Parameter, nn.Parameter]
     weight = conv.weight.double().permute(2, 3, 1, 0).flatten(0, 2) * both  # (t k C, 2C')
     assert conv.bias is not None
     return _constant(weight), _constant(conv.bias.double() * both)
+
+
+def _gates(
+    cell: Literal["lstm", "gru"], rnn: nn.LSTM | nn.GRU, kind: str
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight (D, gates H) and bias (gates H,) of the input (``ih``) or the state (``hh``)."""
+    weight, bias = (getattr(rnn, f"{part}_{kind}_l0") for part in ("weight", "bias"))
+    return _constant(gates_together(cell, weight).T), _constant(gates_together(cell, bias))
 
 
 def _linear(layer: nn.Linear, norm: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:

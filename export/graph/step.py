@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from enhance.errors import EnhanceError
 from enhance.files import atomic
 from enhance.network.waveform_model import WaveformModel
+from export.graph.recurrence import OPSET
 from export.graph.rewrite import for_single_frames
-from export.recurrence import OPSET
 
 IR_VERSION = 9
 """Version of the file format: the oldest that goes with the operator set; old devices read it."""

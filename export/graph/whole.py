@@ -26,8 +26,8 @@ from enhance.network.companion import OneWave
 from enhance.network.dual_path import DualPath, RecurrentMixer
 from enhance.network.gcrn import GroupedRnn
 from enhance.network.waveform_model import WaveformModel
+from export.graph.recurrence import OPSET, OnnxRnn
 from export.graph.step import quiet_exporter, strip
-from export.recurrence import OPSET, OnnxRnn
 
 LEAST_SAMPLES = 800
 """Shortest recording that a whole graph takes, unless its companion needs more."""
@@ -49,9 +49,9 @@ class Whole(nn.Module):
             )
         for layer in cast(Iterable[GroupedRnn | DualPath], self.model.network.rnns):
             if isinstance(layer, DualPath):
-                layer.time = OnnxRnn(layer.time)
+                layer.time = cast(nn.LSTM, OnnxRnn(layer.time))
                 if isinstance(layer.mix, RecurrentMixer):
-                    layer.mix.rnn = OnnxRnn(layer.mix.rnn)
+                    layer.mix.rnn = cast(nn.LSTM, OnnxRnn(layer.mix.rnn))
                 continue
             groups = cast(Iterable[nn.LSTM | nn.GRU], layer.groups)
             layer.groups = nn.ModuleList(OnnxRnn(group) for group in groups)

@@ -129,17 +129,17 @@ def make_model(tmp_path: Path) -> ModelMaker:
 
 HOLDER = """
 import sys, time
-from pathlib import Path
-from benchmarks.study.locks import take
-claim = take(Path(sys.argv[1]))
-print("held" if claim else "refused", flush=True)
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire(timeout=0)
+print("held", flush=True)
 time.sleep(60)
 """
 
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
-    """Another process that claims a lock and keeps it."""
+    """Another process that takes a lock and keeps it."""
     started: list[subprocess.Popen[str]] = []
 
     def start(path: Path) -> subprocess.Popen[str]:

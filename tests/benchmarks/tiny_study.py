@@ -29,9 +29,14 @@ class Place:
         self.out = folder / "out"
         self.file = folder / "study.yaml"
 
-    def study(self, runs: Any = None, seeds: tuple[int, ...] = (0,), **more: Any) -> Path:
-        """Write the study file; its training takes a fraction of a second."""
-        base = to_dict(tiny.config(self.clips, steps=4, validate_every=0, checkpoint_every=2))
+    def study(
+        self, runs: Any = None, seeds: tuple[int, ...] = (0,), steps: int = 4, **more: Any
+    ) -> Path:
+        """Write the study file; training of 4 steps takes a fraction of a second."""
+        every = max(2, steps // 15)
+        base = to_dict(
+            tiny.config(self.clips, steps=steps, validate_every=0, checkpoint_every=every)
+        )
         own = RUNS if runs is None else runs
         value = {"base": base, "seeds": list(seeds), "runs": own, **more}
         self.file.write_text(yaml.safe_dump(value, sort_keys=False), "utf-8")

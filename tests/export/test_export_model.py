@@ -21,7 +21,7 @@ from enhance.network.checkpoint import CheckpointInfo, save_model
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import parse
 from export import stream as command
-from export.certificate import Bounds, Streams, judge, look_ahead, snr_db
+from export.certificate import Bounds, Clip, Streams, judge, snr_db
 from export.stream import export_model, summary
 
 GENEROUS = Bounds(si_sdr_db=2.0, pesq=1.0, snr_db=20.0)
@@ -88,7 +88,9 @@ def test_certificate_holds_what_was_measured(exported: Exported, pairs: Path) ->
     assert fp32["equality"]["onnx_fp32"]["max_abs_error"] < 1e-5
     assert "speed" not in fp32
     for record in (int8, weights):
-        assert record["equality"]["onnx_quantized"]["snr_db"]["mean"] > 20
+        snr = record["equality"]["onnx_quantized"]["snr_db"]
+        assert snr["mean"] > snr["worst"] > 20
+        assert snr["worst_clip"] in ("0", "1", "2")
         assert record["speed"]["ratio"] > 0
         assert record["metrics"]["onnx_quantized"]["si_sdr"]["clips"] == 3
     # One figure against an independent computation.
@@ -102,23 +104,28 @@ def test_certificate_holds_what_was_measured(exported: Exported, pairs: Path) ->
     )
 
 
-def test_look_ahead_is_the_algorithmic_latency(exported: Exported) -> None:
-    for path in exported.paths:
-        found = look_ahead(Enhancer(path), TINY.stft)
-        # The window's first sample weighs nothing and hides one sample of the 400.
-        assert found == {
-            "measured_samples": 399,
-            "algorithmic_samples": 400,
-            "certain_zeros": 1,
-        }
+def clips_of(waves: list[np.ndarray]) -> list[Clip]:
+    return [Clip(str(i), wave, wave) for i, wave in enumerate(waves)]
 
 
 def test_snr_by_hand() -> None:
     x = voice(0.5, 100)
-    found = snr_db(Streams([x, np.zeros_like(x)]), Streams([x * 1.01, x]))
-    assert found["mean"] == pytest.approx(40.0, abs=1e-3)
+    waves, others = [x, x, x], [x * 1.01, x * 1.1, x]
+    found = snr_db(Streams(waves), Streams(others), clips_of(waves))
+    assert found["worst"] == pytest.approx(20.0, abs=1e-3)
+    assert found["mean"] == pytest.approx(30.0, abs=1e-3)
+    assert (found["worst_clip"], found["equal_clips"]) == ("1", 1)
+    same = snr_db(Streams([x]), Streams([x]), clips_of([x]))
+    assert same == {"worst": None, "worst_clip": None, "mean": None, "equal_clips": 1}
     with pytest.raises(EnhanceError, match="silent"):
-        snr_db(Streams([0 * x]), Streams([x]))
+        snr_db(Streams([0 * x]), Streams([x]), clips_of([x]))
+
+
+def test_what_is_added_to_silence_counts() -> None:
+    x = voice(0.5, 100)
+    hiss = np.full_like(x, 1e-6)  # -120 dBFS, 20 dB below the -100 that silence counts as
+    found = snr_db(Streams([x, 0 * x]), Streams([x, hiss]), clips_of([x, x]))
+    assert (found["worst_clip"], found["worst"]) == ("1", pytest.approx(20.0, abs=1e-3))
 
 
 @pytest.fixture
@@ -144,11 +151,13 @@ def test_each_bound_refuses(bounds: Bounds, figure: str, exported: Exported) -> 
         judge(record, bounds, "a.int8.onnx", False)
 
 
-def test_looking_ahead_refuses(exported: Exported) -> None:
+def test_the_worst_clip_is_judged(exported: Exported) -> None:
     record = json.loads(json.dumps(exported.artefacts[1].certificate))
-    record["look_ahead"]["measured_samples"] = 401
-    with pytest.raises(EnhanceError, match="401 samples ahead"):
+    record["equality"]["onnx_quantized"]["snr_db"] |= {"worst": 19.9, "mean": 60.0}
+    with pytest.raises(EnhanceError, match=r"SNR against fp32 is 19\.9 dB on \d"):
         judge(record, GENEROUS, "a.int8.onnx", False)
+    record["equality"]["onnx_quantized"]["snr_db"] |= {"worst": None, "equal_clips": 3}
+    judge(record, GENEROUS, "a.int8.onnx", False)
 
 
 def test_metric_refused_on_every_clip_refuses(exported: Exported) -> None:

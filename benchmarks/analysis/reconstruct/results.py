@@ -12,6 +12,7 @@ from benchmarks.analysis.recognizers.choose import Listening
 from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.measure import ORIGINAL, Method, Row
+from benchmarks.figures.clusters import clusters_of
 from benchmarks.figures.statistics import mean_interval, paired_difference
 from benchmarks.quality.clips import Pair
 from enhance.files import write_jsonl
@@ -72,6 +73,7 @@ def measure_all(
                 "digest": method.digest,
                 "clip": pair.name,
                 "clip_hash": pair.sha256,
+                "labels": dict(pair.labels),
                 **same,
                 **measuring.measure_clip(method, *heard[1], listening, config.seed),
             }
@@ -128,6 +130,7 @@ def summarize(
     texts
         What is said in each clip; None for the recogniser's text of the original audio.
     """
+    labels = {row["clip"]: row.get("labels", {}) for row in rows}
     by_method = {m.name: [r for r in rows if r["method"] == m.name] for m in table}
     if listening.recognizer and texts is None:
         texts = {row["clip"]: row["text"] for row in by_method[ORIGINAL]}
@@ -142,7 +145,9 @@ def summarize(
             "method_kind": method.kind,
             "digest": method.digest,
             "metrics": {
-                name: mean_interval(list(values.values())).row()
+                name: mean_interval(
+                    list(values.values()), clusters_of([labels[clip] for clip in values])
+                ).row()
                 | {"refused": len(own) - len(values)}
                 for name, values in figures.items()
             },
@@ -158,7 +163,7 @@ def summarize(
             result["differences"][control] = {
                 name: difference.row()
                 for name, values in figures.items()
-                if (difference := paired_difference(_values(other, name), values))
+                if (difference := paired_difference(_values(other, name), values, labels))
             }
         if listening.recognizer and texts is not None:
             told = [row for row in own if row["clip"] in texts and row["text"] is not None]

@@ -28,8 +28,9 @@ from benchmarks.analysis.reconstruct.measure import ORIGINAL
 from benchmarks.analysis.reconstruct.picture import picture
 from benchmarks.analysis.reconstruct.results import measure_all, summarize
 from benchmarks.analysis.reconstruct.training import Trained, train
+from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.quality.clips import Pair
-from distill.training.loop import with_threads
+from distill.training.loop import torch_threads
 from enhance.data import evaluation_set
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, sha256, write_json, write_jsonl
@@ -153,7 +154,8 @@ def reconstruct(
             "set_hash": set_hash,
             "clips": len(pairs),
             "input": "noisy" if config.noisy else "clean",
-            "interval": "95 %, Student's t over clips; WER: bootstrap over clips",
+            "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}; "
+            "WER: bootstrap over clips",
             "decoders": [one.about for one in trained],
             "missing": missing,
             "recognizer": {
@@ -174,7 +176,8 @@ def reconstruct(
             temporary.write_text(reconstruct_report.text(record, results, shown), "utf-8")
         return record | {"results": results}
 
-    return with_threads(config.threads, work)
+    with torch_threads(config.threads):
+        return work()
 
 
 def slug(name: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from enhance.data.formulas.parts import Rng, add, log_uniform, log_uniforms, plateau, struck
+from enhance.data.formulas.parts import Rng, add, log_uniform, log_uniforms, plateau, shaped, struck
+
+_CREST = 22.0  # peak over rms at most
 
 
 def clicks(rng: Rng, n: int, rate: int) -> np.ndarray:
@@ -18,7 +20,7 @@ def clicks(rng: Rng, n: int, rate: int) -> np.ndarray:
         add(wave, round(at * rate), kinds[k % 2], rng.uniform(0.7, 1.2) if steady else rng.random())
         at += spacing * (rng.uniform(0.98, 1.02) if steady else rng.exponential() + 0.05)
         k += 1
-    return wave
+    return _in_a_room(rng, wave, rate)
 
 
 def impacts(rng: Rng, n: int, rate: int) -> np.ndarray:
@@ -43,7 +45,7 @@ def impacts(rng: Rng, n: int, rate: int) -> np.ndarray:
         force = float(np.exp((0.15 if steady else 0.6) * rng.standard_normal()))
         add(wave, round(at * rate), blows[int(rng.integers(3))], force)
         at += spacing * (rng.uniform(0.95, 1.05) if steady else rng.exponential() + 0.03)
-    return wave
+    return _in_a_room(rng, wave, rate)
 
 
 def rattle(rng: Rng, n: int, rate: int) -> np.ndarray:
@@ -60,7 +62,7 @@ def rattle(rng: Rng, n: int, rate: int) -> np.ndarray:
         for k in range(count):
             add(wave, int(times[k] * rate), blows[pick[k]], force[k])
         at += burst + rng.exponential(0.25)
-    return wave
+    return _in_a_room(rng, wave, rate)
 
 
 def keys(rng: Rng, n: int, rate: int) -> np.ndarray:
@@ -80,7 +82,24 @@ def keys(rng: Rng, n: int, rate: int) -> np.ndarray:
         at += pace * rng.uniform(0.5, 1.6)
         if rng.random() < 0.07:
             at += rng.exponential(0.4)
-    return wave
+    return _in_a_room(rng, wave, rate)
+
+
+def _in_a_room(rng: Rng, wave: np.ndarray, rate: int) -> np.ndarray:
+    """With peaks rounded as by a microphone that is near, and as much steady noise as keeps them
+    at `_CREST` times the rms: nowhere is all silence between two clicks, and an SNR over the
+    clicks alone would make them deafening."""
+    for _ in range(3):
+        limit = np.float32(0.7 * _CREST * np.sqrt(np.mean(np.square(wave))))
+        if np.abs(wave).max() <= limit:
+            return wave
+        wave = limit * np.tanh(wave / limit)
+    lacking = (float(np.abs(wave).max()) / _CREST) ** 2 - float(np.mean(np.square(wave)))
+    if lacking <= 0:
+        return wave
+    corner = log_uniform(rng, 100, 1500)
+    room = shaped(rng, len(wave), rate, lambda hz: 1 / (1 + hz / np.float32(corner)))
+    return wave + np.float32(lacking**0.5) * room
 
 
 def _blow(

@@ -166,8 +166,8 @@ def bell(rng: Rng, n: int, rate: int) -> np.ndarray:
         gongs.append(struck(rng, rate, modes, decay, strength + 0.1, 0.8))
     on, off = rng.choice([(1, 2), (0.4, 0.2), (2, 4), (0.8, 0.8), (4, 0.5)])
     wave = np.zeros(n, np.float32)
-    at, begin = -rng.uniform(0, 0.7 * on), 0.0
-    k, begin = 0, at
+    at = begin = -rng.uniform(0, 0.7 * on)
+    k = 0
     while at < n / rate:
         add(wave, round(at * rate), gongs[k % 2], rng.uniform(0.8, 1.2))
         k += 1

@@ -21,7 +21,7 @@ from tiny_harm import COUNT, RATE, voice, write_set
 from benchmarks.guard import cases as c
 from benchmarks.guard import run as harm
 from benchmarks.guard.bounds import Check, Harm, judge
-from benchmarks.guard.run import Guard, guard, welch
+from benchmarks.guard.run import Guard, guard
 from benchmarks.guard.tables import checks_table
 from enhance.cli import app as cli
 from enhance.data import formulas
@@ -313,8 +313,8 @@ def test_alarms_are_held_against_other_noise_clip_by_clip() -> None:
 
     def rows(case: str) -> list[dict[str, Any]]:
         gains = {"a": 1.0, "b": 3.0} if case in c.SIGNALS else {"a": 2.0, "b": 5.0, "z": 9.0}
-        found = [{"clip": clip, "gains": {"si_sdr": gain}} for clip, gain in gains.items()]
-        return [*found, {"clip": "lost", "gains": {}}]
+        found = [{"clip": k, "gains": {"si_sdr": v}, "labels": {}} for k, v in gains.items()]
+        return [*found, {"clip": "lost", "gains": {}, "labels": {}}]
 
     own = {case: rows(case) for case in c.KINDS}
     group = harm.signals_and_noise(own)
@@ -327,17 +327,32 @@ def test_alarms_are_held_against_other_noise_clip_by_clip() -> None:
     assert group["values"]["other noise"]["clips"] == 3
     # One kind of ten that gains nothing moves the mean of signals by a tenth.
     first = sorted(c.SIGNALS)[0]
-    own[first] = [{"clip": clip, "gains": {"si_sdr": 0.0}} for clip in "ab"]
+    own[first] = [{"clip": k, "gains": {"si_sdr": 0.0}, "labels": {}} for k in "ab"]
     moved = harm.signals_and_noise(own)["difference"]["si_sdr"]["mean"]
     assert moved == pytest.approx(-1.5 - 2 / len(c.SIGNALS))
 
 
-def test_welch_is_scipys() -> None:
+def test_the_gap_between_groups_is_welchs_and_clustered_where_labels_tell() -> None:
+    def rows(values: Any, **labels: str) -> list[dict[str, Any]]:
+        return [
+            {"gains": {"stoi": float(v)}, "labels": {k: x[i] for k, x in labels.items()}}
+            for i, v in enumerate(values)
+        ]
+
     rng = np.random.default_rng(0)
     a, b = rng.normal(1, 2, 9), rng.normal(0, 0.5, 23)
-    found = welch(a, b)
+    found = harm.gap(rows(a), rows(b), "stoi")
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     assert found is not None
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-    assert welch([], b) is None
-    assert welch([1.0], [0.0]) == {"mean": 1.0, "low": None, "high": None, "n": [1, 1]}
+    assert (found["mean"], found["n"]) == (pytest.approx(a.mean() - b.mean()), [9, 23])
+    assert harm.gap([], rows(b), "stoi") is None
+    single = {"mean": 1.0, "low": None, "high": None, "n": [1, 1]}
+    assert harm.gap(rows([1.0]), rows([0.0]), "stoi") == single
+    # Four clips each of two women and two men: what a speaker does is seen twice, not eight times.
+    women = rows([1, 1.1, 1, 1.1, 3, 3.1, 3, 3.1], speaker="aaaabbbb")
+    men = rows([1, 1.1, 1, 1.1, 2, 2.1, 2, 2.1], speaker="ccccdddd")
+    wide = harm.gap(women, men, "stoi")
+    assert wide is not None
+    means = stats.ttest_ind([1.05, 3.05], [1.05, 2.05], equal_var=False).confidence_interval()
+    assert (wide["low"], wide["high"]) == pytest.approx((means.low, means.high))

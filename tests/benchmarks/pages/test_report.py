@@ -91,12 +91,20 @@ def test_sets_do_not_mix(tmp_path: Path) -> None:
     assert text.index("abababababab") < text.index("cdcdcdcdcdcd")
 
 
-def test_comparison_marks_what_the_interval_decides() -> None:
-    entry = {**interval(0.3), "verdict": "higher"}
-    open_question = {**interval(0.05), "verdict": "undecided"}
-    metrics = dict(zip(METRICS, (entry, open_question, None, entry), strict=True))
-    (row,) = report.comparison_table([{"a": "x", "b": "y", "metrics": metrics}]).rows
-    assert row == ["y - x", "+0.300 ±0.100 *", "+0.050 ±0.100", "-", "+0.30 ±0.10 *"]
+def test_comparison_marks_what_holds_among_all_of_the_table() -> None:
+    def entry(p: float | None, mean: float = 0.3) -> dict[str, Any]:
+        return {**interval(mean), "verdict": "higher", "p": p}
+
+    first = dict(zip(METRICS, (entry(0.005), entry(0.04), None, entry(0.001)), strict=True))
+    second = dict.fromkeys(METRICS, entry(1e-9, 0.0004))  # rounding noise is no finding
+    first_row = {"a": "x", "b": "y", "metrics": first}
+    (row,) = report.comparison_table([first_row]).rows
+    assert row == ["y - x", "+0.300 ±0.100 *", "+0.300 ±0.100", "-", "+0.30 ±0.10 *"]
+    table = report.comparison_table([first_row, {"a": "x", "b": "z", "metrics": second}])
+    assert table.rows[1] == ["z - x", *["+0.000 ±0.100"] * 3, "+0.00 ±0.10"]
+    older = {m: {k: v for k, v in entry(None).items() if k != "p"} for m in METRICS}
+    (row,) = report.comparison_table([{"a": "x", "b": "y", "metrics": older}]).rows
+    assert not any("*" in cell for cell in row)  # rows of before say nothing of p
 
 
 def test_no_results_is_one_line(tmp_path: Path) -> None:

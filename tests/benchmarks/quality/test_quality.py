@@ -17,6 +17,7 @@ from benchmarks.quality.clips import snr_db
 from benchmarks.quality.evaluate import check_snr, evaluate
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256, write_jsonl
+from enhance.measure.dnsmos import DNSMOS, dnsmos
 from enhance.measure.metrics import METRICS, measure
 
 RATE = 16000
@@ -96,7 +97,7 @@ def test_another_snr_is_refused_by_name(make_set: SetMaker, tmp_path: Path) -> N
     with pytest.raises(EnhanceError, match=r"1 of 4 pairs .* first 002 \(-5\.17 dB\)"):
         evaluate("noisy", folder, -5, tmp_path / "out", 1, quiet=True)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(EnhanceError, match="4 of 4 pairs are not at 0 dB"):
+    with pytest.raises(EnhanceError, match=r"4 of 4 pairs are not at 0 dB .* with --snr any"):
         evaluate("noisy", folder, 0, tmp_path / "out", 1, quiet=True)
     assert evaluate("noisy", folder, None, tmp_path / "out", 1, quiet=True).models
 
@@ -109,6 +110,10 @@ def test_snr_of_a_pair() -> None:
     for value in (-5.11, -4.89, float("nan")):
         with pytest.raises(EnhanceError, match="1 of 1"):
             check_snr([("a", value)], -5, "set")
+    with pytest.raises(EnhanceError, match=r"with --snr 2\.5$"):  # one SNR, another than was named
+        check_snr([("a", 2.46), ("b", 2.54)], -5, "set")
+    with pytest.raises(EnhanceError, match="with --snr any"):
+        check_snr([("a", -5.0), ("b", float("nan"))], -5, "set")
 
 
 def test_refused_clips_are_counted_and_named(make_set: SetMaker, tmp_path: Path) -> None:
@@ -173,6 +178,33 @@ def test_rows_of_changed_clips_or_models_are_measured_anew(
     clean, noisy = waves(folder, "001.wav")
     soundfile.write(folder / "noisy" / "001.wav", clean - (noisy - clean), RATE, "FLOAT")
     assert evaluate(str(model), folder, -5, out, 1, quiet=True).reused == 0  # another set
+
+
+def test_dnsmos_is_added_to_what_was_measured(
+    make_set: SetMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("speechmos")
+    folder, out = make_set(2), tmp_path / "out"
+    plain = evaluate("noisy", folder, -5, out, 1, quiet=True)
+    asked: list[tuple[str, ...]] = []
+
+    def note(clean: np.ndarray, wave: np.ndarray, rate: int, names: tuple[str, ...]) -> dict:
+        asked.append(names)
+        return measure(clean, wave, rate, names)
+
+    monkeypatch.setattr(clips, "measure", note)
+    found = evaluate("noisy", folder, -5, out, 1, dnsmos=True, quiet=True)
+    assert asked == [DNSMOS, DNSMOS]  # the others are taken from the earlier rows
+    row = found.models[0]["metrics"]
+    assert list(row) == [*METRICS, *DNSMOS]
+    assert {m: row[m] for m in METRICS} == plain.models[0]["metrics"]
+    values = [dnsmos(waves(folder, f"00{i}.wav")[1])["dnsmos_sig"] for i in range(2)]
+    assert row["dnsmos_sig"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert "DNSMOS OVRL" in (out / "report.md").read_text()
+    asked.clear()
+    again = evaluate("noisy", folder, -5, out, 1, quiet=True)
+    assert (again.reused, asked) == (2, [])
+    assert list(again.models[0]["metrics"]) == list(METRICS)
 
 
 def test_older_results_are_replaced_and_others_kept(make_set: SetMaker, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from scipy.stats import t as student
 from tiny_study import RUNS, Place
 from torch import Tensor
 
+from benchmarks.figures.seeds import claims
 from benchmarks.quality import clips
 from benchmarks.study import compare, networks, trial
 from enhance.cli import app as cli
@@ -144,8 +145,9 @@ def test_differences_are_those_of_an_independent_computation(finished: Place) ->
         expected = "higher" if higher else "lower" if lower else "undecided"
         assert found["verdict"] == expected
         digits = 2 if metric == "si_sdr" else 3
-        cell = f"{d.mean():+.{digits}f} ±{half:.{digits}f}" + (" *" if higher or lower else "")
-        assert f"| {cell} |" in finished.report()
+        cell = f"{d.mean():+.{digits}f} ±{half:.{digits}f}"
+        star = " *" if ("fast", metric) in claims([plain, fast]) else ""
+        assert f"| {cell}{star} |" in finished.report()
     noisy = finished.rows("noisy")[0]["metrics"]["si_sdr"]
     assert noisy["mean"] == pytest.approx(-5, abs=0.1)  # speech and noise correlate a little
 
@@ -246,25 +248,30 @@ def test_a_stopped_study_goes_on(
     trials = place.rows("trial")
     assert [row["steps"] for row in trials] == [4, 4]
     text = place.report()
-    assert text.count("For this seed (0) only: another may turn it.") == 1
-    assert not list((place.out / "locks").glob("*-s0"))
+    assert text.count("one seed: no claim.") == 1
+    assert "| 0 (one seed: no claim) |" in text
+    assert " *" not in text.split("## Paired differences")[1].split("## What")[0].split("\n", 1)[1]
+    assert trials[1]["difference"]["si_sdr"]["verdict"] == "no claim"
+    assert not list((place.out / "locks").glob("stop-*"))
 
 
 def test_two_processes_share_a_study(
-    copied: Place, hold: Callable[[Path], subprocess.Popen[str]]
+    copied: Place,
+    hold: Callable[[Path], subprocess.Popen[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.rmtree(copied.out / "plain-s0")
-    other = hold(copied.out / "locks" / "plain-s0")
-    copied.run()
-    # The other one has it: this one left it alone.
+    other = hold(copied.out / "locks" / "plain-s0.lock")
+    copied.run(quiet=False)
+    # The other one has it: this one left it alone, and said so.
+    assert "plain-s0: left alone, another process works on it" in capsys.readouterr().err
     assert copied.states()["plain-s0"] == "not finished"
     assert copied.states()["fast-s0"] == "done"
     assert not (copied.out / "plain-s0").exists()
     assert "`plain-s0` has no figures: it has not begun." in copied.report()
-    assert "| fast - plain | training.learning_rate 0.002 → 0.05 | 1, 2 |" in copied.report()
-    other.kill()  # without a word; its lock stays
+    assert "learning_rate 0.002 → 0.05 | 1, 2 (two seeds: no claim) |" in copied.report()
+    other.kill()  # without a word: its lock goes with it
     other.wait()
-    assert (copied.out / "locks" / "plain-s0").exists()
     copied.run()
     assert set(copied.states().values()) == {"done"}
 
@@ -298,20 +305,25 @@ def test_a_changed_run_is_refused_or_done_anew(copied: Place, finished: Place) -
 def test_a_run_that_fails_does_not_end_the_study(
     copied: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied.study({"bad": {"loss.si_sdr": 0.3}, **RUNS}, baseline="plain")
+    bad = {"bad": {"loss.si_sdr": 0.3}, "worse": {"loss.si_sdr": 0.4}}
+    copied.study({**bad, **RUNS}, baseline="plain")
     real = trial.make_objective
 
     def objective(config: RunConfig, quiet: bool) -> Any:
         if config.loss.si_sdr == 0.3:
             raise EnhanceError("the teacher is away")
+        if config.loss.si_sdr == 0.4:
+            raise RuntimeError("out of memory")
         return real(config, quiet)
 
     with monkeypatch.context() as patch:
         patch.setattr(trial, "make_objective", objective)
-        with pytest.raises(EnhanceError, match="1 of 3 runs failed, first bad-s0: the teacher is"):
+        with pytest.raises(EnhanceError, match="2 of 4 runs failed, first bad-s0: the teacher is"):
             copied.run()
-    assert copied.states() == {"bad-s0": "failed", "plain-s0": "done", "fast-s0": "done"}
+    failed = {"bad-s0": "failed", "worse-s0": "failed"}
+    assert copied.states() == {**failed, "plain-s0": "done", "fast-s0": "done"}
     assert "`bad-s0` has no figures: it failed: the teacher is away." in copied.report()
+    assert "`worse-s0` has no figures: it failed: RuntimeError: out of memory." in copied.report()
     copied.run()  # tried again
     assert set(copied.states().values()) == {"done"}
 
@@ -324,7 +336,8 @@ def test_another_set_is_evaluated_without_training(
         (short / part).mkdir(parents=True)
         shutil.copy(copied.evaluation / part / "2.wav", short / part)
     copied.study()
-    copied.run(clips=short)
+    copied.run(clips=short, snr="any")
+    assert "Set: short, each pair at its own SNR, 1 clips" in copied.report()
     row = copied.rows("trial")[0]
     with pytest.raises(EnhanceError, match="--report: --set"):
         copied.run(report=True)

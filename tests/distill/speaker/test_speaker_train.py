@@ -180,13 +180,18 @@ def test_the_folder_is_a_teacher_with_a_card(whole: dict[str, Path], objective: 
 def test_its_row_in_the_table_of_teachers(whole: dict[str, Path], objective: str) -> None:
     row = teacher_table.describe(str(whole[objective]))
     record = json.loads((whole[objective] / "record.json").read_text("utf-8"))
-    trained, random, _ = record["verification"]
+    trained, random, spectrum = record["verification"]
     assert (trained["embedding"], random["embedding"]) == ("trained", "random weights")
     assert row["family"] == "ecapa-tdnn"
     assert row["metric"]["value"]["mean"] == trained["eer"]
     told = teacher_table.markdown([row])
     assert f"EER {100 * trained['eer']:.1f} % ({100 * trained['low']:.1f} to " in told
-    assert f"random weights {100 * random['eer']:.1f} % | 50.0 % |" in told
+    cells = told.splitlines()[2].split(" | ")
+    assert f"50.0 % | mean spectrum {100 * spectrum['eer']:.1f} % (" in told
+    assert f" | {100 * random['eer']:.1f} % (" in told
+    assert f" | {100 * record['held_back']['eer']:.1f} % (" in told
+    points = 100 * (spectrum["eer"] - trained["eer"])
+    assert f"{points:+.1f}" + (", BELOW it" if points < 0 else "") in cells
 
 
 def test_what_is_kept_of_dino_is_the_teacher(whole: dict[str, Path]) -> None:

@@ -313,6 +313,33 @@ def test_teachers_prints_and_writes_a_table(
     assert "exists already" in str(again.exception)
 
 
+def test_a_teacher_below_its_baseline_is_told(made: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(made["hubert"], folder)
+    record = json.loads((folder / "record.json").read_text())
+    clean = record["iterations"][0]["clean"]
+    for mean, gain, told in (
+        (0.30, {"mean": 0.09, "low": 0.04, "high": 0.13}, "| +9.0 (+4.0 to +13.0) |"),
+        (0.13, {"mean": -0.08, "low": -0.11, "high": -0.05}, "| -8.0 (-11.0 to -5.0), BELOW it |"),
+        (0.13, None, "| -8.0, BELOW it |"),
+    ):
+        clean["accuracy"] = {"mean": mean, "low": mean - 0.05, "high": mean + 0.05}
+        clean["nearest_visible"] = {"mean": 0.21, "low": 0.16, "high": 0.27}
+        clean["majority"] = {"mean": 0.02, "low": 0.01, "high": 0.03}
+        clean["gains"] = {"nearest_visible": gain} if gain else {}
+        (folder / "record.json").write_text(json.dumps(record))
+        table = teacher_table.markdown([teacher_table.describe(str(folder))])
+        assert "| nearest visible frame 21.0 % (16.0 to 27.0) |" in table
+        assert told in table
+        card = ssl_card.text(record, "x", 1000)
+        # Unpaired, 25 to 35 % and 16 to 27 % overlap; the paired difference decides.
+        verdict = "better than" if mean > 0.2 else "worse than"
+        assert (f"It is {verdict} the best guess" in card) == bool(gain)
+        assert ("no paired difference" in card) == (not gain)
+
+
 def test_a_record_of_another_kind_is_no_metric(made: dict[str, Path], tmp_path: Path) -> None:
     import shutil
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,8 @@ def normal(x: np.ndarray) -> np.ndarray:
         ("last", [2]),
         ("single:0", [0]),
         ("single:2", [2]),
+        ("range:1-2", [1, 2]),
+        ("range:0-0", [0]),
         ("first_k:1", [0]),
         ("first_k:2", [0, 1]),
         ("first_k:3", [0, 1, 2]),
@@ -49,8 +53,8 @@ def test_targets_by_hand(text: str, indices: list[int]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["single:3", "single:-1", "single:", "first", "weighted:2", "first_k:0", "first_k:4",
-     "last_k:4", "last_k:0", "last_k", " last"],
+    ["single:3", "range:1-3", "range:2-1", "range:1", "single:-1", "single:", "first",
+     "weighted:2", "first_k:0", "first_k:4", "last_k:4", "last_k:0", "last_k", " last"],
 )  # fmt: skip
 def test_bad_choices_are_refused(text: str) -> None:
     with pytest.raises(EnhanceError, match="layers") as caught:
@@ -102,3 +106,8 @@ def test_advice_can_be_followed() -> None:
     for row in ADVICE:
         assert row.source[:3] in {"000", "001", "003", "004"}
         Layers.parse(row.choice, 24 if "Large" in row.task else 12)
+        if ends := re.fullmatch(r"(\d+)-(\d+)", row.claim):
+            first, last = map(int, ends.groups())
+            found = Layers.parse(row.choice, 12).indices
+            assert first <= found[0] <= found[-1] <= last
+            assert len(found) in (1, last - first + 1)

@@ -287,3 +287,20 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         times.append(time.perf_counter() - begin)
         assert done.returncode == 0, done.stderr
     assert min(times) < 0.5, times
+
+
+def test_a_set_at_many_snrs_is_measured_as_the_hint_says(enhance: Cli, tmp_path: Path) -> None:
+    for name, level in (("a", 2.5), ("b", 17.5)):
+        clean = np.sin(np.arange(16000) * (0.1 + 0.05 * np.sin(np.arange(16000) / 900)))
+        rough = noise(16000)
+        rough *= np.sqrt(np.sum(clean**2) / np.sum(rough**2)) * 10 ** (-level / 20)
+        for part, wave in (("clean", clean), ("noisy", clean + rough)):
+            (tmp_path / "vb" / part).mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / "vb" / part / f"{name}.wav", 0.2 * wave, 16000, "FLOAT")
+    asked = ("evaluate", "noisy", "--set", tmp_path / "vb", "-q", "--jobs", 1)
+    refused(enhance(*asked), "2 of 2 pairs are not at -5 dB", "--snr any")
+    for wrong in ("nan", "inf", "none"):
+        refused(enhance(*asked, "--snr", wrong), f"--snr {wrong}: ", "any")
+    code, out, _ = enhance(*asked, "--snr", "any")
+    assert code == 0
+    assert "own SNR" in out

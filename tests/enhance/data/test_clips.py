@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from audio_clips import RATE, clip, make_odd_files, speech_and_noise
 
+from enhance.data import demo_corpus
 from enhance.data.clips import (
     Clip,
     ClipStore,
@@ -24,7 +25,6 @@ from enhance.data.clips import (
     split,
     write_manifest,
 )
-from enhance.data.synthetic import corpus as demo_corpus
 from enhance.errors import EnhanceError
 
 

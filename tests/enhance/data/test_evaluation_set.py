@@ -11,11 +11,10 @@ import pytest
 import soundfile
 from audio_clips import clip, speech_and_noise
 
-from enhance.data import evaluation_set, mixing
+from enhance.data import demo_corpus, evaluation_set, formulas, mixing
 from enhance.data.clips import DataConfig, split
 from enhance.data.evaluation_set import EvaluationSet, make_set, mix, open_set
 from enhance.data.manifest import Clip, write_manifest
-from enhance.data.synthetic import corpus as demo_corpus
 from enhance.errors import EnhanceError
 
 
@@ -169,6 +168,55 @@ def test_a_set_of_the_sources_held_out(
     with pytest.raises(EnhanceError, match="names no source of speech"):
         mix(DataConfig(), tmp_path / "other", held_out=True, quiet=True)
     assert not (tmp_path / "other").exists()
+
+
+def test_pairs_tell_what_they_are_clustered_and_grouped_by(tmp_path: Path) -> None:
+    spoken = clip(tmp_path, "a", 2.0, speaker="ann", language="nl")
+    noises = [
+        clip(tmp_path, f"n{i}", 2.0, kind="noise", source="x", **labels)
+        for i, labels in enumerate(({"source_files": "rain/1.ogg"}, {"note": "dog; 2 joined"}))
+    ]
+    made = small(([spoken], noises), tmp_path / "set", count=8)
+    told = {(row["noise_name"], row.get("noise_kind", "")) for _, _, _, row in made.pairs}
+    assert told == {("x/rain/1.ogg", ""), ("n1.wav", "dog")}
+    assert {(row["speaker"], row["language"]) for _, _, _, row in made.pairs} == {("ann", "nl")}
+
+
+def test_a_share_of_the_noises_is_made_of_streams_that_training_never_draws(
+    tmp_path: Path, clips: tuple[list[Clip], list[Clip]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = formulas.make, []
+
+    def note(*arguments: object, held_out: bool = False) -> np.ndarray:
+        asked.append(held_out)
+        return real(*arguments, held_out=held_out)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(formulas, "make", note)
+    made = small(clips, tmp_path / "all", formulas=1.0)
+    assert asked and all(asked)
+    for _, _, _, row in made.pairs:
+        kind = row["noise_name"].removeprefix("formula:")
+        family = row["noise_kind"].removeprefix("formula: ")
+        assert kind in formulas.FAMILIES[family] and kind in row["noise_formulas"].split()
+        assert row["noise_source"] == "formula" and "noise_files" not in row
+    some = small(clips, tmp_path / "some", formulas=0.4, count=40, seconds=0.5)
+    share = sum(row["noise_name"].startswith("formula:") for _, _, _, row in some.pairs)
+    assert 6 <= share <= 27  # 16 are expected, the standard deviation is 3
+    assert small(clips, tmp_path / "none").hash == small(clips, tmp_path / "x", formulas=0.0).hash
+    with pytest.raises(EnhanceError, match="share of formulas"):
+        small(clips, tmp_path / "y", formulas=1.5)
+
+
+def test_a_manifest_without_paths_names_the_column(tmp_path: Path) -> None:
+    for part in ("clean", "noisy"):
+        clip(tmp_path / "set" / part, "a", 0.2)
+    path = tmp_path / "set" / "manifest.csv"
+    path.write_text("path;speaker\nclean/a.wav;ann\n")
+    with pytest.raises(EnhanceError, match=r"no column `path` \(it has path;speaker\); separate"):
+        open_set(tmp_path / "set")
+    path.write_text("file,speaker\nclean/a.wav,ann\n")
+    with pytest.raises(EnhanceError, match=r"no column `path` \(it has file, speaker\)$"):
+        open_set(tmp_path / "set")
 
 
 def test_the_builtin_set_is_held_out_and_made_once(

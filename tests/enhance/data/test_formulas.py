@@ -101,6 +101,13 @@ def test_strokes_are_sharp() -> None:
     assert max(found[kind] for kind in ("coloured", "hum", "siren")) < 6, found
 
 
+@pytest.mark.parametrize("kind", FAMILIES["strokes"])
+def test_strokes_are_not_deafening(kind: str) -> None:
+    """At a given SNR a mixture must not be turned down much for the sake of a click."""
+    x = waves(kind)
+    assert (np.abs(x).max(1) / np.sqrt((x**2).mean(1))).max() < 25
+
+
 def test_mains_hum_stands_at_multiples_of_50_or_60_hz() -> None:
     for wave in waves("hum"):
         power = np.abs(np.fft.rfft(wave * np.hanning(len(wave)))) ** 2  # bins of 1/3 Hz

@@ -101,10 +101,17 @@ def refusal(results: dict, name: str) -> str:
 def test_short_clip_is_refused_by_name() -> None:
     clean = voice()[500:2000]  # 94 ms of speech
     results = measure(clean, clean + noise(clean.size))
-    assert "1e-5" in refusal(results, "stoi")
-    assert "1e-5" in refusal(results, "estoi")
+    assert "too little speech" in refusal(results, "stoi")
+    assert "too little speech" in refusal(results, "estoi")
     assert "BufferTooShort" in refusal(results, "pesq_wb")
     assert isinstance(results["si_sdr"], float)
+
+
+def test_half_a_second_that_is_mostly_silent_holds_too_little_speech() -> None:
+    clean = np.zeros(RATE // 2)
+    clean[:300] = voice()[500:800]  # pystoi finds no frame of it and fails on its own shapes
+    results = measure(clean, clean + noise(clean.size), metrics=["stoi", "estoi"])
+    assert all("too little speech" in refusal(results, name) for name in ("stoi", "estoi"))
 
 
 @pytest.mark.parametrize("count", [0, 1, 100])

@@ -6,12 +6,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from tiny_export import Exported
+from tiny_export import Exported, make_model
 
+from enhance.config import GcrnConfig, ModelConfig
 from enhance.errors import EnhanceError
 from export.graph.inspect import inspect, optimised
 from export.graph.quantize import FLOAT_SHARE, products, quantize
-from export.graph.step import operators
+from export.graph.step import operators, step_graph
 
 
 def constants(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -98,3 +99,18 @@ def test_refuses_what_it_cannot_do(exported: Exported) -> None:
     del bare.graph.node[:]
     with pytest.raises(EnhanceError, match="no matrix product"):
         quantize(bare, "int8")
+
+
+def test_a_recurrence_over_frequency_stays_in_float_and_is_counted() -> None:
+    gcrn = GcrnConfig(
+        (4, 8, 16), "lstm", 24, decoders=1, bottleneck="dual_path", level_frames=9
+    )  # fmt: skip
+    fp32 = step_graph(make_model(ModelConfig(gcrn=gcrn)), {"producer": "enhance 0"})
+    report = inspect(quantize(fp32, "int8"), fp32)
+    assert len(report["float_recurrences"]) == 2 * gcrn.rnn_layers  # of input and of state
+    recurrent = 2 * 2 * 4 * 8 * (16 + 8)  # blocks, ways, gates, half of the channels, inputs
+    whole = sum(p.inputs * p.outputs for part in products(fp32) for p in part)
+    kept = constants(quantize(fp32, "int8"))
+    int8 = sum(kept[f"{name}.s8"].size for name in report["int8_products"])
+    assert report["int8_weight_share"] == pytest.approx(int8 / (whole + recurrent))
+    assert int8 > recurrent > 0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from enhance.audio import read as audio
+from enhance.data import demo_corpus
 from enhance.data.clips import read_manifest
-from enhance.data.synthetic import corpus as demo_corpus
 from enhance.data.synthetic.noise import NOISES
 from enhance.data.synthetic.voice import Voice, utterance
 from enhance.errors import EnhanceError

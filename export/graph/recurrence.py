@@ -77,7 +77,7 @@ class OnnxRnn(nn.Module):
         """As torch's own. Shape: x (T, B, D), states (ways, B, H) -> (T, B, ways H), states"""
         if self.batch_first:
             x = x.transpose(0, 1)
-        states = state if isinstance(state, tuple) else (state,)
+        states: tuple[Tensor | None, ...] = state if isinstance(state, tuple) else (state,)
         if state is None and self.lstm:
             states = (None, None)
         attributes: dict[str, Any] = {"hidden_size": self.hidden}

@@ -1,0 +1,93 @@
+"""DNSMOS P.835: what listeners would say of speech, background and both, by a network.
+
+No clean reference is asked for. The networks are those of the ``speechmos`` package (MIT), run
+here by ONNX Runtime: the package's own module imports librosa, pandas and requests for a fourth
+figure (P.808) that is not used here. The figures are the package's.
+
+Source: Reddy, Gopal, Cutler, "DNSMOS P.835", ICASSP 2022.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from enhance.errors import EnhanceError, require
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+DNSMOS = ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak")
+"""Names of the three figures: both together, speech, background; mean opinions from 1 to 5."""
+
+SAMPLE_RATE = 16000
+SEGMENT = int(9.01 * SAMPLE_RATE)
+"""Samples that the network hears at once."""
+
+_MAPS = {
+    "dnsmos_sig": (-0.08397278, 1.22083953, 0.0052439),
+    "dnsmos_bak": (-0.13166888, 1.60915514, -0.39604546),
+    "dnsmos_ovrl": (-0.06766283, 1.11546468, 0.04602535),
+}
+"""Polynomials from the network's outputs, in their order, to opinions; the highest power first."""
+
+
+@cache
+def _network() -> InferenceSession:
+    require("bench", "speechmos")
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    path = files("speechmos") / "dnsmos_models" / "sig_bak_ovr.onnx"
+    return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def dnsmos(wave: Any, sample_rate: int = SAMPLE_RATE) -> dict[str, float]:
+    """Figures of one clip: the mean over segments of 9.01 s, one every second.
+
+    A clip shorter than a segment is doubled until it is longer, as in the package. Segments that
+    begin at the same sample of a repeated clip are equal and computed once.
+
+    Parameters
+    ----------
+    wave
+        Signal (N,); samples beyond full scale are clipped, as a file would hold them.
+    sample_rate
+        Must be 16000.
+
+    Returns
+    -------
+    dict
+        By the names of `DNSMOS`.
+
+    Raises
+    ------
+    EnhanceError
+        If the sample rate is not 16 kHz, the shape is not (N,) with N >= 1, a sample is not
+        finite, or speechmos is missing.
+    """
+    if sample_rate != SAMPLE_RATE:
+        raise EnhanceError(f"dnsmos: {sample_rate} Hz (defined at {SAMPLE_RATE} Hz); resample it")
+    audio = np.asarray(wave, dtype=np.float32)
+    if audio.ndim != 1 or not audio.size or not np.isfinite(audio).all():
+        raise EnhanceError(f"dnsmos: needs finite samples (N,), N >= 1; this has {audio.shape}")
+    audio = np.clip(audio, -1, 1)
+    own = audio.size
+    while audio.size < SEGMENT:
+        audio = np.append(audio, audio)
+    starts = np.arange(int(audio.size // SAMPLE_RATE - 9.01) + 1) * SAMPLE_RATE
+    starts = starts[starts + SEGMENT <= audio.size]
+    different, index = np.unique(starts % own, return_inverse=True)
+    network = _network()
+    raw = np.concatenate(
+        [network.run(None, {"input_1": audio[None, s : s + SEGMENT]})[0] for s in different]
+    )  # (S, 3)
+    opinions = {
+        name: np.polyval(powers, raw[:, column])[index].mean()
+        for column, (name, powers) in enumerate(_MAPS.items())
+    }
+    return {name: float(opinions[name]) for name in DNSMOS}

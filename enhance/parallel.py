@@ -1,0 +1,163 @@
+"""Many independent pieces of work through joblib: local processes, or a Dask cluster, by a flag.
+
+The same function and the same items give the same results in this process, in others and on a
+cluster. Nothing is scheduled here; joblib and Dask do that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from enhance.errors import EnhanceError, require
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+DEATHS = 3
+"""Worker processes that may die before the work is given up: what kills them is then the work."""
+
+_WAIT_SECONDS = 10
+
+
+def run(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    cluster: str = "",
+    threads: int = 1,
+    batch: int | Literal["auto"] = "auto",
+) -> Generator[tuple[int, Result], None, None]:
+    """Results as they are done, each with the index of its item.
+
+    Parameters
+    ----------
+    function
+        Importable where workers run: a function of a module, or a partial of one.
+    items
+        What it is called with; they travel by pickle.
+    jobs
+        Local processes; 1 works in this one. A cluster has its own number.
+    cluster
+        Address of a Dask scheduler, such as ``tcp://HOST:8786``; empty for this machine. Its
+        workers see the same files under the same names: each call is made in this process's
+        current folder.
+    threads
+        Of BLAS and OpenMP in each local process.
+    batch
+        Items that go to a worker at once; short ones are best left to joblib.
+
+    Raises
+    ------
+    EnhanceError
+        If the cluster cannot be reached, or `DEATHS` workers died; and whatever ``function``
+        raises, which ends the rest: return what is to be survived.
+    """
+    if not cluster and (jobs <= 1 or len(items) <= 1):
+        yield from ((index, function(item)) for index, item in enumerate(items))
+        return
+    require("measure", "joblib")
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    # A worker that has grown is replaced between two items, which concerns nobody.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
+    left = dict(enumerate(items))
+    folder = str(Path.cwd()) if cluster else ""
+    for death in range(1, DEATHS + 1):
+        with _backend(cluster, min(jobs, len(left)), threads) as settings:
+            pool = Parallel(return_as="generator_unordered", batch_size=batch, **settings)
+            found = pool(
+                delayed(_call)(function, folder, index, item) for index, item in list(left.items())
+            )
+            try:
+                for index, result in found:
+                    del left[index]
+                    yield index, result
+                return
+            except TerminatedWorkerError as error:
+                if death == DEATHS:
+                    raise _died(error) from error
+            finally:
+                found.close()
+
+
+def _call(
+    function: Callable[[Item], Result], folder: str, index: int, item: Item
+) -> tuple[int, Result]:
+    if folder and str(Path.cwd()) != folder:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise EnhanceError(
+                f"--cluster: a worker on {os.uname().nodename} has no folder {folder} "
+                "(workers must see the same files)"
+            ) from error
+    return index, function(item)
+
+
+def _died(error: BaseException) -> EnhanceError:
+    return EnhanceError(
+        f"{DEATHS} worker processes died (out of memory, or a crash inside a library): "
+        f"{str(error).splitlines()[0]}; what is done is kept: run it again, with fewer --jobs if "
+        "memory is short"
+    )
+
+
+@contextlib.contextmanager
+def _backend(cluster: str, jobs: int, threads: int) -> Iterator[dict[str, Any]]:
+    """What `joblib.Parallel` is told of where the work is done."""
+    if not cluster:
+        local = {"inner_max_num_threads": threads, "initializer": _start}
+        yield {"n_jobs": jobs, "backend": "loky", **local}
+        return
+    require("cluster", "dask", "distributed")
+    from dask.distributed import Client, KilledWorker
+    from joblib._dask import DaskDistributedBackend  # what backend="dask" makes
+
+    class Backend(DaskDistributedBackend):
+        """As it is, but for what it would wait for without end, or do in this very process."""
+
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))  # of one core it makes no use
+
+        def submit(self, func: Any, callback: Any = None) -> Any:
+            future = super().submit(func, callback)
+            if callback is not None:
+                future.add_done_callback(lambda f: f.exception() and callback(f.exception()))
+            return future
+
+        def retrieve_result_callback(self, out: Any) -> Any:
+            if isinstance(out, BaseException):
+                raise out
+            return super().retrieve_result_callback(out)
+
+    try:
+        client = Client(cluster, timeout=_WAIT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise EnhanceError(
+            f"--cluster {cluster}: no Dask scheduler can be reached there ({error}); start one "
+            "with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 1"
+        ) from error
+    with client:
+        if not client.scheduler_info()["workers"]:
+            raise EnhanceError(
+                f"--cluster {cluster}: the scheduler has no workers; start some with: "
+                f"dask worker {cluster} --nthreads 1"
+            )
+        try:
+            yield {"n_jobs": -1, "backend": Backend(client=client)}
+        except KilledWorker as error:
+            raise _died(error) from error
+
+
+def _start() -> None:
+    """In a local worker: Ctrl-C is for the process that reads the results."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

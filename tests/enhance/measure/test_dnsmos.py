@@ -1,0 +1,59 @@
+"""DNSMOS as the package computes it."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from enhance.errors import EnhanceError
+from enhance.measure.dnsmos import DNSMOS, dnsmos
+from enhance.measure.metrics import MetricRefusal, measure
+
+RATE = 16000
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The package's own module; librosa, which only its P.808 figure needs, may be absent."""
+    pytest.importorskip("speechmos")
+    absent = SimpleNamespace(
+        feature=SimpleNamespace(melspectrogram=lambda **_: np.zeros((120, 900))),
+        power_to_db=lambda mel, ref: mel,
+    )
+    monkeypatch.setitem(sys.modules, "librosa", absent)
+    monkeypatch.setitem(sys.modules, "requests", SimpleNamespace(session=None))
+    from speechmos import dnsmos as module
+
+    return module
+
+
+@pytest.mark.parametrize("seconds", [2.5, 4.0, 10.7])
+def test_figures_are_those_of_the_package(package: ModuleType, seconds: float) -> None:
+    rng = np.random.default_rng(0)
+    t = np.arange(int(seconds * RATE)) / RATE
+    buzz = sum(np.sin(2 * np.pi * 120 * k * t) / k for k in range(1, 20))
+    wave = 0.1 * buzz * np.clip(np.sin(9 * t), 0, 1) + 0.01 * rng.standard_normal(t.size)
+    theirs = package.run(wave.astype(np.float32), RATE)
+    ours = dnsmos(wave)
+    assert list(ours) == list(DNSMOS)
+    for name, key in zip(DNSMOS, ("ovrl_mos", "sig_mos", "bak_mos"), strict=True):
+        assert ours[name] == pytest.approx(float(theirs[key]), abs=1e-5)
+
+
+def test_measured_beside_the_others() -> None:
+    pytest.importorskip("speechmos")
+    wave = 0.1 * np.sin(np.arange(RATE))
+    found = measure(wave, 40 * wave, metrics=("si_sdr", *DNSMOS))
+    assert list(found) == ["si_sdr", *DNSMOS]
+    assert found["dnsmos_ovrl"] == dnsmos(np.clip(40 * wave, -1, 1))["dnsmos_ovrl"]
+    silent = measure(wave, np.zeros(RATE), metrics=DNSMOS)  # no reference is needed: it is heard
+    assert all(1 <= silent[name] <= 5 for name in DNSMOS)
+    broken = wave.copy()
+    broken[3] = np.nan
+    refused = measure(wave, broken, metrics=DNSMOS)
+    assert all(isinstance(refused[name], MetricRefusal) for name in DNSMOS)
+    with pytest.raises(EnhanceError, match="8000 Hz"):
+        dnsmos(wave, 8000)
