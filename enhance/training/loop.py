@@ -114,7 +114,7 @@ def fit(
         if init is not None and not resume:
             beside = copy.deepcopy(objective.companion())
             start_from(WaveformModel(config.model, beside), config.model, init)
-        return run_folder.prepare(run, config, describe, resume)
+        return run_folder.check(run, config, describe, resume)
 
     notes = on_first(fabric, check) or []
     go_on = bool(fabric.broadcast(resume and (run / trainer_state.FILE).exists()))
@@ -128,6 +128,7 @@ def fit(
     if go_on:
         on_first(fabric, lambda: run_folder.check_data(run, data.fingerprint))
     on_first(fabric, lambda: run_folder.write_heard(run, data.parts, keep=go_on, quiet=quiet))
+    on_first(fabric, lambda: run_folder.write_config(run, config))  # what could be refused, was
     objective.to(fabric.device)
     together(fabric, lambda: objective.prepare(data.mixer.speech))
     trainer = Trainer(fabric, config, objective, run, None if go_on else init)
