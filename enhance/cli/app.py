@@ -213,6 +213,9 @@ def export(
     require_faster: Annotated[
         bool, typer.Option("--require-faster", help="Refuse an int8 file that is not faster.")
     ] = False,
+    licence: Annotated[
+        str, typer.Option(help="Of the weights.  [default: the training record's, or unknown]")
+    ] = "",
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -234,7 +237,9 @@ def export(
         from export.offline import export_offline
 
         place = out or folder / f"{folder.name}.offline.onnx"
-        export_offline(folder, place, find_companion, clips=clips, force=force, quiet=quiet)
+        export_offline(
+            folder, place, find_companion, clips=clips, licence=licence, force=force, quiet=quiet
+        )
         return
     from export.stream import export_model
 
@@ -245,6 +250,7 @@ def export(
         int8_weights=int8_weights,
         clips=clips,
         require_faster=require_faster,
+        licence=licence,
         force=force,
         quiet=quiet,
     )

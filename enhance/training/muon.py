@@ -86,8 +86,9 @@ class Muon(torch.optim.AdamW):
         for p in parameters:
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-            mean = self.state[p]["momentum"].mul_(self.momentum).add_(p.grad)
-            matrices = self.layouts[p].matrices(p.grad.add(mean, alpha=self.momentum))
+            gradient = cast(Tensor, p.grad)
+            mean = self.state[p]["momentum"].mul_(self.momentum).add_(gradient)
+            matrices = self.layouts[p].matrices(gradient.add(mean, alpha=self.momentum))
             alike[matrices.shape[1:]].append((p, matrices))
         for some in alike.values():  # few large products take less time than many small ones
             updates = orthogonal(torch.cat([matrices for _, matrices in some]))

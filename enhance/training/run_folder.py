@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from enhance.config import RunConfig
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.files import atomic, sha256, write_jsonl
+from enhance.files import atomic, read_jsonl, sha256, write_jsonl
 from enhance.network.checkpoint import HEARD, WEIGHTS, difference
 from enhance.progress import progress_bar
 from enhance.settings import dump_yaml, parse, to_dict
@@ -268,19 +268,28 @@ def write_heard(
     parts
         Clips by part, ``"train"`` and ``"validation"``.
     keep
-        Leave a list that is there already, of as many files, as it is.
+        Take the hashes of files that have not changed since the list was written from it.
     quiet
         No progress bar.
     """
     path = run / HEARD
     clips = [(part, clip) for part, some in parts.items() for clip in some]
-    if keep and path.is_file() and path.read_bytes().count(b"\n") == len(clips):
-        return
+    known, written = {}, 0
+    if keep and path.is_file():
+        written = path.stat().st_mtime_ns
+        known = {(row["path"], row["kind"]): str(row["sha256"]) for row in read_jsonl(path)}
+
+    def digest(place: str, clip: Clip) -> str:
+        old, about = known.get((place, clip.kind)), clip.path.stat()
+        # The time of a change of name counts too: a replaced file may keep its own old time.
+        unchanged = max(about.st_mtime_ns, about.st_ctime_ns) < written
+        return old if old and unchanged else sha256(clip.path)
+
     places = below_common([clip.path for _, clip in clips])
     hashes = []
     with progress_bar(quiet=quiet) as bar, ThreadPoolExecutor(4) as pool:
         task = bar.add_task("hashing files", total=len(clips), speed="")
-        for value in pool.map(lambda item: sha256(item[1].path), clips):
+        for value in pool.map(digest, places, [clip for _, clip in clips]):
             hashes.append(value)
             bar.update(task, advance=1)
     rows = [

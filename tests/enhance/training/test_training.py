@@ -15,11 +15,13 @@ import tiny_training as tiny
 import torch
 
 from enhance.config import RunConfig, TrainingConfig
+from enhance.data.clips import DataConfig, load_clips
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
 from enhance.training.loop import fit, seed_everything
 from enhance.training.objective import Enhancement, Objective
 from enhance.training.processes import Hardware, resolve
+from enhance.training.run_folder import write_heard
 from enhance.training.state import load_tensors
 
 
@@ -81,6 +83,32 @@ def test_heard(straight: tuple[RunConfig, Path]) -> None:
     }
     for row in heard:
         assert row["sha256"] == hashlib.sha256((corpus / row["path"]).read_bytes()).hexdigest()
+
+
+def test_a_replaced_file_has_its_new_hash(tmp_path: Path) -> None:
+    data = tiny.make_clips(tmp_path / "clips", 2)
+    clips = load_clips(DataConfig(corpus=str(data)), quiet=True)[0]
+    parts = {"train": clips}
+    write_heard(tmp_path, parts, quiet=True)
+    before = [row["sha256"] for row in read_jsonl(tmp_path / "heard.jsonl")]
+    old, other = clips[0].path, tmp_path / "other.wav"
+    content = bytearray(old.read_bytes())
+    content[-1] ^= 1
+    other.write_bytes(content)
+    about = old.stat()
+    os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))  # as `cp -p` keeps it
+    other.replace(old)
+    write_heard(tmp_path, parts, keep=True, quiet=True)
+    after = [row["sha256"] for row in read_jsonl(tmp_path / "heard.jsonl")]
+    assert after == [sha256(clip.path) for clip in clips]
+    assert (after[0] != before[0], after[1:]) == (True, before[1:])
+
+
+def test_a_refused_run_leaves_no_trace(data: Path, tmp_path: Path) -> None:
+    settings = replace(tiny.config(data), data=DataConfig(corpus=str(tmp_path / "nowhere")))
+    with pytest.raises(EnhanceError, match="nowhere"):
+        fit(settings, Enhancement(settings.loss), tmp_path / "runs" / "r", quiet=True)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_validation_measures_the_average(straight: tuple[RunConfig, Path]) -> None:
