@@ -39,7 +39,7 @@ lint: .venv/.ready
 # holds train/, dev/ and analysis/. Stopped at any time, it goes on where it was. Where there is a
 # configs/NAME-first.yaml, that is trained before it, and its weights are where NAME starts.
 model: $(RUN)/.trained
-	$(BIN)/enhance export $(RUN) --onnx --int8 --set "$(CORPUS)/dev" --force
+	$(BIN)/enhance export $(RUN) --onnx --int8 --set "$(CORPUS)/dev" --licence MIT --force
 	$(BIN)/enhance evaluate noisy $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --snr -5 -o $(RUN)/report
 	$(BIN)/enhance guard $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --speech "$(CORPUS)/analysis" -o $(RUN)/report
 	$(BIN)/enhance bench $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx -o $(RUN)/report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import hashlib
 import json
 import os
@@ -159,7 +160,7 @@ def read_jsonl(path: Path | str) -> list[Any]:
     """Read one JSON value a line; an `EnhanceError` names the line that is none."""
     rows = []
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8-sig")  # some editors put a mark before the first line
     except (OSError, UnicodeDecodeError) as error:
         raise EnhanceError(f"{path}: cannot be read ({error})") from error
     for number, line in enumerate(text.splitlines(), 1):
@@ -202,8 +203,8 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
     Raises
     ------
     EnhanceError
-        If something stands at ``path`` (an empty folder does not count) and ``force`` is not
-        set, or the folder cannot be made.
+        If something stands at ``path`` at the start or the end (an empty folder does not count)
+        and ``force`` is not set, or the folder cannot be made.
     """
     path = Path(path)
     temporary, old = _beside(path, "part"), _beside(path, "old")
@@ -220,15 +221,19 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
         ) from error
     try:
         yield temporary
-        if path.exists():
+        if force and path.exists():
             path.replace(old)
-        temporary.replace(path)
+        temporary.replace(path)  # refused by the system where another writer was first
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not path.exists():
             old.replace(path)
         if isinstance(error, OSError):
+            if error.errno in _OCCUPIED and not force and path.exists():
+                raise EnhanceError(
+                    f"{path}: was made by another process meanwhile; --force replaces it"
+                ) from error
             raise EnhanceError(
                 f"{path}: cannot be made ({error.strerror or error}); choose another place"
             ) from error
@@ -241,6 +246,10 @@ def temporary_folder() -> Iterator[Path]:
     """A folder that is gone afterwards, on Ctrl-C, SIGTERM and SIGHUP too."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
+
+
+_OCCUPIED = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
+"""What the system answers where a folder would replace a full folder or a file."""
 
 
 def check_writable(path: Path | str) -> None:

@@ -129,8 +129,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def override(mapping: Mapping[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Apply ``"a.b=c"`` assignments; the right side is read as YAML.
+def override(
+    mapping: Mapping[str, Any], assignments: list[str], cls: type | None = None
+) -> dict[str, Any]:
+    """Apply ``"a.b=c"`` assignments; the right side is read as YAML, but where the field of
+    dataclass ``cls`` is text, as it stands.
 
     Raises
     ------
@@ -146,7 +149,7 @@ def override(mapping: Mapping[str, Any], assignments: list[str]) -> dict[str, An
         if not sign or not key.strip("."):
             raise EnhanceError(f"--set {text}: expected KEY.KEY=VALUE")
         try:
-            leaf: Any = yaml.safe_load(value)
+            leaf: Any = value if _is_text(cls, key) else yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise EnhanceError(f"--set {text}: the value is not YAML") from error
         for part in reversed(key.split(".")):
@@ -172,7 +175,22 @@ def portable(value: Any) -> Any:
 def load_run(path: Path | str | None, assignments: list[str]) -> RunConfig:
     """The configuration of a run: defaults, then the file, then the assignments."""
     mapping = load_yaml(path) if path else {}
-    return parse(RunConfig, override(mapping, assignments), str(path) if path else "--set")
+    whole = override(mapping, assignments, RunConfig)
+    try:
+        return parse(RunConfig, whole, str(path) if path else "--set")
+    except EnhanceError:
+        if path and assignments:
+            parse(RunConfig, mapping, str(path))  # if this goes well, an assignment is at fault
+            return parse(RunConfig, whole, "--set")
+        raise
+
+
+def _is_text(cls: type | None, key: str) -> bool:
+    kind: Any = cls
+    for name in key.split("."):
+        hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        kind = hints.get(name)
+    return kind is str
 
 
 def _expand_presets(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:

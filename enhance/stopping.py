@@ -45,7 +45,8 @@ def _signals_raise() -> Iterator[None]:
         yield
         return
     ours = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
-    owner, caught = os.getpid(), []
+    owner = os.getpid()
+    caught: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a forked worker, which has nothing to clean up

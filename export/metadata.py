@@ -10,12 +10,12 @@ from enhance.network.waveform_model import WaveformModel, macs_per_second
 from enhance.settings import to_dict
 from export.graph.step import OPSET
 
-LICENCE = "MIT"
-"""Of exported weights, unless the training record has a `licence`."""
+UNKNOWN = "unknown"
+"""Licence of exported weights where neither the exporter nor the training record names one."""
 
 
-def describe(model: WaveformModel, info: CheckpointInfo) -> dict[str, str]:
-    """Metadata of the fp32 artefact of a model.
+def describe(model: WaveformModel, info: CheckpointInfo, licence: str = "") -> dict[str, str]:
+    """Metadata of the fp32 artefact of a model; ``licence`` goes before the training record's.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def describe(model: WaveformModel, info: CheckpointInfo) -> dict[str, str]:
         "model_type": "gcrn",
         "producer": f"enhance {enhance.__version__}",
         "quantization": "none",
-        "licence": str(info.training.get("licence", LICENCE)),
+        "licence": licence or str(info.training.get("licence", UNKNOWN)),
         **{key: str(value) for key, value in numbers.items()},
         "training": _json({**info.training, "score": info.score}),
         "config": _json(to_dict(model.config)),

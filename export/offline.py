@@ -36,6 +36,7 @@ def export_offline(
     clips: Path | str | None = None,
     clip_count: int = 4,
     bounds: Bounds | None = None,
+    licence: str = "",
     force: bool = False,
     quiet: bool = False,
 ) -> Artefact:
@@ -54,7 +55,7 @@ def export_offline(
         The file, ``NAME.onnx``; ``NAME.certificate.json`` stands beside it.
     companion
         Finds the teacher of a concat model (`distill.modes.choose.find_companion`).
-    clips, clip_count, bounds, force, quiet
+    clips, clip_count, bounds, licence, force, quiet
         As `export.stream.export_model` has them.
 
     Raises
@@ -81,7 +82,7 @@ def export_offline(
         torch_threads(1),
     ):
         task = bar.add_task("export", total=3, speed="tracing (minutes)")
-        graph = whole_graph(model, _metadata(model, info, least, longest))
+        graph = whole_graph(model, _metadata(model, info, licence, least, longest))
         bar.update(task, advance=1, speed="torch on the clips")
         reference = proof.offline(model, pairs).score(pairs, rate)
         bar.update(task, advance=1, speed=f"{out.name}: proving")
@@ -152,9 +153,9 @@ def _lengths(pairs: list[Clip], least: int, longest: int | None) -> list[Clip]:
 
 
 def _metadata(
-    model: WaveformModel, info: CheckpointInfo, least: int, longest: int | None
+    model: WaveformModel, info: CheckpointInfo, licence: str, least: int, longest: int | None
 ) -> dict[str, str]:
-    found = describe(model, info)
+    found = describe(model, info, licence)
     found["model_type"] = KIND
     found["least_samples"] = str(least)
     if longest is not None:

@@ -59,6 +59,7 @@ def export_model(
     clip_count: int = 8,
     bounds: Bounds | None = None,
     require_faster: bool = False,
+    licence: str = "",
     force: bool = False,
     quiet: bool = False,
 ) -> list[Artefact]:
@@ -82,6 +83,8 @@ def export_model(
         Fidelity asked for.
     require_faster
         Refuse an int8 file that is not faster than fp32 here.
+    licence
+        Of the weights; empty for the training record's, or else unknown.
     force
         Replace files that exist.
     quiet
@@ -119,7 +122,7 @@ def export_model(
         torch_threads(1),  # thousands of tiny operations, hop by hop
     ):
         task = bar.add_task("export", total=2 + 2 * len(paths), speed="tracing")
-        fp32 = step_graph(model, describe(model, info))
+        fp32 = step_graph(model, describe(model, info, licence))
         bar.update(task, advance=1, speed="torch on the clips")
         ways = {"torch_offline": proof.offline(model, pairs)}
         ways["torch_streaming"] = proof.streaming(model, pairs)

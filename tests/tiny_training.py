@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import torch
+from torch import Tensor, nn
 
 from enhance.config import (
     DataConfig,
@@ -24,7 +27,8 @@ from enhance.config import (
 )
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import dump_yaml
-from enhance.training.objective import Enhancement
+from enhance.training.objective import Enhancement, Objective
+from enhance.training.state import load_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ModelConfig(gcrn=GcrnConfig(channels=(4, 4, 4), hidden=16))
@@ -105,3 +109,37 @@ def rows(run: Path, kind: str) -> list[dict[str, Any]]:
     """Lines of one type of a run's history."""
     lines = (run / "history.jsonl").read_text("utf-8").splitlines()
     return [row for row in map(json.loads, lines) if row["type"] == kind]
+
+
+def same(a: Path, b: Path) -> None:
+    """Histories equal to the byte, all tensors of trainer and model to the bit."""
+    assert (a / "history.jsonl").read_bytes() == (b / "history.jsonl").read_bytes()
+    for name, tag in (("trainer", "enhance-trainer-1"), ("model", "enhance-model-1")):
+        ours, header = load_tensors(a / f"{name}.safetensors", tag)
+        theirs, other = load_tensors(b / f"{name}.safetensors", tag)
+        assert list(ours) == list(theirs)
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+        for key in ("step", "best", "sums", "score"):
+            assert header.get(key) == other.get(key)
+
+
+class Sums(Objective):
+    """Counts up to a step, then does what a test wants; owns a weight and draws random numbers."""
+
+    def __init__(self, loss: Any, bad_step: int = -1, stop_step: int = -1) -> None:
+        super().__init__()
+        self.inner = Enhancement(loss)
+        self.weight = nn.Parameter(torch.ones(3))
+        self.bad_step, self.stop_step = bad_step, stop_step
+        self.calls = 0
+
+    def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
+        self.calls += 1
+        losses = self.inner(model, batch)
+        dropped = nn.functional.dropout(self.weight, 0.5)
+        losses["own"] = (dropped - batch["clean"].std()).square().mean()
+        if self.calls == self.stop_step:
+            os.kill(os.getpid(), signal.SIGINT)
+        if self.calls >= self.bad_step > 0 and (0, 3 * 4 + 1) in batch["index"]:
+            losses["own"] = losses["own"] * math.nan
+        return losses

@@ -6,6 +6,7 @@ any model stand here. What its author wants to say beside them is a file of note
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
 from enhance.settings import dump_yaml
+from export.metadata import UNKNOWN
 
 Row = dict[str, Any]
 
@@ -351,7 +353,9 @@ def _export_command(r: Records) -> str:
     )
     clips = "" if r.certificate["measured_on"]["synthetic"] else " --set DEV"
     run = r.command.rpartition("--run ")[2]
-    return f"enhance export {run} --onnx{mode}{clips} -o {r.name}.onnx"
+    licence, told = r.metadata["licence"], str(r.training.get("licence", UNKNOWN))
+    stated = f" --licence {shlex.quote(licence)}" if licence != told else ""
+    return f"enhance export {run} --onnx{mode}{clips}{stated} -o {r.name}.onnx"
 
 
 def _limits(r: Records) -> str:

@@ -32,6 +32,7 @@ from enhance.training import run_folder
 from enhance.training import state as trainer_state
 from enhance.training.history import HISTORY
 from enhance.training.loop import fit
+from enhance.training.processes import Hardware
 
 LOCKS = "locks"
 """Folder of the locks, beside the runs: a run's folder may be moved away."""
@@ -261,7 +262,7 @@ def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -
             make_objective(config, quiet=True),
             folder,
             resume=any((folder / name).exists() for name in present),
-            accelerator=conditions.accelerator,
+            hardware=Hardware(conditions.accelerator),
             quiet=True,
         )
         record["stints"].append({

@@ -22,6 +22,7 @@ from distill.backbones.frozen import by_length
 from distill.backbones.hf import conv_geometry
 from distill.ssl.crops import normalize
 from distill.ssl.transformer import with_fast_front_end
+from enhance.training.engine import to_device
 
 SAMPLE_RATE = 16000
 
@@ -91,6 +92,7 @@ class CtcModel(nn.Module):
         return [found[row] for row in everyone]
 
     def _states(self, clips: list[np.ndarray], masks: list[np.ndarray] | None) -> Tensor:
+        device = self.network.device
         waves = [torch.from_numpy(normalize(c) if self.do_normalize else c) for c in clips]
         sizes = torch.tensor([len(wave) for wave in waves])
         batch = pad_sequence(waves, batch_first=True)  # (B, N)
@@ -103,7 +105,9 @@ class CtcModel(nn.Module):
         with warnings.catch_warnings():  # WavLM of transformers hands torch masks of two types
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
             found = self.network.base_model(
-                batch, attention_mask=attention, mask_time_indices=masked, return_dict=True
+                *to_device((batch, attention), device),
+                mask_time_indices=to_device(masked, device),
+                return_dict=True,
             )
         states: Tensor = found.last_hidden_state
         return states
@@ -119,7 +123,7 @@ def ctc_loss(logits: Sequence[Tensor], targets: Sequence[Sequence[int]], blank: 
     log_probs = pad_sequence([x.float().log_softmax(dim=-1) for x in logits])  # (T, B, V)
     return F.ctc_loss(
         log_probs,
-        torch.tensor([number for target in targets for number in target]),
+        torch.tensor([number for target in targets for number in target]).to(log_probs.device),
         torch.tensor([len(x) for x in logits]),
         torch.tensor([len(target) for target in targets]),
         blank=blank,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ from distill.ctc.folder import build, load, open_backbone, save
 from distill.ctc.model import SAMPLE_RATE, CtcModel, ctc_loss
 from distill.ctc.vocabulary import tokens_of
 from distill.ssl.masked_units_loss import span_mask
-from distill.training.loop import Learner, Loop, Step, with_threads
+from distill.training.loop import Loop
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, write_json
 from enhance.training.history import HISTORY
 from enhance.training.interrupt import Interrupt
+from enhance.training.learner import Learner, Step
+from enhance.training.processes import Hardware, on_cpu
 
 log = logging.getLogger("enhance")
 
-FORMAT = "enhance-ctc-1"
+FORMAT = "enhance-ctc-2"
 
 
 def finetune(
@@ -40,6 +43,7 @@ def finetune(
     *,
     evaluation: Path | str | None = None,
     resume: bool = False,
+    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune a backbone and write its folder.
@@ -59,6 +63,8 @@ def finetune(
         The same of recordings that only measure; None holds back a share of ``transcripts``.
     resume
         Go on from ``output/state``; repeats an unstopped run exactly when limited by steps.
+    hardware
+        See `distill.training.loop.Loop`.
     quiet
         No progress bar.
 
@@ -72,14 +78,11 @@ def finetune(
     EnhanceError
         If the backbone, a recording or the folder cannot be used, or the loss is not finite.
     """
-
-    def work() -> dict[str, Any]:
-        with Interrupt() as interrupt:
-            other = None if evaluation is None else Path(evaluation)
-            run = Finetuning(config, Path(transcripts), Path(output), other, resume, quiet)
-            return run.run(interrupt)
-
-    return with_threads(config.threads, work)
+    score.edits()  # missing, it would be told only when there is something to measure
+    other = None if evaluation is None else Path(evaluation)
+    where: dict[str, Any] = {"resume": resume, "hardware": hardware, "quiet": quiet}
+    with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **where) as loop:
+        return Finetuning(config, Path(transcripts), loop, other, resume).run(interrupt)
 
 
 class Finetuning:
@@ -89,23 +92,22 @@ class Finetuning:
         self,
         config: CtcConfig,
         transcripts: Path,
-        output: Path,
+        loop: Loop,
         evaluation: Path | None,
         resume: bool,
-        quiet: bool,
     ) -> None:
-        self.config, self.output, self.evaluation = config, output, evaluation
-        score.edits()  # missing, it would be told only when there is something to measure
-        self.loop = Loop(config, output, FORMAT, resume=resume, quiet=quiet)
+        self.config, self.output, self.evaluation = config, loop.output, evaluation
+        self.loop = loop
         self.backbone = open_backbone(config.backbone)
-        self.data = CtcData.open(transcripts, evaluation, config, self.backbone.frames, quiet)
+        self.data = CtcData.open(transcripts, evaluation, config, self.backbone.frames, loop.quiet)
         begun = {"data": self.data.digest(), "backbone": self.backbone.fingerprint}
         if not resume:
             self.loop.kept = begun
         for name, what in (("data", "recordings or texts"), ("backbone", "weights to start from")):
             if self.loop.kept[name] != begun[name]:
                 raise EnhanceError(
-                    f"{output}: was begun with other {what}; give the same or choose another folder"
+                    f"{self.output}: was begun with other {what}; give the same or choose another "
+                    "folder"
                 )
         model = build(self.backbone, self.data.vocabulary, config)
         self.learner = CtcLearner(config, self.data, model)
@@ -116,13 +118,12 @@ class Finetuning:
         if not self.loop.train(
             self.learner,
             interrupt,
-            title="CTC",
             steps=config.steps or None,
             minutes=config.minutes,
         ):
             log.warning("stopped at step %d; --resume goes on", state.step)
             return {"stopped": f"step {state.step}"}
-        self.loop.save(self.learner.learnt())
+        self.loop.end_others()
         save(model, data.vocabulary, self.output)
         record: dict[str, Any] = {
             "config": self.loop.plain,
@@ -172,6 +173,8 @@ class Finetuning:
 class CtcLearner(Learner):
     """The model and its recordings, as the loop sees them."""
 
+    name = "CTC"
+
     def __init__(self, config: CtcConfig, data: CtcData, model: CtcModel) -> None:
         self.config, self.data, self.model = config, data, model
 
@@ -179,9 +182,9 @@ class CtcLearner(Learner):
         """The whole model, of which the front end may be frozen."""
         return {"model": self.model.network}
 
-    def batches(self, step: int) -> Iterator[list[int]]:
+    def batches(self, rank: int, world: int, step: int) -> Iterator[list[int]]:
         """Clips of each step."""
-        return self.data.batches(self.config, step)
+        return islice(self.data.batches(self.config, step * world + rank), 0, None, world)
 
     def forward(self, batch: list[int], step: int) -> Step:
         """CTC loss of clips whose spans are masked."""
@@ -211,7 +214,8 @@ class CtcLearner(Learner):
         network = self.model.network
         training = network.training
         network.eval()
-        said, loss = hear(self.model, self.data, self.config)
+        with on_cpu([network]):
+            said, loss = hear(self.model, self.data, self.config)
         network.train(training)
         return {"loss": loss, **{k: v["mean"] for k, v in errors_of(said, self.data).items()}}
 

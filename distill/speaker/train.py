@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill.backbones import ecapa_model
 from distill.speaker import card, score
@@ -21,13 +21,15 @@ from distill.speaker.aam import Aam
 from distill.speaker.config import SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.dino import Dino
-from distill.training.loop import Learner, Loop, Step, with_threads
+from distill.training.loop import Loop
 from enhance.files import write_json
 from enhance.training.interrupt import Interrupt
+from enhance.training.learner import Learner, Step
+from enhance.training.processes import Hardware, on_cpu
 
 log = logging.getLogger("enhance")
 
-FORMAT = "enhance-speaker-2"
+FORMAT = "enhance-speaker-3"
 _COLLAPSED = 0.05
 """Entropy of the teacher's mean output, as a share of ln K, under which it says one thing only."""
 _UNIFORM = 0.99
@@ -41,6 +43,7 @@ def train(
     *,
     evaluation: Path | str | None = None,
     resume: bool = False,
+    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train a speaker encoder and write its folder.
@@ -61,6 +64,8 @@ def train(
         leaves that out.
     resume
         Go on from ``output/state``.
+    hardware
+        See `distill.training.loop.Loop`.
     quiet
         No progress bar.
 
@@ -74,13 +79,9 @@ def train(
     EnhanceError
         If a folder cannot be used, a speaker stands on both sides, or the loss is not finite.
     """
-
-    def work() -> dict[str, Any]:
-        with Interrupt() as interrupt:
-            run = Training(config, Path(corpus), Path(output), evaluation, resume, quiet)
-            return run.run(interrupt)
-
-    return with_threads(config.threads, work)
+    where: dict[str, Any] = {"resume": resume, "hardware": hardware, "quiet": quiet}
+    with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **where) as loop:
+        return Training(config, Path(corpus), loop, evaluation).run(interrupt)
 
 
 class Training:
@@ -90,29 +91,25 @@ class Training:
         self,
         config: SpeakerConfig,
         corpus: Path,
-        output: Path,
+        loop: Loop,
         evaluation: Path | str | None,
-        resume: bool,
-        quiet: bool,
     ) -> None:
-        self.config, self.output = config, output
-        self.loop = Loop(config, output, FORMAT, resume=resume, quiet=quiet)
-        self.data = SpeakerData.open(corpus, config, quiet)
+        self.config, self.output, self.loop = config, loop.output, loop
+        self.data = SpeakerData.open(corpus, config, loop.quiet)
         self.evaluation = None
         if evaluation is not None:
-            self.evaluation = score.open_evaluation(Path(evaluation), config.source, quiet)
+            self.evaluation = score.open_evaluation(Path(evaluation), config.source, loop.quiet)
             score.check_unseen(self.data.train.clips, self.evaluation.clips)
         self.learner = SpeakerLearner(config, self.data)
 
     def run(self, interrupt: Interrupt) -> dict[str, Any]:
         """Do what is left."""
         config, learner, state = self.config, self.learner, self.loop.state
-        steps = config.steps or None
-        title, minutes = config.objective, config.minutes
-        if not self.loop.train(learner, interrupt, title=title, steps=steps, minutes=minutes):
+        steps, minutes = config.steps or None, config.minutes
+        if not self.loop.train(learner, interrupt, steps=steps, minutes=minutes):
             log.warning("stopped at step %d; --resume goes on", state.step)
             return {"stopped": f"step {state.step}"}
-        self.loop.save(learner.learnt())
+        self.loop.end_others()
         encoder = learner.objective.encoder
         record: dict[str, Any] = {
             "config": self.loop.plain,
@@ -141,7 +138,7 @@ class SpeakerLearner(Learner):
     """An objective and its crops, as the loop sees them."""
 
     def __init__(self, config: SpeakerConfig, data: SpeakerData) -> None:
-        self.config, self.data = config, data
+        self.config, self.data, self.name = config, data, config.objective
         kind = {"aam": Aam, "dino": Dino}[config.objective]
         self.objective: Aam | Dino = kind(config, data.speakers)
         self.crops = Crops(data, config, self.objective.crops)
@@ -150,18 +147,15 @@ class SpeakerLearner(Learner):
         """Encoder, and what the objective has beside it."""
         return {"learner": self.objective}
 
-    def batches(self, step: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    def batches(self, rank: int, world: int, step: int) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Views (B, N) of clips, and their speakers (B,)."""
-        while True:
-            yield self.crops.batch(step)
-            step += 1
+        for number in count(step * world + rank, world):
+            views, speakers = self.crops.batch(number)
+            yield [torch.from_numpy(v) for v in views], torch.from_numpy(speakers)
 
-    def forward(self, batch: tuple[list[np.ndarray], np.ndarray], step: int) -> Step:
+    def forward(self, batch: tuple[list[Tensor], Tensor], step: int) -> Step:
         """Loss of the objective."""
-        views, speakers = batch
-        loss, told = self.objective(
-            [torch.from_numpy(v) for v in views], torch.from_numpy(speakers), step
-        )
+        loss, told = self.objective(*batch, step)
         return Step(loss, self.crops.seconds, told)
 
     def before_update(self, step: int) -> None:
@@ -176,12 +170,14 @@ class SpeakerLearner(Learner):
         """EER on the speakers held back, if any."""
         if self.data.held is None:
             return None
-        return score.measure(self.data.held, score.of_encoder(self.objective.encoder)).to_dict()
+        with on_cpu([self.objective]):
+            return score.measure(self.data.held, score.of_encoder(self.objective.encoder)).to_dict()
 
-    def look(self, row: dict[str, Any]) -> None:
-        """Warn of the two ways in which DINO collapses."""
+    def tell(self, row: dict[str, Any], seconds: float) -> str:
+        """And warn of the two ways in which DINO collapses."""
         step = row["step"]
         if row.get("mean_entropy", 1.0) < _COLLAPSED:
             log.warning("step %d: the teacher gives one output to every clip", step)
         if row.get("teacher_entropy", 0.0) > _UNIFORM and step > self.config.warmup_steps:
             log.warning("step %d: the teacher's outputs are all but uniform", step)
+        return super().tell(row, seconds)

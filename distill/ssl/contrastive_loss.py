@@ -118,7 +118,9 @@ def perplexities(soft: Tensor) -> Tensor:
     Shape: (M, G, V) to (G,).
     """
     mean = soft.mean(dim=0)
-    return torch.exp(-torch.xlogy(mean, mean).sum(dim=-1))
+    # A floor: where a code is never taken the logarithm, and xlogy's gradient, would be infinite.
+    floor = torch.finfo(mean.dtype).tiny
+    return torch.exp(-(mean * mean.clamp_min(floor).log()).sum(dim=-1))
 
 
 def diversity_loss(soft: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,18 @@ from distill.ssl.crops import Crop, epochs
 from distill.ssl.data import SslData
 from distill.ssl.family import Family, Work
 from distill.ssl.transformer import KINDS, parameter_count
-from distill.training.loop import Learner, Loop, State, Step, with_threads
+from distill.training.loop import Loop
 from distill.training.loop import begun as begun_run
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, write_json
 from enhance.training.history import HISTORY
 from enhance.training.interrupt import Interrupt
+from enhance.training.learner import Learner, State, Step
+from enhance.training.processes import Hardware, collect, on_cpu, on_first
 
 log = logging.getLogger("enhance")
 
-FORMAT = "enhance-ssl-3"
+FORMAT = "enhance-ssl-4"
 
 
 def pretrain(
@@ -44,6 +47,7 @@ def pretrain(
     *,
     resume: bool = False,
     probe: Path | str | None = None,
+    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Pre-train a model and write its folder.
@@ -63,6 +67,8 @@ def pretrain(
     probe
         Folder with phone alignments for `benchmarks.analysis.phone_probe.probe`, measured at the
         end; None leaves the probe out, and the card says so.
+    hardware
+        See `distill.training.loop.Loop`.
     quiet
         No progress bar.
 
@@ -78,13 +84,9 @@ def pretrain(
     """
     if probe and config.family not in KINDS:
         raise EnhanceError(f"--probe: knows the frames of {', '.join(KINDS)} only; leave it out")
-
-    def work() -> dict[str, Any]:
-        with Interrupt() as interrupt:
-            run = Pretraining(config, Path(corpus), Path(output), resume, quiet)
-            return run.run(interrupt)
-
-    record = with_threads(config.threads, work)
+    where: dict[str, Any] = {"resume": resume, "hardware": hardware, "quiet": quiet}
+    with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **where) as loop:
+        record = Pretraining(config, Path(corpus), loop, resume).run(interrupt)
     if "stopped" not in record:
         found = phone_probe.probe(Path(output), Path(probe), quiet=quiet) if probe else None
         ssl_card.write(Path(output), found)
@@ -106,17 +108,15 @@ def begun(output: Path | str) -> dict[str, Any]:
 class Pretraining:
     """One run; see `pretrain`."""
 
-    def __init__(
-        self, config: PretrainConfig, corpus: Path, output: Path, resume: bool, quiet: bool
-    ) -> None:
-        self.config, self.output, self.quiet = config, output, quiet
-        self.loop = Loop(config, output, FORMAT, resume=resume, quiet=quiet)
-        self.data = SslData.open(corpus, config.held_back, config.seed, quiet)
+    def __init__(self, config: PretrainConfig, corpus: Path, loop: Loop, resume: bool) -> None:
+        self.config, self.output, self.quiet = config, loop.output, loop.quiet
+        self.loop = loop
+        self.data = SslData.open(corpus, config.held_back, config.seed, loop.quiet)
         heard = _digest(self.data)
         if resume and self.loop.kept["data"] != heard:
             raise EnhanceError(
-                f"{output}: was begun with other recordings than those of {corpus}; give the same "
-                "corpus or choose another folder"
+                f"{loop.output}: was begun with other recordings than those of {corpus}; give the "
+                "same corpus or choose another folder"
             )
         if not resume:
             self.loop.kept = {
@@ -135,18 +135,19 @@ class Pretraining:
     def run(self, interrupt: Interrupt) -> dict[str, Any]:
         """Do what is left."""
         config, kept = self.config, self.kept
+        self.loop.lock()
         while kept["iteration"] < config.rounds:
             iteration = kept["iteration"]
             learner = FamilyLearner(config, self.family, self.data, iteration)
             unready = self._prepare(learner, interrupt)
             if unready:
+                self.loop.end_others()
                 how = "--resume makes it again" if self.loop.file.exists() else "nothing to resume"
                 log.warning("stopped while making %s; %s", unready, how)
                 return {"stopped": unready}
             done = self.loop.train(
                 learner,
                 interrupt,
-                title=f"iteration {iteration + 1}",
                 steps=config.steps_of(iteration),
                 minutes=config.minutes * config.share(iteration),
                 before=kept["before"],
@@ -157,6 +158,7 @@ class Pretraining:
                 log.warning("stopped at %s; --resume goes on", where)
                 return {"stopped": where}
             self._finish_iteration(learner)
+        self.loop.end_others()
         self.family.save(self.output)
         record = {
             "config": self.loop.plain,
@@ -180,18 +182,20 @@ class Pretraining:
             state=self.loop.file.parent,
             reuse=self.resumed,
             begun=self.kept["prepared"],
-            batches=lambda: learner.batches(0),
+            batches=lambda: learner.batches(0, 1, 0),
             interrupt=interrupt,
             quiet=self.quiet,
         )
-        unready = self.family.prepare(work)
+        # A signal may come to one process only.
+        unready = max(collect(self.loop.fabric, self.family.prepare(work)))
         self.kept["prepared"] = not unready
         return unready
 
     def _finish_iteration(self, learner: FamilyLearner) -> None:
         state, kept = self.loop.state, self.kept
         row = {"steps": state.step, "seconds": round(state.seconds)}
-        row = {**self.family.report(self.data), **row}
+        report = on_first(self.loop.fabric, lambda: self.family.report(self.data))
+        row = {**(report or {}), **row}
         log.info("iteration %d: %s", kept["iteration"] + 1, json.dumps(row))
         kept["iteration"] += 1
         kept["prepared"] = False
@@ -209,22 +213,24 @@ class FamilyLearner(Learner):
         self, config: PretrainConfig, family: Family, data: SslData, iteration: int
     ) -> None:
         self.config, self.family, self.data, self.iteration = config, family, data, iteration
+        self.name = f"iteration {iteration + 1}"
 
     def learnt(self) -> Mapping[str, nn.Module]:
         """Model and head."""
         return self.family.learnt()
 
-    def batches(self, step: int) -> Iterator[tuple[list[Crop], Any]]:
+    def batches(self, rank: int, world: int, step: int) -> Iterator[tuple[list[Crop], Any]]:
         """Crops, and what the family makes of them."""
-        config = self.config
+        config, number = self.config, step * world + rank
         seed = [config.seed, 1, self.iteration]
         frames = (round(config.batch_seconds * 50), round(config.crop_seconds * 50))
-        for _, crops in epochs(self.data.speech, self.data.train, *frames, seed, step):
+        every = epochs(self.data.speech, self.data.train, *frames, seed, number)
+        for _, crops in islice(every, 0, None, world):
             rng = np.random.default_rng(
-                np.random.SeedSequence([config.seed, 2, self.iteration, step])
+                np.random.SeedSequence([config.seed, 2, self.iteration, number])
             )
             yield crops, self.family.batch(crops, self.data, rng)
-            step += 1
+            number += world
 
     def forward(self, batch: tuple[list[Crop], Any], step: int) -> Step:
         """The family's losses, with torch's own randomness a function of the step alone."""
@@ -244,7 +250,10 @@ class FamilyLearner(Learner):
 
     def validate(self) -> dict[str, Any] | None:
         """The family's figures on held-back files."""
-        return self.family.validate(self.data) if self.data.held else None
+        if not self.data.held:
+            return None
+        with on_cpu(self.learnt().values()):
+            return self.family.validate(self.data)
 
 
 def _digest(data: SslData) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from enhance.errors import EnhanceError
 from enhance.settings import merge, override, parse, to_dict
@@ -37,6 +37,8 @@ class LoopConfig:
     """Steps between measurements on held-back files."""
     checkpoint_seconds: float = 60.0
     """Wall time between saved states."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """What the network computes in; see `TrainingConfig.precision`."""
     threads: int = 1
     """CPU threads of torch; the weights are repeatable for the same number."""
 

@@ -150,6 +150,7 @@ def _wav(path: Path, file: BinaryIO, size: int) -> Source:
     order = ">" if head[:4] == b"RIFX" else "<"
     long = head[:4] in (b"RF64", b"BW64")
     speakers, long_size = 0, 0
+    riff = struct.unpack_from(order + "I", head, 4)[0]
     for name, position, length in _riff_chunks(file, 12, size, order):
         if name == b"ds64":
             long_size = struct.unpack("<8xQ", _at(file, position, 16).ljust(16, b"\0"))[0]
@@ -161,7 +162,7 @@ def _wav(path: Path, file: BinaryIO, size: int) -> Source:
             if long and length == 0xFFFFFFFF:
                 length, unknown = long_size, long_size in (0, (1 << 64) - 1)
             else:
-                unknown = _not_known(length)
+                unknown = _not_known(length, riff)
             found = size - position
             if length > found and not unknown:
                 raise truncated(path, length, found)
@@ -182,13 +183,15 @@ def _wav(path: Path, file: BinaryIO, size: int) -> Source:
     return Source(speakers=speakers)
 
 
-def _not_known(length: int) -> bool:
+def _not_known(length: int, riff: int) -> bool:
     """Whether a size is what pipes and recorders write before they know it.
 
-    0, and about the largest number with and without sign, less a header or rounded to a block:
-    0x7ffff000 (sox, espeak), 0x80000000 (arecord), 0xffffffff (ffmpeg), 0xffffffdb.
+    0, and the largest number with or without sign, rounded down by some (sox, espeak). Others take
+    the header off it: that is believed where the size of the whole file, ``riff``, is such too.
     """
-    return length == 0 or 0x7FFFF000 <= length <= 0x80001000 or length >= 0xFFFFF000
+    if length in (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFF000, 0xFFFFFFFF):
+        return True
+    return all(0x7FFFF000 <= size <= 0x80001000 or size >= 0xFFFFF000 for size in (length, riff))
 
 
 def _riff_chunks(

@@ -121,7 +121,7 @@ def count_mp3(path: Path, file: BinaryIO, size: int) -> Counted | None:
     tags = file.read(begin if begin < _LARGEST_TAG else 0)
     file.seek(start)
     body = bytearray(file.read(first.size))
-    promised = _promise(body, first)
+    promised = _promise(bytes(body), first)
     if promised is None:
         uncounted = body[first.side : first.side + 4] in (b"Xing", b"Info")
         counted -= uncounted

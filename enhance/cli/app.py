@@ -15,7 +15,7 @@ from enhance.cli import ctc, measure, speaker
 from enhance.cli import teachers as ssl
 from enhance.cli.analyze import analyze_app
 from enhance.cli.data import data_app
-from enhance.cli.options import Force, Quiet
+from enhance.cli.options import Accelerator, Devices, Force, NumNodes, Quiet, Strategy
 from enhance.errors import EnhanceError, require
 
 app = typer.Typer(
@@ -116,10 +116,10 @@ def train(
         Path | None,
         typer.Option(help="Run whose whole state, and settings, a new run goes on from."),
     ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes, or GPUs, per node.")] = 1,
-    strategy: Annotated[str, typer.Option(help="Lightning Fabric's strategy.")] = "auto",
-    num_nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    devices: Devices = 1,
+    strategy: Strategy = "auto",
+    num_nodes: NumNodes = 1,
+    accelerator: Accelerator = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Train an enhancer.
@@ -137,6 +137,7 @@ def train(
     from enhance.network.checkpoint import newest_run
     from enhance.settings import load_run
     from enhance.training.loop import fit
+    from enhance.training.processes import Hardware
 
     if branch is not None and (resume or init is not None):
         raise EnhanceError("enhance train: --branch starts a run; leave --resume and --init out")
@@ -157,10 +158,7 @@ def train(
         make_objective(settings, quiet),
         run,
         resume=resume,
-        devices=devices,
-        strategy=strategy,
-        num_nodes=num_nodes,
-        accelerator=accelerator,
+        hardware=Hardware(accelerator, devices, strategy, num_nodes),
         init=init,
         branch=branch,
         quiet=quiet,
@@ -215,6 +213,9 @@ def export(
     require_faster: Annotated[
         bool, typer.Option("--require-faster", help="Refuse an int8 file that is not faster.")
     ] = False,
+    licence: Annotated[
+        str, typer.Option(help="Of the weights.  [default: the training record's, or unknown]")
+    ] = "",
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -236,7 +237,9 @@ def export(
         from export.offline import export_offline
 
         place = out or folder / f"{folder.name}.offline.onnx"
-        export_offline(folder, place, find_companion, clips=clips, force=force, quiet=quiet)
+        export_offline(
+            folder, place, find_companion, clips=clips, licence=licence, force=force, quiet=quiet
+        )
         return
     from export.stream import export_model
 
@@ -247,6 +250,7 @@ def export(
         int8_weights=int8_weights,
         clips=clips,
         require_faster=require_faster,
+        licence=licence,
         force=force,
         quiet=quiet,
     )

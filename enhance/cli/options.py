@@ -29,6 +29,10 @@ ModelFolder = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="[default: 0]")]
+Accelerator = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+Devices = Annotated[int, typer.Option(min=1, help="Processes, or GPUs, per node.")]
+Strategy = Annotated[str, typer.Option(help="Lightning Fabric's strategy.")]
+NumNodes = Annotated[int, typer.Option(min=1, help="Machines.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads.  [default: 1]")]
 
 

@@ -133,8 +133,8 @@ class ClipStore:
         wave = self._recent[i]
         if len(wave) != self._lengths[i]:
             raise EnhanceError(
-                f"{self.clips[i].path}: has {len(wave)} samples, its manifest says "
-                f"{self._lengths[i]}; make the manifest anew"
+                f"{self.clips[i].path}: has {len(wave)} samples, its header said "
+                f"{self._lengths[i]}; leave it unchanged while it is read"
             )
         return wave
 
@@ -159,13 +159,9 @@ class ClipStore:
     def _declared(self, i: int) -> int:
         from enhance.audio import read as audio
 
-        clip = self.clips[i]
-        if clip.sample_rate:
-            frames, rate = round(clip.duration * clip.sample_rate), clip.sample_rate
-        else:
-            found = audio.info(clip.path)
-            frames, rate = found.frames, found.sample_rate
-        return audio.resampled_length(frames, rate, self.sample_rate)
+        # A manifest's duration may be rounded: what it adds is not there, what it lacks unheard.
+        found = audio.info(self.clips[i].path)
+        return audio.resampled_length(found.frames, found.sample_rate, self.sample_rate)
 
     def _cuts_exactly(self, i: int) -> bool:
         if i not in self._seekable:

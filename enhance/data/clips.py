@@ -131,7 +131,7 @@ def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
     speech: list[Clip] = []
     noise: list[Clip] = []
     if data.corpus:
-        clips = _corpus(Path(data.corpus), quiet)
+        clips = _corpus(Path(data.corpus).expanduser(), quiet)
         speech, noise = _of_kind(clips, "speech"), _of_kind(clips, "noise")
         if not speech and not noise:
             raise EnhanceError(
@@ -140,7 +140,8 @@ def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
             )
     for kind, places, clips in (("speech", data.speech, speech), ("noise", data.noise, noise)):
         for place in places:
-            found = [c for c in _place(Path(place), kind, quiet) if c.kind in (kind, "")]
+            named = _place(Path(place).expanduser(), kind, quiet)
+            found = [c for c in named if c.kind in (kind, "")]
             if not found:
                 raise EnhanceError(f"data.{kind}: {place} holds no clip of kind {kind}")
             clips.extend(found)

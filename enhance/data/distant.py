@@ -40,7 +40,7 @@ def draw(
     clips
         One for each voice.
     pieces_of
-        Of a clip and a number of samples: audible pieces that fill them.
+        Of a clip and a number of samples: audible pieces that fill them; none of a silent voice.
     segment
         Samples of the mixture.
     responses
@@ -67,7 +67,7 @@ def draw(
                 direct_db=float(rng.uniform(*_DIRECT_DB)),
             )
         )
-    return tuple(voices)
+    return tuple(voice for voice in voices if voice.pieces)
 
 
 def render(

@@ -183,5 +183,7 @@ def _collate_or_report(items: Sequence[Mixture | EnhanceError]) -> dict[str, Any
 
 
 def _quiet_worker(worker: int) -> None:
-    # Ctrl-C is the parent's to handle; a worker ends when the parent closes it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and SIGTERM, which a scheduler sends to all processes of a group, are the parent's to
+    # handle: it still needs its workers while it saves. They end when it closes them, or ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -60,9 +60,10 @@ class Clip:
 def read_manifest(path: Path | str) -> list[Clip]:
     """Clips of a manifest, ``.jsonl`` or ``.csv``.
 
-    Columns: ``path`` (relative to the manifest's folder, or absolute), ``duration`` or
-    ``seconds``, optionally ``sample_rate``, ``kind``, ``source``, ``speaker``; everything else
-    (``labels`` included) becomes labels. A speaker such as ``unknown`` counts as none.
+    Columns: ``path`` (relative to the manifest's folder, or absolute), optionally ``duration`` or
+    ``seconds`` (without them the file's header is asked), ``sample_rate``, ``kind``, ``source``,
+    ``speaker``; everything else (``labels`` included) becomes labels. A speaker such as
+    ``unknown`` counts as none.
 
     Raises
     ------
@@ -99,9 +100,13 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
         raise EnhanceError(f"{path}: a manifest is a .jsonl or .csv file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            names = list(reader.fieldnames or ())
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EnhanceError(f"{path}: cannot be read as CSV ({error})") from error
+    if len(names) == 1 and ";" in names[0]:
+        raise EnhanceError(f"{path}: its columns are parted by semicolons; write commas")
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise EnhanceError(f"{path}, entry {number}: has another number of columns than line 1")
@@ -250,23 +255,29 @@ def _clip(row: Mapping[str, Any], folder: Path, where: str) -> Clip:
         raise EnhanceError(f"{where}: lacks `path`")
     seconds = row.pop("duration", None)
     seconds = row.pop("seconds", None) if seconds in (None, "") else seconds
-    try:
-        duration = float(seconds)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        duration = math.nan
-    if not 0 < duration < math.inf:
-        raise EnhanceError(f"{where}: `duration` (or `seconds`) {seconds!r} is no positive number")
+    place = Path(os.path.normpath(folder / path))
     try:
         rate = int(row.pop("sample_rate", None) or 0)
     except (TypeError, ValueError) as error:
         raise EnhanceError(f"{where}: `sample_rate` is no whole number") from error
+    duration = 1.0  # a file that is not there is told with all others
+    if seconds not in (None, ""):
+        try:
+            duration = float(seconds)
+        except (TypeError, ValueError):
+            duration = math.nan
+    elif place.is_file():
+        frames, rate = _probe(place)
+        duration = frames / rate
+    if not 0 < duration < math.inf:
+        raise EnhanceError(f"{where}: `duration` (or `seconds`) {seconds!r} is no positive number")
     kind = str(row.pop("kind", None) or "")
     speaker = str(row.pop("speaker", None) or "")
     labels = row.pop("labels", None) or {}
     if not isinstance(labels, dict):
         raise EnhanceError(f"{where}: `labels` must hold names and values")
     return Clip(
-        path=Path(os.path.normpath(folder / path)),
+        path=place,
         duration=duration,
         sample_rate=rate,
         kind=KINDS.get(kind, kind),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,7 +24,15 @@ from enhance.data import augment, distant, filters
 from enhance.data.babble import Voices
 from enhance.data.clips import ClipStore, source_weights
 from enhance.data.mixing_config import MixingConfig
-from enhance.data.pieces import assemble, at_level, beside, draw_formulas, energy, name
+from enhance.data.pieces import (
+    assemble,
+    at_level,
+    audible_crop,
+    beside,
+    draw_formulas,
+    energy,
+    name,
+)
 from enhance.data.recipe import Distant, Mixture, Piece, Recipe, in_segment
 from enhance.data.rooms import Response, bank
 from enhance.errors import EnhanceError
@@ -31,11 +40,17 @@ from enhance.errors import EnhanceError
 __all__ = ["Mixer", "MixingConfig", "Mixture", "Piece", "Recipe", "bank"]
 
 ATTEMPTS = 20
-"""Crops drawn at most until one is not silent."""
+"""Crops drawn by chance until one is not silent; then audible ones are searched."""
+LEAST_SHARE = 1e-5
+"""Of a signal's energy: what filters leave below it is clicks at the ends and rounding."""
 _SHORTEST = 0.25  # seconds: less room than this at a segment's end is left silent
 _FADE = 80  # samples of fade where noise pieces meet inside a segment
 _PEAK = np.float32(0.99)
 _VOICE_DB = (-6.0, 0.0)  # levels of the voices in babble
+
+
+class NothingLeft(EnhanceError):
+    """Filters left nothing of speech or noise."""
 
 
 class Mixer:
@@ -115,7 +130,15 @@ class Mixer:
 
     def __call__(self, epoch: int, index: int) -> Mixture:
         """Mixture ``index`` of ``epoch``."""
-        return self.render(self.draw(epoch, index))
+        return self.mix(self.draw(epoch, index))
+
+    def mix(self, recipe: Recipe) -> Mixture:
+        """`render`, unfiltered where the filters would leave nothing."""
+        try:
+            return self.render(recipe)
+        except NothingLeft:
+            plain = replace(recipe, cutoff_hz=None, speech_equaliser_db=(), noise_equaliser_db=())
+            return self.render(plain)
 
     def using(self, config: MixingConfig) -> Mixer:
         """The same mixer, clips and rooms, with other chances and ranges; what is 0 stays 0."""
@@ -129,7 +152,7 @@ class Mixer:
         Raises
         ------
         EnhanceError
-            If 20 crops in a row are silent.
+            If 20 crops in a row are silent, and no crop of any clip is audible.
         """
         c, n = self.config, self.segment
         key = [self.seed, epoch, index]
@@ -218,12 +241,16 @@ class Mixer:
         Raises
         ------
         EnhanceError
-            If a file has gone, or the equaliser and band limit leave nothing of speech or noise.
+            If a file has gone.
+        NothingLeft
+            If the equaliser and band limit leave nothing of speech or noise.
         """
         early = round(self.config.early_ms * self.sample_rate / 1000)
+        spoken, disturbance = self._spoken(recipe), self._disturbance(recipe)
+        least = [LEAST_SHARE * energy(wave) for wave in (spoken, disturbance)]
         speech, clean, noise = filters.apply(
-            self._spoken(recipe),
-            self._disturbance(recipe),
+            spoken,
+            disturbance,
             (recipe.speech_equaliser_db, recipe.noise_equaliser_db),
             recipe.cutoff_hz,
             None if recipe.rir is None else self.responses[recipe.rir],
@@ -234,14 +261,14 @@ class Mixer:
         others = (*recipe.babble, *(voice.pieces for voice in recipe.distant))
         parts = ((self.speech, (recipe.speech,)), (self.noise, recipe.noise), (self.speech, others))
         files = tuple(name(store, piece) for store, rows in parts for row in rows for piece in row)
+        if energy(speech) <= least[0] or energy(noise) <= least[1]:
+            raise NothingLeft(f"{files[0]}, {files[-1]}: nothing is left after filtering")
         if recipe.distant:
             voices = distant.render(
                 recipe.distant, self.speech, self.responses, self.segment, early, recipe.cutoff_hz
             )
             noise = beside(noise, voices, min(recipe.snr_db - recipe.distant_db, 0.0))
         speech_energy, noise_energy = energy(speech), energy(noise)
-        if not (speech_energy > 0 and noise_energy > 0):
-            raise EnhanceError(f"{files[0]}, {files[-1]}: nothing is left after filtering")
         gain = 10 ** (recipe.level_dbfs / 20) / (speech_energy / self.segment) ** 0.5
         noise_gain = gain * (speech_energy / noise_energy * 10 ** (-recipe.snr_db / 10)) ** 0.5
         noise *= np.float32(noise_gain)
@@ -271,15 +298,22 @@ class Mixer:
         draw: Callable[[np.random.Generator, int], tuple[Piece, ...]],
         n: int,
         rng: np.random.Generator,
+        *,
+        voice: bool = False,
     ) -> tuple[Piece, ...]:
+        """An audible crop; ``voice`` keeps to one voice, and gives none where that is silent."""
         floor = 10 ** (self.config.silence_dbfs / 10) * n
         for _ in range(ATTEMPTS):
             pieces = draw(rng, n)
             if energy(assemble(store, pieces, n)) >= floor:
                 return pieces
+        step, fill = (self.alignment, False) if store is self.speech else (1, True)
+        found = audible_crop(store, pieces[0].clip, n, floor, step, rng, fill=fill, voice=voice)
+        if found or voice:
+            return found
         raise EnhanceError(
-            f"{store.clips[pieces[0].clip].path} and {ATTEMPTS - 1} crops before it are quieter "
-            f"than {self.config.silence_dbfs} dBFS; leave silent files out, or lower "
+            f"{store.clips[pieces[0].clip].path} and all other clips of its kind are quieter "
+            f"than {self.config.silence_dbfs} dBFS throughout; name others, or lower "
             "mixing.silence_dbfs"
         )
 
@@ -313,10 +347,13 @@ class Mixer:
             return ()
         most = int(min(most, self._voices.most(target)))
         clips = self._voices.draw(target, int(rng.integers(fewest, most + 1)), rng)
-        return tuple(
-            self._audible(self.speech, partial(self._spoken_from, clip), self.segment, rng)
+        rows = (
+            self._audible(
+                self.speech, partial(self._spoken_from, clip), self.segment, rng, voice=True
+            )
             for clip in clips
         )
+        return tuple(row for row in rows if row)
 
     def _draw_distant(self, target: int, rng: np.random.Generator) -> tuple[Distant, ...]:
         """Voices far behind clip ``target``; none where there is no other."""
@@ -327,7 +364,8 @@ class Mixer:
         clips = self._voices.draw(target, min(int(count), int(min(2, most))), rng)
 
         def pieces_of(clip: int, n: int) -> tuple[Piece, ...]:
-            return self._audible(self.speech, partial(self._spoken_from, clip), n, rng)
+            spoken = partial(self._spoken_from, clip)
+            return self._audible(self.speech, spoken, n, rng, voice=True)
 
         return distant.draw(self.config, clips, pieces_of, self.segment, len(self.responses), rng)
 

@@ -34,6 +34,51 @@ def assemble(
     return wave
 
 
+def audible_crop(
+    store: ClipStore,
+    first: int,
+    n: int,
+    floor: float,
+    step: int,
+    rng: np.random.Generator,
+    *,
+    fill: bool,
+    voice: bool,
+) -> tuple[Piece, ...]:
+    """A crop drawn from all that are audible, of the first clip that has one; none without.
+
+    Parameters
+    ----------
+    store, first
+        The clips are tried from ``first`` on, those of its source and speaker before others.
+    n, floor
+        Samples of the crop, and their least energy.
+    step
+        Crops begin at multiples of this.
+    rng
+        Decides.
+    fill
+        Repeat a clip that is shorter than ``n``; otherwise silence follows it.
+    voice
+        Try no clip of another source or speaker.
+    """
+    key = (store.clips[first].source, store.clips[first].speaker)
+    order = rng.permutation(len(store))
+    same = [i for i in order if (store.clips[i].source, store.clips[i].speaker) == key]
+    for i in map(int, (first, *same, *(() if voice else order))):
+        length = store.length(i)
+        take = min(n, length)
+        sums = np.concatenate([[0], np.cumsum(np.square(store.whole(i), dtype=np.float64))])
+        starts = np.arange(0, length - take + 1, step)
+        audible = starts[sums[starts + take] - sums[starts] >= floor]
+        if len(audible):
+            start, end = int(audible[rng.integers(len(audible))]), n if fill else take
+            return tuple(
+                Piece(i, start, place, min(take, end - place)) for place in range(0, end, take)
+            )
+    return ()
+
+
 def draw_formulas(
     rng: np.random.Generator, n: int, switch_probability: float
 ) -> tuple[Formula, ...]:

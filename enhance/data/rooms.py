@@ -61,7 +61,7 @@ def bank(
     if config.rir_source == "folder":
         if not rirs:
             raise EnhanceError("mixing.rir_source is `folder`: name the folder in data.rirs")
-        return folder_bank(rirs, sample_rate, quiet=quiet)
+        return folder_bank(Path(rirs).expanduser(), sample_rate, quiet=quiet)
     return simulated_bank(config.rir_count, seed, sample_rate, config.rir_rt60, quiet=quiet)
 
 

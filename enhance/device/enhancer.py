@@ -66,6 +66,7 @@ class Enhancer:
         is out of its range.
     """
 
+    _states: dict[str, np.ndarray]
     _pending: np.ndarray
     _dry: np.ndarray  # the last `latency_samples` of the input whose output was given
     _received: int
@@ -93,6 +94,7 @@ class Enhancer:
         """Delay of the streamed output against the input."""
         self._shapes = self._read_signature()
         self._output_names = ["enhanced", *(f"{name}.out" for name in self._shapes)]
+        self._states: dict[str, np.ndarray] = {}
         self.reset()
 
     @classmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from enhance.errors import EnhanceError
 from enhance.files import write_json
@@ -15,13 +16,15 @@ from enhance.network.checkpoint import WEIGHTS
 FILE = "bad_batch.json"
 
 
-def suspects(train_step: nn.Module, batch: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+def suspects(
+    losses_of: Callable[[dict[str, Any]], dict[str, Tensor]], batch: dict[str, Any], seed: int
+) -> list[dict[str, Any]]:
     """One row for each clip of a batch, with the losses of the clip alone.
 
     Parameters
     ----------
-    train_step
-        Callable of a batch, to named losses; the weights are those before the bad step.
+    losses_of
+        A batch to named losses; the weights are those before the bad step.
     batch
         See `enhance.data.loader`.
     seed
@@ -37,7 +40,7 @@ def suspects(train_step: nn.Module, batch: dict[str, Any], seed: int) -> list[di
     for i, (epoch, index) in enumerate(batch["index"]):
         clip = {key: value[i : i + 1] for key, value in batch.items()}
         with torch.no_grad():
-            losses = {name: float(value) for name, value in train_step(clip).items()}
+            losses = {name: float(value) for name, value in losses_of(clip).items()}
         finite = bool(torch.isfinite(clip["noisy"]).all() and torch.isfinite(clip["clean"]).all())
         values = torch.tensor(list(losses.values()))
         rows.append(

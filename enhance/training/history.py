@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from enhance.errors import EnhanceError
@@ -48,7 +50,7 @@ def cut(path: Path, step: int) -> None:
             temporary.write_bytes(b"".join(kept))
 
 
-class History:
+class History(contextlib.AbstractContextManager["History"]):
     """Appends to the record of one run.
 
     Parameters
@@ -57,51 +59,64 @@ class History:
         The run folder.
     step
         Steps already done: what the record holds beyond them is cut.
+    place
+        What each line of history.jsonl tells beside the step.
     """
 
-    def __init__(self, folder: Path, step: int = 0) -> None:
+    def __init__(self, folder: Path, step: int = 0, place: Mapping[str, Any] | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         cut(folder / HISTORY, step)
-        self._stack = contextlib.ExitStack()
+        self._place = dict(place or {})
+        self.stack = contextlib.ExitStack()
         self._files = {
-            name: self._stack.enter_context((folder / name).open("a", encoding="utf-8"))
+            name: self.stack.enter_context((folder / name).open("a", encoding="utf-8"))
             for name in (HISTORY, TIMING)
         }
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self._stack.callback(self._board.close)
+        self.stack.callback(self._board.close)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stack.close()
 
     def event(self, name: str, step: int, **fields: Any) -> None:
         """Note a start, resume, stop or other event in timing.jsonl."""
         row = {"type": name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields}
         self._write(TIMING, row)
 
-    def train(self, step: int, row: dict[str, Any], clock: dict[str, Any]) -> None:
-        """Note averages over the last steps.
+    def add(
+        self, kind: str, step: int, figures: dict[str, Any], clock: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Note figures.
 
         Parameters
         ----------
+        kind
+            ``"train"``: averages over the last steps; ``"validation"``: of held-back data.
         step
             Steps done.
-        row
+        figures
             Deterministic values; nested by one level at most.
         clock
             Values that depend on the clock.
+
+        Returns
+        -------
+        dict
+            The line of history.jsonl.
         """
-        self._write(HISTORY, {"type": "train", "step": step, **row})
-        self._write(TIMING, {"type": "train", "step": step, **clock})
-        self._scalars("train", step, row)
-        self._scalars("clock", step, clock)
-
-    def validation(self, step: int, row: dict[str, Any], clock: dict[str, Any]) -> None:
-        """Note figures on the validation set; arguments as for `train`."""
-        self._write(HISTORY, {"type": "validation", "step": step, **row})
-        self._write(TIMING, {"type": "validation", "step": step, **clock})
-        self._scalars("validation", step, row)
-
-    def close(self) -> None:
-        """Close all files."""
-        self._stack.close()
+        row = {"type": kind, **self._place, "step": step, **figures}
+        self._write(HISTORY, row)
+        self._write(TIMING, {"type": kind, "step": step, **clock})
+        self._scalars(kind, step, figures)
+        if kind == "train":
+            self._scalars("clock", step, clock)
+        return row
 
     def _write(self, name: str, row: dict[str, Any]) -> None:
         file = self._files[name]

@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import time
-from collections.abc import Generator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from enhance.config import RunConfig
-from enhance.data.loader import batches
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import start_from
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import to_dict
 from enhance.training import branch as branches
 from enhance.training import run_folder
-from enhance.training import state as trainer_state
-from enhance.training.console import Console
+from enhance.training import state as files
 from enhance.training.data import TrainingData
+from enhance.training.engine import Engine, seed_everything
+from enhance.training.enhancer import Enhancer, EnhancerPlan
 from enhance.training.interrupt import Interrupt
+from enhance.training.learner import State
 from enhance.training.objective import Objective
-from enhance.training.processes import (
-    end_others,
-    finds_unused,
-    in_turn,
-    launch,
-    on_first,
-    together,
-)
-from enhance.training.session import Session
-from enhance.training.trainer import Trainer, seed_everything
+from enhance.training.processes import Hardware, end_others, in_turn, on_first, together
 
 __all__ = ["fit", "seed_everything"]
 
@@ -47,10 +35,7 @@ def fit(
     run: Path | str,
     *,
     resume: bool = False,
-    devices: int = 1,
-    strategy: str = "auto",
-    num_nodes: int = 1,
-    accelerator: str = "cpu",
+    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
     init: Path | str | None = None,
     branch: Path | str | None = None,
     quiet: bool = False,
@@ -70,9 +55,8 @@ def fit(
         heard.jsonl and tensorboard/.
     resume
         Go on from the folder's state.
-    devices, strategy, num_nodes, accelerator
-        As in Lightning Fabric. With several devices the calling command is run again for each;
-        those processes end inside this call, and several nodes must share the run folder.
+    hardware
+        Where to train.
     init
         Checkpoint whose weights a new run starts from; a resumed run has its own.
     branch
@@ -89,18 +73,19 @@ def fit(
     Raises
     ------
     EnhanceError
-        If the folder holds another run, a setting or a file is at fault, or the loss is not
-        finite.
+        If the folder holds another run or is in use, a setting or a file is at fault, or the loss
+        or its gradient is not finite.
     """
-    world = devices * num_nodes
-    if config.training.batch_size % world:
+    if config.training.batch_size % hardware.world:
         raise EnhanceError(
-            f"training.batch_size {config.training.batch_size}: no multiple of {world} processes"
+            f"training.batch_size {config.training.batch_size}: no multiple of {hardware.world} "
+            "processes"
         )
     config = replace(config, model=objective.model_config(config.model))
-    if world > 1 and objective.partial:
-        strategy = finds_unused(strategy)
-    fabric = launch(accelerator, devices, strategy, num_nodes, config.training.precision)
+    asked = config.training.precision
+    state_file = (Path(run) / files.FILE, files.FORMAT)
+    precision, note = run_folder.precision(*state_file, asked, resume, hardware.accelerator)
+    fabric = hardware.launch(precision, partial=objective.partial)
     run = Path(fabric.broadcast(str(run)))  # a name made from the clock differs between processes
     quiet = quiet or not fabric.is_global_zero
     if config.training.threads:
@@ -110,95 +95,66 @@ def fit(
     def check() -> list[str]:
         if branch is not None:
             branches.check(run, Path(branch), config, describe)
-            return []
+            return note
         if init is not None and not resume:
             beside = copy.deepcopy(objective.companion())
             start_from(WaveformModel(config.model, beside), config.model, init)
-        return run_folder.prepare(run, config, describe, resume)
+        return [*run_folder.check(run, config, describe, resume), *note]
 
-    notes = on_first(fabric, check) or []
-    go_on = bool(fabric.broadcast(resume and (run / trainer_state.FILE).exists()))
-    data = in_turn(fabric, lambda: TrainingData(config, objective.alignment, quiet))
-    if branch is not None:
-        source = Path(branch)
-        found = data.fingerprint
-        notes = on_first(fabric, lambda: branches.begin(run, source, config, found)) or []
-        on_first(fabric, lambda: run_folder.prepare(run, config, describe, True))
-        go_on = True
-    if go_on:
-        on_first(fabric, lambda: run_folder.check_data(run, data.fingerprint))
-    on_first(fabric, lambda: run_folder.write_heard(run, data.parts, keep=go_on, quiet=quiet))
-    objective.to(fabric.device)
-    together(fabric, lambda: objective.prepare(data.mixer.speech))
-    trainer = Trainer(fabric, config, objective, run, None if go_on else init)
-    if go_on:
-        trainer.restore()
-    with Interrupt() as interrupt, Console(trainer.step, quiet) as console:
-        for note in notes:
-            console.say(note)
-        session = on_first(fabric, lambda: Session(trainer, data, describe, go_on, console))
-        with contextlib.closing(session.history) if session else contextlib.nullcontext():
-            stopped = _loop(fabric, trainer, data, session, interrupt)
-            summary = on_first(fabric, lambda: session.end(stopped) if session else None)
+    def begin() -> bool:
+        """Whether there is a state to go on from."""
+        stack.enter_context(run_folder.locked(run))
+        if branch is not None:
+            branches.check(run, Path(branch), config, describe)
+            notes.extend(branches.begin(run, Path(branch), config, data.fingerprint))
+        # Another may have come while files were read.
+        run_folder.check(run, config, describe, resume or branch is not None)
+        go_on = (run / files.FILE).is_file()
+        if go_on:
+            run_folder.check_data(run, data.fingerprint)
+        run_folder.write(run, config)
+        run_folder.write_heard(run, data.parts, keep=go_on, quiet=quiet)
+        return go_on
+
+    with contextlib.ExitStack() as stack:
+        notes = on_first(fabric, check) or []
+        data = in_turn(fabric, lambda: TrainingData(config, objective.alignment, quiet))
+        go_on = fabric.broadcast(on_first(fabric, begin))
+        objective.to(fabric.device)
+        together(fabric, lambda: objective.prepare(data.mixer.speech))
+        tensors, header = files.load_tensors(run / files.FILE, files.FORMAT) if go_on else ({}, {})
+        interrupt = stack.enter_context(Interrupt())
+        plan = EnhancerPlan(config, header.get("branch"))
+        start = None if go_on else init
+        learner = Enhancer(fabric, config, plan, objective, data, run, start, header)
+        state = State.read(header)
+        place = (run / files.FILE, files.FORMAT, learner.header)
+        engine = Engine(fabric, learner, plan, *place, state, tensors)
+        run_folder.tell(notes, quiet)
+        stopped = engine.train(interrupt, run, quiet=quiet)
+        last = on_first(fabric, lambda: _last_words(run, learner, state, stopped))
+        run_folder.tell([last or ""], quiet)
     end_others(fabric)
-    assert summary is not None
-    return summary
-
-
-def _loop(
-    fabric: Fabric,
-    trainer: Trainer,
-    data: TrainingData,
-    session: Session | None,
-    interrupt: Interrupt,
-) -> str:
-    """Steps until the budget is used or a signal comes; why it ended."""
-    c = trainer.config.training
-    begin = time.monotonic() - trainer.seconds
-    stream = cast(
-        Generator[dict[str, Any], None, None],
-        batches(
-            data.mixer,
-            c.batch_size,
-            c.epoch_size,
-            trainer.step,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-            workers=trainer.config.data.workers,
-            mixing_of=data.mixing_of,
-        ),
-    )
-    stop = False
-    with contextlib.closing(stream):
-        while trainer.used < 1 and not stop:
-            batch = to_device(together(fabric, lambda: next(stream)), fabric.device)
-            stop = trainer.advance(batch, lambda: time.monotonic() - begin, bool(interrupt.caught))
-            if fabric.world_size == 1:
-                stop = bool(interrupt.caught)
-            done = trainer.used >= 1
-            if session:
-                session.show(trainer.loss)
-            if trainer.step % c.log_every == 0 or done:
-                row = trainer.averages()
-                if session:
-                    session.log(row)
-            enhances = trainer.objective.trains_enhancer(trainer.step)
-            if c.validate_every and enhances and (trainer.step % c.validate_every == 0 or done):
-                on_first(fabric, session.validate if session else _nothing)
-            if trainer.step % c.checkpoint_every == 0 or done or stop:
-                on_first(fabric, partial(session.save, last=done or stop) if session else _nothing)
-    if trainer.used >= 1:
-        return "finished"
-    return interrupt.caught or "SIGTERM"
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch with its tensors on ``device``; plain data stay."""
     return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
+        "run": str(run),
+        "step": state.step,
+        "stopped": stopped,
+        "best": learner.best or {"step": state.step},
+        "seconds": state.seconds,
     }
 
 
-def _nothing() -> None:
-    """What the other processes do meanwhile."""
+def _last_words(run: Path, learner: Enhancer, state: State, stopped: str) -> str:
+    if stopped != "finished":
+        steps, source = learner.config.training.steps, learner.plan.branch
+        end = f" of {steps + (source['step'] if source else 0)}" if steps else ""
+        return (
+            f"{run}: {stopped}, stopped and saved at step {state.step}{end}; "
+            "the same command with --resume goes on"
+        )
+    if learner.objective.trains_enhancer(state.step):
+        return f"{run}: {state.step} steps in {state.seconds / 60:.1f} min"
+    raise EnhanceError(
+        f"{run}: the budget ended at step {state.step}, before a step that trains the "
+        "enhancer: no model was kept; raise training.minutes and --resume"
+    )

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from enhance.config import LossConfig
-from enhance.loss_spectra import power_spectra
 from enhance.network.gcrn import compress
+from enhance.training.loss_spectra import power_spectra
 from enhance.training.perceptual import pesq_disturbance
 
 _LEVEL = 0.05  # rms, full scale 1: -26 dBFS, the middle of what mixtures have

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enhance.errors import EnhanceError
-from enhance.loss_spectra import power_spectra, real_dft
+from enhance.training.loss_spectra import power_spectra, real_dft
 
 SAMPLE_RATE = 16000
 """The only rate of wideband PESQ."""

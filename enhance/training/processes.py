@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from enhance.errors import EnhanceError
 
@@ -16,32 +19,61 @@ STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-def launch(accelerator: str, devices: int, strategy: str, num_nodes: int, precision: str) -> Fabric:
-    """Start Lightning Fabric; with several devices this very command is started once for each.
+@dataclass(frozen=True)
+class Hardware:
+    """Where a training runs, in Lightning Fabric's words."""
 
-    Raises
-    ------
-    EnhanceError
-        If there are no such devices, or the strategy is none that training supports.
-    """
-    if strategy not in STRATEGIES:
-        raise EnhanceError(f"strategy {strategy!r}: none of {', '.join(STRATEGIES)}")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    try:
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            strategy=strategy,
-            num_nodes=num_nodes,
-            precision=PRECISIONS[resolve(precision, accelerator)],
-        )
-        fabric.launch()
-    except (ValueError, RuntimeError) as error:
-        raise EnhanceError(
-            f"accelerator {accelerator}, {devices} devices, strategy {strategy}: cannot be had "
-            f"({' '.join(str(error).split())})"
-        ) from error
-    return fabric
+    accelerator: str = "cpu"
+    """`cpu`, `cuda` or `auto`."""
+    devices: int = 1
+    """Processes, or GPUs, per node. The calling command is run again for each but the first; those
+    processes end inside the call, and several nodes must share the folder of the run."""
+    strategy: str = "auto"
+    """One of `STRATEGIES`."""
+    num_nodes: int = 1
+    """Machines."""
+
+    @property
+    def world(self) -> int:
+        """Processes in all."""
+        return self.devices * self.num_nodes
+
+    def launch(self, precision: str = "fp32", *, partial: bool = False) -> Fabric:
+        """Start Lightning Fabric.
+
+        Parameters
+        ----------
+        precision
+            As in `resolve`.
+        partial
+            Some steps leave weights without a gradient.
+
+        Raises
+        ------
+        EnhanceError
+            If there are no such devices, or the strategy is none that training supports.
+        """
+        strategy = self.strategy
+        if strategy not in STRATEGIES:
+            raise EnhanceError(f"strategy {strategy!r}: none of {', '.join(STRATEGIES)}")
+        if self.world > 1 and partial:
+            strategy = finds_unused(strategy)
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        try:
+            fabric = Fabric(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                strategy=strategy,
+                num_nodes=self.num_nodes,
+                precision=PRECISIONS[resolve(precision, self.accelerator)],
+            )
+            fabric.launch()
+        except (ValueError, RuntimeError) as error:
+            raise EnhanceError(
+                f"accelerator {self.accelerator}, {self.devices} devices, strategy {strategy}: "
+                f"cannot be had ({' '.join(str(error).split())})"
+            ) from error
+        return fabric
 
 
 def finds_unused(strategy: str) -> str:
@@ -71,6 +103,24 @@ def resolve(precision: str, accelerator: str) -> str:
         has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     return "bf16" if fast else "fp32"
+
+
+def precision_of(fabric: Fabric) -> str:
+    """What a training computes in: ``fp32`` or ``bf16``."""
+    return "bf16" if fabric.strategy.precision.precision.startswith("bf16") else "fp32"
+
+
+@contextlib.contextmanager
+def on_cpu(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Modules on the CPU for a while: figures that do not depend on the device."""
+    places = [(m, next((p.device for p in m.parameters()), torch.device("cpu"))) for m in modules]
+    try:
+        for module, _ in places:
+            module.to("cpu")
+        yield
+    finally:
+        for module, device in places:
+            module.to(device)
 
 
 def on_first(fabric: Fabric, action: Callable[[], R]) -> R | None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from enhance.config import RunConfig
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.files import atomic, sha256, write_jsonl
+from enhance.files import atomic, read_jsonl, sha256, write_jsonl
 from enhance.network.checkpoint import HEARD, WEIGHTS, difference
 from enhance.progress import progress_bar
 from enhance.settings import dump_yaml, parse, to_dict
 from enhance.training.history import HISTORY
+from enhance.training.processes import resolve
 from enhance.training.schedule import is_stable, progress, since
 from enhance.training.state import FILE, FORMAT, load_tensors
 
@@ -41,15 +46,49 @@ BUDGET = ("training.steps", "training.minutes")
 no run from the start would have followed. Not so in the stable part of a `wsd` schedule."""
 
 
-def prepare(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool) -> list[str]:
-    """Make the folder of a new run, or check that an old one can go on.
+def precision(
+    file: Path, tag: str, asked: str, resume: bool, accelerator: str
+) -> tuple[str, list[str]]:
+    """The precision of a run: what was asked for, or, where that is `auto`, what it began in.
+
+    Parameters
+    ----------
+    file, tag
+        State of the run, and its format.
+    asked
+        See `TrainingConfig.precision`.
+    resume
+        Whether to go on.
+    accelerator
+        Where.
+
+    Returns
+    -------
+    precision
+        ``fp32`` or ``bf16``.
+    notes
+        Lines that the user should read.
+    """
+    here = resolve(asked, accelerator)
+    if asked != "auto" or not resume or not file.is_file():
+        return here, []
+    began = load_tensors(file, tag, tensors=False)[1].get("precision")
+    if began is None:
+        return here, [f"{file}: does not tell its precision; the run goes on in {here}"]
+    if began != here:
+        return began, [f"{file}: goes on in {began}, as it began; `auto` is {here} on this machine"]
+    return here, []
+
+
+def check(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool) -> list[str]:
+    """Check that a new run finds an empty folder, or that an old one can go on.
 
     Parameters
     ----------
     run
         The folder.
     config
-        Resolved configuration, written to config.yaml.
+        Resolved configuration.
     describe
         The objective's `describe()`.
     resume
@@ -63,21 +102,62 @@ def prepare(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool
     Raises
     ------
     EnhanceError
-        If a new run would overwrite one, there is none to resume, or its settings differ.
+        If a new run would overwrite one, there is none to resume or its state is missing, or its
+        settings differ.
     """
-    notes = []
     if not resume:
         refuse_present(run)
-    elif not _present(run):
+        return []
+    present = _present(run)
+    if not present:
         raise EnhanceError(f"{run}: there is no run to resume")
-    if resume and (run / FILE).exists():
+    if FILE in present:
         _, header = load_tensors(run / FILE, FORMAT, tensors=False)
-        notes = _compare(run, header, config, describe)
-    elif resume:
-        notes = [f"{run}: was stopped before its first checkpoint, starts from step 0"]
+        return _compare(run, header, config, describe)
+    if present != [CONFIG]:
+        started = f"--init {run}" if WEIGHTS in present else "another name"
+        raise EnhanceError(
+            f"{run}: holds {present[-1]} but no {FILE}, without which it cannot go on; bring that "
+            f"file back, or start a new run with {started}"
+        )
+    return [f"{run}: was stopped before its first step, starts from step 0"]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder from any other process that trains.
+
+    Raises
+    ------
+    EnhanceError
+        If one is at it, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
+    except Timeout as error:
+        raise EnhanceError(
+            f"{folder}: another process is training there; wait for its end, or choose another "
+            "folder"
+        ) from error
+    except OSError as error:
+        raise EnhanceError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another place"
+        ) from error
+    with lock:
+        yield
+
+
+def tell(lines: Sequence[str], quiet: bool) -> None:
+    """Print lines on standard error."""
+    for line in () if quiet else lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def write(run: Path, config: RunConfig) -> None:
+    """Write config.yaml."""
     with atomic(run / CONFIG) as temporary:
         temporary.write_text(dump_yaml(config), "utf-8")
-    return notes
 
 
 def refuse_present(run: Path) -> None:
@@ -188,19 +268,28 @@ def write_heard(
     parts
         Clips by part, ``"train"`` and ``"validation"``.
     keep
-        Leave a list that is there already, of as many files, as it is.
+        Take the hashes of files that have not changed since the list was written from it.
     quiet
         No progress bar.
     """
     path = run / HEARD
     clips = [(part, clip) for part, some in parts.items() for clip in some]
-    if keep and path.is_file() and path.read_bytes().count(b"\n") == len(clips):
-        return
+    known, written = {}, 0
+    if keep and path.is_file():
+        written = path.stat().st_mtime_ns
+        known = {(row["path"], row["kind"]): str(row["sha256"]) for row in read_jsonl(path)}
+
+    def digest(place: str, clip: Clip) -> str:
+        old, about = known.get((place, clip.kind)), clip.path.stat()
+        # The time of a change of name counts too: a replaced file may keep its own old time.
+        unchanged = max(about.st_mtime_ns, about.st_ctime_ns) < written
+        return old if old and unchanged else sha256(clip.path)
+
     places = below_common([clip.path for _, clip in clips])
     hashes = []
     with progress_bar(quiet=quiet) as bar, ThreadPoolExecutor(4) as pool:
         task = bar.add_task("hashing files", total=len(clips), speed="")
-        for value in pool.map(lambda item: sha256(item[1].path), clips):
+        for value in pool.map(digest, places, [clip for _, clip in clips]):
             hashes.append(value)
             bar.update(task, advance=1)
     rows = [

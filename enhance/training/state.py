@@ -1,14 +1,15 @@
 """trainer.safetensors: all that a stopped run needs to go on, in one file that is whole or absent.
 
-Tensors by name (`model.`, `average.`, `objective.`, `optimizer.<slot>.<parameter>`) and, in the
-header, JSON: step, best score, seconds trained, sums since the last history line, configuration.
-The state of random generators is not here because there is none to keep: training seeds them from
-(seed, step), and mixtures are functions of (seed, epoch, index).
+Tensors by name (`<module>.<name>`, `optimizer.<slot>.<module>.<name>`) and, in the header, JSON:
+`enhance.training.learner.State`, precision, configuration. The state of random generators is not
+here because there is none to keep: training seeds them from (seed, step), and batches are functions
+of the step.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,23 +86,20 @@ def load_tensors(
 
 
 def gather(
-    model: nn.Module, average: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, Tensor]:
-    """All tensors of a trainer by name."""
-    tensors: dict[str, Tensor] = {}
-    for prefix, module in (("model", model), ("average", average), ("objective", objective)):
-        tensors.update({f"{prefix}.{n}": t for n, t in module.state_dict().items()})
-    for name, parameter in _trained(model, objective):
-        for slot, value in optimizer.state.get(parameter, {}).items():
+    """All tensors of modules by name, and of their optimiser."""
+    tensors = {f"{m}.{n}": t for m, x in modules.items() for n, t in x.state_dict().items()}
+    slots = optimizer.state if optimizer else {}
+    for name, parameter in _parameters(modules).items():
+        for slot, value in slots.get(parameter, {}).items():
             tensors[f"optimizer.{slot}.{name}"] = torch.as_tensor(value)
     return tensors
 
 
 def scatter(
-    tensors: dict[str, Tensor],
-    model: nn.Module,
-    average: nn.Module,
-    objective: nn.Module,
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     where: Path,
 ) -> None:
@@ -112,10 +110,10 @@ def scatter(
     EnhanceError
         If tensors are missing, left over, or have another shape.
     """
-    for prefix, module in (("model", model), ("average", average), ("objective", objective)):
-        load_exactly(module, _below(tensors, prefix), f"{where}: {prefix}")
-    parameters = dict(_trained(model, objective))
-    for key, value in _below(tensors, "optimizer").items():
+    for name, module in modules.items():
+        load_exactly(module, below(tensors, name), f"{where}: {name}")
+    parameters = _parameters(modules)
+    for key, value in below(tensors, "optimizer").items():
         slot, _, name = key.partition(".")
         if name not in parameters:
             raise EnhanceError(f"{where}: optimizer state of unknown weights {name!r}")
@@ -150,11 +148,11 @@ def load_exactly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
     module.load_state_dict(tensors)
 
 
-def _trained(model: nn.Module, objective: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    named = [(f"model.{n}", p) for n, p in model.named_parameters()]
-    return named + [(f"objective.{n}", p) for n, p in objective.named_parameters()]
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix and a dot, without them."""
     start = prefix + "."
     return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+
+
+def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    return {n: p for m, x in modules.items() for n, p in x.named_parameters(m)}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
-from enhance.files import atomic
+import pytest
+
+from enhance.errors import EnhanceError
+from enhance.files import atomic, atomic_folder, read_jsonl
 
 
 def test_others_may_read_what_a_library_wrote_for_its_owner_only(tmp_path: Path) -> None:
@@ -17,3 +21,23 @@ def test_others_may_read_what_a_library_wrote_for_its_owner_only(tmp_path: Path)
     finally:
         os.umask(mask)
     assert (tmp_path / "x.bin").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_mark_before_the_first_line_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n')
+    assert read_jsonl(tmp_path / "x.jsonl") == [{"a": 1}]
+
+
+def test_a_folder_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    place = tmp_path / "set"
+    late = contextlib.ExitStack()
+    (late.enter_context(atomic_folder(place)) / "name").write_text("second")
+    with atomic_folder(place) as theirs:
+        (theirs / "name").write_text("first")
+    with pytest.raises(EnhanceError, match="meanwhile"):
+        late.close()
+    assert (place / "name").read_text() == "first"
+    with atomic_folder(place, force=True) as ours:
+        (ours / "name").write_text("third")
+    assert (place / "name").read_text() == "third"
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

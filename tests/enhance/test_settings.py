@@ -104,3 +104,16 @@ def test_every_field_is_documented() -> None:
             if isinstance(node, ast.AnnAssign):
                 documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
                 assert documented, f"{cls.__name__}.{ast.unparse(node.target)}"
+
+
+def test_set_takes_text_as_it_stands_and_is_blamed_itself(tmp_path: Path) -> None:
+    for text in ("~", "no", "1e3", "2026-11-28", "a: b", "[x", "~/c"):
+        assert load_run(None, [f"data.corpus={text}"]).data.corpus == text
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 3\n")
+    assert load_run(path, ["training.steps=7", "data.speech=[a, b]"]).data.speech == ["a", "b"]
+    with pytest.raises(EnhanceError, match=r"^--set: .*steps"):
+        load_run(path, ["training.steps=many"])
+    path.write_text("training: {steps: many}\n")
+    with pytest.raises(EnhanceError, match=r"^\S*c\.yaml: .*steps"):
+        load_run(path, ["seed=4"])

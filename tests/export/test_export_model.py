@@ -17,11 +17,12 @@ from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 from enhance.files import sha256
 from enhance.measure.metrics import si_sdr
-from enhance.network.checkpoint import CheckpointInfo, save_model
+from enhance.network.checkpoint import CheckpointInfo, load_model, save_model
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import parse
 from export import stream as command
 from export.certificate import Bounds, Clip, Streams, judge, snr_db
+from export.metadata import describe
 from export.stream import export_model, summary
 
 GENEROUS = Bounds(si_sdr_db=2.0, pesq=1.0, snr_db=20.0)
@@ -76,7 +77,15 @@ def test_metadata_tells_the_config(exported: Exported, model: WaveformModel) -> 
         assert int(m["macs_per_second"]) % 50 == 0
         assert json.loads(m["training"]) == {"mode": "base", "seed": 5, "score": {"step": 7}}
         assert parse(ModelConfig, json.loads(m["config"]), "metadata") == TINY
-        assert m["licence"]
+        assert m["licence"] == "unknown"  # nobody named one
+
+
+def test_a_licence_is_the_exporters_or_the_records(checkpoint: Path) -> None:
+    network, info = load_model(checkpoint)
+    recorded = replace(info, training={**info.training, "licence": "CC-BY-4.0"})
+    assert describe(network, recorded)["licence"] == "CC-BY-4.0"
+    assert describe(network, recorded, "MIT")["licence"] == "MIT"
+    assert describe(network, info)["licence"] == "unknown"
 
 
 def test_certificate_holds_what_was_measured(exported: Exported, pairs: Path) -> None:

@@ -30,7 +30,7 @@ from benchmarks.analysis.reconstruct.results import measure_all, summarize
 from benchmarks.analysis.reconstruct.training import Trained, train
 from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.quality.clips import Pair
-from distill.training.loop import with_threads
+from distill.training.loop import torch_threads
 from enhance.data import evaluation_set
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, sha256, write_json, write_jsonl
@@ -176,7 +176,8 @@ def reconstruct(
             temporary.write_text(reconstruct_report.text(record, results, shown), "utf-8")
         return record | {"results": results}
 
-    return with_threads(config.threads, work)
+    with torch_threads(config.threads):
+        return work()
 
 
 def slug(name: str) -> str:

@@ -9,6 +9,7 @@ energy measures that, and is to be held against a control that went through the 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,11 +32,13 @@ from benchmarks.analysis.reconstruct.spectrum import (
 )
 from benchmarks.analysis.sources import Source
 from distill.teacher.frames import FrameGrid, resample
-from distill.training.loop import Learner, Loop, Step, state_file
+from distill.training.loop import Loop, state_file
 from enhance.progress import progress_bar
 from enhance.training.interrupt import Interrupt
+from enhance.training.learner import Learner, Step
+from enhance.training.processes import Hardware, on_cpu
 
-FORMAT = "enhance-decoder-1"
+FORMAT = "enhance-decoder-2"
 _STATISTICS_CLIPS = 64
 _IN_MEMORY = 1e9  # bytes of features; others are asked for again
 
@@ -86,7 +89,7 @@ class DecoderLearner(Learner):
     """
 
     def __init__(self, config: DecoderConfig, source: Source, data: DecoderData) -> None:
-        self.config, self.source, self.data = config, source, data
+        self.config, self.source, self.data, self.name = config, source, data, source.name
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.decoder = Decoder(source.width, config.width, config.blocks, config.kernel)
@@ -134,13 +137,13 @@ class DecoderLearner(Learner):
         """The decoder."""
         return {"decoder": self.decoder}
 
-    def batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self, rank: int, world: int, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Features (B, T, D), where there are any (B, T), and decibels (B, T, F)."""
         config, speech = self.config, self.data.speech
         count = config.crop_frames
         length = (count - 1) * HOP + WINDOW
-        while True:
-            rng = np.random.default_rng(np.random.SeedSequence([config.seed, 5, step]))
+        for number in itertools.count(step * world + rank, world):
+            rng = np.random.default_rng(np.random.SeedSequence([config.seed, 5, number]))
             clips = rng.choice(len(self._share), config.batch, p=self._share)
             rows, known, waves = [], [], []
             for i in (self.data.train[c] for c in clips):
@@ -154,7 +157,6 @@ class DecoderLearner(Learner):
                 waves.append(torch.from_numpy(self.data.clean(i, begin, length)))
             spectrum = decibels(magnitudes(torch.stack(waves), centre=False))
             yield torch.stack(rows), torch.stack(known), spectrum
-            step += 1
 
     def forward(self, batch: Any, step: int) -> Step:
         """L1 of a batch."""
@@ -166,9 +168,12 @@ class DecoderLearner(Learner):
         far = (error.detach().mean(-1).sum() * share).item()
         return Step(loss, seconds, means={"loss": loss.item(), "l1_db": far})
 
-    @torch.no_grad()
     def validate(self) -> dict[str, Any]:
         """L1 in dB over all frames of the held-back clips, and that of the mean spectrum."""
+        with on_cpu([self.decoder]), torch.no_grad():
+            return self._validate()
+
+    def _validate(self) -> dict[str, Any]:
         training = self.decoder.training
         self.decoder.eval()
         far = mean = count = 0.0
@@ -218,6 +223,7 @@ def train(
     output: Path,
     interrupt: Interrupt,
     *,
+    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
     quiet: bool = False,
 ) -> Trained | None:
     """Train a decoder, or go on with the one in the folder; None where interrupted.
@@ -228,20 +234,20 @@ def train(
         If the folder's was begun with other settings, or the loss is not finite.
     """
     config = replace(config, source=source.key, corpus=data.digest())
-    loop = Loop(config, output, FORMAT, resume=state_file(output).exists(), quiet=quiet)
     learner = DecoderLearner(config, source, data)
-    if "held_back" in loop.kept:
-        loop.restore(learner.learnt())
-        learner.decoder.eval()
-    else:
-        if not learner.prepare(interrupt, quiet=quiet):
-            return None
-        if not loop.train(
-            learner, interrupt, title=source.name, steps=config.steps, minutes=config.minutes
-        ):
-            return None
-        loop.kept["held_back"] = learner.validate()
-        loop.save(learner.learnt())
+    resume = state_file(output).exists()
+    with Loop(config, output, FORMAT, resume=resume, hardware=hardware, quiet=quiet) as loop:
+        if "held_back" in loop.kept:
+            loop.restore(learner.learnt())
+            learner.decoder.eval()
+        else:
+            if not learner.prepare(interrupt, quiet=quiet):
+                return None
+            steps, minutes = config.steps, config.minutes
+            if not loop.train(learner, interrupt, steps=steps, minutes=minutes):
+                return None
+            loop.kept["held_back"] = learner.validate()
+            loop.save(learner.learnt())
     about = {
         "name": source.name,
         "kind": source.kind,

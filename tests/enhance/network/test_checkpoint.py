@@ -189,18 +189,20 @@ def test_trainer_state_round_trip(tmp_path: Path) -> None:
     net, own, optimizer = parts()
     step(net, own, optimizer)
     path = tmp_path / "trainer.safetensors"
-    save_tensors(path, gather(net, net, own, optimizer), {"step": 1}, "enhance-trainer-1")
+    save_tensors(
+        path, gather({"model": net, "objective": own}, optimizer), {"step": 1}, "enhance-trainer-1"
+    )
     tensors, header = load_tensors(path, "enhance-trainer-1")
     assert header == {"step": 1}
     other, another, restored = parts()
-    scatter(tensors, other, WaveformModel(CONFIG), another, restored, path)
+    scatter(tensors, {"model": other, "objective": another}, restored, path)
     step(net, own, optimizer)
     step(other, another, restored)
     for a, b in zip([*net.parameters(), *own.parameters()], other.parameters(), strict=False):
         assert torch.equal(a, b)
     assert torch.equal(own.weight, another.weight)
     with pytest.raises(EnhanceError, match="objective: tensors do not fit"):
-        scatter(tensors, other, net, torch.nn.Linear(4, 1), restored, path)
+        scatter(tensors, {"objective": torch.nn.Linear(4, 1)}, restored, path)
 
 
 def test_load_exactly_counts() -> None:

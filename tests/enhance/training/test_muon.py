@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from enhance.config import TrainingConfig
+from enhance.config import RunConfig, TrainingConfig
 from enhance.errors import EnhanceError
+from enhance.network.gated import GatedConv, GatedDeconv
+from enhance.training.enhancer import EnhancerPlan
 from enhance.training.muon import Muon, orthogonal
-from enhance.training.trainer import make_optimizer
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 40), (2, 40, 16)])
@@ -56,15 +57,62 @@ def test_a_step_by_hand() -> None:
 def test_small_kernels_and_vectors_are_adamw() -> None:
     module = nn.ModuleList([nn.Conv2d(2, 32, (1, 3)), nn.ConvTranspose2d(16, 8, (1, 3))])
     optimizer = Muon(module, lr=1e-3, matrix_rate=0.02, weight_decay=0.0)
-    assert set(optimizer.blocks) == {module[1].weight}
+    assert set(optimizer.layouts) == {module[1].weight}
     grouped = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(grouped) == len(set(grouped)) == 4
 
 
+def test_kernels_are_matrices_from_inputs_to_outputs_and_gated_halves_stand_alone() -> None:
+    torch.manual_seed(2)
+    module = nn.ModuleDict(
+        {
+            "plain": nn.Conv2d(10, 12, (1, 3)),
+            "transposed": nn.ConvTranspose2d(40, 10, (1, 3)),  # 10 x 120: a wide matrix, not tall
+            "gated": GatedConv(10, 12),
+            "gated transposed": GatedDeconv(20, 9, 33, last=False),
+            "narrow": GatedDeconv(20, 4, 33, last=False),  # 8 outputs, of two halves of 4
+        }
+    )
+    optimizer = Muon(module, lr=1e-3, matrix_rate=0.1, weight_decay=0.0)
+    kernels = {n: getattr(part, "conv", part).weight for n, part in module.items()}
+    before = {name: kernel.detach().clone() for name, kernel in kernels.items()}
+    for parameter in module.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    gradients = {name: kernel.grad.clone() for name, kernel in kernels.items()}
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3 * group.get("scale", 1.0)
+    optimizer.step()
+    assert kernels["narrow"] not in optimizer.layouts
+    for name in list(kernels)[:-1]:
+        swap = "transposed" in name
+        ahead = 1.95 * (gradients[name].transpose(0, 1) if swap else gradients[name])
+        parts = ahead.flatten(1).chunk(2 if "gated" in name else 1)
+        update = torch.cat([orthogonal(part[None])[0] for part in parts]).view_as(ahead)
+        expected = before[name] - 0.1 * (update.transpose(0, 1) if swap else update)
+        # Products of several matrices at once may round their bfloat16 otherwise.
+        torch.testing.assert_close(kernels[name].detach(), expected, rtol=0, atol=2e-3, msg=name)
+        values = torch.cat([torch.linalg.svdvals(x) for x in update.flatten(1).chunk(len(parts))])
+        assert values.min() > 0.6 and values.max() < 1.3, name
+
+
+def test_a_state_of_when_a_kernel_was_muons_goes_on() -> None:
+    module = GatedDeconv(20, 4, 33, last=False)
+    optimizer = Muon(module, lr=1e-3, matrix_rate=0.1, weight_decay=0.0)
+    kernel = module.conv.weight
+    optimizer.state[kernel]["momentum"] = torch.ones_like(kernel)
+    kernel.grad = torch.ones_like(kernel)
+    optimizer.step()
+    assert set(optimizer.state[kernel]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
 def test_the_configuration_chooses() -> None:
     module = nn.Linear(16, 16)
-    assert type(make_optimizer(TrainingConfig(optimizer="adamw"), module)) is torch.optim.AdamW
-    muon = make_optimizer(TrainingConfig(matrix_rate=0.03, learning_rate=1e-3), module)
+
+    def made(training: TrainingConfig) -> torch.optim.Optimizer:
+        return EnhancerPlan(RunConfig(training=training)).optimizer(module)
+
+    assert type(made(TrainingConfig(optimizer="adamw"))) is torch.optim.AdamW
+    muon = made(TrainingConfig(matrix_rate=0.03, learning_rate=1e-3))
     assert isinstance(muon, Muon)
     assert muon.param_groups[0]["scale"] == pytest.approx(30)
     with pytest.raises(EnhanceError, match="matrix_rate"):

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_training as tiny
 import torch
-from torch import Tensor, nn
 
 from enhance.config import RunConfig, TrainingConfig
+from enhance.data.clips import DataConfig, load_clips
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
-from enhance.network.waveform_model import WaveformModel
 from enhance.training.loop import fit, seed_everything
 from enhance.training.objective import Enhancement, Objective
-from enhance.training.processes import resolve
+from enhance.training.processes import Hardware, resolve
+from enhance.training.run_folder import write_heard
 from enhance.training.state import load_tensors
 
 
@@ -40,40 +38,6 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunC
     summary = fit(settings, Enhancement(settings.loss), run, quiet=True)
     assert (summary["stopped"], summary["step"]) == ("finished", 12)
     return settings, run
-
-
-def same(a: Path, b: Path) -> None:
-    """Histories equal to the byte, all tensors of trainer and model to the bit."""
-    assert (a / "history.jsonl").read_bytes() == (b / "history.jsonl").read_bytes()
-    for name, tag in (("trainer", "enhance-trainer-1"), ("model", "enhance-model-1")):
-        ours, header = load_tensors(a / f"{name}.safetensors", tag)
-        theirs, other = load_tensors(b / f"{name}.safetensors", tag)
-        assert list(ours) == list(theirs)
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-        for key in ("step", "best", "sums", "score"):
-            assert header.get(key) == other.get(key)
-
-
-class Sums(Objective):
-    """Counts up to a step, then does what a test wants; owns a weight and draws random numbers."""
-
-    def __init__(self, loss: Any, bad_step: int = -1, stop_step: int = -1) -> None:
-        super().__init__()
-        self.inner = Enhancement(loss)
-        self.weight = nn.Parameter(torch.ones(3))
-        self.bad_step, self.stop_step = bad_step, stop_step
-        self.calls = 0
-
-    def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
-        self.calls += 1
-        losses = self.inner(model, batch)
-        dropped = nn.functional.dropout(self.weight, 0.5)
-        losses["own"] = (dropped - batch["clean"].std()).square().mean()
-        if self.calls == self.stop_step:
-            os.kill(os.getpid(), signal.SIGINT)
-        if self.calls >= self.bad_step > 0 and (0, 3 * 4 + 1) in batch["index"]:
-            losses["own"] = losses["own"] * math.nan
-        return losses
 
 
 def test_learns(data: Path, tmp_path: Path) -> None:
@@ -121,6 +85,32 @@ def test_heard(straight: tuple[RunConfig, Path]) -> None:
         assert row["sha256"] == hashlib.sha256((corpus / row["path"]).read_bytes()).hexdigest()
 
 
+def test_a_replaced_file_has_its_new_hash(tmp_path: Path) -> None:
+    data = tiny.make_clips(tmp_path / "clips", 2)
+    clips = load_clips(DataConfig(corpus=str(data)), quiet=True)[0]
+    parts = {"train": clips}
+    write_heard(tmp_path, parts, quiet=True)
+    before = [row["sha256"] for row in read_jsonl(tmp_path / "heard.jsonl")]
+    old, other = clips[0].path, tmp_path / "other.wav"
+    content = bytearray(old.read_bytes())
+    content[-1] ^= 1
+    other.write_bytes(content)
+    about = old.stat()
+    os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))  # as `cp -p` keeps it
+    other.replace(old)
+    write_heard(tmp_path, parts, keep=True, quiet=True)
+    after = [row["sha256"] for row in read_jsonl(tmp_path / "heard.jsonl")]
+    assert after == [sha256(clip.path) for clip in clips]
+    assert (after[0] != before[0], after[1:]) == (True, before[1:])
+
+
+def test_a_refused_run_leaves_no_trace(data: Path, tmp_path: Path) -> None:
+    settings = replace(tiny.config(data), data=DataConfig(corpus=str(tmp_path / "nowhere")))
+    with pytest.raises(EnhanceError, match="nowhere"):
+        fit(settings, Enhancement(settings.loss), tmp_path / "runs" / "r", quiet=True)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_validation_measures_the_average(straight: tuple[RunConfig, Path]) -> None:
     from enhance.data.mixing import Mixer
     from enhance.measure.metrics import si_sdr
@@ -148,17 +138,17 @@ def test_interrupted_and_resumed(data: Path, tmp_path: Path, stop_step: int) -> 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     handler = signal.getsignal(signal.SIGINT)
     seed_everything(1)
-    fit(settings, Sums(settings.loss), whole, quiet=True)
+    fit(settings, tiny.Sums(settings.loss), whole, quiet=True)
     seed_everything(1)
-    first = fit(settings, Sums(settings.loss, stop_step=stop_step), broken, quiet=True)
+    first = fit(settings, tiny.Sums(settings.loss, stop_step=stop_step), broken, quiet=True)
     assert (first["stopped"], first["step"]) == ("SIGINT", stop_step)
     assert signal.getsignal(signal.SIGINT) is handler
     assert (broken / "model.safetensors").is_file()
     seed_everything(99)  # nothing may hang on the state that the process happens to have
     torch.rand(5)
-    second = fit(settings, Sums(settings.loss), broken, resume=True, quiet=True)
+    second = fit(settings, tiny.Sums(settings.loss), broken, resume=True, quiet=True)
     assert second["step"] == 9
-    same(whole, broken)
+    tiny.same(whole, broken)
     assert [row["type"] for row in read_jsonl(broken / "timing.jsonl")].count("resume") == 1
 
 
@@ -178,28 +168,7 @@ def test_killed_and_resumed(straight: tuple[RunConfig, Path], tmp_path: Path) ->
     before = len(tiny.rows(killed, "train"))
     print("killed after step", before)
     fit(settings, Enhancement(settings.loss), killed, resume=True, quiet=True)
-    same(run, killed)
-
-
-def test_terminated_command(data: Path, tmp_path: Path) -> None:
-    settings = tiny.on_workers(tiny.config(data, steps=100000, validate_every=0), 2)
-    run = tmp_path / "run"
-    process = tiny.command(settings, run)
-    try:
-        while not ((run / "history.jsonl").is_file() and len(tiny.rows(run, "train")) >= 2):
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.02)
-        process.terminate()
-        output, _ = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 128 + signal.SIGTERM, output
-    _, header = load_tensors(run / "trainer.safetensors", "enhance-trainer-1")
-    assert f"SIGTERM, stopped and saved at step {header['step']} of 100000" in output
-    assert "--resume goes on" in output
-    assert "Traceback" not in output
-    assert header["step"] == len(tiny.rows(run, "train"))
+    tiny.same(run, killed)
 
 
 def test_unfinished_line_is_cut(straight: tuple[RunConfig, Path], tmp_path: Path) -> None:
@@ -244,7 +213,7 @@ def test_not_finite(data: Path, tmp_path: Path) -> None:
     settings = tiny.config(data, validate_every=0, checkpoint_every=2)
     run = tmp_path / "run"
     with pytest.raises(EnhanceError, match=r"step 4: .*own nan.*seed 0, epoch 0, index 13") as e:
-        fit(settings, Sums(settings.loss, bad_step=1), run, quiet=True)
+        fit(settings, tiny.Sums(settings.loss, bad_step=1), run, quiet=True)
     record = json.loads((run / "bad_batch.json").read_text())
     assert record["step"] == 4
     assert [row["index"] for row in record["clips"]] == [12, 13, 14, 15]
@@ -378,7 +347,13 @@ def test_auto_precision_is_what_the_processor_multiplies_in(
 def test_unknown_strategy(data: Path, tmp_path: Path) -> None:
     settings = tiny.config(data)
     with pytest.raises(EnhanceError, match="strategy 'fsdp': none of auto, ddp"):
-        fit(settings, Enhancement(settings.loss), tmp_path / "run", strategy="fsdp", quiet=True)
+        fit(
+            settings,
+            Enhancement(settings.loss),
+            tmp_path / "run",
+            hardware=Hardware(strategy="fsdp"),
+            quiet=True,
+        )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from enhance.audio.write import write
 from enhance.files import atomic
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

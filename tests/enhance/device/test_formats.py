@@ -21,7 +21,7 @@ from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
 from enhance.files import atomic, kind_of, read_jsonl, resolved, same_file, sha256, write_jsonl
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 RNG = np.random.default_rng(6)
 ENCODINGS = [
     (container, subtype)
@@ -59,15 +59,14 @@ def test_every_encoding_goes_into_every_suffix(tmp_path: Path, delay: Enhancer, 
             try:
                 clean_file(source, target, delay, force=True)
             except EnhanceError as error:
-                assert "cannot be written with 1 channels at" in str(error)
-                refused.add(suffix)
+                refused.add((suffix, "cannot be written with 1 channels at" in str(error)))
                 continue
             made = info(target)
             assert (made.frames, made.sample_rate) == (about.frames, about.sample_rate)
             assert made.subtype == "OPUS" or suffix != ".opus"
     assert tried > 500
-    assert refused <= {".opus", ".mp3"}
-    assert (".mp3" in refused) == (rate == 11127)
+    assert refused <= {(".opus", True), (".mp3", True)}
+    assert ((".mp3", True) in refused) == (rate == 11127)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_names_of_any_bytes(tmp_path: Path, environment: dict[str, str]) -> None
         (tmp_path / "a.wav").rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name + b".wav"))
         done = enhance("run", "-v", name + b".wav", cwd=tmp_path, **environment)
         assert done.returncode == 0, done.stderr
-        assert sorted(os.listdir(os.fsencode(tmp_path))) == [
+        assert sorted(os.fsencode(path.name) for path in tmp_path.iterdir()) == [
             name + b".wav",
             name + b"_enhanced.wav",
         ]
@@ -199,13 +198,17 @@ def test_paths_that_cannot_be_looked_at_are_one_line(tmp_path: Path, delay: Enha
 def test_a_folder_that_may_not_be_entered_is_one_line(tmp_path: Path) -> None:
     write(tmp_path / "x.wav", noise(500), 16000)
     (tmp_path / "s").mkdir(mode=0)
-    limits = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all"]
+    limits = (
+        []
+        if os.geteuid()
+        else ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all"]
+    )
     for words in (
         "run s/x.wav", "run x.wav s/y.wav", "run x.wav y.wav -m s/m.onnx", "info s/m",
         "data manifest s/x",
     ):  # fmt: skip
         done = subprocess.run(
-            [*(limits if os.geteuid() == 0 else []), sys.executable, "-m", "enhance", *words.split()],
+            [*limits, sys.executable, "-m", "enhance", *words.split()],
             cwd=tmp_path, capture_output=True, text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
@@ -228,7 +231,8 @@ def test_full_standard_output_is_one_line() -> None:
 def test_nothing_is_sent_and_nothing_written_to_the_home(tmp_path: Path) -> None:
     write(tmp_path / "x.wav", noise(500), 16000)
     for code in (
-        "from enhance.device.clean import run_path; run_path('x.wav', 'y.wav', force=True, quiet=True)",
+        "from enhance.device.clean import run_path\n"
+        "run_path('x.wav', 'y.wav', force=True, quiet=True)",
         "import benchmarks.latency.cold_start, onnxruntime",
         "import enhance.device.offline, onnxruntime",
         "from multiprocessing import get_context\n"

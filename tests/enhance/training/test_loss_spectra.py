@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from enhance.loss_spectra import power_spectra, real_dft
+from enhance.training.loss_spectra import power_spectra, real_dft
 
 
 def by_torch(wave: Tensor, window: Tensor, exponent: float, floor: float, pad: bool) -> Tensor:

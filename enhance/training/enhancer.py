@@ -1,0 +1,278 @@
+"""The learner of `fit`: an enhancer, its objective, the average of its weights, its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from enhance import __version__
+from enhance.config import RunConfig
+from enhance.data.loader import batches
+from enhance.data.mixing import bank
+from enhance.errors import EnhanceError
+from enhance.files import sha256
+from enhance.measure.timing import processor_name
+from enhance.network.checkpoint import WEIGHTS, CheckpointInfo, save_model, start_from
+from enhance.network.waveform_model import WaveformModel
+from enhance.settings import to_dict
+from enhance.training import bad_batch
+from enhance.training.data import TrainingData
+from enhance.training.ema import Ema
+from enhance.training.engine import seed_everything
+from enhance.training.learner import Learner, Plan, State, Step, adamw
+from enhance.training.muon import Muon
+from enhance.training.objective import Objective
+from enhance.training.processes import collect, on_first, precision_of
+from enhance.training.schedule import learning_rate, progress, since
+from enhance.training.validation import SEED, Validation
+
+TOLD = (
+    "steps",
+    "minutes",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "matrix_rate",
+    "weight_decay",
+    "ema_decay",
+)
+"""Settings of training that the kept model's record names."""
+
+
+class EnhancerPlan(Plan):
+    """`TrainingConfig` as the engine sees it.
+
+    A limit in minutes bends the schedule by the clock: such a run cannot be repeated.
+    """
+
+    closes = True
+
+    def __init__(self, config: RunConfig, branch: Mapping[str, Any] | None = None) -> None:
+        self.branch = branch
+        c = self.training = config.training
+        self.seed, self.clip_norm = config.seed, c.clip_norm
+        self.log_every, self.validate_every = c.log_every, c.validate_every
+
+    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Muon, or AdamW alone."""
+        c = self.training
+        if c.optimizer == "adamw":
+            return adamw(module, c.learning_rate, c.weight_decay)
+        return Muon(
+            module, lr=c.learning_rate, matrix_rate=c.matrix_rate, weight_decay=c.weight_decay
+        )
+
+    def used(self, state: State) -> float:
+        """Fraction of the budget that is used."""
+        return progress(self.training, *since(self.branch, state.step, state.seconds))
+
+    def rate(self, state: State) -> float:
+        """AdamW's."""
+        return learning_rate(self.training, state.step, self.used(state))
+
+    def expected(self, state: State) -> float | None:
+        """As many more as the share of the budget that is left."""
+        steps, _ = since(self.branch, state.step, 0.0)
+        used = self.used(state)
+        return state.step - steps + steps / used if used else None
+
+    def over(self, state: State) -> bool:
+        """Whether steps or minutes are used."""
+        return self.used(state) >= 1
+
+    def saves(self, state: State, saved: float) -> bool:
+        """Every so many steps."""
+        return state.step % self.training.checkpoint_every == 0
+
+
+class Enhancer(Learner):
+    """A model and its objective.
+
+    Parameters
+    ----------
+    fabric
+        Launched.
+    config
+        Of the run.
+    plan
+        Its part that the engine knows.
+    objective
+        On its device, prepared.
+    data
+        Clips.
+    run
+        Folder that keeps the model.
+    init
+        Checkpoint to start from.
+    header
+        Of the state to go on from; empty for a new run.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: RunConfig,
+        plan: EnhancerPlan,
+        objective: Objective,
+        data: TrainingData,
+        run: Path,
+        init: Path | str | None,
+        header: Mapping[str, Any],
+    ) -> None:
+        self.fabric, self.config, self.plan, self.run = fabric, config, plan, run
+        self.objective, self.data, self.partial = objective, data, objective.partial
+        seed_everything(config.seed)
+        self.model = WaveformModel(config.model, objective.companion())
+        self.best: dict[str, Any] | None = header.get("best")
+        self.init: dict[str, str] | None = header.get("init")
+        if init is not None:
+            folder = start_from(self.model, config.model, init).folder
+            # Where it lay on this machine is nobody's business, unless it was named from here.
+            name = folder.name if folder.is_absolute() else folder.as_posix()
+            self.init = {"checkpoint": name, "sha256": sha256(folder / WEIGHTS)}
+        self.average = Ema(self.model, config.training.ema_decay)
+        self.describe = to_dict(objective.describe())
+        self.step = int(header.get("step", 0))
+        self.validation = on_first(fabric, self._validation)
+
+    def _validation(self) -> Validation | None:
+        config = self.config
+        if not config.training.validate_every:
+            return None
+        rate = config.model.stft.sample_rate
+        responses = bank(config.mixing, config.data.rirs, SEED, rate, quiet=True)
+        return Validation(*self.data.held_back(), config, responses)
+
+    def learnt(self) -> Mapping[str, nn.Module]:
+        """The model, and what the objective owns."""
+        return {"model": self.model, "objective": self.objective}
+
+    def beside(self) -> Mapping[str, nn.Module]:
+        """The averaged weights."""
+        return {"average": self.average.model}
+
+    def batches(self, rank: int, world: int, step: int) -> Iterator[dict[str, Any]]:
+        """This process's part of the mixtures of each step."""
+        c = self.config.training
+        return batches(
+            self.data.mixer,
+            *(c.batch_size, c.epoch_size, step),
+            rank=rank,
+            world=world,
+            workers=self.config.data.workers,
+            mixing_of=self.data.mixing_of,
+        )
+
+    def before_step(self, step: int) -> None:
+        """The objective chooses its phase."""
+        self.objective.begin_step(step, self.model)
+
+    def forward(self, batch: dict[str, Any], step: int) -> Step:
+        """The objective's losses, summed."""
+        losses = self.objective(self.model, batch)
+        noisy = batch["noisy"]
+        seconds = noisy.numel() / self.config.model.stft.sample_rate
+        return Step(torch.stack(list(losses.values())).sum(), seconds, losses)
+
+    def after_update(self, step: int, total: int | None) -> None:
+        """The average follows."""
+        self.step = step + 1
+        self.average.update(self.model, self.step)
+
+    def row(self, state: State) -> dict[str, Any]:
+        """The losses by name, and the rest.
+
+        A loss that only some of the steps had is averaged over those; ``loss`` is the mean of the
+        steps' sums.
+        """
+        losses = state.means()
+        other = {name: losses.pop(name) for name in ("gradient_norm", "learning_rate")}
+        steps = state.counts["learning_rate"]
+        total = sum(value * (state.counts[n] / steps) for n, value in losses.items())
+        return {"loss": total, "losses": losses, **other, "used": self.plan.used(state)}
+
+    def clock(self) -> dict[str, float]:
+        """The objective's."""
+        return self.objective.log()
+
+    def validate(self) -> dict[str, Any] | None:
+        """Measure the averaged weights, and keep them if they are the best so far.
+
+        Raises
+        ------
+        EnhanceError
+            If their output is not finite.
+        """
+        if self.validation is None or not self.objective.trains_enhancer(self.step):
+            return None
+        result = self.validation.measure(self.average.model, self.config.training.batch_size)
+        if not math.isfinite(result["si_sdr"]):
+            raise EnhanceError(f"step {self.step}: the output on the validation set is not finite")
+        better = self.best is None or result["si_sdr"] > self.best["si_sdr"]
+        if better:
+            self.best = {"step": self.step, **result}
+            self._keep(self.best)
+        return {**result, "best": better}
+
+    def tell(self, row: dict[str, Any], seconds: float) -> str:
+        """Validations."""
+        if row["type"] != "validation":
+            return ""
+        quality = "" if row["pesq_wb"] is None else f", PESQ-WB {row['pesq_wb']:.3f}"
+        return (
+            f"step {row['step']}: validation SI-SDR {row['si_sdr']:.2f} dB "
+            f"({row['si_sdr_gain']:+.2f}){quality}{'  best so far' if row['best'] else ''}"
+        )
+
+    def before_save(self, last: bool) -> None:
+        """Write a model where none was kept by validation, and the objective trains an enhancer."""
+        if not self.step or not self.objective.trains_enhancer(self.step):
+            return
+        if self.validation is None:
+            self.best = {"step": self.step}
+        if self.validation is None or (last and self.best is None):
+            self._keep({"step": self.step})
+
+    def _keep(self, score: dict[str, Any]) -> None:
+        config, device = self.config, self.fabric.device
+        training = to_dict(config.training)
+        cuda = device.type == "cuda"
+        record = {
+            **self.describe,
+            "producer": f"enhance {__version__}",
+            "seed": config.seed,
+            **{name: training[name] for name in TOLD},
+            "snr": list(config.mixing.snr),
+            "hours": self.data.hours(),
+            "precision": precision_of(self.fabric),
+            "device": torch.cuda.get_device_name(device) if cuda else processor_name(),
+            **({"init": self.init} if self.init else {}),
+            **({"branch": self.plan.branch} if self.plan.branch else {}),
+        }
+        save_model(self.run, self.average.model, CheckpointInfo(config.model, record, score))
+
+    def header(self) -> dict[str, Any]:
+        """What the state says of the run."""
+        return {
+            "best": self.best,
+            "config": to_dict(self.config),
+            "objective": self.describe,
+            "init": self.init,
+            "branch": self.plan.branch,
+            "data": self.data.fingerprint,
+        }
+
+    def fail(
+        self, batch: Any, found: Step, at: tuple[int, int], loss: float, figures: dict[str, float]
+    ) -> NoReturn:
+        """Name the clips whose losses are bad, here and in bad_batch.json."""
+        rows = bad_batch.suspects(lambda clip: self.objective(self.model, clip), batch, at[0])
+        everyone = [row for some in collect(self.fabric, rows) for row in some]
+        on_first(self.fabric, lambda: bad_batch.report(self.run, at[1], figures, everyone))
+        raise AssertionError  # the line above has raised
