@@ -4,8 +4,9 @@ The numbers follow Kaldi's ``compute-mfcc-feats`` with its defaults (which are a
 HuBERT's first iteration, Hsu et al. 2021, section III-A): frames that fit wholly inside the
 signal, constant offset removed, pre-emphasis 0.97, Povey window, 512-point power spectrum,
 23 mel bands from 20 Hz to Nyquist, natural log, orthonormal DCT-II, 13 coefficients,
-liftering 22; torchaudio computes them. Only the frame shift differs: 320 samples where HuBERT took 160, so that frame t
-covers samples ``[320 t, 320 t + 400)`` exactly as frame t of a wav2vec 2.0 style extractor.
+liftering 22; torchaudio computes them. Only the frame shift differs: 320 samples where HuBERT took
+160, so that frame t covers samples ``[320 t, 320 t + 400)`` exactly as frame t of a wav2vec 2.0
+style extractor.
 """
 
 from __future__ import annotations
