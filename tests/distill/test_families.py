@@ -309,7 +309,6 @@ def test_teachers_prints_and_writes_a_table(
 
 
 def test_a_record_of_another_kind_is_no_metric(made: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
 
     folder = tmp_path / "model"
     shutil.copytree(made["hubert"], folder)
