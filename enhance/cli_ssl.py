@@ -110,9 +110,15 @@ def pretrain_ssl(
     if output is None:
         output = Path("runs") / f"ssl-{config.family}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = corpus or demo_corpus.ensure(quiet=quiet)
-    hardware = Hardware(accelerator, devices, strategy, num_nodes)
-    more = {"resume": resume, "probe": probe, "hardware": hardware, "quiet": quiet}
-    record = pretrain_ssl.pretrain(config, folder, output, **more)
+    record = pretrain_ssl.pretrain(
+        config,
+        folder,
+        output,
+        resume=resume,
+        probe=probe,
+        hardware=Hardware(accelerator, devices, strategy, num_nodes),
+        quiet=quiet,
+    )
     if "stopped" in record:
         raise typer.Exit(130)
 

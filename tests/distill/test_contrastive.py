@@ -244,7 +244,7 @@ def test_the_interval_goes_by_file_not_by_crop() -> None:
 
 def test_codes_that_are_never_taken_leave_the_gradient_finite() -> None:
     soft = torch.tensor([[[0.25, 0.75, 0.0]]], requires_grad=True)
-    found = perplexities(soft)
+    found = contrastive.perplexities(soft)
     found.sum().backward()
     assert found.item() == pytest.approx(np.exp(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75))))
     assert soft.grad is not None and soft.grad.isfinite().all()
