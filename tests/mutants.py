@@ -28,7 +28,9 @@ class Mutant:
 
 
 ENGINE = "enhance/training/engine.py"
-STEPS = "tests/test_engine.py::test_every_step_has_its_rate_its_scale_and_its_bound"
+STEPS = (
+    "tests/enhance/training/test_engine.py::test_every_step_has_its_rate_its_scale_and_its_bound"
+)
 GROUP = "tests/test_training_faults.py::test_a_signal_to_the_whole_group"
 MUTANTS = (
     Mutant(
@@ -47,12 +49,12 @@ MUTANTS = (
     Mutant(
         "weight decay ignored", "enhance/training/enhancer.py",
         "adamw(module, c.learning_rate, c.weight_decay)", "adamw(module, c.learning_rate, 0.0)",
-        "tests/test_engine.py::test_decay_is_that_of_the_configuration",
+        "tests/enhance/training/test_engine.py::test_decay_is_that_of_the_configuration",
     ),
     Mutant(
         "Muon's weight decay ignored", "enhance/training/enhancer.py",
         "weight_decay=c.weight_decay\n", "weight_decay=0.0\n",
-        "tests/test_engine.py::test_decay_is_that_of_the_configuration",
+        "tests/enhance/training/test_engine.py::test_decay_is_that_of_the_configuration",
     ),
     Mutant(
         "workers not ignoring Ctrl-C", "enhance/data/loader.py",
@@ -69,7 +71,7 @@ MUTANTS = (
     ),
     Mutant(
         "gradient not looked at", ENGINE, "and math.isfinite(norm)", "",
-        "tests/test_engine.py::test_a_finite_loss_of_an_infinite_gradient_reaches_nothing",
+        "tests/enhance/training/test_engine.py::test_a_finite_loss_of_an_infinite_gradient_reaches_nothing",
     ),
     Mutant(
         "a folder for two", "enhance/training/run_folder.py",
@@ -78,7 +80,7 @@ MUTANTS = (
     ),
     Mutant(
         "transposed kernels taken as they lie", "enhance/training/muon.py",
-        "Layout(halves, isinstance(part, kinds))", "Layout(halves, False)", "tests/test_muon.py",
+        "Layout(halves, isinstance(part, kinds))", "Layout(halves, False)", "tests/enhance/training/test_muon.py",
     ),
 )  # fmt: skip
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
-from enhance.objective import Enhancement
-from enhance.spectral import WaveformModel
+from enhance.network.waveform_model import WaveformModel
 from enhance.training.interrupt import Interrupt
 from enhance.training.loop import fit, seed_everything
+from enhance.training.objective import Enhancement
 from enhance.training.state import load_tensors
 
 

@@ -25,9 +25,9 @@ from enhance.config import (
     RunConfig,
     TrainingConfig,
 )
-from enhance.objective import Enhancement, Objective
+from enhance.network.waveform_model import WaveformModel
 from enhance.settings import dump_yaml
-from enhance.spectral import WaveformModel
+from enhance.training.objective import Enhancement, Objective
 from enhance.training.state import load_tensors
 
 ROOT = Path(__file__).resolve().parents[1]

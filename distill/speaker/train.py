@@ -1,6 +1,7 @@
 """Training of a speaker encoder: `enhance pretrain-speaker --objective aam|dino`.
 
-One training by `distill.loop` for both objectives, the EER of what came out, record and card.
+One training by `distill.training.loop` for both objectives, the EER of what came out, record and
+card.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from distill.backbones import ecapa_model
-from distill.loop import Loop
 from distill.speaker import card, score
 from distill.speaker.aam import Aam
 from distill.speaker.config import SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.dino import Dino
+from distill.training.loop import Loop
 from enhance.files import write_json
 from enhance.training.interrupt import Interrupt
 from enhance.training.learner import Learner, Step
@@ -52,7 +53,7 @@ def train(
     config
         What to train and how long.
     corpus
-        Folder with speech and noise, as `enhance.data.dataset.load_clips` reads it; `aam` needs
+        Folder with speech and noise, as `enhance.data.clips.load_clips` reads it; `aam` needs
         the column `speaker`.
     output
         Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,
@@ -64,7 +65,7 @@ def train(
     resume
         Go on from ``output/state``.
     hardware
-        See `distill.loop.Loop`.
+        See `distill.training.loop.Loop`.
     quiet
         No progress bar.
 

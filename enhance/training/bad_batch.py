@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from enhance.checkpoint import WEIGHTS
 from enhance.errors import EnhanceError
 from enhance.files import write_json
+from enhance.network.checkpoint import WEIGHTS
 
 FILE = "bad_batch.json"
 

@@ -12,22 +12,22 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from enhance import __version__
-from enhance.checkpoint import WEIGHTS, CheckpointInfo, save_model, start_from
 from enhance.config import RunConfig
 from enhance.data.loader import batches
 from enhance.data.mixing import bank
 from enhance.errors import EnhanceError
 from enhance.files import sha256
-from enhance.objective import Objective
+from enhance.measure.timing import processor_name
+from enhance.network.checkpoint import WEIGHTS, CheckpointInfo, save_model, start_from
+from enhance.network.waveform_model import WaveformModel
 from enhance.settings import to_dict
-from enhance.spectral import WaveformModel
-from enhance.timing import processor_name
 from enhance.training import bad_batch
 from enhance.training.data import TrainingData
 from enhance.training.ema import Ema
 from enhance.training.engine import seed_everything
 from enhance.training.learner import Learner, Plan, State, Step, adamw
 from enhance.training.muon import Muon
+from enhance.training.objective import Objective
 from enhance.training.processes import collect, on_first, precision_of
 from enhance.training.schedule import learning_rate, progress, since
 from enhance.training.validation import SEED, Validation

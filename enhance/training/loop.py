@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from enhance.checkpoint import start_from
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
-from enhance.objective import Objective
+from enhance.network.checkpoint import start_from
+from enhance.network.waveform_model import WaveformModel
 from enhance.settings import to_dict
-from enhance.spectral import WaveformModel
 from enhance.training import branch as branches
 from enhance.training import run_folder
 from enhance.training import state as files
@@ -24,6 +23,7 @@ from enhance.training.engine import Engine, seed_everything
 from enhance.training.enhancer import Enhancer, EnhancerPlan
 from enhance.training.interrupt import Interrupt
 from enhance.training.learner import State
+from enhance.training.objective import Objective
 from enhance.training.processes import Hardware, end_others, in_turn, on_first, together
 
 __all__ = ["fit", "seed_everything"]

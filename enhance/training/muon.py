@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from enhance.gated import GatedConv, GatedDeconv
+from enhance.network.gated import GatedConv, GatedDeconv
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest slope at zero
 _ITERATIONS = 5

@@ -130,7 +130,7 @@ def make_model(tmp_path: Path) -> ModelMaker:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from benchmarks.claims import take
+from benchmarks.study.locks import take
 claim = take(Path(sys.argv[1]))
 print("held" if claim else "refused", flush=True)
 time.sleep(60)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from test_families import CASES, TINY, configured
 
-from distill import teacher
-from distill.loop import Loop
-from distill.pretrain_ssl import FORMAT, pretrain
+from distill.ssl.run import FORMAT, pretrain
+from distill.teacher import contract as teacher
+from distill.training.loop import Loop
 from enhance.errors import EnhanceError
 
 

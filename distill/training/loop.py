@@ -1,0 +1,265 @@
+"""One run in one folder of everything that is no enhancer: teachers, speaker encoders, decoders.
+
+The training is `enhance.training.engine`. Here is the folder (begun, resumed, refused), what the
+owner keeps in its state, and the plan: a limit in minutes only decides when the last quarter
+begins, in which the learning rate falls to zero, so that a run can be repeated exactly by naming
+the number of steps it came to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.training.config import FREE, LoopConfig, total_from
+from enhance.errors import EnhanceError
+from enhance.network.checkpoint import WEIGHTS
+from enhance.settings import merge
+from enhance.training import run_folder
+from enhance.training.engine import Engine
+from enhance.training.history import HISTORY
+from enhance.training.interrupt import Interrupt
+from enhance.training.learner import Learner, Plan, State, adamw
+from enhance.training.processes import Hardware, end_others, on_first, precision_of
+from enhance.training.state import below, gather, load_exactly, load_tensors, save_tensors
+
+
+class LoopPlan(Plan):
+    """`LoopConfig` as the engine sees it, of one training of so many minutes (0: no limit)."""
+
+    def __init__(self, config: LoopConfig, minutes: float) -> None:
+        self.config, self.limit = config, 60 * minutes
+        self.seed, self.clip_norm = config.seed, config.clip_norm
+        self.log_every, self.validate_every = config.log_every, config.validate_every
+
+    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """AdamW."""
+        c = self.config
+        return adamw(module, c.learning_rate, c.weight_decay, betas=c.betas, eps=c.epsilon)
+
+    def rate(self, state: State) -> float:
+        """Rise, plateau, last quarter."""
+        return self.config.rate(state.step, state.total)
+
+    def expected(self, state: State) -> float:
+        """The number of steps, or as many as the minutes will allow."""
+        return state.total or state.step * self.limit / max(state.seconds, 1e-9)
+
+    def over(self, state: State) -> bool:
+        """Whether all steps are done; three quarters of the minutes say how many there are."""
+        if self.limit and state.seconds >= 0.75 * self.limit:
+            total = total_from(state.step)
+            state.total = total if state.total is None else min(total, state.total)
+            self.limit = 0.0
+        return state.total is not None and state.step >= state.total
+
+    def saves(self, state: State, saved: float) -> bool:
+        """Every so many seconds."""
+        return state.seconds - saved > self.config.checkpoint_seconds
+
+
+class Loop(contextlib.ExitStack):
+    """One run in one folder: a context manager that keeps other processes from it.
+
+    Parameters
+    ----------
+    config
+        What decides the weights and how long it may take.
+    output
+        The run's folder: ``history.jsonl``, ``timing.jsonl`` and ``tensorboard/`` there,
+        ``state/trainer.safetensors`` to go on from.
+    tag
+        Format of that state, checked on resumption.
+    resume
+        Go on from the state that is there.
+    hardware
+        Where to train. With several processes each takes batches of its own, so that a step hears
+        as many times the audio.
+    quiet
+        Show nothing.
+
+    Raises
+    ------
+    EnhanceError
+        If the folder holds a run and ``resume`` is not set, or the other way round, holds results
+        without their state, is in use, or the run was begun with other settings.
+    """
+
+    def __init__(
+        self,
+        config: LoopConfig,
+        output: Path,
+        tag: str,
+        *,
+        resume: bool,
+        hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
+        quiet: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.tag, self.quiet = config, tag, quiet
+        self.plain = json.loads(json.dumps(asdict(config)))
+        self.state = State()
+        self.kept: dict[str, Any] = {}
+        """What the owner wants beside the state in the file; JSON."""
+        self.resumed: dict[str, Tensor] = {}
+        if resume:
+            self._resume(begun(output, tag), output)
+        asked = (config.precision, resume, hardware.accelerator)
+        precision, notes = run_folder.precision(state_file(output), tag, *asked)
+        self.fabric = hardware.launch(precision, partial=True)
+        self.output = Path(self.fabric.broadcast(str(output)))  # may be named by the clock
+        self.file = state_file(self.output)
+        self.quiet = quiet or not self.fabric.is_global_zero
+        self.begun, self._locked = resume, False
+        if not resume:
+            on_first(self.fabric, self._check_empty)
+        run_folder.tell(notes, self.quiet)
+        self.enter_context(torch_threads(config.threads))
+
+    def lock(self) -> None:
+        """Make the folder, and keep other processes from it until the end.
+
+        Raises
+        ------
+        EnhanceError
+            If another is at it, or was.
+        """
+        if self._locked:
+            return
+        self._locked = True
+        on_first(self.fabric, lambda: self.enter_context(run_folder.locked(self.file.parent)))
+        if not self.begun:  # another may have come while files were read
+            on_first(self.fabric, self._check_empty)
+
+    def _check_empty(self) -> None:
+        if self.file.exists():
+            raise EnhanceError(
+                f"{self.output}: holds a run already; --resume goes on with it, or choose another "
+                "folder"
+            )
+        present = [n for n in (WEIGHTS, HISTORY, "record.json") if (self.output / n).exists()]
+        if present:
+            raise EnhanceError(
+                f"{self.output}: holds {present[0]} already, but not {self.file.name}, without "
+                "which it cannot go on; choose another folder"
+            )
+
+    def _resume(self, header: dict[str, Any], output: Path) -> None:
+        # A field that is newer than the run has the default, which does what the run did.
+        old = merge(json.loads(json.dumps(asdict(type(self.config)()))), header["config"])
+        differ = [k for k in self.plain if k not in FREE and old.get(k) != self.plain[k]]
+        if differ:
+            raise EnhanceError(
+                f"{output}: was begun with another {', '.join(differ)} (such as "
+                f"{old.get(differ[0])}); give the same or choose another folder"
+            )
+        self.resumed, _ = load_tensors(state_file(output), self.tag)
+        self.state, self.kept = State.read(header), header["kept"]
+
+    def train(
+        self,
+        learner: Learner,
+        interrupt: Interrupt,
+        *,
+        steps: int | None,
+        minutes: float,
+        before: int = 0,
+        place: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Train to the end (True) or until interrupted (False); the state is saved then.
+
+        Afterwards what was trained is on the CPU, in evaluation mode. Where interrupted, all
+        processes but the first end here.
+
+        Parameters
+        ----------
+        learner
+            What is trained; restored first where the run is a resumed one.
+        interrupt
+            See `Engine.train`, as ``before`` and ``place``.
+        steps
+            Number of steps, None where the clock decides.
+        minutes
+            Limit of time, 0 for none.
+
+        Raises
+        ------
+        EnhanceError
+            If the loss or its gradient is not finite.
+        """
+        self.lock()
+        if self.state.total is None:
+            self.state.total = steps
+        plan = LoopPlan(self.config, minutes)
+        resumed = self.resumed if self.state.step else {}
+        engine = Engine(
+            self.fabric, learner, plan, self.file, self.tag, self._header, self.state, resumed
+        )
+        self.resumed = {}
+        stopped = engine.train(interrupt, self.output, before=before, place=place, quiet=self.quiet)
+        for module in engine.modules.values():
+            module.eval().to("cpu")
+        if stopped != "finished":
+            self.end_others()
+        return stopped == "finished"
+
+    def end_others(self) -> None:
+        """End all processes but the first, which measures and writes what is left."""
+        end_others(self.fabric)
+
+    def save(self, modules: Mapping[str, nn.Module]) -> None:
+        """Write a state between trainings: modules, counters, and what the owner keeps."""
+        header = {**asdict(self.state), "precision": precision_of(self.fabric), **self._header()}
+        on_first(self.fabric, lambda: save_tensors(self.file, gather(modules), header, self.tag))
+
+    def _header(self) -> dict[str, Any]:
+        return {"config": self.plain, "kept": self.kept}
+
+    def restore(self, modules: Mapping[str, nn.Module]) -> None:
+        """Put the tensors of a resumed run into modules.
+
+        Raises
+        ------
+        EnhanceError
+            If they are not those of the file.
+        """
+        for name, module in modules.items():
+            load_exactly(module, below(self.resumed, name), f"{self.file}: {name}")
+
+
+def state_file(output: Path | str) -> Path:
+    """Where a run keeps what it needs to go on."""
+    return Path(output) / "state" / "trainer.safetensors"
+
+
+def begun(output: Path | str, tag: str) -> dict[str, Any]:
+    """Header of the run that stands in a folder: `State`, ``config``, ``kept``.
+
+    Raises
+    ------
+    EnhanceError
+        If there is none.
+    """
+    file = state_file(output)
+    if not file.exists():
+        raise EnhanceError(f"{output}: no run to go on with ({file} is missing)")
+    header: dict[str, Any] = load_tensors(file, tag, tensors=False)[1]
+    return header
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many torch threads; the number before comes back afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
