@@ -64,7 +64,9 @@ def reconstruct(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of features.  [default: the user's cache]")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where teachers run: cpu, cuda.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where teachers and decoders run: cpu, cuda.")
+    ] = "cpu",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     resume: Resume = False,

@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import ModelFolder, Quiet, Resume, Seed, Threads, show_progress
+from enhance.cli.options import (
+    Accelerator,
+    Devices,
+    ModelFolder,
+    NumNodes,
+    Quiet,
+    Resume,
+    Seed,
+    Strategy,
+    Threads,
+    show_progress,
+)
 from enhance.errors import EnhanceError, require
 
 
@@ -72,6 +83,10 @@ def finetune_ctc(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; repeatable."),
     ] = None,
+    devices: Devices = 1,
+    strategy: Strategy = "auto",
+    num_nodes: NumNodes = 1,
+    accelerator: Accelerator = "cpu",
     seed: Seed = None,
     threads: Threads = None,
     resume: Resume = False,
@@ -82,7 +97,7 @@ def finetune_ctc(
     The folder it writes is a CTC model of transformers, and a teacher like any other. A resumed
     run keeps its own settings.
     """
-    require("train", "torch", "transformers", "safetensors", "torchaudio", "yaml")
+    require("train", "torch", "lightning_fabric", "transformers", "torchaudio", "tensorboard")
     if transcripts is None:
         raise EnhanceError("--transcripts: name a file with columns path and text")
     if output is None and resume:
@@ -93,6 +108,7 @@ def finetune_ctc(
     from distill.ctc.train import FORMAT, finetune
     from distill.training.config import configure
     from distill.training.loop import begun
+    from enhance.training.processes import Hardware
 
     show_progress(quiet)
     given = {
@@ -115,7 +131,13 @@ def finetune_ctc(
     if output is None:
         output = Path("runs") / f"ctc-{time.strftime('%Y%m%d-%H%M%S')}"
     record = finetune(
-        settings, transcripts, output, evaluation=evaluation, resume=resume, quiet=quiet
+        settings,
+        transcripts,
+        output,
+        evaluation=evaluation,
+        resume=resume,
+        hardware=Hardware(accelerator, devices, strategy, num_nodes),
+        quiet=quiet,
     )
     if "stopped" in record:
         raise typer.Exit(130)

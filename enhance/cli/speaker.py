@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import ModelFolder, Quiet, Resume, Seed, Threads, show_progress
+from enhance.cli.options import (
+    Accelerator,
+    Devices,
+    ModelFolder,
+    NumNodes,
+    Quiet,
+    Resume,
+    Seed,
+    Strategy,
+    Threads,
+    show_progress,
+)
 from enhance.errors import EnhanceError, require
 
 
@@ -63,6 +74,10 @@ def pretrain_speaker(
         list[str] | None,
         typer.Option("--set", metavar="KEY.KEY=VALUE", help="Any other setting; repeatable."),
     ] = None,
+    devices: Devices = 1,
+    strategy: Strategy = "auto",
+    num_nodes: NumNodes = 1,
+    accelerator: Accelerator = "cpu",
     seed: Seed = None,
     threads: Threads = None,
     resume: Resume = False,
@@ -73,7 +88,7 @@ def pretrain_speaker(
     The folder it writes is a teacher like any other. Its EER is that of speakers it never heard.
     A resumed run keeps its own settings.
     """
-    require("speaker", "torch", "speechbrain", "safetensors")
+    require("speaker", "torch", "speechbrain", "safetensors", "lightning_fabric", "tensorboard")
     if corpus is None:
         raise EnhanceError("--corpus: name a folder with speech, its speakers in the manifest")
     if output is None and resume:
@@ -83,6 +98,7 @@ def pretrain_speaker(
     from distill.speaker.train import FORMAT, train
     from distill.training.config import configure
     from distill.training.loop import begun
+    from enhance.training.processes import Hardware
 
     show_progress(quiet)
     given = {
@@ -100,7 +116,15 @@ def pretrain_speaker(
     settings = configure(SpeakerConfig, given, assign or [], start)
     if output is None:
         output = Path("runs") / f"ecapa-{settings.objective}-{time.strftime('%Y%m%d-%H%M%S')}"
-    record = train(settings, corpus, output, evaluation=evaluation, resume=resume, quiet=quiet)
+    record = train(
+        settings,
+        corpus,
+        output,
+        evaluation=evaluation,
+        resume=resume,
+        hardware=Hardware(accelerator, devices, strategy, num_nodes),
+        quiet=quiet,
+    )
     if "stopped" in record:
         raise typer.Exit(130)
     for row in record.get("verification", []):

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from enhance.cli.options import Force, ModelFolder, Quiet, Resume, Seed, Threads, show_progress
+from enhance.cli.options import (
+    Accelerator,
+    Devices,
+    Force,
+    ModelFolder,
+    NumNodes,
+    Quiet,
+    Resume,
+    Seed,
+    Strategy,
+    Threads,
+    show_progress,
+)
 from enhance.errors import EnhanceError, require
 
 
@@ -60,6 +72,10 @@ def pretrain_ssl(
     probe: Annotated[
         Path | None, typer.Option(help="Folder with phone alignments to probe the result on.")
     ] = None,
+    devices: Devices = 1,
+    strategy: Strategy = "auto",
+    num_nodes: NumNodes = 1,
+    accelerator: Accelerator = "cpu",
     seed: Seed = None,
     threads: Threads = None,
     resume: Resume = False,
@@ -70,11 +86,12 @@ def pretrain_ssl(
     Each family has its paper's objective; the folder written goes to --set objective.teacher=.
     A resumed run keeps its own settings.
     """
-    require("train", "torch", "transformers", "safetensors", "sklearn", "scipy", "yaml")
+    require("train", "torch", "lightning_fabric", "transformers", "sklearn", "scipy", "tensorboard")
     from distill.ssl import family as families
     from distill.ssl import run as pretrain_ssl
     from enhance.data import demo_corpus
     from enhance.settings import override
+    from enhance.training.processes import Hardware
 
     show_progress(quiet)
     if output is None and resume:
@@ -94,7 +111,15 @@ def pretrain_ssl(
     if output is None:
         output = Path("runs") / f"ssl-{config.family}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = corpus or demo_corpus.ensure(quiet=quiet)
-    record = pretrain_ssl.pretrain(config, folder, output, resume=resume, probe=probe, quiet=quiet)
+    record = pretrain_ssl.pretrain(
+        config,
+        folder,
+        output,
+        resume=resume,
+        probe=probe,
+        hardware=Hardware(accelerator, devices, strategy, num_nodes),
+        quiet=quiet,
+    )
     if "stopped" in record:
         raise typer.Exit(130)
 
