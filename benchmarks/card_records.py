@@ -23,12 +23,9 @@ from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
 from enhance.hub import find_model
 from enhance.runtime import Enhancer
-from enhance.settings import load_run, load_yaml, parse, to_dict
+from enhance.settings import CORPUS, load_run, load_yaml, parse, portable, to_dict
 
 Row = dict[str, Any]
-
-CORPUS = "DIR"
-"""Stands in a card for the reader's corpus folder."""
 
 HOURS_TOLERANCE = 0.01
 """Relative difference of hours by manifest and by the run's own record that is let pass."""
@@ -132,7 +129,7 @@ def gather(
         training=training,
         certificate=_certificate(path, digest),
         config=portable(written),
-        command=_command(portable(written), config, run, training.get("init")),
+        command=_command(portable(written), config, run, training),
         newer=_absent(written, to_dict(settings)),
         curve=curve,
         last_step=last_step,
@@ -337,20 +334,6 @@ def _check_hours(run: Path, kind: str, found: Sequence[Row], told: Mapping[str, 
             )
 
 
-def portable(value: Any) -> Any:
-    """Plain data whose absolute paths are cut to their names, a corpus to `CORPUS`."""
-    if isinstance(value, dict):
-        return {
-            key: CORPUS if key == "corpus" and item else portable(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path(value).name
-    return value
-
-
 def _absent(written: Mapping[str, Any], full: Mapping[str, Any], key: str = "") -> list[str]:
     """Dotted keys of ``full`` that ``written`` does not have."""
     found = []
@@ -364,7 +347,7 @@ def _absent(written: Mapping[str, Any], full: Mapping[str, Any], key: str = "") 
 
 
 def _command(
-    written: Row, config: Path | str | None, run: Path, init: Mapping[str, str] | None
+    written: Row, config: Path | str | None, run: Path, training: Mapping[str, Any]
 ) -> str:
     """A command whose settings are those of the run, found by comparing them."""
     from enhance.checkpoint import difference
@@ -385,8 +368,9 @@ def _command(
         ]
     for text in assignments:
         words += ["--set", text]
-    if init:
-        words += ["--init", init["checkpoint"]]
+    option = "branch" if "branch" in training else "init"
+    if option in training:
+        words += [f"--{option}", training[option]["checkpoint"]]
     return shlex.join([*words, "--run", f"runs/{run.resolve().name}"])
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -243,6 +243,7 @@ def _summary(
         groups["language"] = _groups(
             [row for row, _ in both], lambda row: names[id(row)], "other", "the set's"
         )
+    groups["signals"] = signals_and_noise(own)
     levels = {name: _level_change(own[c.HARD], own[name]) for name in c.LEVELS}
     summary: Row = {
         "model": candidate.name,
@@ -312,6 +313,42 @@ def _groups(rows: Sequence[Row], name_of: Callable[[Row], str], first: str, seco
             **{m: welch(gains(first, m), gains(second, m)) for m in METRICS},
         },
     }
+
+
+def signals_and_noise(own: Mapping[str, Sequence[Row]]) -> Row:
+    """Gains with signals (alarms, sirens, ...) and with the other noise from formulas, and their
+    difference paired by clip: each clip stands for its mean over the kinds of noise."""
+    parts: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for case in c.KINDS:
+        name = "signals" if case in c.SIGNALS else "other noise"
+        for row in own[case]:
+            for metric, gain in row["gains"].items():
+                by_clip = parts.setdefault(name, {}).setdefault(metric, {})
+                by_clip.setdefault(row["clip"], []).append(gain)
+    if len(parts) < 2:
+        return {}
+    means = {
+        name: {
+            metric: {clip: float(np.mean(gains)) for clip, gains in by_clip.items()}
+            for metric, by_clip in metrics.items()
+        }
+        for name, metrics in parts.items()
+    }
+    signals, others = means["signals"], means["other noise"]
+    gaps = {m: paired_difference(others.get(m, {}), signals.get(m, {})) for m in METRICS}
+    values = {
+        name: {
+            "clips": len({clip for by_clip in found.values() for clip in by_clip}),
+            "speakers": 0,
+            "gain": {
+                m: mean_interval(list(found[m].values())).row() if m in found else None
+                for m in METRICS
+            },
+        }
+        for name, found in (("signals", signals), ("other noise", others))
+    }
+    difference = {m: gap.row() if gap else None for m, gap in gaps.items()}
+    return {"values": values, "difference": {"of": "signals - other noise", **difference}}
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Row | None:

@@ -33,8 +33,12 @@ class Harm:
     clean_change_db: float = 1.0
     """Largest mean change of clean speech's level, up or down: about what can just be heard."""
     gain: float = 0.0
-    """Least mean gain over the input of PESQ-WB, ESTOI and SI-SDR, at each SNR and level, in
-    another language and for speakers never heard: never worse than no enhancer."""
+    """Least mean gain over the input of PESQ-WB, ESTOI and SI-SDR, at each SNR and level, with
+    each kind of noise from a formula, in another language and for speakers never heard: never
+    worse than no enhancer."""
+    signals: float = 0.0
+    """Least mean of the gain of PESQ-WB, ESTOI and SI-SDR with alarms and other signals, minus
+    that with other noise from formulas, on the same speech: signals are no worse."""
     level_pesq: float = 0.1
     """Largest mean loss of PESQ-WB gain when the same mixtures are quiet or loud."""
     level_si_sdr_db: float = 1.0
@@ -135,7 +139,7 @@ def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
     over = [case["overshoot_db"] for case in cases.values() if case["overshoot_db"] is not None]
     checks.add("rise of a peak", max(over, default=None), "<=", bounds.overshoot_db, "dB")
     _clean(checks, bounds)
-    for case in (*c.SNRS, *c.LEVELS, c.LANGUAGE):
+    for case in (*c.SNRS, *c.LEVELS, *c.KINDS, c.LANGUAGE):
         for metric in JUDGED:
             gain = cases[case]["metrics"][metric]["gain"]["mean"] if case in cases else None
             checks.metric(f"{case}: gain of {TITLES[metric]}", case, metric, gain, bounds.gain)
@@ -144,6 +148,13 @@ def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
         entry = unheard.get(metric)
         name = f"speakers never heard: gain of {TITLES[metric]}"
         checks.metric(name, c.HARD, metric, entry and entry["mean"], bounds.gain)
+    apart = groups["signals"]["difference"] if "signals" in groups else {}
+    for metric in JUDGED:
+        entry = apart.get(metric)
+        name = f"alarms against other noise: {TITLES[metric]} gain"
+        detail = f"paired {with_interval(entry, DIGITS, True)}" if entry else ""
+        value = entry and entry["mean"]
+        checks.add(name, value, ">=", bounds.signals, UNITS[metric], detail=detail)
     for case in c.LEVELS:
         for metric, bound in (
             ("pesq_wb", bounds.level_pesq),

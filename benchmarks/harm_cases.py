@@ -14,6 +14,7 @@ from benchmarks.candidates import SAMPLE_RATE, Candidate, Enhance
 from benchmarks.clips import Pair, Row, Task
 from benchmarks.harm_signals import (
     FLOOR_DBFS,
+    Formula,
     Level,
     Made,
     Mixture,
@@ -25,6 +26,7 @@ from benchmarks.harm_signals import (
     peak_dbfs,
     rms_dbfs,
 )
+from enhance.data import formulas
 from enhance.data.manifest import UNKNOWN, Clip, read_manifest, scan_folder
 from enhance.errors import EnhanceError
 from enhance.metrics import METRICS, MetricRefusal, measure
@@ -49,6 +51,15 @@ HARD = f"{HARD_DB:g} dB"
 
 LEVELS = {f"{HARD}, -50 dBFS": Level("rms", -50.0), f"{HARD}, -3 dBFS peak": Level("peak", -3.0)}
 """Mixtures at `HARD_DB` by level."""
+
+KINDS = {f"{HARD}, {kind}": kind for kind in formulas.KINDS}
+"""Mixtures at `HARD_DB` with noise from a formula, by kind."""
+
+SIGNALS = frozenset(f"{HARD}, {kind}" for kind in formulas.FAMILIES["tones"])
+"""Those of `KINDS` with alarms and other signals."""
+
+KIND_SHARE = 4
+"""A kind has one clip for this many that other cases have, the same clips for every kind."""
 
 LANGUAGE, NOISE, MUSIC = "other language", "noise alone", "music"
 SILENCE, TAIL, DITHER, ROOM = "silence", "silence after speech", "dither", "room noise"
@@ -181,6 +192,13 @@ def make_cases(
                 [(p, Mixture(p.clean, _own(p), HARD_DB, level)) for p in few],
             )
         )
+    fewer = spread(few, max(1, limit // KIND_SHARE), stratum)
+    for name, kind in KINDS.items():
+        formed: list[tuple[Pair, Stimulus]] = [
+            (p, Mixture(p.clean, Formula(kind, i), HARD_DB)) for i, p in enumerate(fewer)
+        ]
+        what = f"the set's speech, and noise from a formula ({kind}) that training never draws"
+        cases.append(Case(name, what, METRICS, formed))
     sounds = spread(noise, limit, lambda clip: (clip.source, clip.path.name))
     noises = [Noise(str(clip.path)) for clip in sounds] or [_own(p) for p in few]
     if speech:

@@ -91,6 +91,7 @@ def group_tables(rows: Sequence[Row]) -> list[Table]:
         "sex": "women and men: gain at -5 dB",
         "speaker": "speakers that training heard, and others: gain at -5 dB",
         "language": "another language, and the set's: gain at -5 dB",
+        "signals": "alarms and other signals, and other noise from formulas: gain at -5 dB",
     }
     tables = []
     for key, title in titles.items():

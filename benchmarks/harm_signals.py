@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.candidates import SAMPLE_RATE
 from enhance import audio
+from enhance.data import formulas
 from enhance.errors import EnhanceError
 
 LONGEST_SECONDS = 10.0
@@ -101,6 +102,10 @@ class Noise:
     minus: str = ""
     """The clean file; empty where ``path`` is noise alone."""
 
+    def fill(self, samples: int) -> np.ndarray:
+        """Cut, or repeated, to a length. Shape: -> float32 (samples,)"""
+        return np.resize(self.wave(), samples)
+
     def wave(self) -> np.ndarray:
         """Shape: -> float32 (N,)
 
@@ -128,12 +133,25 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class Formula:
+    """Noise from a formula, of the streams that training never draws."""
+
+    kind: str
+    """See `enhance.data.formulas.KINDS`."""
+    seed: int
+
+    def fill(self, samples: int) -> np.ndarray:
+        """Shape: -> float32 (samples,)"""
+        return formulas.make(self.kind, self.seed, samples, SAMPLE_RATE, held_out=True)
+
+
+@dataclass(frozen=True)
 class Mixture:
     """Speech and noise at one SNR: ``10 log10(sum s^2 / sum n^2)`` over the whole clip."""
 
     speech: str
     """The clean file."""
-    noise: Noise
+    noise: Noise | Formula
     """Repeated where it is shorter than the speech."""
     snr_db: float
     level: Level | None = None
@@ -142,7 +160,7 @@ class Mixture:
     def make(self) -> Played:
         """The samples."""
         speech = _read(self.speech).astype(np.float64)
-        noise = np.resize(self.noise.wave(), speech.size).astype(np.float64)
+        noise = self.noise.fill(speech.size).astype(np.float64)
         energies = float(np.sum(speech**2)), float(np.sum(noise**2))
         if not min(energies) > 0:
             raise EnhanceError(f"{self.speech}: it or its noise is silent; leave it out")

@@ -319,6 +319,10 @@ def _training(r: Records) -> str:
     if "init" in training:
         lines += ["", f"It began with the weights of {training['init']['checkpoint']} (SHA-256 "
                   f"{training['init']['sha256'][:12]}); the figures count from there."]  # fmt: skip
+    if "branch" in training:
+        source = training["branch"]
+        lines += ["", f"It went on from step {source['step']} of {source['checkpoint']} (state "
+                  f"{source['sha256'][:12]}); the figures count that run's steps too."]  # fmt: skip
     if r.newer:
         lines += ["", f"These settings came after the run, which had no such thing; the command "
                   f"leaves them at today's defaults: {', '.join(r.newer)}."]  # fmt: skip

@@ -45,7 +45,7 @@ from distill.modes import check_mode, planned_model
 from enhance.checkpoint import difference
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
-from enhance.settings import load_yaml, merge, override, parse, to_dict
+from enhance.settings import included, load_yaml, merge, override, parse, to_dict
 from enhance.training.run_folder import HARMLESS
 
 Change = tuple[str, Any, Any]
@@ -178,10 +178,7 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
     path = Path(path)
     found = parse(StudyFile, load_yaml(path), str(path))
     _refuse_doubles(path)
-    base = _nested(found.base, f"{path}: base")
-    include = base.pop("include", None)
-    if include is not None:
-        base = merge(load_yaml(path.parent / str(include)), base)
+    base = included(_nested(found.base, f"{path}: base"), path.parent, f"{path}: base")
     try:
         base = override(base, list(assignments))
     except EnhanceError as error:
@@ -337,6 +334,8 @@ def _build(config: RunConfig) -> None:
 
 def _check_budget(trials: Sequence[Trial], path: Path) -> None:
     first = trials[0]
+    if not first.config.training.steps:
+        raise EnhanceError(f"{path}: runs.{first.name}: has no end; set training.steps")
     for trial in trials[1:]:
         if abs(trial.hours - first.hours) > _ROUNDING * first.hours:
             t, m = trial.config.training, trial.config.mixing

@@ -32,6 +32,8 @@ from enhance.objective import Objective, clean_loss, enhance_batch
 from enhance.settings import parse, to_dict
 from enhance.spectral import WaveformModel
 
+_ENDLESS = 10**9  # steps of a run without a limit
+
 if TYPE_CHECKING:
     from enhance.data.clip_store import ClipStore
 
@@ -143,12 +145,13 @@ class Distillation(Objective):
             For an unknown key, or a teacher that cannot be had.
         """
         plain = run.mixing.natural_share  # these mixtures ask the cache
+        steps = run.training.steps or _ENDLESS
         return cls(
             config or parse(DistillConfig, run.objective, "objective"),
             run.loss,
             run.model,
             teacher=teacher,
-            expected_mixtures=int(plain * run.training.steps * run.training.batch_size),
+            expected_mixtures=int(plain * steps * run.training.batch_size),
             seed=run.seed,
             quiet=quiet,
         )

@@ -209,7 +209,7 @@ def check_steps(config: PretrainConfig, training: TrainingConfig) -> None:
     EnhanceError
         Names both settings.
     """
-    if config.pretrain_steps >= training.steps:
+    if 0 < training.steps <= config.pretrain_steps:
         raise EnhanceError(
             f"objective.pretrain_steps {config.pretrain_steps}: leaves nothing of training.steps "
             f"{training.steps} to enhance in; pre-training counts into the budget"

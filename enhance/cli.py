@@ -114,6 +114,10 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint whose weights a new run starts from.")
     ] = None,
+    branch: Annotated[
+        Path | None,
+        typer.Option(help="Run whose whole state, and settings, a new run goes on from."),
+    ] = None,
     devices: Annotated[int, typer.Option(min=1, help="Processes, or GPUs, per node.")] = 1,
     strategy: Annotated[str, typer.Option(help="Lightning Fabric's strategy.")] = "auto",
     num_nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
@@ -126,6 +130,9 @@ def train(
 
     Ctrl-C saves and stops, --resume goes on. A resumed run keeps its own configuration, which
     --set may extend (training.steps, training.minutes).
+
+    --branch RUN leaves RUN as it is; its budget counts from there. With --set
+    training.schedule=wsd, training.decay_share=1 and training.steps=N it is a decay in N steps.
     """
     require("train", "torch", "lightning_fabric", "safetensors", "yaml", "pesq", "tensorboard")
     from distill.modes import make_objective
@@ -133,6 +140,10 @@ def train(
     from enhance.settings import load_run
     from enhance.training.loop import fit
 
+    if branch is not None and (resume or init is not None):
+        raise EnhanceError("enhance train: --branch starts a run; leave --resume and --init out")
+    if branch is not None and config is None:
+        config = branch / "config.yaml"
     if resume and run is None:
         run = newest_run(kept=False)
     if resume and config is None and run is not None:
@@ -153,10 +164,33 @@ def train(
         num_nodes=num_nodes,
         accelerator=accelerator,
         init=init,
+        branch=branch,
         quiet=quiet,
     )
     if summary["stopped"] != "finished":
         raise typer.Exit(128 + int(signal.Signals[summary["stopped"]]))
+
+
+@app.command()
+def snapshot(
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder.  [default: the newest run]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to make.  [default: RUN-snapshot]")
+    ] = None,
+    limit_mb: Annotated[float, typer.Option(help="Largest size of the folder.")] = 4.0,
+    force: Force = False,
+) -> None:
+    """Write a run's state in half precision: a small folder for enhance train --branch."""
+    require("train", "torch", "safetensors", "yaml")
+    from enhance.checkpoint import newest_run
+    from enhance.training.snapshot import snapshot as write
+
+    run = run or newest_run(kept=False)
+    out = out or run.with_name(f"{run.name}-snapshot")
+    made = write(run, out, limit_mb=limit_mb, force=force)
+    print(f"{out}: step {made['step']}, {made['bytes'] / 1e6:.2f} MB")
 
 
 @app.command()

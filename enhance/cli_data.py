@@ -63,6 +63,9 @@ def data_mix(
     held_back: Annotated[
         bool, typer.Option("--held-back", help="Only what training keeps for validation.")
     ] = False,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only the sources of data.held_out.")
+    ] = False,
     snr: Snr = -5.0,
     count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 500,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 4.0,
@@ -84,11 +87,13 @@ def data_mix(
     if out is None:
         name = Path(data.corpus).resolve().name if data.corpus else "own"
         name = name if data.corpus or data.speech or data.noise else "synthetic"
+        name += "-held-out" if held_out else ""
         out = Path("sets") / f"{name}-snr{snr:g}-{count}x{seconds:g}s-seed{seed}"
     found = mix(
         data,
         out,
         held_back=held_back,
+        held_out=held_out,
         snr_db=snr,
         count=count,
         seconds=seconds,

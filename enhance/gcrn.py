@@ -4,23 +4,25 @@ After K. Tan and D. Wang, "Learning complex spectral mapping with gated convolut
 networks for monaural speech enhancement", IEEE/ACM TASLP 28, 2020: an encoder of gated (GLU)
 convolutions over frequency, a grouped recurrent bottleneck with representation rearrangement, and
 two decoders of gated transposed convolutions with skip connections, one for the real and one for
-the imaginary part; or one decoder for both, half of the arithmetic. Kernels see one frame, so that
-the recurrent states are the only memory: many frames are offline use, one frame is streaming, and
-the code is the same.
+the imaginary part; or one decoder for both, half of the arithmetic. In place of the grouped
+recurrence there can be blocks of two paths (`enhance.dual_path`). All memory is in named states
+(of the recurrences, of the running level, of kernels that see earlier frames): many frames are
+offline use, one frame is streaming, and the code is the same.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from enhance.config import GcrnConfig
+from enhance.dual_path import DualPath
+from enhance.gated import GatedConv, GatedDeconv
 
 State = dict[str, Tensor]
 
@@ -38,70 +40,30 @@ def compress(spec: Tensor, power: float) -> Tensor:
     return spec * energy.clamp_min(1e-8) ** ((power - 1) / 2)
 
 
-class GatedConv(nn.Module):
-    """Convolution over frequency, stride 2, with a sigmoid gate (GLU), batch norm and ELU."""
+class RunningLevel(nn.Module):
+    """Divides a spectrum by its running level: the root of the mean power of a bin so far.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    The mean runs over all frames until there are ``frames`` of them; from then on it forgets, each
+    frame counting 1 / ``frames``. So a recording's level, and slow changes of it, do not reach the
+    network.
+    """
+
+    def __init__(self, frames: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, 2 * outputs, (1, 3), (1, 2))
-        self.norm = nn.BatchNorm2d(outputs)
+        self.frames = frames
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C, T, F) -> (B, C', T, (F - 3) // 2 + 1)"""
-        value, gate = (F.conv2d(x, *half, stride=(1, 2)) for half in halves(self.conv, 0))
-        return F.elu(self.norm(value * gate.sigmoid()))
-
-
-class GatedDeconv(nn.Module):
-    """Transposed convolution over frequency, stride 2, with a sigmoid gate, batch norm and ELU.
-
-    The last layer of a decoder has neither norm nor activation: its output is the spectrum or mask.
-    """
-
-    def __init__(self, inputs: int, outputs: int, bins: int, *, last: bool) -> None:
-        super().__init__()
-        # One more output position where halving had lost one: bins = 2 F + 1 or 2 F + 2.
-        self.conv = nn.ConvTranspose2d(
-            inputs, 2 * outputs, (1, 3), (1, 2), output_padding=(0, 1 - bins % 2)
-        )
-        self.norm = nn.Identity() if last else nn.BatchNorm2d(outputs)
-        self.activation = nn.Identity() if last else nn.ELU()
-        self.bins = bins
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C, T, F) -> (B, C', T, bins)"""
-        x = F.pad(x, (1, 1))
-        value, gate = (in_pairs(x, *half)[..., : self.bins] for half in halves(self.conv, 1))
-        return self.activation(self.norm(value * gate.sigmoid()))
-
-
-def halves(conv: nn.Conv2d | nn.ConvTranspose2d, axis: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Weight and bias of a gated layer's values, then of its gates.
-
-    One convolution for both and `torch.nn.functional.glu` do the same. But with channels last in
-    memory the halves of a pixel then lie between each other, and everything behind is slow.
-    """
-    assert conv.bias is not None
-    return zip(conv.weight.chunk(2, axis), conv.bias.chunk(2), strict=True)
-
-
-def in_pairs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Transposed convolution, kernel 3 and stride 2, as an ordinary one that makes two outputs.
-
-    Input f has a part in outputs 2f, 2f + 1 and 2f + 2, so outputs 2f and 2f + 1 are made of the
-    inputs f - 1 and f. The same sums; oneDNN's transposed convolution takes several times as long.
-
-    Shape: x (B, C, T, 1 + F + 1) with zeros at both ends, weight (C, C', 1, 3), bias (C',)
-    -> (B, C', T, 2 F + 2)
-    """
-    first, second, third = weight.unbind(-1)  # (C, C', 1)
-    even = torch.stack([third, first], -1)
-    odd = torch.stack([torch.zeros_like(second), second], -1)
-    pair = torch.cat([even, odd], 1).transpose(0, 1)  # (2 C', C, 1, 2)
-    y = F.conv2d(x, pair, torch.cat([bias, bias]))  # (B, 2 C', T, F + 1)
-    # With channels last in memory this moves nothing.
-    y = y.permute(0, 2, 3, 1).unflatten(3, (2, -1)).flatten(2, 3)  # (B, T, 2 F + 2, C')
-    return y.permute(0, 3, 1, 2)
+    def forward(self, spec: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Shape: spec (B, 2, T, F), mean power and number of frames (B, 1) -> the same"""
+        mean, count = state
+        power = spec.square().sum(1).mean(2)  # (B, T)
+        means = []
+        for now in power.split(1, 1):  # (B, 1); in turn, so that a stream has the same numbers
+            count = (count + 1).clamp_max(self.frames)
+            mean = mean + (now - mean) / count
+            means.append(mean)
+        # A floor and not a sum, for ONNX optimisers: silence stays silence.
+        gain = torch.cat(means, 1).clamp_min(1e-9).rsqrt()  # (B, T)
+        return spec * gain[:, None, :, None], (mean, count)
 
 
 class GroupedRnn(nn.Module):
@@ -140,6 +102,11 @@ class GroupedRnn(nn.Module):
         return torch.cat(outputs, -1), tuple(torch.cat(s, -1) for s in zip(*states, strict=True))
 
 
+def flat(x: Tensor) -> Tensor:
+    """Channels and frequencies of a frame side by side. Shape: (B, C, T, F) -> (B, T, C F)"""
+    return x.transpose(1, 2).flatten(2)
+
+
 def frequency_sizes(bins: int, layers: int) -> tuple[int, ...]:
     """Frequency positions of the input and after each layer of kernel 3 and stride 2."""
     sizes = [bins]
@@ -165,18 +132,26 @@ class Gcrn(nn.Module):
         c = config.channels
         sizes = frequency_sizes(bins, len(c))
         config.check(sizes)
-        self.encoder = nn.ModuleList(GatedConv(i, o) for i, o in zip((2, *c[:-1]), c, strict=True))
+        self.sizes = sizes
+        self.level = RunningLevel(config.level_frames) if config.level_frames else None
+        self.encoder = nn.ModuleList(
+            GatedConv(i, o, config.kernel_frames) for i, o in zip((2, *c[:-1]), c, strict=True)
+        )
         self.encoding_size = c[-1] * sizes[-1]
+        dual = config.bottleneck == "dual_path"
         widths = [self.encoding_size] + [config.hidden] * config.rnn_layers
         self.rnns = nn.ModuleList(
-            GroupedRnn(config.cell, i, o, config.groups) for i, o in itertools.pairwise(widths)
+            DualPath(config, sizes[-1]) if dual else GroupedRnn(config.cell, i, o, config.groups)
+            for i, o in itertools.pairwise(widths)
         )
-        beside = config.hidden + config.extra_features
+        # What stands beside is joined to the recurrent output; blocks of two paths are residual,
+        # and theirs needs no joining where nothing stands beside.
+        beside = (self.encoding_size if dual else config.hidden) + config.extra_features
         self.join = (
             nn.Identity() if beside == self.encoding_size else nn.Linear(beside, self.encoding_size)
         )
         # Decoder layer k doubles the frequency positions back to those of encoder layer k's input.
-        outs = (*reversed(c[:-1]), 2 // config.decoders)
+        outs = (*reversed(c[:-1]), config.decoder_outputs)
         self.decoders = nn.ModuleList(
             nn.ModuleList(
                 GatedDeconv(2 * i, o, b, last=b == bins)
@@ -184,89 +159,122 @@ class Gcrn(nn.Module):
             )
             for _ in range(config.decoders)  # two: the real part, the imaginary part
         )
-        if config.output == "complex_mask":
+        if config.output != "complex_mapping":
             # The mask starts near one: the first thing learned need not be to let sound through.
             last = cast(list[list[GatedDeconv]], self.decoders)[0][-1]
+            bias = cast(Tensor, last.conv.bias)
             with torch.no_grad():  # the gate halves it, 2 tanh makes it 1
-                cast(Tensor, last.conv.bias)[0] = 2 * math.atanh(0.5)
+                bias[0] = 2 * math.atanh(0.5)
+                if config.output == "magnitude_phase":
+                    bias[2] = 2 * math.atanh(0.5)
 
     def initial_state(self, batch: int = 1) -> State:
-        """Zero states, by name, in a fixed order; each (batch, hidden)."""
-        parameter = next(self.parameters())
-        return {
-            f"rnn{i}.{name}": parameter.new_zeros(batch, rnn.hidden)
-            for i, rnn in enumerate(cast(Iterable[GroupedRnn], self.rnns), 1)
-            for name in rnn.state_names
-        }
+        """Zero states, by name, in a fixed order; ``batch`` is their first dimension."""
+        zeros = next(self.parameters()).new_zeros
+        state: State = {}
+        if self.level is not None:
+            state |= {name: zeros(batch, 1) for name in ("level.mean", "level.count")}
+        c = (2, *self.config.channels)
+        for i, layer in enumerate(cast(Iterable[GatedConv], self.encoder)):
+            if layer.past:
+                past = zeros(batch, c[i], layer.past, self.sizes[i])
+                state[f"encoder{i + 1}.past"] = past
+        for i, rnn in enumerate(cast(Iterable[GroupedRnn | DualPath], self.rnns), 1):
+            size = (self.sizes[-1],) if self.config.bottleneck == "dual_path" else ()
+            for name in rnn.state_names:
+                state[f"rnn{i}.{name}"] = zeros(batch, *size, rnn.hidden)
+        return state
 
-    def encode(self, spec: Tensor) -> list[Tensor]:
+    def encode(self, spec: Tensor, state: State | None = None) -> tuple[list[Tensor], State]:
         """Outputs of the encoder layers, the last being the encoder's output.
 
-        Shape: (B, 2, T, F) -> list of (B, C_k, T, F_k)
+        Shape: (B, 2, T, F) -> list of (B, C_k, T, F_k), state
         """
+        state = self.initial_state(spec.shape[0]) if state is None else state
+        new: State = {}
+        if self.level is not None:
+            names = ("level.mean", "level.count")
+            spec, carried = self.level(spec, tuple(state[name] for name in names))
+            new.update(zip(names, carried, strict=True))
         x = compress(spec, self.config.compression)
         # Kernels over frequency want the channels of a bin side by side; in bfloat16 on a CPU the
         # network then trains 1.5 times as fast.
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
-        for layer in self.encoder:
+        for i, layer in enumerate(cast(Iterable[GatedConv], self.encoder), 1):
+            if layer.past:
+                name = f"encoder{i}.past"
+                x = torch.cat([state[name].to(x.dtype), x], 2)  # (B, C, past + T, F)
+                new[name] = x[:, :, -layer.past :]
             x = layer(x)
             skips.append(x)
-        return skips
+        return skips, new
 
     def recur(
         self, x: Tensor, state: State | None = None, extra: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """The recurrent bottleneck.
 
-        Shape: x (B, T, encoding_size), extra (B, T, D) -> (B, T, encoding_size), state
+        Shape: x (B, C, T, F'), extra (B, T, D) -> (B, C, T, F'), state
         """
         state = self.initial_state(x.shape[0]) if state is None else state
+        dual = self.config.bottleneck == "dual_path"
+        # With channels last in memory the first of these moves nothing.
+        y = x.permute(0, 2, 3, 1) if dual else flat(x)
         new: State = {}
-        for i, rnn in enumerate(cast(Iterable[GroupedRnn], self.rnns), 1):
-            if i > 1:  # rearrange: unit k of every group feeds each group of the next layer
-                n = self.config.groups
-                x = x.unflatten(-1, (n, -1)).transpose(-1, -2).flatten(-2)
+        for i, rnn in enumerate(cast(Iterable[GroupedRnn | DualPath], self.rnns), 1):
+            if i > 1 and not dual:  # rearrange: unit k of every group feeds each group of the next
+                y = y.unflatten(-1, (self.config.groups, -1)).transpose(-1, -2).flatten(-2)
             names = [f"rnn{i}.{name}" for name in rnn.state_names]
-            x, carried = rnn(x, tuple(state[name] for name in names))
+            y, carried = rnn(y, tuple(state[name] for name in names))
             new.update(zip(names, carried, strict=True))
+        if dual and extra is None:
+            return y.permute(0, 3, 1, 2), new
+        if dual:
+            y = y.transpose(2, 3).flatten(2)  # (B, T, C F')
         if extra is not None:
-            x = torch.cat([x, extra], -1)  # (B, T, H + D)
-        return self.join(x), new
+            y = torch.cat([y, extra], -1)
+        return self.join(y).unflatten(-1, (x.shape[1], -1)).transpose(1, 2), new
 
     def decode(self, x: Tensor, skips: list[Tensor], spec: Tensor) -> Tensor:
         """From the bottleneck to the enhanced spectrum.
 
-        Shape: x (B, T, encoding_size), spec (B, 2, T, F) -> (B, 2, T, F)
+        Shape: x (B, C, T, F'), spec (B, 2, T, F) -> (B, 2, T, F)
         """
-        x = x.unflatten(-1, (self.config.channels[-1], -1)).transpose(1, 2)  # (B, C, T, F')
         parts = []
         for decoder in cast(Iterable[Iterable[GatedDeconv]], self.decoders):
             y = x
             for layer, skip in zip(decoder, reversed(skips), strict=True):
-                y = layer(torch.cat([y, skip], 1))  # (B, C', T, F')
+                y = layer(y, skip)  # (B, C', T, F')
             parts.append(y)
         return self.output(torch.cat(parts, 1), spec)
 
     def output(self, out: Tensor, spec: Tensor) -> Tensor:
         """From what the decoders give to the enhanced spectrum.
 
-        Shape: out (B, 2, T, F), spec (B, 2, T, F) -> (B, 2, T, F)
+        Shape: out (B, 2 or 3, T, F), spec (B, 2, T, F) -> (B, 2, T, F)
         """
         if self.config.output == "complex_mapping":
             return compress(out, 1 / self.config.compression)
         mask = 2 * torch.tanh(out)
-        (mr, mi), (sr, si) = mask.unbind(1), spec.unbind(1)
+        sr, si = spec.unbind(1)
+        if self.config.output == "magnitude_phase":
+            mr, mi, magnitude = mask.unbind(1)
+            # A direction needs some length: below 1e-2 the mask shrinks instead of turning.
+            turn = magnitude.abs() * (mr.square() + mi.square()).clamp_min(1e-4).rsqrt()
+            mr, mi = mr * turn, mi * turn
+        else:
+            mr, mi = mask.unbind(1)
         return torch.stack([mr * sr - mi * si, mr * si + mi * sr], 1)
 
     def forward_with_encoding(
         self, spec: Tensor, state: State | None = None, extra: Tensor | None = None
     ) -> tuple[Tensor, State, Tensor]:
         """As `forward`, with the encoder's output (B, T, encoding_size) as third value."""
-        skips = self.encode(spec)
-        encoding = skips[-1].transpose(1, 2).flatten(2)  # (B, T, C F')
-        x, state = self.recur(encoding, state, extra)
-        return self.decode(x, skips, spec), state, encoding
+        state = self.initial_state(spec.shape[0]) if state is None else state
+        skips, seen = self.encode(spec, state)
+        x, recurrent = self.recur(skips[-1], state, extra)
+        return self.decode(x, skips, spec), {**seen, **recurrent}, flat(skips[-1])
 
     def forward(
         self, spec: Tensor, state: State | None = None, extra: Tensor | None = None
@@ -300,17 +308,34 @@ def macs_per_frame(config: GcrnConfig, bins: int) -> int:
     """
     c = config.channels
     sizes = frequency_sizes(bins, len(c))
-    total = sum(i * 2 * o * 3 * f for i, o, f in zip((2, *c[:-1]), c, sizes[1:], strict=True))
-    outs = (*reversed(c[:-1]), 2 // config.decoders)
+    taps = 3 * config.kernel_frames
+    total = sum(i * 2 * o * taps * f for i, o, f in zip((2, *c[:-1]), c, sizes[1:], strict=True))
+    outs = (*reversed(c[:-1]), config.decoder_outputs)
     for i, o, f in zip(reversed(c), outs, reversed(sizes[1:]), strict=True):
         # inputs double by the skip, outputs by the gate
         total += config.decoders * (2 * i) * (2 * o) * 3 * f
     gates = 4 if config.cell == "lstm" else 3
     encoding = c[-1] * sizes[-1]
-    width = encoding
-    for _ in range(config.rnn_layers):
-        total += gates * (width + config.hidden) * config.hidden // config.groups
-        width = config.hidden
-    if config.hidden + config.extra_features != encoding:
-        total += (config.hidden + config.extra_features) * encoding
-    return total + (4 * bins if config.output == "complex_mask" else 0)
+    if config.bottleneck == "dual_path":
+        total += config.rnn_layers * sizes[-1] * dual_path_macs(config, sizes[-1])
+        width = encoding
+    else:
+        width = encoding
+        for _ in range(config.rnn_layers):
+            total += gates * (width + config.hidden) * config.hidden // config.groups
+            width = config.hidden
+    if width + config.extra_features != encoding:
+        total += (width + config.extra_features) * encoding
+    return total + (0 if config.output == "complex_mapping" else 4 * bins)
+
+
+def dual_path_macs(config: GcrnConfig, positions: int) -> int:
+    """Of one block, per frame and frequency position."""
+    c, h = config.channels[-1], config.hidden
+    gates = 4 if config.cell == "lstm" else 3
+    mixing = {
+        "recurrent": 2 * gates * (c + c // 2) * (c // 2),
+        "attention": 3 * c * c + 2 * positions * c,
+        "dense": positions * c + c * c,
+    }[config.mixing]
+    return gates * (c + h) * h + h * c + mixing + c * c

@@ -7,7 +7,11 @@ from torch import Tensor
 
 from enhance.config import LossConfig
 from enhance.gcrn import compress
+from enhance.loss_spectra import power_spectra
 from enhance.perceptual import pesq_disturbance
+
+_LEVEL = 0.05  # rms, full scale 1: -26 dBFS, the middle of what mixtures have
+_SILENCE = 1e-4  # rms: a target under it (-80 dBFS) is raised no further than one at it
 
 
 def si_sdr(estimate: Tensor, target: Tensor, floor_db: float = -60.0) -> Tensor:
@@ -55,18 +59,18 @@ def multi_resolution_error(
     losses = []
     for size in sizes:
         window = torch.hann_window(size, device=estimate.device, dtype=estimate.dtype)
-        e, t = (
-            # 1e-8: the root's slope at zero is infinite.
-            (spec.real.square() + spec.imag.square() + 1e-8) ** (power / 2)
-            for spec in (
-                torch.stft(
-                    x, size, size // 2, window=window, pad_mode="constant", return_complex=True
-                )
-                for x in (estimate, target)
-            )
-        )  # (B, F, T)
+        e, t = (power_spectra(x, window, power / 2, 1e-8, pad=True) for x in (estimate, target))
         losses.append((e - t).square().mean())
     return torch.stack(losses).mean()
+
+
+def level_gain(target: Tensor) -> Tensor:
+    """What brings each target to an rms of 0.05; a silent one is raised by 54 dB.
+
+    Shape: (B, N) -> (B, 1)
+    """
+    rms = target.square().mean(-1, keepdim=True).sqrt()
+    return _LEVEL / rms.clamp_min(_SILENCE)
 
 
 def enhancement_loss(
@@ -85,7 +89,7 @@ def enhancement_loss(
     Parameters
     ----------
     config
-        Weights.
+        Weights, and whether levels count.
     estimate_spec, target_spec
         Spectra (B, 2, T, F).
     estimate, target
@@ -99,6 +103,12 @@ def enhancement_loss(
         If `LossConfig.pesq` is asked at another sample rate.
     """
     losses: dict[str, Tensor] = {}
+    if config.level_invariant:
+        gain = level_gain(target)  # (B, 1)
+        estimate, target = estimate * gain, target * gain
+        estimate_spec, target_spec = (
+            x * gain[..., None, None] for x in (estimate_spec, target_spec)
+        )
     if config.complex or config.magnitude:
         e = compress(estimate_spec, config.compression)
         t = compress(target_spec, config.compression)

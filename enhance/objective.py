@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from enhance.config import LossConfig, ModelConfig
+from enhance.gcrn import flat
 from enhance.losses import enhancement_loss
 from enhance.spectral import WaveformModel
 
@@ -137,7 +138,7 @@ def encode_batch(model: WaveformModel, noisy: Tensor) -> Tensor:
     """
     with torch.autocast(noisy.device.type, enabled=False):
         spec, _ = model.stft.analyze(model.pad(noisy))
-    return model.network.encode(spec)[-1].transpose(1, 2).flatten(2)
+    return flat(model.network.encode(spec)[0][-1])
 
 
 def clean_loss(

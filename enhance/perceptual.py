@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enhance.errors import EnhanceError
+from enhance.loss_spectra import power_spectra, real_dft
 
 SAMPLE_RATE = 16000
 """The only rate of wideband PESQ."""
@@ -145,10 +146,7 @@ def _bark_spectrum(spec: Tensor, gain: Tensor, size: int, length: int, t: _Table
     Shape: (B, size / 2 + 1) -> (B, T, K)
     """
     wave = torch.fft.irfft(spec, size)[:, : max(length, _FRAME)] * gain[:, None]
-    frames = torch.stft(
-        wave, _FRAME, _FRAME // 2, window=t.window, center=False, return_complex=True
-    )  # (B, F, T)
-    return (frames.real.square() + frames.imag.square()).transpose(1, 2) @ t.bands
+    return power_spectra(wave, t.window) @ t.bands
 
 
 def _smooth(gain: Tensor) -> Tensor:
@@ -253,7 +251,7 @@ def pesq_disturbance(
         speaking = power > _SILENCE
         power = power.clamp_min(_SILENCE)
         wanted = _bark_spectrum(spec * high_pass, (_LEVEL / power).sqrt(), size, length, t)
-    spec = torch.fft.rfft(estimate, size)
+    spec = real_dft(estimate, size)
     gain = (_LEVEL / (_speech_power(spec, speech, size, length) + _QUIET * power)).sqrt()
     estimated = _bark_spectrum(spec * high_pass, gain, size, length, t)
     disturbance = _disturbance(*_equalise(estimated, wanted, t), limit_slope, t)

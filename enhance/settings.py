@@ -16,6 +16,8 @@ from enhance.errors import EnhanceError, require
 from enhance.stft import FRAMINGS
 
 T = TypeVar("T")
+CORPUS = "DIR"
+"""What stands for the place of a corpus where it must not be named."""
 
 
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -63,7 +65,8 @@ def to_dict(value: Any) -> Any:
 
 
 def load_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a YAML file whose top is a mapping. A key `include` names a file to refine.
+    """Read a YAML file whose top is a mapping. A key `include` names a file to refine, or several
+    in a list, each refining those before it.
 
     Raises
     ------
@@ -86,8 +89,26 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
         value = {}
     if not isinstance(value, dict):
         raise EnhanceError(f"{path}: expected keys and values at the top")
-    include = value.pop("include", None)
-    return merge(load_yaml(path.parent / include), value) if include else value
+    return included(value, path.parent, str(path))
+
+
+def included(mapping: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    """``mapping`` without its key `include`, over the files of ``folder`` which that names.
+
+    Raises
+    ------
+    EnhanceError
+        If it names no files, or one is at fault; see `load_yaml`.
+    """
+    rest = dict(mapping)
+    include = rest.pop("include", None)
+    names = include if isinstance(include, list) else [] if include is None else [include]
+    if not all(isinstance(name, str) for name in names):
+        raise EnhanceError(f"{where}: include: expected a file or a list of them, found {names!r}")
+    result: dict[str, Any] = {}
+    for name in names:
+        result = merge(result, load_yaml(folder / name))
+    return merge(result, rest)
 
 
 def dump_yaml(value: Any) -> str:
@@ -132,6 +153,20 @@ def override(mapping: Mapping[str, Any], assignments: list[str]) -> dict[str, An
             leaf = {part: leaf}
         result = merge(result, leaf)
     return result
+
+
+def portable(value: Any) -> Any:
+    """Plain data whose absolute paths are cut to their names, a corpus to `CORPUS`."""
+    if isinstance(value, dict):
+        return {
+            key: CORPUS if key == "corpus" and item else portable(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
 
 
 def load_run(path: Path | str | None, assignments: list[str]) -> RunConfig:

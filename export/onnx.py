@@ -24,10 +24,8 @@ from torch import Tensor, nn
 from enhance.errors import EnhanceError
 from enhance.files import atomic
 from enhance.spectral import WaveformModel
+from export.recurrence import OPSET
 from export.rewrite import for_single_frames
-
-OPSET = 20
-"""Version of the ONNX operator set of every artefact; stated here and nowhere else."""
 
 IR_VERSION = 9
 """Version of the file format: the oldest that goes with the operator set; old devices read it."""
@@ -89,8 +87,15 @@ def step_graph(model: WaveformModel, metadata: Mapping[str, str]) -> ModelProto:
         )
     assert program is not None
     graph = tidy(program.model_proto, metadata)
-    check(graph)
+    check(graph, allowed=_operators_of(model))
     return graph
+
+
+def _operators_of(model: WaveformModel) -> tuple[str, ...]:
+    """What of `FORBIDDEN` a network has by design: its recurrence over frequency, in float."""
+    gcrn = model.config.gcrn
+    recurrent = gcrn.bottleneck == "dual_path" and gcrn.mixing == "recurrent"
+    return (gcrn.cell.upper(),) if recurrent else ()
 
 
 def tidy(graph: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
@@ -141,11 +146,11 @@ def _split_gemms(main: onnx.GraphProto) -> None:
     main.node.extend(nodes)
 
 
-def check(graph: ModelProto) -> None:
-    """Refuse a graph that is not valid ONNX or holds an operator of `FORBIDDEN`."""
+def check(graph: ModelProto, allowed: tuple[str, ...] = ()) -> None:
+    """Refuse a graph that is not valid ONNX, or holds what is `FORBIDDEN` and not ``allowed``."""
     onnx.checker.check_model(graph, full_check=True)
     found = operators(graph)
-    left = [name for name in FORBIDDEN if name in found]
+    left = [name for name in FORBIDDEN if name in found and name not in allowed]
     if left:
         raise EnhanceError(
             f"export: the step graph still holds {', '.join(left)} (quantisers pass over it); "

@@ -25,8 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from enhance.gcrn import GatedConv, GatedDeconv, Gcrn, GroupedRnn
+from enhance.dual_path import DualPath, RecurrentMixer
+from enhance.gated import GatedConv, GatedDeconv
+from enhance.gcrn import Gcrn, GroupedRnn
 from enhance.spectral import WaveformModel
+from export.recurrence import OnnxRnn, cell_step, gates_together
 
 
 class MatmulConv(nn.Module):
@@ -35,13 +38,18 @@ class MatmulConv(nn.Module):
     def __init__(self, layer: GatedConv) -> None:
         super().__init__()
         scale, self.shift = _fold(layer.norm, layer.conv.out_channels // 2)
-        self.weight, self.bias = _matrix(layer.conv, scale)  # (3 C, 2 C'), (2 C',)
+        self.weight, self.bias = _matrix(layer.conv, scale)  # (taps C, 2 C'), (2 C',)
+        self.past = layer.past
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C, T, F) -> (B, C', T, F'), F' = (F - 3) // 2 + 1"""
-        x = x.permute(0, 2, 3, 1)  # (B, T, F, C)
-        size = (x.shape[2] - 3) // 2 + 1
-        taps = [x[:, :, k : k + 2 * size - 1 : 2] for k in range(3)]
+        """Shape: (B, C, past + T, F) -> (B, C', T, F'), F' = (F - 3) // 2 + 1"""
+        x = x.permute(0, 2, 3, 1)  # (B, past + T, F, C)
+        size, frames = (x.shape[2] - 3) // 2 + 1, x.shape[1] - self.past
+        taps = [
+            x[:, t : t + frames, k : k + 2 * size - 1 : 2]
+            for t in range(self.past + 1)
+            for k in range(3)
+        ]
         y = torch.cat(taps, 3) @ self.weight + self.bias  # (B, T, F', 2 C')
         return F.elu(F.glu(y, -1) + self.shift).permute(0, 3, 1, 2)
 
@@ -100,33 +108,19 @@ class StepRnn(nn.Module):
                 (self.inputs, self.input_biases, "ih"),
                 (self.states, self.state_biases, "hh"),
             ):
-                weights.append(_constant(self._order(getattr(group, f"weight_{kind}_l0")).T))
-                biases.append(_constant(self._order(getattr(group, f"bias_{kind}_l0"))))
-
-    def _order(self, rows: Tensor) -> Tensor:
-        """Gates under a sigmoid side by side: torch's i, f, g, o becomes i, f, o, g."""
-        if self.cell == "gru":
-            return rows  # r, z, n
-        i, f, g, o = rows.chunk(4)
-        return torch.cat([i, f, o, g])
+                weights.append(
+                    _constant(gates_together(self.cell, getattr(group, f"weight_{kind}_l0")).T)
+                )
+                biases.append(
+                    _constant(gates_together(self.cell, getattr(group, f"bias_{kind}_l0")))
+                )
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Shape: x (B, 1, D), every state (B, H) -> (B, 1, H), states (B, H)"""
         n = len(self.inputs)
         wx = self._products(x.squeeze(1), self.inputs, self.input_biases)  # (B, n, gates H/n)
         wh = self._products(state[0], self.states, self.state_biases)
-        size = self.hidden // n
-        if self.cell == "lstm":
-            gates, g = (wx + wh).split([3 * size, size], 2)
-            i, f, o = gates.sigmoid().chunk(3, 2)
-            c = f * state[1].unflatten(1, (n, -1)) + i * g.tanh()  # (B, n, H/n)
-            new = [o * c.tanh(), c]
-        else:
-            gates_x, new_x = wx.split([2 * size, size], 2)
-            gates_h, new_h = wh.split([2 * size, size], 2)
-            r, z = (gates_x + gates_h).sigmoid().chunk(2, 2)
-            g = (new_x + r * new_h).tanh()
-            new = [g + z * (state[0].unflatten(1, (n, -1)) - g)]
+        new = cell_step(self.cell, wx, wh, tuple(s.unflatten(1, (n, -1)) for s in state))
         states = tuple(value.flatten(1) for value in new)
         return states[0][:, None], states
 
@@ -135,15 +129,45 @@ class StepRnn(nn.Module):
         return torch.cat([p @ w + b for p, w, b in parts], 1).unflatten(1, (len(weights), -1))
 
 
+class StepPath(nn.Module):
+    """A `DualPath` on one frame, frequencies as rows; norms are folded into the products."""
+
+    def __init__(self, path: DualPath) -> None:
+        super().__init__()
+        self.cell, self.hidden, self.state_names = path.cell, path.hidden, path.state_names
+        for kind in ("ih", "hh"):
+            rows = (getattr(path.time, f"{part}_{kind}_l0") for part in ("weight", "bias"))
+            weight, bias = (gates_together(path.cell, row) for row in rows)
+            setattr(self, f"weight_{kind}", _constant(weight.T))
+            setattr(self, f"bias_{kind}", _constant(bias))
+        self.time_weight, self.time_bias = _linear(path.time_out, path.time_norm)
+        self.mix = path.mix
+        if isinstance(path.mix, RecurrentMixer):
+            # One operator, in float: step by step it would be some two hundred.
+            self.mix.rnn = OnnxRnn(path.mix.rnn)
+        self.mix_weight, self.mix_bias = _linear(path.mix_out, path.mix_norm)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Shape: x (1, 1, F, C), every state (1, F, H) -> the same"""
+        rows = x.flatten(0, 2)  # (F, C)
+        wx = rows @ self.weight_ih + self.bias_ih
+        wh = state[0][0] @ self.weight_hh + self.bias_hh
+        new = cell_step(self.cell, wx, wh, tuple(s[0] for s in state))
+        rows = rows + (new[0] @ self.time_weight + self.time_bias)
+        mixed = self.mix(rows[None])[0]
+        rows = rows + (mixed @ self.mix_weight + self.mix_bias)
+        return rows[None, None], tuple(s[None] for s in new)
+
+
 class StepGcrn(Gcrn):
     """A `Gcrn` in evaluation on one frame of one clip; made by `for_single_frames`."""
 
     def decode(self, x: Tensor, skips: list[Tensor], spec: Tensor) -> Tensor:
         """As `Gcrn.decode`.
 
-        Shape: x (1, 1, encoding_size), spec (1, 2, 1, F) -> (1, 2, 1, F)
+        Shape: x (1, C, 1, F'), spec (1, 2, 1, F) -> (1, 2, 1, F)
         """
-        x = x.unflatten(-1, (self.config.channels[-1], -1)).transpose(2, 3)  # (1, 1, F', C)
+        x = x.permute(0, 2, 3, 1)  # (1, 1, F', C)
         both: Sequence[Tensor] = [x]
         for layer, skip in zip(self.decoders, reversed(skips), strict=True):
             beside = skip.permute(0, 2, 3, 1)  # (1, 1, F', C)
@@ -151,7 +175,7 @@ class StepGcrn(Gcrn):
             # The bottleneck's output goes to every decoder.
             out = layer(inputs * (self.config.decoders // len(inputs)))  # (D, 1, F, C')
             both = out.split(1)
-        # (D, 1, F, 2 / D) -> (1, 2, 1, F)
+        # (D, 1, F, outputs) -> (1, D outputs, 1, F)
         return self.output(out.permute(0, 3, 1, 2).flatten(0, 1)[None], spec)
 
 
@@ -172,7 +196,10 @@ def for_single_frames(model: WaveformModel) -> WaveformModel:
     network = model.network
     network.__class__ = StepGcrn
     network.encoder = nn.ModuleList(MatmulConv(cast(GatedConv, layer)) for layer in network.encoder)
-    network.rnns = nn.ModuleList(StepRnn(cast(GroupedRnn, rnn)) for rnn in network.rnns)
+    network.rnns = nn.ModuleList(
+        StepPath(rnn) if isinstance(rnn, DualPath) else StepRnn(cast(GroupedRnn, rnn))
+        for rnn in network.rnns
+    )
     layers = zip(*cast(Iterable[Iterable[GatedDeconv]], network.decoders), strict=True)
     network.decoders = nn.ModuleList(JointDecoder(both) for both in layers)
     return model
@@ -190,14 +217,21 @@ def _fold(norm: nn.Module, channels: int) -> tuple[Tensor, nn.Parameter]:
 
 
 def _matrix(conv: nn.Conv2d, scale: Tensor) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight (k C, 2 C') and bias (2 C',) of a convolution of kernel (1, k).
+    """Weight (t k C, 2 C') and bias (2 C',) of a convolution of kernel (t, k).
 
     The gated half of the outputs is scaled, the half under the sigmoid is not.
     """
     both = torch.cat([scale, torch.ones_like(scale)])  # (2C',)
-    weight = conv.weight[:, :, 0].double().permute(2, 1, 0).flatten(0, 1) * both  # (k C, 2C')
+    weight = conv.weight.double().permute(2, 3, 1, 0).flatten(0, 2) * both  # (t k C, 2C')
     assert conv.bias is not None
     return _constant(weight), _constant(conv.bias.double() * both)
+
+
+def _linear(layer: nn.Linear, norm: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight (D, C) and bias (C,) of a dense layer with the batch norm behind it."""
+    scale, shift = _fold(norm, layer.out_features)
+    bias = layer.bias.double() * scale + shift
+    return _constant(layer.weight.double().T * scale), _constant(bias)
 
 
 def _transposed_matrix(

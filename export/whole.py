@@ -4,8 +4,7 @@ For models that cannot stream (mode concat): the teacher is inside the graph. Th
 from the model that is exported, all exact:
 
 * recurrent layers are written as ONNX's own LSTM and GRU (torch's exporter unrolls or refuses
-  them at a length it does not know), gates reordered from torch's i f g o and r z n to i o f c
-  and z r h;
+  them at a length it does not know);
 * what stands beside the recurrent output comes from `Companion.one_wave`, which has no Python that
   depends on the length;
 * batch is one.
@@ -15,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import onnx
 import torch
@@ -23,52 +22,15 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from enhance.companion import OneWave
+from enhance.dual_path import DualPath, RecurrentMixer
+from enhance.errors import EnhanceError
 from enhance.gcrn import GroupedRnn
 from enhance.spectral import WaveformModel
-from export.onnx import OPSET, quiet_exporter, strip
+from export.onnx import quiet_exporter, strip
+from export.recurrence import OPSET, OnnxRnn
 
 LEAST_SAMPLES = 800
 """Shortest recording that a whole graph takes, unless its companion needs more."""
-
-
-class OnnxRnn(nn.Module):
-    """A one-layer `nn.LSTM` or `nn.GRU` as one ONNX operator; runs in the exported graph only."""
-
-    def __init__(self, rnn: nn.LSTM | nn.GRU) -> None:
-        super().__init__()
-        self.lstm = isinstance(rnn, nn.LSTM)
-        self.hidden = rnn.hidden_size
-        order = (0, 3, 1, 2) if self.lstm else (1, 0, 2)
-
-        def gates(name: str) -> Tensor:
-            parts = cast(Tensor, getattr(rnn, f"{name}_l0")).detach().chunk(len(order))
-            return torch.cat([parts[i] for i in order])[None]  # one direction
-
-        self.w: Tensor
-        self.r: Tensor
-        self.b: Tensor
-        self.register_buffer("w", gates("weight_ih"))  # (1, G H, D)
-        self.register_buffer("r", gates("weight_hh"))  # (1, G H, H)
-        biases = gates("bias_ih"), gates("bias_hh")
-        self.register_buffer("b", torch.cat(biases, 1))  # (1, 2 G H)
-
-    def forward(self, x: Tensor, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, object]:
-        """Shape: x (1, T, D), states (1, 1, H) -> (1, T, H), states"""
-        x = x.transpose(0, 1)  # (T, 1, D)
-        states = state if isinstance(state, tuple) else (state,)
-        attributes: dict[str, Any] = {"hidden_size": self.hidden}
-        if not self.lstm:
-            attributes["linear_before_reset"] = 1  # torch's GRU
-        outputs = torch.onnx.ops.symbolic_multi_out(
-            "LSTM" if self.lstm else "GRU",
-            (x, self.w, self.r, self.b, None, *states),
-            attributes,
-            dtypes=[x.dtype] * (1 + len(states)),
-            shapes=[(x.shape[0], 1, 1, self.hidden), *[(1, 1, self.hidden)] * len(states)],
-            version=OPSET,
-        )
-        y = outputs[0].squeeze(1).transpose(0, 1)  # (1, T, H)
-        return y, tuple(outputs[1:]) if self.lstm else outputs[1]
 
 
 class Whole(nn.Module):
@@ -80,7 +42,17 @@ class Whole(nn.Module):
         if model.companion is not None:
             self.beside = model.companion.one_wave()
         self.model = copy.deepcopy(model).eval()
-        for layer in cast(Iterable[GroupedRnn], self.model.network.rnns):
+        if model.config.gcrn.level_frames:
+            raise EnhanceError(
+                "gcrn.level_frames: a running level cannot be exported for recordings of unknown "
+                "length; export the streaming file, or train with level_frames 0"
+            )
+        for layer in cast(Iterable[GroupedRnn | DualPath], self.model.network.rnns):
+            if isinstance(layer, DualPath):
+                layer.time = OnnxRnn(layer.time)
+                if isinstance(layer.mix, RecurrentMixer):
+                    layer.mix.rnn = OnnxRnn(layer.mix.rnn)
+                continue
             groups = cast(Iterable[nn.LSTM | nn.GRU], layer.groups)
             layer.groups = nn.ModuleList(OnnxRnn(group) for group in groups)
 

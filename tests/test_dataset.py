@@ -196,6 +196,27 @@ def test_load_clips_from_folders_and_manifests(tmp_path: Path) -> None:
         load_clips(DataConfig(corpus=str(tmp_path / "empty")), quiet=True)
 
 
+def test_sources_held_out_are_in_no_part_of_training(tmp_path: Path) -> None:
+    speech, noise = speech_and_noise(tmp_path)
+    write_manifest(tmp_path / "manifest.jsonl", [*speech, *noise])
+    data = DataConfig(corpus=str(tmp_path), held_out=["b", "y"])
+    kept = load_clips(data, quiet=True)
+    out = load_clips(data, held_out=True, quiet=True)
+    assert [{clip.source for clip in part} for part in (*kept, *out)] == [
+        {"a"},
+        {"x"},
+        {"b"},
+        {"y"},
+    ]
+    assert [len(a) + len(b) for a, b in zip(kept, out, strict=True)] == [8, 3]
+    with pytest.raises(EnhanceError, match="no clip is of the source 'c'"):
+        load_clips(DataConfig(corpus=str(tmp_path), held_out=["b", "c"]), quiet=True)
+    with pytest.raises(EnhanceError, match="leaves no speech to train on"):
+        load_clips(DataConfig(corpus=str(tmp_path), held_out=["a", "b"]), quiet=True)
+    with pytest.raises(EnhanceError, match="names no source of noise"):
+        load_clips(DataConfig(corpus=str(tmp_path), held_out=["a"]), held_out=True, quiet=True)
+
+
 def test_nothing_named_is_the_synthetic_corpus_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -262,6 +283,16 @@ def test_store_refuses(tmp_path: Path, odd_files: list[Clip]) -> None:
     changed = Clip(odd_files[5].path, 0.5, 16000)
     with pytest.raises(EnhanceError, match="make the manifest anew"):
         ClipStore([changed], cache_mb=0, quiet=True).whole(0)
+
+
+def test_what_the_configuration_holds_out_is_in_the_corpus(corpus: Path) -> None:
+    from enhance.settings import load_run
+
+    path = Path(__file__).parents[1] / "configs" / "held-out.yaml"
+    data = load_run(path, [f"data.corpus={corpus / 'train'}"]).data
+    (speech, noise), out = load_clips(data, quiet=True), load_clips(data, held_out=True, quiet=True)
+    assert {clip.source for part in out for clip in part} == set(data.held_out)
+    assert not {clip.source for clip in (*speech, *noise)} & set(data.held_out)
 
 
 def test_corpus_splits_without_a_leak(corpus: Path) -> None:

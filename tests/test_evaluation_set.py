@@ -14,7 +14,7 @@ from audio_clips import clip, speech_and_noise
 from enhance.data import demo_corpus, evaluation_set, mixing
 from enhance.data.dataset import DataConfig, split
 from enhance.data.evaluation_set import EvaluationSet, make_set, mix, open_set
-from enhance.data.manifest import Clip
+from enhance.data.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError
 
 
@@ -153,6 +153,21 @@ def test_held_back_takes_only_what_training_does_not_hear(
     heard = {c.path.name for c in (*split(speech, 0.3)[0], *split(noise, 0.3, "path")[0])}
     for _, _, _, labels in made.pairs:
         assert not heard & set((labels["speech_files"] + " " + labels["noise_files"]).split())
+
+
+def test_a_set_of_the_sources_held_out(
+    tmp_path: Path, clips: tuple[list[Clip], list[Clip]]
+) -> None:
+    write_manifest(tmp_path / "data" / "manifest.jsonl", [*clips[0], *clips[1]])
+    data = DataConfig(corpus=str(tmp_path / "data"), held_out=["b", "x"])
+    made = mix(data, tmp_path / "set", held_out=True, count=6, seconds=0.5, quiet=True)
+    labels = [row for _, _, _, row in made.pairs]
+    assert {(row["source"], row["noise_source"]) for row in labels} == {("b", "x")}
+    with pytest.raises(EnhanceError, match="one of the two"):
+        mix(data, tmp_path / "other", held_out=True, held_back=True, quiet=True)
+    with pytest.raises(EnhanceError, match="names no source of speech"):
+        mix(DataConfig(), tmp_path / "other", held_out=True, quiet=True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_builtin_set_is_held_out_and_made_once(

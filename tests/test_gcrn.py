@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -11,15 +12,25 @@ from torch import nn
 from torch.nn import functional as F
 
 from enhance.config import MODELS, GcrnConfig, ModelConfig
+from enhance.dual_path import DualPath
 from enhance.errors import EnhanceError
-from enhance.gcrn import GatedConv, GatedDeconv, Gcrn, GroupedRnn, compress, macs_per_frame
+from enhance.gated import GatedConv, GatedDeconv
+from enhance.gcrn import Gcrn, GroupedRnn, RunningLevel, compress, macs_per_frame
 from enhance.losses import si_sdr
 from enhance.spectral import WaveformModel
 from enhance.stft import FRAMINGS, StftConfig
 
 TINY = GcrnConfig(channels=(4, 6, 8), hidden=20, groups=2)
+DUAL = {
+    f"{mixing}-{output}": {
+        "bottleneck": "dual_path", "mixing": mixing, "output": output, "decoders": 1,
+        "channels": (4, 6, 16), "hidden": 10,
+    }
+    for mixing in ("recurrent", "attention", "dense")
+    for output in ("complex_mask", "magnitude_phase")
+}  # fmt: skip
+"""Networks of two paths."""
 CELL = pytest.mark.parametrize("cell", ["lstm", "gru"])
-OUTPUT = pytest.mark.parametrize("output", ["complex_mask", "complex_mapping"])
 DECODERS = pytest.mark.parametrize("decoders", [1, 2])
 
 
@@ -33,22 +44,38 @@ def settled(model: nn.Module, *inputs: torch.Tensor) -> nn.Module:
 
 def tiny_model(stft: StftConfig = FRAMINGS["25-20"], **fields: object) -> WaveformModel:
     torch.manual_seed(1)
-    config = GcrnConfig(channels=(4, 6, 8), hidden=20, groups=2, **fields)  # type: ignore[arg-type]
+    fields = {"channels": (4, 6, 8), "hidden": 20, "groups": 2, **fields}
+    config = GcrnConfig(**fields)  # type: ignore[arg-type]
     model = WaveformModel(ModelConfig(stft, config))
     audio = torch.randn(2, 20 * stft.hop_length) * 0.1
     settled(model, audio)
     return model
 
 
-@CELL
-@OUTPUT
-@DECODERS
-def test_the_future_changes_no_layer_output(cell: str, output: str, decoders: int) -> None:
-    model = tiny_model(cell=cell, output=output, decoders=decoders)
+def networks() -> list[dict[str, object]]:
+    """Fields of the networks whose every layer must be causal and stream."""
+    grouped = [
+        {"cell": cell, "output": output, "decoders": decoders}
+        for cell in ("lstm", "gru")
+        for output in ("complex_mask", "complex_mapping")
+        for decoders in (1, 2)
+    ]
+    more = ({"level_frames": 4}, {"kernel_frames": 2}, {"kernel_frames": 3, "level_frames": 5})
+    return grouped + list(more) + [{**d, **more[i % 3]} for i, d in enumerate(DUAL.values())]
+
+
+NETWORKS = pytest.mark.parametrize(
+    "fields", networks(), ids=lambda fields: "-".join(str(v) for v in fields.values())
+)
+
+
+@NETWORKS
+def test_the_future_changes_no_layer_output(fields: dict[str, object]) -> None:
+    model = tiny_model(**fields)
     torch.manual_seed(2)
-    audio = torch.randn(1, 12 * 320) * 0.1
+    audio = torch.randn(1, 13 * 320) * 0.1
     changed = audio.clone()
-    changed[:, 7 * 320 :] += torch.randn(1, 5 * 320)
+    changed[:, 7 * 320 :] += torch.randn(1, 6 * 320)
     seen: list[dict[str, torch.Tensor]] = []
 
     def watch(name: str, store: dict[str, torch.Tensor]):
@@ -65,10 +92,10 @@ def test_the_future_changes_no_layer_output(cell: str, output: str, decoders: in
             m.register_forward_hook(watch(name, store))
             for name, m in model.named_modules()
             if not any(True for _ in m.children())
-            or isinstance(m, (GroupedRnn, GatedConv, GatedDeconv))
+            or isinstance(m, (GroupedRnn, DualPath, GatedConv, GatedDeconv, RunningLevel))
         ]
         with torch.no_grad():
-            store["output"] = model(wave)[0].unflatten(1, (12, 320))
+            store["output"] = model(wave)[0].unflatten(1, (13, 320))
         for handle in handles:
             handle.remove()
         seen.append(store)
@@ -76,29 +103,24 @@ def test_the_future_changes_no_layer_output(cell: str, output: str, decoders: in
     assert len(seen[0]) > 15
     for name, before in seen[0].items():
         after = seen[1][name]
-        # Convolutions are (B, C, T, F), recurrent layers and the output (B, T, ...).
-        axis = 2 if before.ndim == 4 else 1
-        assert before.shape[axis] == 12, name
+        assert before.shape.count(13) == 1, name
+        axis = before.shape.index(13)  # time, wherever a layer has it
         past = [slice(None)] * axis + [slice(0, 7)]
         future = [slice(None)] * axis + [slice(7, None)]
         assert torch.equal(before[tuple(past)], after[tuple(past)]), name
         assert not torch.equal(before[tuple(future)], after[tuple(future)]), name
 
 
-@CELL
-@OUTPUT
-@DECODERS
+@NETWORKS
 @pytest.mark.parametrize("framing", list(FRAMINGS))
-def test_streaming_in_odd_pieces_equals_offline(
-    cell: str, output: str, decoders: int, framing: str
-) -> None:
-    model = tiny_model(FRAMINGS[framing], cell=cell, output=output, decoders=decoders)
+def test_streaming_in_odd_pieces_equals_offline(fields: dict[str, object], framing: str) -> None:
+    model = tiny_model(FRAMINGS[framing], **fields)
     hop = FRAMINGS[framing].hop_length
     torch.manual_seed(3)
-    audio = torch.randn(2, 120 * hop) * 0.1
+    audio = torch.randn(2, 40 * hop) * 0.1
     with torch.no_grad():
         whole, last = model(audio)
-        for sizes in ([1], [1, 7, 3], [119, 1], [2, 1, 1, 5]):
+        for sizes in ([1], [1, 7, 3], [39, 1], [2, 1, 1, 5]):
             state, pieces, at = None, [], 0
             for frames in itertools.cycle(sizes):
                 piece = audio[:, at * hop : (at + frames) * hop]
@@ -165,15 +187,34 @@ def test_a_gated_convolution_is_torch_s_own_glu() -> None:
 def test_a_deconvolution_gives_every_bin_back(bins: int) -> None:
     torch.manual_seed(5)
     layer = GatedDeconv(3, 2, bins, last=True)
-    x = torch.randn(2, 3, 5, 4)
+    x, skip = torch.randn(2, 3, 5, 4).split((1, 2), 1)
     # By hand: input f reaches outputs 2f, 2f + 1 and 2f + 2, each by its own tap.
     expected = layer.conv.bias.view(1, 4, 1, 1).repeat(2, 1, 5, bins)
     for f in range(4):
         for tap in range(3):
             expected[..., 2 * f + tap] += torch.einsum(
-                "bct,co->bot", x[..., f], layer.conv.weight[:, :, 0, tap]
+                "bct,co->bot", torch.cat([x, skip], 1)[..., f], layer.conv.weight[:, :, 0, tap]
             )
-    assert torch.allclose(layer(x), F.glu(expected, 1), atol=1e-6)
+    assert torch.allclose(layer(x, skip), F.glu(expected, 1), atol=1e-6)
+
+
+def test_gates_and_skips_have_torch_s_gradients() -> None:
+    torch.manual_seed(5)
+    conv, deconv = GatedConv(4, 6), GatedDeconv(12, 3, 9, last=True)
+    x = torch.randn(2, 4, 5, 9, requires_grad=True)
+    skip = torch.randn(2, 6, 5, 4, requires_grad=True)
+    deconv(conv(x), skip).square().sum().backward()
+    got = [x.grad, skip.grad, conv.conv.weight.grad, deconv.conv.weight.grad]
+    for leaf in (x, skip, conv.conv.weight, deconv.conv.weight):
+        leaf.grad = None
+    y = F.elu(conv.norm(F.glu(conv.conv(x), 1)))
+    y = F.conv_transpose2d(
+        torch.cat([y, skip], 1), deconv.conv.weight, deconv.conv.bias, stride=(1, 2)
+    )
+    F.glu(y, 1).square().sum().backward()
+    expected = [x.grad, skip.grad, conv.conv.weight.grad, deconv.conv.weight.grad]
+    for a, b in zip(got, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
 @CELL
@@ -195,7 +236,7 @@ def test_recurrent_step_equals_the_sequence_of_torch(cell: str) -> None:
 def test_groups_are_rearranged_between_layers() -> None:
     net = Gcrn(TINY, 201).eval()
     x = torch.randn(1, 1, net.encoding_size, requires_grad=True)
-    out, _ = net.recur(x)
+    out, _ = net.recur(x.unflatten(-1, (8, -1)).transpose(1, 2))
     # After rearrangement both groups of layer 2 see both groups of layer 1.
     for unit in (0, TINY.hidden - 1):
         (gradient,) = torch.autograd.grad(
@@ -215,7 +256,7 @@ def test_groups_are_rearranged_between_layers() -> None:
         )
         halves = gradient[0, 0].chunk(2)
         assert all(half.abs().max() > 0 for half in halves)
-    assert out.shape == x.shape
+    assert out.shape == (1, 8, 1, net.encoding_size // 8)
 
 
 def test_extra_features_stand_beside_the_recurrent_output() -> None:
@@ -238,6 +279,46 @@ def test_compress_keeps_phase_and_powers_the_magnitude() -> None:
     assert torch.isfinite(compress(torch.zeros_like(spec), 0.3)).all()
 
 
+def test_the_running_level_is_the_mean_then_forgets() -> None:
+    torch.manual_seed(7)
+    level, spec = RunningLevel(4), torch.randn(1, 2, 9, 5) * torch.arange(1.0, 10)[:, None]
+    zeros = (torch.zeros(1, 1), torch.zeros(1, 1))
+    out, (mean, count) = level(spec, zeros)
+    power = spec.square().sum(1).mean(2)[0]  # (T,)
+    expected = [power[: t + 1].mean() for t in range(4)]
+    for t in range(4, 9):
+        expected.append(expected[-1] * 3 / 4 + power[t] / 4)
+    for t in range(9):
+        assert torch.allclose(out[:, :, t], spec[:, :, t] / expected[t].sqrt(), rtol=1e-5)
+    assert float(count) == 4 and torch.allclose(mean[0, 0], expected[-1], rtol=1e-5)
+    louder, _ = level(20 * spec, zeros)
+    assert torch.allclose(louder, out, rtol=1e-5)
+    assert not level(torch.zeros_like(spec), zeros)[0].any()
+
+
+@pytest.mark.parametrize("mixing", ["recurrent", "attention", "dense"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_macs_of_a_dual_path_are_those_that_its_products_perform(mixing: str, cell: str) -> None:
+    config = GcrnConfig(
+        channels=(4, 8, 16), cell=cell, hidden=12, decoders=1,  # type: ignore[arg-type]
+        bottleneck="dual_path", mixing=mixing, kernel_frames=2,  # type: ignore[arg-type]
+    )  # fmt: skip
+    net = Gcrn(config, 65).eval()
+    rows, block = net.sizes[-1], net.rnns[0]
+    # Every weight of the block works once for each position, but the dense layer over positions
+    # once for each channel; attention has two products without weights.
+    weights = {n: p for n, p in block.named_parameters() if p.ndim > 1 and "place" not in n}
+    once = weights.pop("mix.positions.weight", torch.zeros(0)).numel() * 16
+    counted = rows * sum(p.numel() for p in weights.values()) + once
+    counted += 2 * rows * rows * 16 if mixing == "attention" else 0
+    plain = replace(config, rnn_layers=1)
+    assert macs_per_frame(config, 65) - macs_per_frame(plain, 65) == counted
+    single = replace(config, kernel_frames=1)
+    layers = zip(net.encoder, net.sizes[1:], strict=True)
+    extra = sum(layer.conv.weight[:, :, 0].numel() * f for layer, f in layers)
+    assert macs_per_frame(config, 65) - macs_per_frame(single, 65) == extra
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("framing", list(FRAMINGS))
 def test_macs_are_those_that_the_layers_perform(name: str, framing: str) -> None:
@@ -251,7 +332,7 @@ def test_macs_are_those_that_the_layers_perform(name: str, framing: str) -> None
         if isinstance(module, GatedConv):
             counted += 2 * out[0].numel() * module.conv.weight[0].numel()
         if isinstance(module, GatedDeconv):
-            counted += inputs[0][0].numel() * module.conv.weight[0].numel()
+            counted += 2 * inputs[0][0].numel() * module.conv.weight[0].numel()
 
     for module in net.modules():
         module.register_forward_hook(count)

@@ -8,7 +8,7 @@ import torch
 
 from enhance.config import LossConfig
 from enhance.errors import EnhanceError
-from enhance.losses import enhancement_loss, multi_resolution_error, si_sdr
+from enhance.losses import enhancement_loss, level_gain, multi_resolution_error, si_sdr
 from enhance.perceptual import pesq_disturbance
 
 
@@ -120,7 +120,47 @@ def test_pesq_knows_its_sample_rate() -> None:
         enhancement_loss(LossConfig(pesq=0.1), spec, spec, wave, wave, 8000)
 
 
-@pytest.mark.parametrize("sizes", [(), (512, 1)])
+EVERY_TERM = LossConfig(waveform=0.3, multi_resolution=1.0, pesq=0.05, level_invariant=True)
+
+
+def at_level(dbfs: float, config: LossConfig) -> tuple[dict[str, float], list[torch.Tensor]]:
+    """Losses of one estimate and target at a level, and what they say of a gainless network."""
+    rng = np.random.default_rng(3)
+    target = rng.standard_normal((2, 8000)) * [[1.0], [0.5]]
+    target *= 10 ** (dbfs / 20) / np.sqrt(np.mean(target[0] ** 2))
+    estimate = 0.7 * target + 0.2 * target.std() * rng.standard_normal((2, 8000))
+    waves = [torch.tensor(x, dtype=torch.float32) for x in (estimate, target)]
+    specs = [x.view(2, 2, 40, 100) for x in waves]
+    level = 10 ** (dbfs / 20)
+    inputs = [waves[0].requires_grad_(), specs[0].detach().requires_grad_()]
+    losses = enhancement_loss(config, inputs[1], specs[1], inputs[0], waves[1])
+    gradients = torch.autograd.grad(sum(losses.values()), inputs)
+    return {name: loss.item() for name, loss in losses.items()}, [level * g for g in gradients]
+
+
+@pytest.mark.parametrize("dbfs", [-15.0, -40.0, -52.0])
+def test_levels_do_not_count_where_asked(dbfs: float) -> None:
+    expected, teaches = at_level(-26.0, EVERY_TERM)
+    got, found = at_level(dbfs, EVERY_TERM)
+    assert got == pytest.approx(expected, rel=1e-3)
+    for a, b in zip(found, teaches, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3 * b.abs().max().item())
+
+
+def test_levels_count_otherwise() -> None:
+    loud, quiet = (at_level(dbfs, LossConfig())[0] for dbfs in (-15.0, -52.0))
+    assert quiet["magnitude"] < 0.3 * loud["magnitude"]
+    assert quiet["si_sdr"] == pytest.approx(loud["si_sdr"], rel=1e-3)
+
+
+def test_one_level_is_an_rms_of_a_twentieth() -> None:
+    target = torch.randn(2, 8000) * torch.tensor([[0.3], [0.001]])
+    rms = (target * level_gain(target)).square().mean(-1).sqrt()
+    torch.testing.assert_close(rms, torch.full((2,), 0.05))
+    assert level_gain(torch.zeros(1, 80)).item() == pytest.approx(500)
+
+
+@pytest.mark.parametrize("sizes", [(), (512, 1), (512, 255), (0,)])
 def test_transform_lengths_are_checked(sizes: tuple[int, ...]) -> None:
     with pytest.raises(EnhanceError, match="multi_resolution_sizes"):
         LossConfig(multi_resolution_sizes=sizes)

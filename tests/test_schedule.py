@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from enhance.errors import EnhanceError
 from enhance.training.config import TrainingConfig
 from enhance.training.ema import Ema
-from enhance.training.schedule import learning_rate, progress
+from enhance.training.schedule import is_stable, learning_rate, progress, since
 
 
 def test_rate_of_a_run() -> None:
@@ -30,6 +31,51 @@ def test_rate_of_a_run() -> None:
 def test_no_warmup_starts_at_the_peak() -> None:
     c = TrainingConfig(steps=10, warmup_steps=0, learning_rate=0.5)
     assert learning_rate(c, 0, 0.0) == 0.5
+
+
+def test_warm_up_stable_decay() -> None:
+    c = TrainingConfig(
+        steps=1000,
+        schedule="wsd",
+        decay_share=0.25,
+        warmup_steps=100,
+        learning_rate=0.01,
+        final_rate=0.04,
+    )
+    rates = np.array([learning_rate(c, s, progress(c, s, 0.0)) for s in range(1001)])
+    np.testing.assert_allclose(rates[:100], 1e-4 * np.arange(1, 101))
+    np.testing.assert_allclose(rates[100:751], 0.01)
+    assert rates[812] == pytest.approx(0.01 * (0.04 + 0.96 * (1 - (62 / 250) ** 0.5)))
+    assert (np.diff(rates[750:]) < 0).all()
+    assert rates[1000] == pytest.approx(0.04 * 0.01)
+
+
+def test_a_run_without_an_end_stays_at_its_peak() -> None:
+    c = TrainingConfig(steps=0, schedule="wsd", warmup_steps=10, learning_rate=0.5)
+    used = progress(c, 10**7, 1e9)
+    assert used == 0
+    assert learning_rate(c, 10**7, used) == 0.5
+    with pytest.raises(EnhanceError, match=r"training\.steps 0"):
+        TrainingConfig(steps=0)
+    assert TrainingConfig(steps=0, minutes=3).steps == 0
+
+
+def test_the_stable_part_knows_no_budget() -> None:
+    c = TrainingConfig(steps=100, schedule="wsd", decay_share=0.2)
+    assert [is_stable(c, used) for used in (0.0, 0.8, 0.81, 1.0)] == [True, True, False, False]
+    assert not is_stable(TrainingConfig(), 0.1)
+
+
+def test_the_budget_of_a_branch_counts_from_there() -> None:
+    c = TrainingConfig(steps=100, minutes=10, schedule="wsd", decay_share=1.0, warmup_steps=50)
+    branch = {"step": 4000, "seconds": 900.0}
+    assert progress(c, *since(branch, 4000, 900.0)) == 0
+    used = progress(c, *since(branch, 4025, 903.0))
+    assert used == pytest.approx(0.25)
+    expected = c.learning_rate * (0.02 + 0.98 * 0.5)  # nothing but a decay, and no warm-up
+    assert learning_rate(c, 4025, used) == pytest.approx(expected)
+    assert progress(c, *since(branch, 4010, 1350.0)) == pytest.approx(0.75)
+    assert since(None, 7, 8.0) == (7, 8.0)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,18 @@ def test_overrides_win_over_the_file_and_the_file_over_what_it_includes(tmp_path
     assert config.loss.si_sdr == 0.001
 
 
+def test_several_files_are_included_in_order(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("seed: 1\nloss: {complex: 1.0, magnitude: 1.0}\n")
+    (tmp_path / "b.yaml").write_text("seed: 2\nloss: {magnitude: 2.0}\n")
+    (tmp_path / "run.yaml").write_text("include: [a.yaml, b.yaml]\nloss: {si_sdr: 3.0}\n")
+    config = load_run(tmp_path / "run.yaml", [])
+    assert config.seed == 2
+    assert (config.loss.complex, config.loss.magnitude, config.loss.si_sdr) == (1.0, 2.0, 3.0)
+    (tmp_path / "run.yaml").write_text("include: [a.yaml, 3]\n")
+    with pytest.raises(EnhanceError, match="include: expected a file or a list"):
+        load_run(tmp_path / "run.yaml", [])
+
+
 @pytest.mark.parametrize(
     ("mapping", "words"),
     [

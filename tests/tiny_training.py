@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,9 @@ from enhance.config import (
     RunConfig,
     TrainingConfig,
 )
+from enhance.objective import Enhancement
 from enhance.settings import dump_yaml
+from enhance.spectral import WaveformModel
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ModelConfig(gcrn=GcrnConfig(channels=(4, 4, 4), hidden=16))
@@ -61,6 +64,19 @@ def config(data: Path, **training: Any) -> RunConfig:
         mixing=MixingConfig(segment_seconds=0.5),
         training=TrainingConfig(**{**settings, **training}),
     )
+
+
+class Stopping(Enhancement):
+    """Plain enhancement that is stopped, as by Ctrl-C, in its step number ``stop``; 0 for never."""
+
+    def __init__(self, config: RunConfig, stop: int = 0) -> None:
+        super().__init__(config.loss)
+        self.left = stop
+
+    def begin_step(self, step: int, model: WaveformModel) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def on_workers(settings: RunConfig, workers: int) -> RunConfig:

@@ -21,7 +21,8 @@ from enhance.data.clip_store import ClipStore
 from enhance.data.dataset import split
 from enhance.data.inventory import by_source
 from enhance.data.manifest import Clip, read_manifest, scan_folder
-from enhance.data.mixing import Mixer, assemble
+from enhance.data.mixing import Mixer
+from enhance.data.pieces import assemble
 from enhance.data.recipe import Piece
 from enhance.data.rooms import bank
 from enhance.errors import EnhanceError

@@ -50,6 +50,9 @@ class DataConfig:
     held_back: float = 0.05
     """Fraction kept from training for validation: by speaker for speech (by recording where the
     speaker is unknown), by recording for noise."""
+    held_out: list[str] = field(default_factory=list)
+    """Sources (the manifest's `source`) that neither training nor validation hears:
+    `enhance data mix --held-out` makes a set of them."""
     balance: float = 0.5
     """A source is drawn with probability in proportion to its hours to this power: 1 draws every
     hour equally often, 0 every source."""
@@ -79,15 +82,44 @@ class DataConfig:
             )
 
 
-def load_clips(data: DataConfig, *, quiet: bool = False) -> tuple[list[Clip], list[Clip]]:
+def load_clips(
+    data: DataConfig, *, held_out: bool = False, quiet: bool = False
+) -> tuple[list[Clip], list[Clip]]:
     """Speech and noise clips that a configuration names, without duplicates.
+
+    Parameters
+    ----------
+    data
+        Names them.
+    held_out
+        Only those of `DataConfig.held_out`, instead of all others.
+    quiet
+        No progress bar.
 
     Raises
     ------
     EnhanceError
-        If a place is missing or holds nothing of its kind, or only one of speech and noise is
-        named.
+        If a place is missing or holds nothing of its kind, only one of speech and noise is named,
+        a source to hold out has no clip, or no speech or noise is left.
     """
+    speech, noise = _named(data, quiet)
+    absent = set(data.held_out) - {clip.source for clip in (*speech, *noise)}
+    if absent:
+        raise EnhanceError(f"data.held_out: no clip is of the source {sorted(absent)[0]!r}")
+    parts = []
+    for kind, clips in (("speech", speech), ("noise", noise)):
+        part = [clip for clip in clips if (clip.source in data.held_out) == held_out]
+        if not part:
+            raise EnhanceError(
+                f"data.held_out: names no source of {kind}, so that no set can be made of it"
+                if held_out
+                else f"data.held_out: leaves no {kind} to train on"
+            )
+        parts.append(part)
+    return parts[0], parts[1]
+
+
+def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
     if not (data.corpus or data.speech or data.noise):
         from enhance.data import demo_corpus
 

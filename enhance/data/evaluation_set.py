@@ -204,6 +204,7 @@ def mix(
     folder: Path | str,
     *,
     held_back: bool = False,
+    held_out: bool = False,
     snr_db: float = -5.0,
     count: int = 500,
     seconds: float = 4.0,
@@ -216,15 +217,17 @@ def mix(
 
     With nothing named: from synthetic voices and noises that the built-in training corpus does
     not hold. ``held_back`` takes only what training on the same configuration keeps for
-    validation.
+    validation, ``held_out`` only the sources that it leaves out.
 
     Raises
     ------
     EnhanceError
         As `enhance.data.dataset.load_clips`, `enhance.data.dataset.split` and `make_set`.
     """
-    if data.corpus or data.speech or data.noise:
-        speech, noise = load_clips(data, quiet=quiet)
+    if held_back and held_out:
+        raise EnhanceError("held back is a part of what is not held out: ask for one of the two")
+    if data.corpus or data.speech or data.noise or held_out:
+        speech, noise = load_clips(data, held_out=held_out, quiet=quiet)
         if held_back:
             speech = split(speech, data.held_back)[1]
             noise = split(noise, data.held_back, "path")[1]

@@ -19,8 +19,9 @@ def apply(
     response: Response | None,
     early: int,
     sample_rate: int,
+    noise_response: Response | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Equaliser of each, band limit of both, room of the speech; without delay.
+    """Equaliser of each, band limit of both, rooms; without delay.
 
     Parameters
     ----------
@@ -31,11 +32,13 @@ def apply(
     cutoff_hz
         See `band_limit`; None for none.
     response
-        The room; None for none.
+        The speech's room; None for none.
     early
         Samples after the direct path that the target keeps.
     sample_rate
         Hz.
+    noise_response
+        The noise's room.
 
     Returns
     -------
@@ -44,12 +47,13 @@ def apply(
         handed on; without a room, speech and target are one array.
     """
     speech_curve, noise_curve = curves_db
-    if response is None and not speech_curve and not noise_curve and cutoff_hz is None:
+    rooms = [room for room in (response, noise_response) if room is not None]
+    if not rooms and not speech_curve and not noise_curve and cutoff_hz is None:
         return speech, speech, noise
     from scipy import fft
 
     n = len(speech)
-    size = fft.next_fast_len(n + max(_TAIL, 0 if response is None else len(response.wave)), True)
+    size = fft.next_fast_len(n + max(_TAIL, *(len(room.wave) for room in rooms), 0), True)
     band = None if cutoff_hz is None else band_limit(size, sample_rate, cutoff_hz)
 
     def spectrum_of(wave: np.ndarray, curve: tuple[float, ...]) -> np.ndarray:
@@ -63,7 +67,11 @@ def apply(
     def wave_of(spectrum: np.ndarray, start: int = 0) -> np.ndarray:
         return fft.irfft(spectrum, size, overwrite_x=True)[start : start + n]
 
-    if noise_curve or band is not None:
+    if noise_response is not None:
+        spectrum = spectrum_of(noise, noise_curve)
+        spectrum *= fft.rfft(noise_response.wave, size)
+        noise = wave_of(spectrum, noise_response.direct)
+    elif noise_curve or band is not None:
         noise = wave_of(spectrum_of(noise, noise_curve))
     if response is None:
         if speech_curve or band is not None:

@@ -2,32 +2,37 @@
 
 Step s of training takes the global batch of ``batch_size`` mixtures with numbers
 ``(epoch, index)``, counted through epochs of ``epoch_size``; process r of w takes its w-th part.
-Which mixtures a step sees thus depends on the step alone.
+Which mixtures a step sees thus depends on the step alone; and so does how they are mixed, where
+that changes in the course of training.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from enhance.data.mixing import Mixer, Mixture
+from enhance.data.mixing import Mixer, MixingConfig, Mixture
 from enhance.errors import EnhanceError
+
+Key = tuple[int, int, MixingConfig | None]
+"""Epoch, index, and how to mix: None for the mixer's own configuration."""
 
 
 class MixtureDataset(Dataset[Mixture]):
-    """Mixtures by ``(epoch, index)``."""
+    """Mixtures by their keys."""
 
     def __init__(self, mixer: Mixer) -> None:
         self.mixer = mixer
 
-    def __getitem__(self, key: tuple[int, int]) -> Mixture:
-        return self.mixer(*key)
+    def __getitem__(self, key: Key) -> Mixture:
+        epoch, index, config = key
+        return (self.mixer.using(config) if config else self.mixer)(epoch, index)
 
 
 class _Reporting(Dataset[Any]):
@@ -36,7 +41,7 @@ class _Reporting(Dataset[Any]):
     def __init__(self, inner: MixtureDataset) -> None:
         self.inner = inner
 
-    def __getitem__(self, key: tuple[int, int]) -> Mixture | EnhanceError:
+    def __getitem__(self, key: Key) -> Mixture | EnhanceError:
         try:
             return self.inner[key]
         except EnhanceError as error:
@@ -84,6 +89,7 @@ def batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    mixing_of: Callable[[int], MixingConfig] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Endless batches from ``start_step`` on.
 
@@ -101,6 +107,8 @@ def batches(
         This process and the number of processes.
     workers
         Processes that mix ahead; 0 mixes here. They are forked where the system forks safely.
+    mixing_of
+        How to mix in each step (from 0), see `Mixer.using`; None for the mixer's own way.
 
     Yields
     ------
@@ -122,21 +130,14 @@ def batches(
         raise EnhanceError(
             f"batch_size {batch_size} cannot be shared by {world} processes; make it a multiple"
         )
-    return _batches(mixer, batch_size, epoch_size, start_step, rank, world, workers)
+    steps = _Steps(batch_size, epoch_size, start_step, rank, world, mixing_of)
+    return _batches(mixer, steps, workers)
 
 
-def _batches(
-    mixer: Mixer,
-    batch_size: int,
-    epoch_size: int,
-    start_step: int,
-    rank: int,
-    world: int,
-    workers: int,
-) -> Iterator[dict[str, Any]]:
+def _batches(mixer: Mixer, steps: _Steps, workers: int) -> Iterator[dict[str, Any]]:
     loader: DataLoader[Any] = DataLoader(
         _Reporting(MixtureDataset(mixer)),
-        batch_sampler=_Steps(batch_size, epoch_size, start_step, rank, world),  # type: ignore[arg-type]
+        batch_sampler=steps,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_collate_or_report,
         worker_init_fn=_quiet_worker,
@@ -154,13 +155,23 @@ def _batches(
 class _Steps:
     """Endless batch sampler; an object, so that it can be started anew."""
 
-    def __init__(self, batch: int, epoch: int, start: int, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        batch: int,
+        epoch: int,
+        start: int,
+        rank: int,
+        world: int,
+        mixing_of: Callable[[int], MixingConfig] | None,
+    ) -> None:
         self.settings = batch, epoch, start, rank, world
+        self.mixing_of = mixing_of
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         batch, epoch, step, rank, world = self.settings
         while True:
-            yield keys_of_step(step, batch, epoch, rank, world)
+            config = self.mixing_of(step) if self.mixing_of else None
+            yield [(*key, config) for key in keys_of_step(step, batch, epoch, rank, world)]
             step += 1
 
 

@@ -5,23 +5,26 @@ carries it out. The random numbers of a mixture come from generators seeded by t
 alone: mixtures do not depend on order, workers, processes or what was mixed before.
 
 Speech is joined, then changed in speed, formants and gain, then filtered and heard in a room.
-Noises are added up, then changed in speed, joined by babble, changed in gain and filtered. Both are
-brought to their SNR and level, and the sum is clipped; what is off by default among these is
-decided by a generator of its own, so that the rest is drawn as without it.
+Noises, of recordings or of formulas, are added up, then changed in speed, joined by babble, changed
+in gain, filtered and heard in a room; voices at a distance join them. Both are brought to their SNR
+and level, and the sum is clipped; what is off by default among these is decided by generators of
+their own, so that the rest is drawn as without it.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
-from enhance.data import augment, filters
+from enhance.data import augment, distant, filters
 from enhance.data.babble import Voices
 from enhance.data.dataset import ClipStore, source_weights
 from enhance.data.mixing_config import MixingConfig
-from enhance.data.recipe import Mixture, Piece, Recipe, in_segment
+from enhance.data.pieces import assemble, at_level, beside, draw_formulas, energy, name
+from enhance.data.recipe import Distant, Mixture, Piece, Recipe, in_segment
 from enhance.data.rooms import Response, bank
 from enhance.errors import EnhanceError
 
@@ -85,25 +88,40 @@ class Mixer:
         self.segment = round(config.segment_seconds * self.sample_rate)
         if responses is None:
             responses = bank(config, "", seed, self.sample_rate, quiet=True)
-        elif config.rir_probability > 0 and not responses:
-            raise EnhanceError("mixing.rir_probability is set, but no room impulse response given")
+        elif max(config.rir_probability, config.noise_rir_probability) > 0 and not responses:
+            raise EnhanceError(
+                "mixing.rir_probability or noise_rir_probability is set, but no room impulse "
+                "response given"
+            )
         self.responses = list(responses)
         self._speech_weights = source_weights(speech, balance)
         self._noise_weights = source_weights(noise, balance)
         self._companions: dict[tuple[str, str], list[int]] = {}
         for i, clip in enumerate(speech.clips):
             self._companions.setdefault((clip.source, clip.speaker), []).append(i)
-        self._voices = Voices(speech, balance) if config.babble_probability else None
-        fewest = config.babble_voices[0]
-        if self._voices and not any(self._voices.most(i) >= fewest for i in range(len(speech))):
-            raise EnhanceError(
-                f"mixing.babble_probability is set, but no clip of speech has {fewest} speakers "
-                "beside its own; name more data, or lower mixing.babble_voices"
-            )
+        fewest = {
+            "babble": config.babble_voices[0] if config.babble_probability else 0,
+            "distant_voice": 1 if config.distant_voice_probability else 0,
+        }
+        self._voices = Voices(speech, balance) if any(fewest.values()) else None
+        most = max(map(self._voices.most, range(len(speech))), default=0) if self._voices else 0
+        for what, count in fewest.items():
+            if most < count:
+                hint = ", or lower mixing.babble_voices" if what == "babble" else ""
+                raise EnhanceError(
+                    f"mixing.{what}_probability is set, but no clip of speech has {count} speakers "
+                    f"beside its own; name more data{hint}"
+                )
 
     def __call__(self, epoch: int, index: int) -> Mixture:
         """Mixture ``index`` of ``epoch``."""
         return self.render(self.draw(epoch, index))
+
+    def using(self, config: MixingConfig) -> Mixer:
+        """The same mixer, clips and rooms, with other chances and ranges; what is 0 stays 0."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     def draw(self, epoch: int, index: int) -> Recipe:
         """Decide what mixture ``index`` of ``epoch`` is.
@@ -154,11 +172,25 @@ class Mixer:
                 noise, layer_db = (), ()
             elif babble:
                 babble_db = float(more.uniform(*c.babble_db))
+        rooms, others, made = (
+            np.random.default_rng(np.random.SeedSequence(key, spawn_key=(k,))) for k in (2, 3, 4)
+        )
+        noise_rir = None
+        if rooms.random() < c.noise_rir_probability:
+            noise_rir = int(rooms.integers(len(self.responses)))
+        distant_db = float(others.uniform(*c.distant_voice_db))
+        voices = self._draw_distant(speech[0].clip, others)
+        drawn = [
+            draw_formulas(made, noise_length, c.noise_switch_probability)
+            if made.random() < c.synthetic_noise_probability
+            else ()
+            for _ in noise
+        ]
         return Recipe(
             epoch=epoch,
             index=index,
             speech=speech,
-            noise=noise,
+            noise=tuple(other or row for other, row in zip(drawn, noise, strict=True)),
             layer_db=layer_db,
             snr_db=snr_db if easy_snr is None else easy_snr,
             level_dbfs=level_dbfs,
@@ -175,6 +207,9 @@ class Mixer:
             babble=babble,
             voice_db=tuple(float(more.uniform(*_VOICE_DB)) for _ in babble),
             babble_db=babble_db,
+            noise_rir=noise_rir,
+            distant=voices,
+            distant_db=distant_db if voices else 0.0,
         )
 
     def render(self, recipe: Recipe) -> Mixture:
@@ -185,25 +220,26 @@ class Mixer:
         EnhanceError
             If a file has gone, or the equaliser and band limit leave nothing of speech or noise.
         """
+        early = round(self.config.early_ms * self.sample_rate / 1000)
         speech, clean, noise = filters.apply(
             self._spoken(recipe),
             self._disturbance(recipe),
             (recipe.speech_equaliser_db, recipe.noise_equaliser_db),
             recipe.cutoff_hz,
             None if recipe.rir is None else self.responses[recipe.rir],
-            round(self.config.early_ms * self.sample_rate / 1000),
+            early,
             self.sample_rate,
+            None if recipe.noise_rir is None else self.responses[recipe.noise_rir],
         )
-        stores = (
-            [self.speech] + len(recipe.noise) * [self.noise] + len(recipe.babble) * [self.speech]
-        )
-        rows = (recipe.speech, *recipe.noise, *recipe.babble)
-        files = tuple(
-            str(store.clips[piece.clip].path)
-            for store, row in zip(stores, rows, strict=True)
-            for piece in row
-        )
-        speech_energy, noise_energy = _energy(speech), _energy(noise)
+        others = (*recipe.babble, *(voice.pieces for voice in recipe.distant))
+        parts = ((self.speech, (recipe.speech,)), (self.noise, recipe.noise), (self.speech, others))
+        files = tuple(name(store, piece) for store, rows in parts for row in rows for piece in row)
+        if recipe.distant:
+            voices = distant.render(
+                recipe.distant, self.speech, self.responses, self.segment, early, recipe.cutoff_hz
+            )
+            noise = beside(noise, voices, min(recipe.snr_db - recipe.distant_db, 0.0))
+        speech_energy, noise_energy = energy(speech), energy(noise)
         if not (speech_energy > 0 and noise_energy > 0):
             raise EnhanceError(f"{files[0]}, {files[-1]}: nothing is left after filtering")
         gain = 10 ** (recipe.level_dbfs / 20) / (speech_energy / self.segment) ** 0.5
@@ -239,7 +275,7 @@ class Mixer:
         floor = 10 ** (self.config.silence_dbfs / 10) * n
         for _ in range(ATTEMPTS):
             pieces = draw(rng, n)
-            if _energy(assemble(store, pieces, n)) >= floor:
+            if energy(assemble(store, pieces, n)) >= floor:
                 return pieces
         raise EnhanceError(
             f"{store.clips[pieces[0].clip].path} and {ATTEMPTS - 1} crops before it are quieter "
@@ -281,6 +317,19 @@ class Mixer:
             self._audible(self.speech, partial(self._spoken_from, clip), self.segment, rng)
             for clip in clips
         )
+
+    def _draw_distant(self, target: int, rng: np.random.Generator) -> tuple[Distant, ...]:
+        """Voices far behind clip ``target``; none where there is no other."""
+        wanted, count = rng.random() < self.config.distant_voice_probability, rng.integers(1, 3)
+        most = self._voices.most(target) if wanted and self._voices else 0
+        if self._voices is None or most < 1:
+            return ()
+        clips = self._voices.draw(target, min(int(count), int(min(2, most))), rng)
+
+        def pieces_of(clip: int, n: int) -> tuple[Piece, ...]:
+            return self._audible(self.speech, partial(self._spoken_from, clip), n, rng)
+
+        return distant.draw(self.config, clips, pieces_of, self.segment, len(self.responses), rng)
 
     def _draw_noise(self, rng: np.random.Generator, n: int) -> tuple[Piece, ...]:
         source, i = _draw_clip(self._noise_weights, rng)
@@ -334,41 +383,21 @@ class Mixer:
         if layers:
             noise = layers[0]
             for layer, db in zip(layers[1:], recipe.layer_db[1:], strict=True):
-                noise += _at(layer, noise, db)
+                noise += at_level(layer, noise, db)
             if speed != 1:
                 noise = augment.speed(noise, speed, n)
         if voices:
             babble = np.zeros(n, np.float32)
             for voice, db in zip(voices, recipe.voice_db, strict=True):
-                voice *= np.float32(10 ** (db / 20) / _energy(voice) ** 0.5)
+                voice *= np.float32(10 ** (db / 20) / energy(voice) ** 0.5)
                 babble += voice
             if layers:
-                noise += _at(babble, noise, recipe.babble_db)
+                noise += at_level(babble, noise, recipe.babble_db)
             else:
                 noise = babble
         if recipe.noise_gain_db:
             augment.vary_gain(noise, recipe.noise_gain_db)
         return noise
-
-
-def assemble(store: ClipStore, pieces: tuple[Piece, ...], length: int, fade: int = 0) -> np.ndarray:
-    """Pieces at their places, silence elsewhere: float32 (length,).
-
-    ``fade`` samples of linear fade soften edges inside the segment.
-    """
-    if len(pieces) == 1 and pieces[0].length == length:
-        return store.read(pieces[0].clip, pieces[0].clip_start, length)
-    wave = np.zeros(length, np.float32)
-    for piece in pieces:
-        part = store.read(piece.clip, piece.clip_start, piece.length)
-        end = piece.segment_start + piece.length
-        ramp = np.linspace(0, 1, min(fade, piece.length), dtype=np.float32)
-        if piece.segment_start > 0 and len(ramp):
-            part[: len(ramp)] *= ramp
-        if end < length and len(ramp):
-            part[-len(ramp) :] *= ramp[::-1]
-        wave[piece.segment_start : end] = part
-    return wave
 
 
 def _draw_clip(
@@ -385,16 +414,6 @@ def _clip_of(
 ) -> int:
     members, ends = weights[0][source], weights[1][source]
     return int(members[np.searchsorted(ends, rng.integers(ends[-1]), "right")])
-
-
-def _energy(wave: np.ndarray) -> float:
-    # Pairwise summation: exact to 1e-7, and the same however many threads a BLAS would take.
-    return float(np.square(wave).sum())
-
-
-def _at(added: np.ndarray, wave: np.ndarray, db: float) -> np.ndarray:
-    """``added`` at a level against that of ``wave``."""
-    return added * np.float32(10 ** (db / 20) * (_energy(wave) / _energy(added)) ** 0.5)
 
 
 def _perhaps(rng: np.random.Generator, chance: float, bounds: tuple[float, float]) -> float | None:

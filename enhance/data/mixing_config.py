@@ -10,7 +10,8 @@ from enhance.errors import EnhanceError
 
 _RANGES = (
     "snr", "level_dbfs", "join_gap_seconds", "noise_layer_db", "band_limit_hz", "easy_snr", "speed",
-    "noise_speed", "formant", "clip_level", "babble_voices", "babble_db",
+    "noise_speed", "formant", "clip_level", "babble_voices", "babble_db", "distant_voice_db",
+    "distant_shift",
 )  # fmt: skip
 
 
@@ -99,6 +100,21 @@ class MixingConfig:
     """Chance that babble takes the place of the noise, instead of being added to it."""
     babble_db: tuple[float, float] = (-10.0, 10.0)
     """Range of the babble's level against the noise, where it is added."""
+    synthetic_noise_probability: float = 0.0
+    """Chance, for each noise, that one from a formula (see `enhance.data.formulas`) takes the place
+    of the recording."""
+    noise_rir_probability: float = 0.0
+    """Chance that noise and babble are heard in a room of their own."""
+    distant_voice_probability: float = 0.0
+    """Chance of one or two other people, or creatures with such voices, at a distance: in their
+    late reverberation, and dull. As for babble, they are never the target's speaker."""
+    distant_voice_db: tuple[float, float] = (8.0, 20.0)
+    """Range of how far they stay below the speech, in dB. They are part of the noise: the rest of
+    it is what the SNR leaves, and where that is above this, they are alone and at the SNR."""
+    distant_shift_probability: float = 0.3
+    """Chance, for each of them, that pitch and formants are moved as far as `distant_shift`."""
+    distant_shift: tuple[float, float] = (0.6, 1.7)
+    """Range of that factor; above about 1.3 they sound like children or small animals."""
 
     @property
     def natural_share(self) -> float:
@@ -115,7 +131,7 @@ class MixingConfig:
 
     def for_validation(self, snr_db: float) -> MixingConfig:
         """The same at one SNR, and without what exists to widen training: easy mixtures, changes
-        of speed, formants and gain, clipping, babble."""
+        of speed, formants and gain, clipping, babble, formulas, rooms of noise, distant voices."""
         return replace(
             self,
             snr=(snr_db, snr_db),
@@ -126,6 +142,9 @@ class MixingConfig:
             gain_probability=0.0,
             clip_probability=0.0,
             babble_probability=0.0,
+            synthetic_noise_probability=0.0,
+            noise_rir_probability=0.0,
+            distant_voice_probability=0.0,
         )
 
     def __post_init__(self) -> None:
@@ -144,7 +163,7 @@ class MixingConfig:
             raise EnhanceError("mixing.join_gap_seconds and band_limit_hz must not be negative")
         if self.rir_count < 1 or self.early_ms < 0 or self.equaliser_db < 0:
             raise EnhanceError("mixing.rir_count, early_ms and equaliser_db must not be negative")
-        for name in ("speed", "noise_speed", "formant"):
+        for name in ("speed", "noise_speed", "formant", "distant_shift"):
             if not (getattr(self, name)[0] >= 0.5 and getattr(self, name)[1] <= 2):
                 raise EnhanceError(f"mixing.{name} {getattr(self, name)}: must be within 0.5 and 2")
         if not 0 <= self.gain_db <= 40:
@@ -153,5 +172,7 @@ class MixingConfig:
             raise EnhanceError(f"mixing.clip_level {self.clip_level}: must be above 0, at most 1")
         if self.babble_voices[0] < 1:
             raise EnhanceError("mixing.babble_voices: must be at least one")
+        if self.distant_voice_db[0] <= 0:
+            raise EnhanceError("mixing.distant_voice_db: must be positive, the target stays clear")
         if not 1 <= self.noise_layers <= 3:
             raise EnhanceError(f"mixing.noise_layers {self.noise_layers}: must be 1, 2 or 3")

@@ -23,14 +23,46 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Formula:
+    """A stretch of noise from a formula, in samples before any change of speed."""
+
+    kind: str
+    """See `enhance.data.formulas.KINDS`."""
+    seed: int
+    segment_start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Distant:
+    """A voice at a distance."""
+
+    pieces: tuple[Piece, ...]
+    """Of speech, before any change of speed."""
+    db: float
+    """Level against the first of them."""
+    speed: float
+    """Factor of pitch, tempo and formants together."""
+    formant: float
+    """Factor of the formants after that."""
+    cutoff_hz: float
+    rir: int | None
+    """Number of the room impulse response; None for a simulated tail."""
+    tail: int
+    """Seed of that tail."""
+    direct_db: float
+    """Level that is left of a response's direct and early part."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that is random in one mixture, as plain numbers."""
 
     epoch: int
     index: int
     speech: tuple[Piece, ...]
-    noise: tuple[tuple[Piece, ...], ...]
-    """One row of pieces for each layer; none where babble stands alone."""
+    noise: tuple[tuple[Piece | Formula, ...], ...]
+    """One row for each layer, of recordings or of formulas; none where babble stands alone."""
     layer_db: tuple[float, ...]
     """Level of each layer against those before it."""
     snr_db: float
@@ -55,6 +87,11 @@ class Recipe:
     """Level of each voice."""
     babble_db: float = 0.0
     """Level of the babble against the noise, where there is some."""
+    noise_rir: int | None = None
+    """Number of the room impulse response of noise and babble."""
+    distant: tuple[Distant, ...] = ()
+    distant_db: float = 0.0
+    """How far the distant voices stay below the speech; see `MixingConfig.distant_voice_db`."""
 
     @property
     def altered(self) -> bool:
@@ -86,7 +123,8 @@ class Mixture:
     index: int
     snr_db: float
     files: tuple[str, ...]
-    """Paths of speech, then noise, then babble."""
+    """Paths of speech, then noise, then babble, then distant voices; ``formula:KIND`` for noise
+    from a formula."""
 
 
 def in_segment(pieces: tuple[Piece, ...], speed: float, n: int) -> tuple[Piece, ...]:

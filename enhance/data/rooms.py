@@ -34,6 +34,12 @@ class Response:
         """The response up to ``samples`` after the direct path, float32."""
         return self.wave[: self.direct + samples + 1]
 
+    def distant(self, samples: int, db: float) -> Response:
+        """The same with `early` at ``db``, as of someone farther away."""
+        wave = self.wave.copy()
+        wave[: self.direct + samples + 1] *= np.float32(10 ** (db / 20))
+        return Response(wave, self.direct)
+
 
 def bank(
     config: MixingConfig,
@@ -50,7 +56,7 @@ def bank(
     EnhanceError
         If the files of a folder are asked for and ``rirs`` names none, or they cannot be read.
     """
-    if config.rir_probability == 0:
+    if config.rir_probability == 0 and config.noise_rir_probability == 0:
         return []
     if config.rir_source == "folder":
         if not rirs:
@@ -117,6 +123,19 @@ def folder_bank(
             raise EnhanceError(f"{clip.path}: a silent file is no room impulse response")
         bank.append(_response(wave, sample_rate))
     return bank
+
+
+def tail(seed: int, sample_rate: int = 16000) -> Response:
+    """A response by chance: Gaussian noise that dies away by 60 dB in 0.3 to 1.2 s, duller with
+    time, after a direct path that holds half its energy."""
+    rng = np.random.default_rng(seed)
+    rt60 = rng.uniform(0.3, 1.2)
+    wave = rng.standard_normal(round(rt60 * sample_rate), np.float32)
+    fall = np.arange(len(wave), dtype=np.float32) * np.float32(-6.9 / len(wave))
+    wave[1:] += wave[:-1].copy()  # a gentle low-pass, as of air and curtains
+    wave *= np.exp(fall, out=fall)
+    wave[0] = np.sqrt(np.square(wave[1:]).sum())
+    return Response(wave / wave[0], 0)
 
 
 def longest(bank: Sequence[Response]) -> int:

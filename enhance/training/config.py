@@ -13,7 +13,7 @@ class TrainingConfig:
     """Settings of `enhance.training.loop.fit`."""
 
     steps: int = 20000
-    """Optimiser steps at most."""
+    """Optimiser steps at most; 0 for no limit."""
     minutes: float = 0.0
     """Wall-clock minutes at most, validation included; 0 for no limit. The learning rate then
     follows whichever of steps and minutes is nearer its end."""
@@ -28,8 +28,14 @@ class TrainingConfig:
     """Peak of AdamW's learning rate."""
     matrix_rate: float = 0.02
     """Peak of Muon's learning rate."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """`cosine` decays from the first step to the last. `wsd` (warm-up, stable, decay) keeps its
+    peak until the last `decay_share`, so that a run need not know its end: without a limit it
+    stays at the peak until it is stopped, and `--branch` decays from any state of it."""
+    decay_share: float = 0.2
+    """Share of the budget, at its end, in which `wsd` decays; 1 for nothing but a decay."""
     final_rate: float = 0.02
-    """The cosine decay ends at this fraction of the peak."""
+    """The decay ends at this fraction of the peak."""
     warmup_steps: int = 200
     """Steps of linear rise at the start."""
     weight_decay: float = 0.03
@@ -59,13 +65,26 @@ class TrainingConfig:
     """Torch threads per process; 0 for torch's own choice."""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "epoch_size", "learning_rate", "matrix_rate")
+        positive = ("batch_size", "epoch_size", "learning_rate", "matrix_rate")
         for name in (*positive, "checkpoint_every", "log_every"):
             if not getattr(self, name) > 0:
                 raise EnhanceError(f"training.{name} {getattr(self, name)}: must be positive")
-        for name in ("minutes", "warmup_steps", "weight_decay", "clip_norm", "validate_every"):
+        for name in (
+            "steps",
+            "minutes",
+            "warmup_steps",
+            "weight_decay",
+            "clip_norm",
+            "validate_every",
+        ):
             if getattr(self, name) < 0:
                 raise EnhanceError(f"training.{name} {getattr(self, name)}: must not be negative")
+        if self.schedule == "cosine" and not (self.steps or self.minutes):
+            raise EnhanceError(
+                "training.steps 0: a cosine has an end; set steps or minutes, or schedule: wsd"
+            )
+        if not 0 < self.decay_share <= 1:
+            raise EnhanceError(f"training.decay_share {self.decay_share}: must be in (0, 1]")
         if not 0 <= self.final_rate <= 1:
             raise EnhanceError(f"training.final_rate {self.final_rate}: must be in [0, 1]")
         if not 0 <= self.ema_decay < 1:

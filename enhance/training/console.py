@@ -46,7 +46,7 @@ class Console:
         if not self._quiet:
             say(self._bar, text)
 
-    def update(self, step: int, total: int, loss: float, speed: float) -> None:
+    def update(self, step: int, total: int | None, loss: float, speed: float) -> None:
         """Show where training is.
 
         Parameters
@@ -54,7 +54,7 @@ class Console:
         step
             Steps done.
         total
-            Steps that the budget will allow, as far as is known now.
+            Steps that the budget will allow, as far as is known now; None for no end.
         loss
             Of the last steps.
         speed
@@ -65,5 +65,8 @@ class Console:
         now = time.monotonic()
         if self._bar.disable and now - self._last >= LINE_EVERY:
             self._last = now
+            if total is None:
+                self.say(f"step {step}  {text}")
+                return
             left = (now - self._begin) / (step - self._first) * (total - step)
             self.say(f"step {step}/{total}  {text}  {left / 60:.1f} min left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from enhance.config import RunConfig
 from enhance.data.clip_store import ClipStore
@@ -10,6 +11,7 @@ from enhance.data.dataset import load_clips, split
 from enhance.data.manifest import Clip
 from enhance.data.mixing import Mixer, bank
 from enhance.errors import EnhanceError
+from enhance.training.curriculum import knots, mixing_at, widest
 from enhance.training.run_folder import fingerprint
 
 SPLIT_SEED = 0
@@ -35,6 +37,8 @@ class TrainingData:
         All clips by part, ``"train"`` and ``"validation"``.
     mixer
         Of the training mixtures.
+    mixing_of
+        How to mix in each step, see `enhance.data.loader.batches`; None for always the same.
     fingerprint
         Hash of the training clips.
 
@@ -68,11 +72,14 @@ class TrainingData:
             speech, rate, cache_mb[0], cache_gb=disk, name="speech", quiet=quiet
         )
         noise_store = ClipStore(noise, rate, cache_mb[1], cache_gb=disk, name="noise", quiet=quiet)
-        responses = bank(config.mixing, data.rirs, config.seed, rate, quiet=quiet)
+        found = knots(config.mixing, config.curriculum)
+        self.mixing_of = partial(mixing_at, found) if config.curriculum else None
+        mixing = widest(found)
+        responses = bank(mixing, data.rirs, config.seed, rate, quiet=quiet)
         self.mixer = Mixer(
             speech_store,
             noise_store,
-            config.mixing,
+            mixing,
             config.seed,
             data.balance,
             alignment,

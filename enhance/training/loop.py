@@ -21,6 +21,7 @@ from enhance.errors import EnhanceError
 from enhance.objective import Objective
 from enhance.settings import to_dict
 from enhance.spectral import WaveformModel
+from enhance.training import branch as branches
 from enhance.training import run_folder
 from enhance.training import state as trainer_state
 from enhance.training.console import Console
@@ -51,6 +52,7 @@ def fit(
     num_nodes: int = 1,
     accelerator: str = "cpu",
     init: Path | str | None = None,
+    branch: Path | str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train a model.
@@ -73,6 +75,8 @@ def fit(
         those processes end inside this call, and several nodes must share the run folder.
     init
         Checkpoint whose weights a new run starts from; a resumed run has its own.
+    branch
+        Run folder from whose whole state a new run goes on, see `enhance.training.branch`.
     quiet
         Print nothing.
 
@@ -104,6 +108,9 @@ def fit(
     describe = to_dict(objective.describe())
 
     def check() -> list[str]:
+        if branch is not None:
+            branches.check(run, Path(branch), config, describe)
+            return []
         if init is not None and not resume:
             beside = copy.deepcopy(objective.companion())
             start_from(WaveformModel(config.model, beside), config.model, init)
@@ -112,6 +119,12 @@ def fit(
     notes = on_first(fabric, check) or []
     go_on = bool(fabric.broadcast(resume and (run / trainer_state.FILE).exists()))
     data = in_turn(fabric, lambda: TrainingData(config, objective.alignment, quiet))
+    if branch is not None:
+        source = Path(branch)
+        found = data.fingerprint
+        notes = on_first(fabric, lambda: branches.begin(run, source, config, found)) or []
+        on_first(fabric, lambda: run_folder.prepare(run, config, describe, True))
+        go_on = True
     if go_on:
         on_first(fabric, lambda: run_folder.check_data(run, data.fingerprint))
     on_first(fabric, lambda: run_folder.write_heard(run, data.parts, keep=go_on, quiet=quiet))
@@ -152,6 +165,7 @@ def _loop(
             rank=fabric.global_rank,
             world=fabric.world_size,
             workers=trainer.config.data.workers,
+            mixing_of=data.mixing_of,
         ),
     )
     stop = False

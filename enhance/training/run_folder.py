@@ -15,9 +15,9 @@ from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.files import atomic, sha256, write_jsonl
 from enhance.progress import progress_bar
-from enhance.settings import dump_yaml, to_dict
+from enhance.settings import dump_yaml, parse, to_dict
 from enhance.training.history import HISTORY
-from enhance.training.schedule import progress
+from enhance.training.schedule import is_stable, progress, since
 from enhance.training.state import FILE, FORMAT, load_tensors
 
 CONFIG = "config.yaml"
@@ -38,7 +38,7 @@ PLACES = frozenset({"data.corpus", "data.speech", "data.noise"})
 """Settings that may change on resume: that the files are the same, `check_data` sees to."""
 BUDGET = ("training.steps", "training.minutes")
 """Settings that may change on resume, with a warning: the rest of the run follows a schedule that
-no run from the start would have followed."""
+no run from the start would have followed. Not so in the stable part of a `wsd` schedule."""
 
 
 def prepare(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool) -> list[str]:
@@ -65,14 +65,10 @@ def prepare(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool
     EnhanceError
         If a new run would overwrite one, there is none to resume, or its settings differ.
     """
-    present = [n for n in (CONFIG, FILE, WEIGHTS, HISTORY) if (run / n).exists()]
     notes = []
-    if not resume and present:
-        raise EnhanceError(
-            f"{run}: holds a run already ({present[0]}); --resume goes on with it, "
-            "another name starts a new one"
-        )
-    if resume and not present:
+    if not resume:
+        refuse_present(run)
+    elif not _present(run):
         raise EnhanceError(f"{run}: there is no run to resume")
     if resume and (run / FILE).exists():
         _, header = load_tensors(run / FILE, FORMAT, tensors=False)
@@ -84,7 +80,28 @@ def prepare(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool
     return notes
 
 
-def _of_cache(key: str) -> bool:
+def refuse_present(run: Path) -> None:
+    """Refuse a folder that holds a run.
+
+    Raises
+    ------
+    EnhanceError
+        Names what says so.
+    """
+    present = _present(run)
+    if present:
+        raise EnhanceError(
+            f"{run}: holds a run already ({present[0]}); --resume goes on with it, "
+            "another name starts a new one"
+        )
+
+
+def _present(run: Path) -> list[str]:
+    return [name for name in (CONFIG, FILE, WEIGHTS, HISTORY) if (run / name).exists()]
+
+
+def of_cache(key: str) -> bool:
+    """Whether a setting says where and how much an objective remembers."""
     names = key.split(".")
     return names[0] in ("objective", "described") and names[-1] in CACHES
 
@@ -92,26 +109,32 @@ def _of_cache(key: str) -> bool:
 def _compare(
     run: Path, header: dict[str, Any], config: RunConfig, describe: dict[str, Any]
 ) -> list[str]:
-    old = {**header["config"], "described": header["objective"]}
+    # What came after the state was written has its default, which changes nothing.
+    before = parse(RunConfig, header["config"], str(run / FILE))
+    old = {**to_dict(before), "described": header["objective"]}
     changed = difference(old, {**to_dict(config), "described": describe})
     allowed = {*HARMLESS, *PLACES, *BUDGET}
-    refused = [c for c in changed if c[0] not in allowed and not _of_cache(c[0])]
+    refused = [c for c in changed if c[0] not in allowed and not of_cache(c[0])]
     if refused:
-        text = ", ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in refused)
+        text = ", ".join(f"{key} was {old!r}, is {now!r}" for key, old, now in refused)
         raise EnhanceError(
             f"{run}: cannot go on with other settings ({text}); "
             f"use the old ones, or start a new run with --init {run}"
         )
     step, seconds = header["step"], header["seconds"]
-    if progress(config.training, step, seconds) >= 1:
+    spent = since(header.get("branch"), step, seconds)
+    used, used_before = (progress(c.training, *spent) for c in (config, before))
+    if used >= 1:
         raise EnhanceError(
-            f"{run}: has used its budget ({step} steps, {seconds / 60:.1f} minutes); "
+            f"{run}: has used its budget ({spent[0]} steps, {spent[1] / 60:.1f} minutes); "
             "a larger training.steps or training.minutes goes on"
         )
+    if is_stable(before.training, used_before) and is_stable(config.training, used):
+        return []
     return [
-        f"{run}: {key} was {before}, is {now}: from step {step} on the learning rate follows the "
+        f"{run}: {key} was {then}, is {now}: from step {step} on the learning rate follows the "
         "new budget, which no run from the start would give"
-        for key, before, now in changed
+        for key, then, now in changed
         if key in BUDGET
     ]
 

@@ -77,6 +77,7 @@ class Session:
             "precision": trainer.precision,
             "device": device_name(trainer.fabric.device),
             **({"init": trainer.init} if trainer.init else {}),
+            **({"branch": trainer.branch} if trainer.branch else {}),
         }
         self._data = data.fingerprint
         self._validation = None
@@ -98,8 +99,7 @@ class Session:
         passed = time.monotonic() - begin
         if passed > 0 and t.step > step:
             self._speed = (t.step - step) * self._step_seconds / passed
-        total = max(t.step, round(t.step / t.used))
-        self.console.update(t.step, total, loss, self._speed)
+        self.console.update(t.step, t.last_step, loss, self._speed)
 
     def log(self, row: dict[str, Any]) -> None:
         """Write averages of the last steps."""
@@ -170,9 +170,11 @@ class Session:
         if stopped == "finished":
             self.console.say(f"{t.run}: {t.step} steps in {t.seconds / 60:.1f} min")
         else:
+            last = t.config.training.steps + (t.branch["step"] if t.branch else 0)
+            end = f" of {last}" if t.config.training.steps else ""
             self.console.say(
-                f"{t.run}: {stopped}, stopped and saved at step {t.step} of "
-                f"{t.config.training.steps}; the same command with --resume goes on"
+                f"{t.run}: {stopped}, stopped and saved at step {t.step}{end}; "
+                "the same command with --resume goes on"
             )
         return {
             "run": str(t.run),

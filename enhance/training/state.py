@@ -121,8 +121,8 @@ def scatter(
             raise EnhanceError(f"{where}: optimizer state of unknown weights {name!r}")
         parameter = parameters[name]
         # Adam keeps its step count on the CPU, everything else beside the weights.
-        device = "cpu" if slot == "step" else parameter.device
-        optimizer.state[parameter][slot] = value.to(device).clone()
+        place = torch.empty(0) if slot == "step" else parameter
+        optimizer.state[parameter][slot] = value.to(place.device, place.dtype, copy=True)
 
 
 def load_exactly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

@@ -31,7 +31,7 @@ from enhance.training.batchnorm import share_batch_norms
 from enhance.training.ema import Ema
 from enhance.training.muon import Muon
 from enhance.training.processes import collect, on_first, share
-from enhance.training.schedule import learning_rate, progress
+from enhance.training.schedule import learning_rate, progress, since
 
 _OTHER = ("gradient_norm", "learning_rate")
 """What is averaged beside the losses."""
@@ -117,6 +117,7 @@ class Trainer:
         self.optimizer = make_optimizer(config.training, self.train_step)
         self.wrapped, self.wrapped_optimizer = fabric.setup(self.train_step, self.optimizer)
         self.average = Ema(self.model, config.training.ema_decay)
+        self.branch: dict[str, Any] | None = None
         self.step = 0
         self.seconds = 0.0
         self.best: dict[str, Any] | None = None
@@ -127,7 +128,13 @@ class Trainer:
     @property
     def used(self) -> float:
         """Fraction of the budget that is used."""
-        return progress(self.config.training, self.step, self.seconds)
+        return progress(self.config.training, *since(self.branch, self.step, self.seconds))
+
+    @property
+    def last_step(self) -> int | None:
+        """The step at which the budget will end, as far as is known now; None without an end."""
+        steps, _ = since(self.branch, self.step, 0.0)
+        return self.step - steps + max(steps, round(steps / self.used)) if self.used else None
 
     def restore(self) -> None:
         """Continue from the run's trainer.safetensors."""
@@ -140,6 +147,7 @@ class Trainer:
         self.best, self.sums = header["best"], header["sums"]
         # States written before losses could differ between phases have one count for all.
         self.counts = header.get("counts") or dict.fromkeys(self.sums, header.get("summed", 0))
+        self.branch = header.get("branch")
         self.init = header.get("init")  # states written before there was one have none
 
     def save(self, data: str) -> None:
@@ -161,6 +169,7 @@ class Trainer:
             "config": to_dict(self.config),
             "objective": to_dict(self.objective.describe()),
             "init": self.init,
+            "branch": self.branch,
             "data": data,
         }
         tensors = trainer_state.gather(

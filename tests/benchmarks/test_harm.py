@@ -24,6 +24,7 @@ from benchmarks.harm import Guard, guard, welch
 from benchmarks.harm_bounds import Check, Harm, judge
 from benchmarks.harm_report import checks_table
 from enhance import cli
+from enhance.data import formulas
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 
@@ -110,7 +111,12 @@ def test_what_changes_nothing_passes_everything(found: Guard) -> None:
     assert clean["overshoot_db"] == 0
     assert {case: x["clips"] for case, x in row["cases"].items() if x["clips"] != 4} == {
         "-5 dB": COUNT, "music": 1, "silence": 1, "dither": 1, "room noise": 1,
+        **dict.fromkeys(c.KINDS, 1),
     }  # fmt: skip
+    # Every kind of formula is judged, and alarms against the rest.
+    judged = {check["name"] for check in row["checks"]}
+    assert {f"-5 dB, {kind}: gain of SI-SDR" for kind in formulas.KINDS} <= judged
+    assert "alarms against other noise: SI-SDR gain" in judged
 
 
 def test_the_input_is_always_a_row_and_never_judged(found: Guard) -> None:
@@ -279,7 +285,7 @@ def test_bounds_are_on_the_figure_as_shown() -> None:
         "metrics": dict.fromkeys(("pesq_wb", "stoi", "estoi", "si_sdr"), entry),
         "errors": [], "overshoot_db": None, "peak_out_dbfs": None, "change_db": {"mean": None},
     }  # fmt: skip
-    names = [*c.CLEAN, *c.SNRS, *c.LEVELS, c.NOISE, c.SILENCE, c.TAIL, c.DITHER, c.ROOM]
+    names = [*c.CLEAN, *c.SNRS, *c.LEVELS, *c.KINDS, c.NOISE, c.SILENCE, c.TAIL, c.DITHER, c.ROOM]
     gap = {"mean": 0.3, "low": 0.1004, "high": 0.5}
     summary: dict[str, Any] = {
         "cases": dict.fromkeys(names, case),
@@ -299,6 +305,31 @@ def test_bounds_are_on_the_figure_as_shown() -> None:
     rest = {check.verdict for check in checks.values()} - {"fail", "pass"}
     assert rest == {"not measured"}
     assert isinstance(checks["rise of a peak"], Check)
+
+
+def test_alarms_are_held_against_other_noise_clip_by_clip() -> None:
+    """Gains by clip: 1 and 3 dB with every signal, 2 and 5 dB with all else, one clip not
+    measured; the hardest kind does not hide behind the number of kinds."""
+
+    def rows(case: str) -> list[dict[str, Any]]:
+        gains = {"a": 1.0, "b": 3.0} if case in c.SIGNALS else {"a": 2.0, "b": 5.0, "z": 9.0}
+        found = [{"clip": clip, "gains": {"si_sdr": gain}} for clip, gain in gains.items()]
+        return [*found, {"clip": "lost", "gains": {}}]
+
+    own = {case: rows(case) for case in c.KINDS}
+    group = harm.signals_and_noise(own)
+    gap = group["difference"]["si_sdr"]
+    assert gap["mean"] == pytest.approx(-1.5)
+    interval = stats.ttest_rel([1.0, 3.0], [2.0, 5.0]).confidence_interval()
+    assert (gap["low"], gap["high"]) == pytest.approx((interval.low, interval.high))
+    assert group["difference"]["pesq_wb"] is None
+    assert group["values"]["signals"]["gain"]["si_sdr"]["mean"] == pytest.approx(2)
+    assert group["values"]["other noise"]["clips"] == 3
+    # One kind of ten that gains nothing moves the mean of signals by a tenth.
+    first = sorted(c.SIGNALS)[0]
+    own[first] = [{"clip": clip, "gains": {"si_sdr": 0.0}} for clip in "ab"]
+    moved = harm.signals_and_noise(own)["difference"]["si_sdr"]["mean"]
+    assert moved == pytest.approx(-1.5 - 2 / len(c.SIGNALS))
 
 
 def test_welch_is_scipys() -> None:

@@ -16,6 +16,7 @@ from benchmarks import harm
 from benchmarks import harm_cases as c
 from benchmarks import harm_signals as s
 from benchmarks.clips import Pair
+from enhance.data.formulas import KINDS, make
 from enhance.errors import EnhanceError
 from enhance.metrics import measure
 
@@ -41,6 +42,43 @@ def test_mixtures_have_their_snr_and_level(level: s.Level | None, tmp_path: Path
     # Before noise and speech were mixed anew, they were those of the pair.
     noise = soundfile.read(noisy)[0] - soundfile.read(clean)[0]
     assert np.corrcoef(wave - speech, noise)[0, 1] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["alarm", "clicks", "engine"])
+def test_formulas_are_mixed_at_their_snr_and_held_out(kind: str, tmp_path: Path) -> None:
+    clean, _ = files(tmp_path)
+    stimulus = s.Mixture(clean, s.Formula(kind, 3), -5.0)
+    played, again = stimulus.make(), pickle.loads(pickle.dumps(stimulus)).make()
+    np.testing.assert_array_equal(played.wave, again.wave)
+    assert played.reference is not None
+    noise = (played.wave - played.reference).astype(float)
+    speech = played.reference.astype(float)
+    assert 10 * np.log10(np.sum(speech**2) / np.sum(noise**2)) == pytest.approx(-5, abs=1e-3)
+
+    def likeness(held_out: bool) -> float:
+        wave = make(kind, 3, noise.size, RATE, held_out=held_out)
+        return abs(float(np.corrcoef(noise, wave)[0, 1]))
+
+    assert likeness(True) > 0.9999
+    assert likeness(False) < 0.5  # what training draws for the same seed
+
+
+def test_every_kind_is_heard_on_the_same_speech(tmp_path: Path) -> None:
+    folder = write_set(tmp_path)
+    pairs = [
+        Pair(f"{i:03d}", str(folder / f"clean/{i:03d}.wav"), str(folder / f"noisy/{i:03d}.wav"),
+             {}, "", "")
+        for i in range(6)
+    ]  # fmt: skip
+    cases = {case.name: case for case in c.make_cases(pairs, 5 * c.KIND_SHARE)}
+    assert set(c.KINDS) <= set(cases)
+    heard = {tuple(pair.name for pair, _ in cases[name].stimuli) for name in c.KINDS}
+    assert len(heard) == 1
+    assert len(heard.pop()) == 5
+    stimuli = [stimulus for name in c.KINDS for _, stimulus in cases[name].stimuli]
+    noises = {stimulus.noise for stimulus in stimuli if isinstance(stimulus, s.Mixture)}
+    assert len(noises) == 5 * len(c.KINDS)
+    assert {noise.kind for noise in noises if isinstance(noise, s.Formula)} == set(KINDS)
 
 
 def test_noise_is_repeated_and_mixtures_do_not_clip(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def trained(distill: Distillation, net: WaveformModel, batches: list[dict[str, A
     history = []
     for batch in batches:
         spec, _ = net.stft.analyze(net.pad(batch["noisy"]))
-        encoding = net.network.encode(spec)[-1].transpose(1, 2).flatten(2)  # (B, T, C F')
+        encoding = net.network.encode(spec)[0][-1].transpose(1, 2).flatten(2)  # (B, T, C F')
         loss = distill.distance(encoding, batch)
         optimizer.zero_grad()
         loss.backward()

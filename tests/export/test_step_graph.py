@@ -74,9 +74,24 @@ def test_streams_like_torch_on_real_audio(
 @pytest.mark.parametrize(
     "gcrn",
     [
-        GcrnConfig((4, 8), "lstm", 12, groups=1, output="complex_mapping"),
-        GcrnConfig((4, 8, 8), "gru", 24, rnn_layers=1, groups=3, compression=1.0),
-        GcrnConfig((4, 8, 8), "lstm", 16, decoders=1),
+        GcrnConfig((4, 8), "lstm", hidden=12, groups=1, output="complex_mapping"),
+        GcrnConfig((4, 8, 8), "gru", hidden=24, rnn_layers=1, groups=3, compression=1.0),
+        GcrnConfig((4, 8, 8), "lstm", hidden=16, decoders=1),
+        GcrnConfig((4, 8, 8), "lstm", hidden=12, decoders=1, bottleneck="dual_path"),
+        GcrnConfig((4, 8, 16), "gru", hidden=8, bottleneck="dual_path", kernel_frames=2),
+        GcrnConfig(
+            (4, 16),
+            "lstm",
+            hidden=8,
+            decoders=1,
+            bottleneck="dual_path",
+            mixing="attention",
+            output="magnitude_phase",
+            level_frames=5,
+        ),
+        GcrnConfig(
+            (4, 8), "gru", hidden=8, bottleneck="dual_path", mixing="dense", kernel_frames=3
+        ),
     ],
 )
 def test_other_architectures(gcrn: GcrnConfig, wave: np.ndarray, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Noise from formulas, without end: `KINDS` by name, each a pure function of its generator.
+
+A kind takes (generator, samples, sample rate) and returns float32 (samples,) at any level; `make`
+turns kind and seed into a wave of one level that is never silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from enhance.data.formulas import (
+    broadband,
+    creatures,
+    machines,
+    radio,
+    strokes,
+    telephone,
+    tones,
+)  # fmt: skip
+
+Kind = Callable[[np.random.Generator, int, int], np.ndarray]
+
+FAMILIES: dict[str, dict[str, Kind]] = {
+    "tones": {
+        "alarm": tones.alarm,
+        "siren": tones.siren,
+        "sweep": tones.sweep,
+        "horn": tones.horn,
+        "ring_tone": tones.ring_tone,
+        "bell": tones.bell,
+        "chime": tones.chime,
+        "hospital": tones.hospital,
+        "dtmf": telephone.dtmf,
+        "call_progress": telephone.call_progress,
+    },
+    "machines": {
+        "hum": machines.hum,
+        "engine": machines.engine,
+        "fan": machines.fan,
+        "motor": machines.motor,
+    },
+    "broadband": {
+        "coloured": broadband.coloured,
+        "band": broadband.band,
+        "modulated": broadband.modulated,
+    },
+    "strokes": {
+        "clicks": strokes.clicks,
+        "impacts": strokes.impacts,
+        "rattle": strokes.rattle,
+        "keys": strokes.keys,
+    },
+    "radio": {"static": radio.static, "whistle": radio.whistle, "packets": radio.packets},
+    "creatures": {
+        "bird": creatures.bird,
+        "insect": creatures.insect,
+        "bark": creatures.bark,
+        "cry": creatures.cry,
+    },
+}
+"""Kinds by family; a mixer draws a family first, so that no family grows by being split."""
+
+KINDS: dict[str, Kind] = {name: kind for some in FAMILIES.values() for name, kind in some.items()}
+"""All kinds by name."""
+
+_LEVEL = 0.1
+_SHORTEST = 2.0  # seconds: what beeps or knocks is heard within
+
+
+def draw_kind(rng: np.random.Generator) -> str:
+    """A kind by chance: a family, then one of it."""
+    family = list(FAMILIES.values())[int(rng.integers(len(FAMILIES)))]
+    return list(family)[int(rng.integers(len(family)))]
+
+
+def make(
+    kind: str, seed: int, samples: int, sample_rate: int = 16000, *, held_out: bool = False
+) -> np.ndarray:
+    """A piece of noise.
+
+    Parameters
+    ----------
+    kind
+        Of `KINDS`.
+    seed
+        Not negative; another seed is another alarm, engine, room of keys.
+    samples, sample_rate
+        Its length, and samples a second.
+    held_out
+        From streams that training never draws, whatever its seeds: for measuring.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float32 (samples,), rms 0.1.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(held_out),)))
+    wave = KINDS[kind](rng, max(samples, round(_SHORTEST * sample_rate)), sample_rate)
+    part = wave[:samples]
+    if len(wave) > samples:
+        # A short piece must not fall into a pause.
+        loudest = int(np.abs(wave).argmax())
+        start = min(max(loudest - samples // 4, 0), len(wave) - samples)
+        if np.square(part).mean() < 0.1 * np.square(wave).mean():
+            part = wave[start : start + samples]
+    rms = np.sqrt(np.mean(np.square(part, dtype=np.float64)))
+    return (part * (_LEVEL / rms)).astype(np.float32)

@@ -1,0 +1,136 @@
+"""Dual path: a recurrence over time that all frequencies share, then mixing over frequency.
+
+After Luo, Chen and Yoshioka, "Dual-path RNN", ICASSP 2020, in the form that Le et al., "DPCRN",
+Interspeech 2021, gave it for enhancement: between encoder and decoder, every frequency position
+runs through one recurrence over time, then the positions of a frame are mixed; both are residual.
+Its weights serve all positions, so that there are few of them and each sees much data; causal,
+since only the first recurrence runs over time.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from enhance.config import GcrnConfig
+
+_HEAD = 16  # channels of one head of attention
+
+
+class DualPath(nn.Module):
+    """One block.
+
+    Parameters
+    ----------
+    config
+        ``cell`` and ``hidden`` are those of the recurrence over time, ``mixing`` is what mixes
+        the positions of a frame.
+    positions
+        Frequency positions F.
+    """
+
+    def __init__(self, config: GcrnConfig, positions: int) -> None:
+        super().__init__()
+        channels = config.channels[-1]
+        self.cell, self.hidden = config.cell, config.hidden
+        kind = nn.LSTM if config.cell == "lstm" else nn.GRU
+        # Time first, as the library's own kernels have it.
+        self.time = kind(channels, config.hidden)
+        self.time_out = nn.Linear(config.hidden, channels)
+        self.time_norm = nn.BatchNorm2d(channels)
+        self.mix = mixer(config.mixing, config.cell, channels, positions)
+        self.mix_out = nn.Linear(channels, channels)
+        self.mix_norm = nn.BatchNorm2d(channels)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the states of this block, without the block's own name."""
+        return ("h", "c") if self.cell == "lstm" else ("h",)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run T frames.
+
+        Shape: x (B, T, F, C), every state (B, F, H) -> (B, T, F, C), states (B, F, H)
+        """
+        b, t, f, c = x.shape
+        first = tuple(s.flatten(0, 1)[None] for s in state)  # (1, B F, H)
+        rows = x.transpose(0, 1).reshape(t, b * f, c)
+        y, last = self.time(rows, first if self.cell == "lstm" else first[0])
+        y = self.time_out(y).view(t, b, f, c).transpose(0, 1)  # (B, T, F, C)
+        x = x + normed(self.time_norm, y)
+        y = self.mix_out(self.mix(x.reshape(b * t, f, c))).view(b, t, f, c)
+        x = x + normed(self.mix_norm, y)
+        states = last if self.cell == "lstm" else (last,)
+        return x, tuple(s[0].unflatten(0, (b, f)) for s in states)
+
+
+def normed(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Batch norm over the last dimension: as channels that lie last in memory, which is quick.
+
+    Shape: (B, T, F, C) -> (B, T, F, C)
+    """
+    return norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def mixer(
+    kind: Literal["recurrent", "attention", "dense"],
+    cell: Literal["lstm", "gru"],
+    channels: int,
+    positions: int,
+) -> nn.Module:
+    """What mixes the positions of one frame. Shape: (N, F, C) -> (N, F, C)"""
+    if kind == "recurrent":
+        return RecurrentMixer(cell, channels)
+    if kind == "attention":
+        return AttentionMixer(channels, positions)
+    return DenseMixer(channels, positions)
+
+
+class RecurrentMixer(nn.Module):
+    """A recurrence up and another down the frequencies of a frame, half of the channels each."""
+
+    def __init__(self, cell: Literal["lstm", "gru"], channels: int) -> None:
+        super().__init__()
+        kind = nn.LSTM if cell == "lstm" else nn.GRU
+        self.rnn = kind(channels, channels // 2, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (N, F, C) -> (N, F, C)"""
+        return self.rnn(x.transpose(0, 1).contiguous())[0].transpose(0, 1)
+
+
+class AttentionMixer(nn.Module):
+    """Self-attention among the positions of a frame, each with a learned place.
+
+    Written out: torch's fused one has no usable backward pass in bfloat16 on a CPU.
+    """
+
+    def __init__(self, channels: int, positions: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // _HEAD)
+        self.place = nn.Parameter(0.02 * torch.randn(positions, channels))
+        self.qkv = nn.Linear(channels, 3 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (N, F, C) -> (N, F, C)"""
+        parts = self.qkv(x + self.place).unflatten(-1, (3, self.heads, -1))  # (N, F, 3, h, C / h)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (N, h, F, C / h)
+        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+        return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
+class DenseMixer(nn.Module):
+    """A dense layer over positions, then one over channels."""
+
+    def __init__(self, channels: int, positions: int) -> None:
+        super().__init__()
+        self.positions = nn.Linear(positions, positions)
+        self.channels = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (N, F, C) -> (N, F, C)"""
+        y = F.elu(self.positions(x.transpose(1, 2))).transpose(1, 2)
+        return F.elu(self.channels(y))
