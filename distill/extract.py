@@ -1,6 +1,6 @@
 """Features of many clips, made before anyone asks for them: by processes or a cluster.
 
-What is made lies in the cache of `distill.features`, where training and analysis find it.
+What is made lies in the cache of `distill.teacher.features`, where training and analysis find it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from distill.features import Features
-from distill.teacher import load
+from distill.teacher.contract import load
+from distill.teacher.features import Features
 from enhance import parallel
 from enhance.data.clip_store import ClipStore
 from enhance.data.manifest import Clip
@@ -26,9 +26,9 @@ class Wanted:
     """Which features; a worker opens the teacher by it."""
 
     teacher: str
-    """As `distill.teacher.load` takes it."""
+    """As `distill.teacher.contract.load` takes it."""
     layers: str
-    """As `distill.layers.Layers.parse` takes them."""
+    """As `distill.teacher.layers.Layers.parse` takes them."""
     cache: Path
     """Folder of the cache, the same for all workers."""
     cache_gb: float = 20.0

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from enhance.device.enhancer import Enhancer
     from enhance.errors import EnhanceError
-    from enhance.runtime import Enhancer
     from enhance.stft import StftConfig
 
     __version__: str
@@ -22,7 +22,7 @@ __all__ = ["EnhanceError", "Enhancer", "StftConfig", "__version__"]
 
 _HOMES = {
     "EnhanceError": "enhance.errors",
-    "Enhancer": "enhance.runtime",
+    "Enhancer": "enhance.device.enhancer",
     "StftConfig": "enhance.stft",
 }
 

@@ -1,5 +1,5 @@
 """`python -m enhance` is `enhance`."""
 
-from enhance.cli import main
+from enhance.cli.app import main
 
 main()

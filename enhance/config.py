@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from enhance.data.dataset import DataConfig
+from enhance.data.clips import DataConfig
 from enhance.data.mixing import MixingConfig
 from enhance.errors import EnhanceError
 from enhance.stft import StftConfig
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class GcrnConfig:
-    """Architecture of a `enhance.gcrn.Gcrn`."""
+    """Architecture of a `enhance.network.gcrn.Gcrn`."""
 
     channels: tuple[int, ...] = (16, 32, 48, 64, 64)
     """Output channels of the encoder layers; the decoders mirror them."""
@@ -45,7 +45,8 @@ class GcrnConfig:
     bottleneck: Literal["grouped", "dual_path"] = "grouped"
     """Between encoder and decoders: `grouped`, recurrent layers over the flattened frame, as in the
     paper; or `dual_path`, blocks of a recurrence over time that all frequencies share and a mixing
-    over frequency (`enhance.dual_path`): a fraction of the weights, more arithmetic for each."""
+    over frequency (`enhance.network.dual_path`): a fraction of the weights, more arithmetic for
+    each."""
     mixing: Literal["recurrent", "attention", "dense"] = "recurrent"
     """What mixes the frequencies of a frame in a block of two paths."""
     kernel_frames: int = 1
@@ -123,7 +124,8 @@ class GcrnConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms of `enhance.losses.enhancement_loss`; a term of weight 0 is left out."""
+    """Weights of the terms of `enhance.training.losses.enhancement_loss`; a term of weight 0 is
+    left out."""
 
     compression: float = 0.3
     """Power on the magnitude of both spectra before they are compared."""
@@ -141,8 +143,8 @@ class LossConfig:
     multi_resolution_sizes: tuple[int, ...] = (256, 512, 1024)
     """Transform lengths in samples of the multi-resolution term; Hann windows, hop half of each."""
     pesq: float = 0.0
-    """What a differentiable wideband PESQ takes off its best score of 4.5 (`enhance.perceptual`);
-    16 kHz only."""
+    """What a differentiable wideband PESQ takes off its best score of 4.5
+    (`enhance.training.perceptual`); 16 kHz only."""
     level_invariant: bool = False
     """Bring each target to one level, and its estimate by the same gain, before they are compared.
     Else a compressed spectrum's error falls with the level, and quiet mixtures hardly teach it."""

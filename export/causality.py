@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from enhance.spectral import WaveformModel
+from enhance.network.waveform_model import WaveformModel
 from enhance.stft import StftConfig, window
 
 FIRST, HOPS = 6, 16

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
-from enhance.metrics import METRICS, MetricRefusal, measure, versions
-from enhance.runtime import Enhancer
-from enhance.spectral import WaveformModel
+from enhance.measure.metrics import METRICS, MetricRefusal, measure, versions
+from enhance.network.waveform_model import WaveformModel
 from enhance.stft import StftConfig
 
 SILENCE = 1e-10
@@ -94,7 +94,7 @@ def streaming(model: WaveformModel, clips: Sequence[Clip]) -> Streams:
 
 
 def runtime(enhancer: Enhancer, clips: Sequence[Clip]) -> Streams:
-    """A file streamed by `enhance.runtime`, in pieces that fit no hop."""
+    """A file streamed by `enhance.device.enhancer`, in pieces that fit no hop."""
     waves = []
     for clip in clips:
         stream = enhancer.new_stream()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import enhance
-from enhance.checkpoint import CheckpointInfo
-from enhance.info import macs_per_second
+from enhance.cli.info import macs_per_second
+from enhance.network.checkpoint import CheckpointInfo
+from enhance.network.waveform_model import WaveformModel
 from enhance.settings import to_dict
-from enhance.spectral import WaveformModel
-from export.onnx import OPSET
+from export.graph.step import OPSET
 
 LICENCE = "MIT"
 """Of exported weights, unless the training record has a `licence`."""

@@ -12,20 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from enhance.checkpoint import CheckpointInfo, identity, load_model
-from enhance.companion import Factory
+from enhance.device.offline import KIND, OfflineEnhancer
 from enhance.errors import EnhanceError
 from enhance.files import check_writable
-from enhance.metrics import versions
-from enhance.offline import KIND, OfflineEnhancer
+from enhance.measure.metrics import versions
+from enhance.network.checkpoint import CheckpointInfo, identity, load_model
+from enhance.network.companion import Factory
+from enhance.network.waveform_model import WaveformModel
 from enhance.progress import progress_bar
-from enhance.spectral import WaveformModel
 from export import certificate as proof
 from export.certificate import Bounds, Clip, Streams
-from export.command import Artefact, certifying_clips, remember, write
+from export.graph.step import operators, save
+from export.graph.whole import Whole, whole_graph
 from export.metadata import describe
-from export.onnx import operators, save
-from export.whole import Whole, whole_graph
+from export.stream import Artefact, certifying_clips, remember, write
 
 
 def export_offline(
@@ -53,9 +53,9 @@ def export_offline(
     out
         The file, ``NAME.onnx``; ``NAME.certificate.json`` stands beside it.
     companion
-        Finds the teacher of a concat model (`distill.modes.find_companion`).
+        Finds the teacher of a concat model (`distill.modes.choose.find_companion`).
     clips, clip_count, bounds, force, quiet
-        As `export.command.export_model` has them.
+        As `export.stream.export_model` has them.
 
     Raises
     ------

@@ -22,9 +22,9 @@ from enhance.config import (
     RunConfig,
     TrainingConfig,
 )
-from enhance.objective import Enhancement
+from enhance.network.waveform_model import WaveformModel
 from enhance.settings import dump_yaml
-from enhance.spectral import WaveformModel
+from enhance.training.objective import Enhancement
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ModelConfig(gcrn=GcrnConfig(channels=(4, 4, 4), hidden=16))

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.analysis.spectrum import SAMPLE_RATE, level
-from distill.frames import FrameGrid
+from benchmarks.analysis.reconstruct.spectrum import SAMPLE_RATE, level
+from distill.teacher.frames import FrameGrid
 from enhance.errors import EnhanceError
 
 if TYPE_CHECKING:
-    from distill.features import Features
-    from distill.teacher import Teacher
+    from distill.teacher.contract import Teacher
+    from distill.teacher.features import Features
 
 MEL_BANDS = 80
 MEL_FFT = 512
@@ -147,9 +147,9 @@ def open_teachers(
     Parameters
     ----------
     names
-        As `distill.teacher.load` takes them.
+        As `distill.teacher.contract.load` takes them.
     layers
-        As `distill.layers.Layers.parse` takes them.
+        As `distill.teacher.layers.Layers.parse` takes them.
     cache
         Folder of the feature cache.
     seed
@@ -172,8 +172,8 @@ def open_teachers(
         If a teacher cannot be loaded, hears another rate, or has no such layers, two rows would
         have one name, or there is no such device.
     """
-    from distill import teacher as teachers
-    from distill.features import Features
+    from distill.teacher import contract as teachers
+    from distill.teacher.features import Features
 
     _check_device(device)
     found: list[Source] = []

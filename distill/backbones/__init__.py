@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from enhance.errors import EnhanceError, require
 
 if TYPE_CHECKING:
-    from distill.teacher import Teacher
+    from distill.teacher.contract import Teacher
 
 ECAPA = "distill.backbones.ecapa"
 

@@ -25,7 +25,7 @@ from enhance.errors import EnhanceError
 
 
 class EcapaTeacher(FrozenTeacher):
-    """A frozen ECAPA-TDNN behind the `distill.teacher.Teacher` contract.
+    """A frozen ECAPA-TDNN behind the `distill.teacher.contract.Teacher` contract.
 
     Parameters
     ----------

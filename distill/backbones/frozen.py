@@ -16,7 +16,8 @@ from enhance.errors import EnhanceError
 
 
 class FrozenTeacher(nn.Module, abc.ABC):
-    """A model behind the `distill.teacher.Teacher` contract; subclasses say how clips are run.
+    """A model behind the `distill.teacher.contract.Teacher` contract; subclasses say how clips are
+    run.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ def conv_geometry(kernels: list[int], strides: list[int]) -> tuple[int, int]:
 
 
 class HfTeacher(FrozenTeacher):
-    """A frozen transformers speech model behind the `distill.teacher.Teacher` contract.
+    """A frozen transformers speech model behind the `distill.teacher.contract.Teacher` contract.
 
     Parameters
     ----------

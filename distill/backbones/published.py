@@ -25,7 +25,7 @@ from distill.backbones.hf import CLASSES, HfTeacher
 from enhance.errors import EnhanceError
 
 if TYPE_CHECKING:
-    from distill.teacher import Teacher
+    from distill.teacher.contract import Teacher
 
 CONVOLUTIONAL = ("wav2vec", "vq-wav2vec")
 """The 2019 models, which `distill.backbones.wav2vec_published` reads."""

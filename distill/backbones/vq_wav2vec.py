@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from distill.backbones.frozen import by_length, check_lengths
+from distill.backbones.quantizer import GumbelQuantizer, KmeansQuantizer, Quantized
 from distill.backbones.wav2vec import ConvLayers, Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec_teacher import Wav2VecTeacher, prepared, read_model
-from distill.quantizer import GumbelQuantizer, KmeansQuantizer, Quantized
 from enhance.errors import EnhanceError
 
 

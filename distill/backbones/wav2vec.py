@@ -195,7 +195,7 @@ class AggregatorLayer(nn.Module):
 
 
 class Wav2Vec(nn.Module):
-    """Encoder and aggregator; the predictions are `distill.objectives_future`.
+    """Encoder and aggregator; the predictions are `distill.ssl.future_loss`.
 
     Parameters
     ----------

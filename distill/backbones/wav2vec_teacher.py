@@ -30,7 +30,7 @@ Model = TypeVar("Model", bound=Wav2Vec)
 
 
 class Wav2VecTeacher(FrozenTeacher):
-    """A frozen `Wav2Vec` or `VqWav2Vec` behind the `distill.teacher.Teacher` contract.
+    """A frozen `Wav2Vec` or `VqWav2Vec` behind the `distill.teacher.contract.Teacher` contract.
 
     Parameters
     ----------

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill import card
 from distill.ctc.config import CtcConfig
+from distill.training import card
 
 _TOKENS = {"char": "characters (`|` between words)", "word": "tokens parted by spaces"}
 _FEW = 60  # tokens that a card lists
@@ -82,7 +82,7 @@ processor = AutoProcessor.from_pretrained("{name}")
 logits = model(**processor(wave, sampling_rate=16000, return_tensors="pt")).logits
 text = processor.batch_decode(logits.argmax(-1){spaces})[0]
 
-from distill.teacher import load
+from distill.teacher.contract import load
 teacher = load("{name}")  # its hidden states, without the linear layer
 ```
 

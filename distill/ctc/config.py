@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distill.ctc.vocabulary import UNITS
-from distill.loop_config import LoopConfig
+from distill.training.config import LoopConfig
 from enhance.errors import EnhanceError
 
 
@@ -14,7 +14,7 @@ class CtcConfig(LoopConfig):
     """Everything that decides the weights, apart from the recordings."""
 
     backbone: str = "mini-wavlm"
-    """Where it starts: a name that `distill.teacher.load` knows."""
+    """Where it starts: a name that `distill.teacher.contract.load` knows."""
     from_scratch: bool = False
     """Only the backbone's architecture, with random weights: what pre-training is worth. The front
     end is trained too."""

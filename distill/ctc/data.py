@@ -17,9 +17,9 @@ from distill.ctc.config import CtcConfig
 from distill.ctc.model import SAMPLE_RATE, least_frames
 from distill.ctc.transcripts import Transcript, read_transcripts
 from distill.ctc.vocabulary import Vocabulary, normalise
-from enhance import audio
+from enhance.audio import read as audio
 from enhance.data.clip_store import ClipStore
-from enhance.data.dataset import split
+from enhance.data.clips import split
 from enhance.data.inventory import by_source
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError

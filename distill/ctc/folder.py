@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrize
 
-from distill import teacher
 from distill.backbones import import_transformers, read_json
 from distill.backbones.hf import CLASSES, HfTeacher, from_pretrained
 from distill.ctc.config import CtcConfig
 from distill.ctc.model import SAMPLE_RATE, CtcModel
 from distill.ctc.vocabulary import Vocabulary
+from distill.teacher import contract as teacher
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 
@@ -100,7 +100,8 @@ def _copy(source: nn.Module, target: nn.Module, name: str) -> None:
 
 
 def save(model: CtcModel, vocabulary: Vocabulary, folder: Path) -> None:
-    """Write a folder that `AutoModelForCTC`, `AutoProcessor` and `distill.teacher.load` read."""
+    """Write a folder that `AutoModelForCTC`, `AutoProcessor` and `distill.teacher.contract.load`
+    read."""
     network = model.network
     tensors = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
     with atomic(folder / "model.safetensors") as temporary:

@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from distill.backbones.frozen import by_length
 from distill.backbones.hf import conv_geometry
-from distill.crops import normalize
-from distill.families.transformer import with_fast_front_end
+from distill.ssl.crops import normalize
+from distill.ssl.transformer import with_fast_front_end
 
 SAMPLE_RATE = 16000
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.accuracy import interval
+from distill.training.accuracy import interval
 from enhance.errors import EnhanceError, require
 
 Text = Sequence[str]

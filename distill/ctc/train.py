@@ -1,7 +1,7 @@
 """Fine-tuning of a backbone on transcripts: `enhance finetune-ctc`.
 
-One training by `distill.loop`, the error rates of what came out, record and card. The weights kept
-are the last ones, whatever the evaluation said in between: its figures choose nothing.
+One training by `distill.training.loop`, the error rates of what came out, record and card. The
+weights kept are the last ones, whatever the evaluation said in between: its figures choose nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from distill.ctc.data import CtcData, batch_up
 from distill.ctc.folder import build, load, open_backbone, save
 from distill.ctc.model import SAMPLE_RATE, CtcModel, ctc_loss
 from distill.ctc.vocabulary import tokens_of
-from distill.loop import Learner, Loop, Step, with_threads
-from distill.objectives import span_mask
+from distill.ssl.masked_units_loss import span_mask
+from distill.training.loop import Learner, Loop, Step, with_threads
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, write_json
 from enhance.training.history import HISTORY

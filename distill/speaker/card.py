@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill import card
 from distill.speaker.config import SpeakerConfig
+from distill.training import card
 from enhance.data.inventory import source_table
 
 _HOW = {
@@ -73,7 +73,7 @@ trained
 {how}.
 
 ```python
-from distill.teacher import load
+from distill.teacher.contract import load
 teacher = load("{name}")  # folder
 vectors = teacher.embedding(waves)  # (B, N) at 16 kHz to (B, E): compare by cosine
 hidden, counts = teacher(waves, lengths)  # outputs of every block, 100 frames a second

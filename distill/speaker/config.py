@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from distill.backbones.ecapa_model import EcapaConfig
-from distill.loop_config import LoopConfig
+from distill.training.config import LoopConfig
 from enhance.data.mixing_config import MixingConfig
 from enhance.errors import EnhanceError
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from distill.speaker.config import SpeakerConfig
 from enhance.data.clip_store import ClipStore
-from enhance.data.dataset import split
+from enhance.data.clips import split
 from enhance.data.inventory import by_source
 from enhance.data.manifest import Clip, read_manifest, scan_folder
 from enhance.data.mixing import Mixer

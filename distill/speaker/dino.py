@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.loop_config import last_quarter
 from distill.speaker.config import DinoConfig, SpeakerConfig, half_cosine
+from distill.training.config import last_quarter
 
 
 class DinoHead(nn.Module):

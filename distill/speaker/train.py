@@ -1,6 +1,7 @@
 """Training of a speaker encoder: `enhance pretrain-speaker --objective aam|dino`.
 
-One training by `distill.loop` for both objectives, the EER of what came out, record and card.
+One training by `distill.training.loop` for both objectives, the EER of what came out, record and
+card.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 from torch import nn
 
 from distill.backbones import ecapa_model
-from distill.loop import Learner, Loop, Step, with_threads
 from distill.speaker import card, score
 from distill.speaker.aam import Aam
 from distill.speaker.config import SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.dino import Dino
+from distill.training.loop import Learner, Loop, Step, with_threads
 from enhance.files import write_json
 from enhance.training.interrupt import Interrupt
 
@@ -49,7 +50,7 @@ def train(
     config
         What to train and how long.
     corpus
-        Folder with speech and noise, as `enhance.data.dataset.load_clips` reads it; `aam` needs
+        Folder with speech and noise, as `enhance.data.clips.load_clips` reads it; `aam` needs
         the column `speaker`.
     output
         Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,

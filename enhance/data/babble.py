@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from enhance.data.dataset import ClipStore, source_weights
+from enhance.data.clips import ClipStore, source_weights
 
 
 class Voices:

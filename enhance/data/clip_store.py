@@ -117,7 +117,7 @@ class ClipStore:
         if wave is not None:
             samples = wave[start : start + length]
         elif self._cuts_exactly(i):
-            from enhance import audio
+            from enhance.audio import read as audio
 
             samples = _quantise(audio.read(self.clips[i].path, start=start, frames=length))
         else:
@@ -141,7 +141,7 @@ class ClipStore:
     def _decode(self, i: int) -> np.ndarray:
         import soundfile
 
-        from enhance import audio
+        from enhance.audio import read as audio
 
         path, rate = self.clips[i].path, self.sample_rate
         found = audio.info(path)
@@ -156,7 +156,7 @@ class ClipStore:
         return _quantise(audio.resample(wave, found.sample_rate, rate))
 
     def _declared(self, i: int) -> int:
-        from enhance import audio
+        from enhance.audio import read as audio
 
         clip = self.clips[i]
         if clip.sample_rate:
@@ -168,7 +168,7 @@ class ClipStore:
 
     def _cuts_exactly(self, i: int) -> bool:
         if i not in self._seekable:
-            from enhance import audio
+            from enhance.audio import read as audio
 
             found = audio.info(self.clips[i].path)
             self._seekable[i] = (

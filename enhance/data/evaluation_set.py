@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from enhance.data.dataset import DataConfig, load_clips, split
+from enhance.data.clips import DataConfig, load_clips, split
 from enhance.data.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
 from enhance.errors import EnhanceError
 from enhance.files import atomic_folder, cache_folder, sha256, write_jsonl
@@ -182,7 +182,7 @@ def builtin_set(snr_db: float = -5.0, count: int = 500, *, quiet: bool = False) 
 
     Its voices, noises and mixtures come from another seed than the built-in training corpus.
     """
-    from enhance.data import demo_corpus
+    from enhance.data.synthetic import corpus as demo_corpus
 
     version = f"v{demo_corpus.VERSION}.{_BUILTIN_VERSION}"
     folder = cache_folder("sets", f"synthetic-{version}-snr{snr_db:g}-count{count}")
@@ -222,7 +222,7 @@ def mix(
     Raises
     ------
     EnhanceError
-        As `enhance.data.dataset.load_clips`, `enhance.data.dataset.split` and `make_set`.
+        As `enhance.data.clips.load_clips`, `enhance.data.clips.split` and `make_set`.
     """
     if held_back and held_out:
         raise EnhanceError("held back is a part of what is not held out: ask for one of the two")
@@ -249,7 +249,7 @@ def mix(
 
 
 def _builtin_clips(quiet: bool) -> tuple[list[Clip], list[Clip]]:
-    from enhance.data import demo_corpus
+    from enhance.data.synthetic import corpus as demo_corpus
 
     clips = read_manifest(demo_corpus.ensure_held_out(BUILTIN_SEED, quiet=quiet) / "manifest.jsonl")
     return [c for c in clips if c.kind == "speech"], [c for c in clips if c.kind == "noise"]

@@ -236,7 +236,7 @@ def _kind_of(relative: str, root: str) -> str:
 
 def _probe(path: Path) -> tuple[int, int]:
     # The header may promise more than the file holds: the last sample must be readable.
-    from enhance import audio
+    from enhance.audio import read as audio
 
     found = audio.info(path)
     audio.read(path, start=max(found.frames - 1, 0), frames=1)

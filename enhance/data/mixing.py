@@ -21,7 +21,7 @@ import numpy as np
 
 from enhance.data import augment, distant, filters
 from enhance.data.babble import Voices
-from enhance.data.dataset import ClipStore, source_weights
+from enhance.data.clips import ClipStore, source_weights
 from enhance.data.mixing_config import MixingConfig
 from enhance.data.pieces import assemble, at_level, beside, draw_formulas, energy, name
 from enhance.data.recipe import Distant, Mixture, Piece, Recipe, in_segment

@@ -109,7 +109,7 @@ def folder_bank(
     EnhanceError
         If the folder is missing, or holds no response, or one is silent.
     """
-    from enhance import audio
+    from enhance.audio import read as audio
 
     clips, problems = scan_folder(folder, quiet=quiet)
     if problems:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from enhance.checkpoint import WEIGHTS
 from enhance.errors import EnhanceError
 from enhance.files import write_json
+from enhance.network.checkpoint import WEIGHTS
 
 FILE = "bad_batch.json"
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from enhance.checkpoint import difference
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
 from enhance.files import sha256
+from enhance.network.checkpoint import difference
 from enhance.settings import parse, to_dict
 from enhance.training.run_folder import of_cache, refuse_present
 from enhance.training.state import FILE, FORMAT, load_tensors, save_tensors

@@ -7,7 +7,7 @@ from functools import partial
 
 from enhance.config import RunConfig
 from enhance.data.clip_store import ClipStore
-from enhance.data.dataset import load_clips, split
+from enhance.data.clips import load_clips, split
 from enhance.data.manifest import Clip
 from enhance.data.mixing import Mixer, bank
 from enhance.errors import EnhanceError

@@ -14,19 +14,19 @@ from typing import Any, cast
 import torch
 from lightning_fabric import Fabric
 
-from enhance.checkpoint import start_from
 from enhance.config import RunConfig
 from enhance.data.loader import batches
 from enhance.errors import EnhanceError
-from enhance.objective import Objective
+from enhance.network.checkpoint import start_from
+from enhance.network.waveform_model import WaveformModel
 from enhance.settings import to_dict
-from enhance.spectral import WaveformModel
 from enhance.training import branch as branches
 from enhance.training import run_folder
 from enhance.training import state as trainer_state
 from enhance.training.console import Console
 from enhance.training.data import TrainingData
 from enhance.training.interrupt import Interrupt
+from enhance.training.objective import Objective
 from enhance.training.processes import (
     end_others,
     finds_unused,

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from enhance.checkpoint import HEARD, WEIGHTS, difference
 from enhance.config import RunConfig
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.files import atomic, sha256, write_jsonl
+from enhance.network.checkpoint import HEARD, WEIGHTS, difference
 from enhance.progress import progress_bar
 from enhance.settings import dump_yaml, parse, to_dict
 from enhance.training.history import HISTORY

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from enhance import __version__
-from enhance.checkpoint import CheckpointInfo, save_model
 from enhance.data.mixing import bank
 from enhance.errors import EnhanceError
+from enhance.measure.timing import processor_name
+from enhance.network.checkpoint import CheckpointInfo, save_model
 from enhance.settings import to_dict
-from enhance.timing import processor_name
 from enhance.training.console import Console
 from enhance.training.data import TrainingData
 from enhance.training.history import History

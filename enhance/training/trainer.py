@@ -19,17 +19,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from enhance.checkpoint import WEIGHTS, start_from
 from enhance.config import RunConfig, TrainingConfig
 from enhance.files import sha256
-from enhance.objective import Objective
+from enhance.network.checkpoint import WEIGHTS, start_from
+from enhance.network.waveform_model import WaveformModel
 from enhance.settings import to_dict
-from enhance.spectral import WaveformModel
 from enhance.training import bad_batch
 from enhance.training import state as trainer_state
 from enhance.training.batchnorm import share_batch_norms
 from enhance.training.ema import Ema
 from enhance.training.muon import Muon
+from enhance.training.objective import Objective
 from enhance.training.processes import collect, on_first, share
 from enhance.training.schedule import learning_rate, progress, since
 

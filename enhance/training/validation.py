@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from enhance.config import RunConfig
-from enhance.data.dataset import ClipStore
+from enhance.data.clips import ClipStore
 from enhance.data.mixing import Mixer, Mixture
 from enhance.data.rooms import Response
-from enhance.losses import si_sdr
-from enhance.metrics import MetricRefused, pesq_wb
-from enhance.spectral import WaveformModel
+from enhance.measure.metrics import MetricRefused, pesq_wb
+from enhance.network.waveform_model import WaveformModel
+from enhance.training.losses import si_sdr
 
 SEED = 20240607
 """Seed of the validation mixtures: one for all runs, so that runs compare whatever their seed."""

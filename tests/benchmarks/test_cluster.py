@@ -15,9 +15,9 @@ import pytest
 import torch
 from tiny_study import Place
 
-from benchmarks import compare
-from enhance.checkpoint import load_model
+from benchmarks.study import compare
 from enhance.files import read_jsonl
+from enhance.network.checkpoint import load_model
 
 FOUR: dict[str, Any] = {
     "plain": {},
@@ -31,7 +31,7 @@ COST = ("train_seconds", "train_cpu_seconds")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.plots.quality_plot", lambda *_: False)
+    monkeypatch.setattr("benchmarks.figures.plots.quality_plot", lambda *_: False)
     monkeypatch.setattr(compare, "time_networks", lambda *_, **__: {})
     monkeypatch.setattr(compare, "cores", lambda: 2)
 
@@ -135,7 +135,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_records(
 def test_clips_are_measured_on_a_cluster(
     material: tuple[Path, Path], tmp_path: Path, cluster: Any
 ) -> None:
-    from benchmarks.quality import evaluate
+    from benchmarks.quality.evaluate import evaluate
 
     rows = []
     for address in ("", cluster.scheduler_address):

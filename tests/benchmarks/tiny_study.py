@@ -10,8 +10,8 @@ import soundfile
 import tiny_training as tiny
 import yaml
 
-from benchmarks import compare
-from benchmarks.compare import Comparison
+from benchmarks.study import compare
+from benchmarks.study.compare import Comparison
 from enhance.files import read_jsonl
 from enhance.settings import to_dict
 

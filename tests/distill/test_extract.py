@@ -9,9 +9,9 @@ import pytest
 from clip_stores import Counting, store_of
 
 from distill.extract import Wanted, extract
-from distill.features import Features
-from distill.targets import Targets
-from distill.teacher import load
+from distill.modes.targets import Targets
+from distill.teacher.contract import load
+from distill.teacher.features import Features
 from enhance.errors import EnhanceError
 
 

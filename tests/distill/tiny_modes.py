@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import tiny_training as tiny
 import torch
 from torch import Tensor
 
-from distill.around import Around
-from distill.modes import make_objective
+from distill.modes.choose import make_objective
+from distill.modes.wrapper import Around
 from enhance.config import RunConfig
-from enhance.spectral import WaveformModel
+from enhance.network.waveform_model import WaveformModel
 from enhance.training.loop import fit
 from enhance.training.state import load_tensors
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import tiny_training as tiny
 
 PHASES = {"pretrain_steps": 3, "freeze_steps": 2}
 

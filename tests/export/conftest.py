@@ -9,10 +9,10 @@ import pytest
 import soundfile
 from tiny_export import TINY, Exported, make_model, voice
 
-from enhance.checkpoint import CheckpointInfo, save_model
-from enhance.spectral import WaveformModel
+from enhance.network.checkpoint import CheckpointInfo, save_model
+from enhance.network.waveform_model import WaveformModel
 from export.certificate import Bounds
-from export.command import export_model
+from export.stream import export_model
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from enhance.config import ModelConfig
 from enhance.errors import EnhanceError
-from enhance.spectral import WaveformModel
+from enhance.network.waveform_model import WaveformModel
 from enhance.stft import FRAMINGS, StftConfig
-from export import command
+from export import stream as command
 from export.causality import look_ahead
 from export.certificate import Bounds, judge
-from export.command import export_model
+from export.stream import export_model
 
 GENEROUS = Bounds(stream_error=9.0, si_sdr_db=9.0, pesq=9.0, snr_db=-99.0)
 

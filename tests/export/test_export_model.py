@@ -12,17 +12,17 @@ import pytest
 import soundfile
 from tiny_export import TINY, Exported, voice
 
-from enhance.checkpoint import CheckpointInfo, save_model
 from enhance.config import ModelConfig
+from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 from enhance.files import sha256
-from enhance.metrics import si_sdr
-from enhance.runtime import Enhancer
+from enhance.measure.metrics import si_sdr
+from enhance.network.checkpoint import CheckpointInfo, save_model
+from enhance.network.waveform_model import WaveformModel
 from enhance.settings import parse
-from enhance.spectral import WaveformModel
-from export import command
+from export import stream as command
 from export.certificate import Bounds, Clip, Streams, judge, snr_db
-from export.command import export_model, summary
+from export.stream import export_model, summary
 
 GENEROUS = Bounds(si_sdr_db=2.0, pesq=1.0, snr_db=20.0)
 

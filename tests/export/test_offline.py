@@ -14,26 +14,26 @@ import torch
 from tiny_export import voice
 from torch import nn
 
-from benchmarks.candidates import load as load_candidate
-from benchmarks.candidates import resolve
-from distill.concat import TeacherFeatures
-from distill.frames import FrameGrid, overlaps
-from distill.modes import find_companion, load_model
-from distill.one_wave import overlap_weights
-from distill.teacher import load
-from enhance.checkpoint import CheckpointInfo, save_model
+from benchmarks.quality.candidates import load as load_candidate
+from benchmarks.quality.candidates import resolve
+from distill.modes.choose import find_companion, load_model
+from distill.modes.concat import TeacherFeatures
+from distill.modes.teacher_features import overlap_weights
+from distill.teacher.contract import load
+from distill.teacher.frames import FrameGrid, overlaps
 from enhance.config import GcrnConfig, ModelConfig
+from enhance.device.clean import run_path
+from enhance.device.enhancer import Enhancer
+from enhance.device.offline import OfflineEnhancer
 from enhance.errors import EnhanceError
-from enhance.offline import OfflineEnhancer
-from enhance.run import run_path
-from enhance.runtime import Enhancer
-from enhance.spectral import WaveformModel
+from enhance.network.checkpoint import CheckpointInfo, save_model
+from enhance.network.waveform_model import WaveformModel
 from enhance.stft import FRAMINGS
 from export.certificate import Bounds
-from export.command import export_model
+from export.graph.step import save
+from export.graph.whole import whole_graph
 from export.offline import export_offline
-from export.onnx import save
-from export.whole import whole_graph
+from export.stream import export_model
 
 
 def make_teacher(folder: Path, kind: str, norm: str, normalize: bool) -> Path:
@@ -175,7 +175,7 @@ def test_refusals(checkpoint: Path, exported: Path, pairs: Path, tmp_path: Path)
         export_offline(checkpoint, exported, find_companion, clips=pairs)
     with pytest.raises(EnhanceError, match=r"must end in \.onnx"):
         export_offline(checkpoint, tmp_path / "m.bin", find_companion, clips=pairs)
-    with pytest.raises(EnhanceError, match=r"distill\.modes\.load_model"):
+    with pytest.raises(EnhanceError, match=r"distill\.modes\.choose\.load_model"):
         export_offline(checkpoint, tmp_path / "m.onnx", clips=pairs)
     assert not list(tmp_path.iterdir())
 
@@ -221,9 +221,7 @@ def test_overlaps_in_tensors_are_those_of_frames(hop: int) -> None:
 
 def test_a_pretrain_model_streams(pairs: Path, tmp_path: Path) -> None:
     """Trained for a moment in mode pretrain, exported as any model."""
-    import sys
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "distill"))
     import tiny_modes as tiny
 
     data = tiny.tiny.make_clips(tmp_path / "clips")

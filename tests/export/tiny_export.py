@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from enhance.config import GcrnConfig, ModelConfig
-from enhance.spectral import WaveformModel
-from export.command import Artefact
+from enhance.network.waveform_model import WaveformModel
+from export.stream import Artefact
 
 TINY = ModelConfig(gcrn=GcrnConfig(channels=(4, 8, 8), hidden=16))
 

@@ -1,0 +1,1 @@
+"""Recognisers that listen to what was reconstructed."""

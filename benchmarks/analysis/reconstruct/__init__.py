@@ -1,0 +1,1 @@
+"""Which speech can be made again from a layer's features."""

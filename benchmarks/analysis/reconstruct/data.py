@@ -1,0 +1,135 @@
+"""Clips that decoders learn from: pairs of what is heard and what is to be reconstructed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.analysis.reconstruct.config import DecoderConfig
+from benchmarks.analysis.reconstruct.spectrum import HOP, SAMPLE_RATE, WINDOW, level
+from distill.ssl.crops import Disturbance, disturb
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import DataConfig, load_clips, split
+from enhance.data.inventory import by_source
+from enhance.data.manifest import Clip
+from enhance.errors import EnhanceError
+
+HELD_SECONDS = 300.0
+"""Of held-back speech that is measured on, at most."""
+
+
+@dataclass(frozen=True)
+class DecoderData:
+    """Speech in memory, and which clips may be learnt from."""
+
+    speech: ClipStore
+    """All clips chosen."""
+    train: list[int]
+    """Those that train."""
+    held: list[int]
+    """Those that only measure."""
+    noise: ClipStore | None
+    """Noise, where features are those of noisy speech."""
+    train_noise: list[int]
+    """Recordings of it for training clips."""
+    held_noise: list[int]
+    """For held-back clips."""
+    config: DecoderConfig
+    """Seed, hours, noise."""
+    levels: list[float]
+    """Root mean square of each clip."""
+
+    @classmethod
+    def open(cls, corpus: Path, config: DecoderConfig, quiet: bool = False) -> DecoderData:
+        """Choose and decode clips.
+
+        Raises
+        ------
+        EnhanceError
+            If there is too little speech, or noise is wanted and there is none.
+        """
+        clips, noises = load_clips(DataConfig(corpus=str(corpus)), quiet=quiet)
+        # Frames within the crop see no end of the clip: two frames more on either side.
+        shortest = ((config.crop_frames - 1 + 4) * HOP + WINDOW) / SAMPLE_RATE
+        usable = [c for c in clips if c.duration >= shortest]
+        if len(usable) < 2:
+            raise EnhanceError(
+                f"{corpus}: {len(usable)} clips of speech of {shortest:.1f} s or more; a decoder "
+                "needs two or more, one of them to measure on"
+            )
+        kept, held = split(usable, config.held_back, "speaker", config.seed)
+        train = _draw(kept, 3600 * config.hours, [config.seed, 1])
+        held = _draw(held, HELD_SECONDS, [config.seed, 2])
+        if config.noisy and not noises:
+            raise EnhanceError(f"{corpus}: no noise there, which --input noisy mixes in")
+        chosen = noises if config.noisy else []
+        heard, unheard = (
+            split(chosen, config.held_back, "path", config.seed) if chosen else ([], [])
+        )
+        place = {c.path: i for i, c in enumerate(chosen)}
+        speech = ClipStore([*train, *held], SAMPLE_RATE, name="speech", quiet=quiet)
+        return cls(
+            speech=speech,
+            train=list(range(len(train))),
+            held=list(range(len(train), len(train) + len(held))),
+            noise=ClipStore(chosen, SAMPLE_RATE, name="noise", quiet=quiet) if chosen else None,
+            train_noise=[place[c.path] for c in heard],
+            held_noise=[place[c.path] for c in unheard],
+            config=config,
+            levels=[level(speech.whole(i)) for i in range(len(speech))],
+        )
+
+    def clean(self, clip: int, start: int = 0, length: int | None = None) -> np.ndarray:
+        """Samples of clean speech, the whole clip at level 1; float32."""
+        length = self.speech.length(clip) if length is None else length
+        wave = self.speech.read(clip, start, length)
+        return wave / np.float32(max(self.levels[clip], 1e-9))
+
+    def heard(self, clip: int) -> np.ndarray:
+        """What features are made of: the clip, or its mixture; float32 (N,).
+
+        The mixture of a clip is the same every time, so that its features can be kept.
+        """
+        clean, config = self.speech.whole(clip), self.config
+        if self.noise is None:
+            return clean
+        noises = self.held_noise if clip >= len(self.train) else self.train_noise
+        rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3, clip]))
+        always = Disturbance(noise_probability=1, noise_snr=config.snr, speech_probability=0)
+        return disturb(clean[None], self.noise, noises, always, rng)[0][0]
+
+    def describe(self) -> dict[str, Any]:
+        """Hours, files and licences of each source."""
+        clips = self.speech.clips
+        noises = self.noise.clips if self.noise else ()
+        return {
+            "train": by_source([clips[i] for i in self.train]),
+            "held_back": by_source([clips[i] for i in self.held]),
+            "noise": by_source([noises[i] for i in self.train_noise]),
+            "noise_held_back": by_source([noises[i] for i in self.held_noise]),
+        }
+
+    def digest(self) -> str:
+        """What identifies the clips: names and lengths, in order."""
+        stores = [store for store in (self.speech, self.noise) if store is not None]
+        rows = [[c.path.name, s.length(i)] for s in stores for i, c in enumerate(s.clips)]
+        rows.append(["train", len(self.train)])
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def _draw(clips: list[Clip], seconds: float, seed: list[int]) -> list[Clip]:
+    """Clips in random order until there is enough; all of them for 0."""
+    order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(clips))
+    chosen: list[Clip] = []
+    total = 0.0
+    for i in order:
+        if seconds and total >= seconds:
+            break
+        chosen.append(clips[i])
+        total += clips[i].duration
+    return chosen

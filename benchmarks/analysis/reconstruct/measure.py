@@ -1,0 +1,162 @@
+"""Measures of one reconstructed clip: spectrum, energy by band, waveform, recognised text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.analysis.recognizers.choose import Listening
+from benchmarks.analysis.reconstruct import spectrum
+from benchmarks.analysis.reconstruct.training import Trained, decode
+from benchmarks.quality.clips import Pair, read_pair
+from enhance.audio import read as audio
+from enhance.measure.metrics import MetricRefusal, measure
+
+METRICS = ("pesq_wb", "stoi", "estoi")
+ORIGINAL, RESYNTHESIS = "original audio", "original magnitudes"
+MEAN, NOISY = "mean spectrum", "noisy magnitudes"
+
+Row = dict[str, Any]
+Magnitudes = Callable[[Tensor, np.ndarray], Tensor]
+"""From the original's magnitudes (T, F) and what is heard (N,) to those of the reconstruction."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to a spectrum: a row of the table."""
+
+    name: str
+    """In the table."""
+    kind: str
+    """``"bound"``, ``"teacher"``, ``"random weights"``, ``"log-mel"``."""
+    digest: str
+    """Changes with everything that changes the result, beside the clip."""
+    magnitudes: Magnitudes | None
+    """None: the recording itself, for the recogniser alone."""
+
+
+def methods(trained: Sequence[Trained], *, noisy: bool, recognizer: bool) -> list[Method]:
+    """Bounds, then the decoders, in the order of the table.
+
+    Parameters
+    ----------
+    trained
+        Decoders.
+    noisy
+        Whether noisy speech is heard: its own magnitudes are then a row.
+    recognizer
+        Whether one listens: the recording itself is then a row.
+    """
+    found = [Method(ORIGINAL, "bound", "", None)] if recognizer else []
+    found.append(Method(RESYNTHESIS, "bound", "", lambda original, _: original))
+    if noisy:
+        found.append(Method(NOISY, "bound", "", lambda _, heard: _unit_magnitudes(heard)))
+    found += [Method(t.source.name, t.source.kind, t.digest, _decoding(t)) for t in trained]
+    mean = spectrum.from_decibels(trained[0].decoder.mean)
+    found.append(Method(MEAN, "bound", trained[0].digest, lambda a, _: mean.expand_as(a)))
+    return found
+
+
+def _unit_magnitudes(wave: np.ndarray) -> Tensor:
+    scaled = np.asarray(wave, np.float32) / np.float32(max(spectrum.level(wave), 1e-9))
+    return spectrum.magnitudes(torch.from_numpy(scaled)[None])[0]
+
+
+def _decoding(trained: Trained) -> Magnitudes:
+    def magnitudes(original: Tensor, heard: np.ndarray) -> Tensor:
+        features = trained.source.of(heard)
+        return spectrum.from_decibels(
+            decode(trained.decoder, trained.source.grid, features, len(original))[0]
+        )
+
+    return magnitudes
+
+
+def read_clip(pair: Pair, *, noisy: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The clean clip, and what is heard; float32 (N,) each at 16 kHz.
+
+    Raises
+    ------
+    EnhanceError
+        If a file cannot be read.
+    """
+    clean, mixture, rate = read_pair(pair.clean, pair.noisy)
+    if rate != spectrum.SAMPLE_RATE:
+        clean = audio.resample(clean, rate, spectrum.SAMPLE_RATE)
+        mixture = audio.resample(mixture, rate, spectrum.SAMPLE_RATE)
+    return clean, mixture if noisy else clean
+
+
+def measure_clip(
+    method: Method, clean: np.ndarray, heard: np.ndarray, listening: Listening, seed: int
+) -> Row:
+    """All figures of one clip by one method.
+
+    Parameters
+    ----------
+    method
+        How it is reconstructed.
+    clean, heard
+        As `read_clip` gives them.
+    listening
+        The recogniser, if there is one.
+    seed
+        Of the phases.
+
+    Returns
+    -------
+    dict
+        ``figures`` (by name), ``refusals`` (reasons by name), ``text`` (None without a recogniser).
+    """
+    figures: dict[str, float] = {}
+    refusals: dict[str, str] = {}
+    wave = clean
+    scale = spectrum.level(clean)
+    if len(clean) < spectrum.SHORTEST or not scale:
+        return {
+            "figures": {},
+            "refusals": {"all": "silent, or shorter than a window"},
+            "text": None,
+        }
+    if method.magnitudes is not None:
+        original = _unit_magnitudes(clean)  # (T, F)
+        with torch.no_grad():
+            found = method.magnitudes(original, heard)
+        if not torch.isfinite(found).all():
+            return _refused("the spectrum is not finite")
+        unit = spectrum.waveform(found, len(clean), seed)
+        wave = unit * np.float32(scale)
+        far = asdict(spectrum.distances(original, found))
+        figures |= {f"{name}_db": value for name, value in far.items()}
+        for where, magnitudes in (
+            ("spectrum", found),
+            ("waveform", spectrum.magnitudes(torch.from_numpy(unit)[None])[0]),
+        ):
+            energy = spectrum.energies(original), spectrum.energies(magnitudes)
+            gains = spectrum.gains(*energy, len(original))
+            figures |= {f"{where} {band}": value for band, value in gains.items()}
+            for band in (*spectrum.NAMES, "high"):
+                if band not in gains:
+                    refusals[f"{where} {band}"] = "nothing there, before or after"
+        for name, value in measure(clean, wave, spectrum.SAMPLE_RATE, METRICS).items():
+            if isinstance(value, MetricRefusal):
+                refusals[name] = value.reason
+            else:
+                figures[name] = value
+    text = listening.recognizer.transcribe(wave) if listening.recognizer else None
+    return {"figures": figures, "refusals": refusals, "text": text}
+
+
+def _refused(why: str) -> Row:
+    return {"figures": {}, "refusals": {"all": why}, "text": None}
+
+
+def clip_paths(pairs: Sequence[Pair]) -> list[tuple[str, Path]]:
+    """Name and clean file of each clip."""
+    return [(pair.name, Path(pair.clean)) for pair in pairs]

@@ -1,0 +1,72 @@
+"""Spectrograms of one clip: the original, and what decoders make of its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.analysis.reconstruct import spectrum
+from benchmarks.analysis.reconstruct.measure import Row, read_clip
+from benchmarks.analysis.reconstruct.training import Trained, decode
+from benchmarks.quality.clips import Pair
+from enhance.files import atomic
+
+
+def picture(
+    path: Path,
+    trained: Sequence[Trained],
+    pairs: Sequence[Pair],
+    rows: Sequence[Row],
+    *,
+    noisy: bool,
+) -> str:
+    """Draw the original and reconstructions of one clip; returns the clip's name.
+
+    Parameters
+    ----------
+    path
+        Image to write.
+    trained
+        Decoders.
+    pairs
+        Clips of the set.
+    rows
+        Measured rows; the clip is that of median L1 from the first decoder.
+    noisy
+        Whether noisy speech is heard.
+    """
+    from matplotlib.figure import Figure
+
+    first = trained[0].source.name
+    far = [
+        (r["figures"]["l1_db"], r["clip"]) for r in rows if r["method"] == first and r["figures"]
+    ]
+    name = sorted(far)[len(far) // 2][1] if far else pairs[0].name
+    pair = next(pair for pair in pairs if pair.name == name)
+    clean, heard = read_clip(pair, noisy=noisy)
+    unit = clean / np.float32(max(spectrum.level(clean), 1e-9))
+    panels = [("original", spectrum.decibels(spectrum.magnitudes(torch.from_numpy(unit)[None])[0]))]
+    kinds = ("teacher", "random weights", "log-mel")
+    shown = [next((t for t in trained if t.source.kind == kind), None) for kind in kinds]
+    for one in [t for t in shown if t is not None]:
+        features = one.source.of(heard)
+        found = decode(one.decoder, one.source.grid, features, len(panels[0][1]))[0]
+        panels.append((f"from {one.source.name}", found))
+    figure = Figure(figsize=(9, 2.1 * len(panels)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(len(panels), 1, sharex=True, sharey=True))
+    extent = (0, len(clean) / spectrum.SAMPLE_RATE, 0, spectrum.SAMPLE_RATE / 2000)
+    for axis, (title, values) in zip(axes, panels, strict=True):
+        image = axis.imshow(
+            values.numpy().T, origin="lower", aspect="auto", extent=extent, vmin=-55, vmax=25
+        )
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.set_ylabel("kHz", fontsize=8)
+        axis.tick_params(labelsize=8)
+    axes[-1].set_xlabel("s", fontsize=8)
+    figure.colorbar(image, ax=list(axes), label="dB", shrink=0.6)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return name

@@ -1,0 +1,204 @@
+"""What is left of speech in a teacher's embeddings: ``enhance analyze reconstruct``.
+
+Shankar et al. (arXiv 2403.01369) reconstruct speech from embeddings and find it intelligible to a
+CRDNN recogniser while its quality suffers, and high frequencies lost where the embeddings are a
+student's. Here a small decoder is trained from the features of a corpus to its spectrum, and
+measured on the clips of an evaluation set, beside controls that went through the same decoder,
+budget and seed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.analysis import sources
+from benchmarks.analysis.recognizers.choose import Listening, listen_with, references
+from benchmarks.analysis.reconstruct import measure as measuring
+from benchmarks.analysis.reconstruct import report as reconstruct_report
+from benchmarks.analysis.reconstruct import spectrum
+from benchmarks.analysis.reconstruct.config import DecoderConfig
+from benchmarks.analysis.reconstruct.data import DecoderData
+from benchmarks.analysis.reconstruct.measure import ORIGINAL
+from benchmarks.analysis.reconstruct.picture import picture
+from benchmarks.analysis.reconstruct.results import measure_all, summarize
+from benchmarks.analysis.reconstruct.training import Trained, train
+from benchmarks.quality.clips import Pair
+from distill.training.loop import with_threads
+from enhance.data import evaluation_set
+from enhance.errors import EnhanceError
+from enhance.files import atomic, check_writable, sha256, write_json, write_jsonl
+from enhance.measure.metrics import versions
+from enhance.measure.timing import hardware
+from enhance.training.interrupt import Interrupt
+
+log = logging.getLogger("enhance")
+
+CLIPS = "clips.jsonl"
+RESULTS = "results.jsonl"
+RECORD = "record.json"
+
+
+def reconstruct(
+    teachers: Sequence[str],
+    corpus: Path | str,
+    clips: Path | str,
+    output: Path | str,
+    config: DecoderConfig,
+    *,
+    layers: Sequence[str] = ("last",),
+    controls: bool = True,
+    recognizer: str | None = None,
+    transcripts: Path | None = None,
+    limit: int = 0,
+    cache: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train decoders, measure them, write the report.
+
+    Parameters
+    ----------
+    teachers
+        As `distill.teacher.contract.load` takes them.
+    corpus
+        Folder with speech to learn from (and noise, where ``config.noisy``).
+    clips
+        Evaluation set to measure on.
+    output
+        Folder for ``record.json``, ``results.jsonl``, ``clips.jsonl``, ``report.md``, a picture,
+        and a folder for each decoder.
+    config
+        The same for every decoder.
+    layers
+        Choices of hidden states, each of every teacher.
+    controls
+        Whether random weights and log-mel features are reconstructed from, too.
+    recognizer
+        As `benchmarks.analysis.recognizers.choose.listen_with` takes it.
+    transcripts
+        What is said in the clips; None counts errors against the recogniser's own text of the
+        original audio.
+    limit
+        Only the first clips of the set; 0 for all.
+    cache
+        Folder of the feature cache.
+    device
+        Where teachers run; decoders are small and stay on the CPU.
+    resume
+        Go on with what is in the folder.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    dict
+        The record, or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
+
+    Raises
+    ------
+    EnhanceError
+        If something named cannot be used, or the folder holds another run.
+    """
+    output = Path(output)
+    begun = (output / "decoders").exists() or (output / CLIPS).exists()
+    if begun and not resume:
+        raise EnhanceError(
+            f"{output}: holds a run already; --resume goes on with it, or choose another folder"
+        )
+    if resume and not begun:
+        raise EnhanceError(f"{output}: no run to go on with")
+    listening = listen_with(recognizer)  # before any work: a named one must be there
+    if listening.missing:
+        log.warning("no word error rate: %s", listening.missing)
+    set_hash, pairs = _open(Path(clips), limit)
+    texts = references(transcripts, measuring.clip_paths(pairs)) if transcripts else None
+    found, missing = sources.open_teachers(
+        list(teachers), list(layers), cache, config.seed, controls=controls, device=device
+    )
+    for line in missing:
+        log.warning("%s", line)
+
+    def work() -> dict[str, Any]:
+        with Interrupt() as interrupt:
+            data = DecoderData.open(Path(corpus), config, quiet)
+            check_writable(output / RECORD)
+            (output / "decoders").mkdir(exist_ok=True)  # stopped early, it has begun, too
+            trained: list[Trained] = []
+            for source in found:
+                folder = output / "decoders" / slug(source.name)
+                one = train(config, source, data, folder, interrupt, quiet=quiet)
+                if one is None:
+                    return _stopped(f"decoder from {source.name}")
+                trained.append(one)
+            hearing = listening.recognizer is not None
+            table = measuring.methods(trained, noisy=config.noisy, recognizer=hearing)
+            rows = measure_all(
+                table, pairs, listening, config, output / CLIPS, interrupt, quiet=quiet
+            )
+            if rows is None:
+                return _stopped("measuring")
+        results = summarize(table, rows, listening, texts)
+        record = {
+            "config": json.loads(json.dumps(asdict(config))),
+            "corpus": str(corpus),
+            "data": data.describe(),
+            "set": str(clips),
+            "set_hash": set_hash,
+            "clips": len(pairs),
+            "input": "noisy" if config.noisy else "clean",
+            "interval": "95 %, Student's t over clips; WER: bootstrap over clips",
+            "decoders": [one.about for one in trained],
+            "missing": missing,
+            "recognizer": {
+                "name": listening.recognizer.name if listening.recognizer else None,
+                "missing": listening.missing or None,
+                "errors": listening.errors,
+                "reference": _reference(listening, transcripts),
+            },
+            "griffin_lim_iterations": spectrum.ITERATIONS,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "hardware": {**hardware(), "metric_versions": versions()},
+        }
+        shared = {k: record[k] for k in ("set", "set_hash", "clips", "input", "interval")}
+        write_jsonl(output / RESULTS, [row | shared for row in results])
+        write_json(output / RECORD, record)
+        shown = picture(output / "spectrograms.png", trained, pairs, rows, noisy=config.noisy)
+        with atomic(output / "report.md") as temporary:
+            temporary.write_text(reconstruct_report.text(record, results, shown), "utf-8")
+        return record | {"results": results}
+
+    return with_threads(config.threads, work)
+
+
+def slug(name: str) -> str:
+    """A name that can be a folder's."""
+    return "-".join("".join(c if c.isalnum() or c in "._" else " " for c in name).split())
+
+
+def _stopped(where: str) -> dict[str, Any]:
+    log.warning("stopped: %s; --resume goes on", where)
+    return {"stopped": where}
+
+
+def _reference(listening: Listening, transcripts: Path | None) -> str | None:
+    if listening.recognizer is None:
+        return None
+    return str(transcripts) if transcripts else f"its own text of the {ORIGINAL}"
+
+
+def _open(folder: Path, limit: int) -> tuple[str, list[Pair]]:
+    """Hash and pairs of an evaluation set."""
+    found = evaluation_set.open_set(folder)
+    pairs = [
+        Pair(name, str(clean), str(noisy), dict(labels), sha256(clean), sha256(noisy))
+        for name, clean, noisy, labels in found.pairs[: limit or None]
+    ]
+    cut = f"[:{limit}]" if len(pairs) < len(found.pairs) else ""
+    return found.hash + cut, pairs

@@ -1,0 +1,191 @@
+"""The spectrum that is reconstructed: decibels of an STFT, back to a waveform, energy by band.
+
+Window 32 ms, hop 8 ms: three quarters overlap, so that the magnitudes alone determine the waveform
+up to its sign in practice, and Griffin-Lim (Griffin and Lim 1984; in the faster form of Perraudin,
+Balazs and Soendergaard 2013, by torchaudio) has something to agree on.
+
+A clip is brought to a root mean square of 1 first, because most teachers normalise what they hear:
+nothing in their features tells the level. The window is scaled so that white noise of that level
+has a mean power of 1 in every bin: 0 dB is the mean of the clip, whatever its length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.teacher.frames import FrameGrid
+
+SAMPLE_RATE = 16000
+WINDOW = 512
+HOP = 128
+BINS = WINDOW // 2 + 1
+GRID = FrameGrid(-WINDOW // 2, HOP, WINDOW)
+"""Frame t is centred on sample 128 t."""
+FLOOR = 1e-3
+"""Added to magnitudes before the logarithm: what lies 60 dB under the clip's mean is nothing."""
+BANDS = ((0, 1000), (1000, 2000), (2000, 4000), (4000, 8000))
+"""Hz; the last includes 8000."""
+NAMES = tuple(f"{low // 1000}-{high // 1000} kHz" for low, high in BANDS)
+ITERATIONS = 60
+"""Of Griffin-Lim."""
+SHORTEST = WINDOW
+"""Samples of the shortest clip that has a spectrum."""
+
+
+def frames(samples: int) -> int:
+    """Frames of a clip: one every 128 samples, the first centred on the first sample."""
+    return samples // HOP + 1
+
+
+def level(wave: np.ndarray) -> float:
+    """Root mean square; 0 of silence."""
+    return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) if len(wave) else 0.0
+
+
+def magnitudes(waves: Tensor, *, centre: bool = True) -> Tensor:
+    """Magnitudes of the STFT.
+
+    Parameters
+    ----------
+    waves
+        (B, N), of level 1.
+    centre
+        Mirror the ends, so that frame t is centred on sample ``128 t``. False takes only whole
+        windows, the first beginning with the first sample.
+
+    Returns
+    -------
+    Tensor
+        (B, T, F), F = 257.
+    """
+    window = torch.hann_window(WINDOW, dtype=waves.dtype, device=waves.device)
+    spectrum = torch.stft(
+        waves, WINDOW, HOP, window=window, center=centre, pad_mode="reflect", return_complex=True
+    )  # (B, F, T)
+    return spectrum.abs().transpose(1, 2) / window.square().sum().sqrt()
+
+
+def decibels(magnitude: Tensor) -> Tensor:
+    """``20 log10(m + FLOOR)``."""
+    return 20 * torch.log10(magnitude + FLOOR)
+
+
+def from_decibels(values: Tensor) -> Tensor:
+    """Magnitudes whose `decibels` these are; what lies under the floor is 0."""
+    return (10 ** (values / 20) - FLOOR).clamp_min(0)
+
+
+def waveform(magnitude: Tensor, samples: int, seed: int) -> np.ndarray:
+    """A waveform with about these magnitudes, by Griffin-Lim from random phases.
+
+    Parameters
+    ----------
+    magnitude
+        (T, F).
+    samples
+        Length N wanted; T must be `frames` of it.
+    seed
+        Of the phases: the same seed gives the same waveform.
+
+    Returns
+    -------
+    np.ndarray
+        float32 (N,).
+    """
+    from torchaudio.functional import griffinlim
+
+    window = torch.hann_window(WINDOW, dtype=magnitude.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wave = griffinlim(
+            magnitude.T.contiguous() * window.square().sum().sqrt(),
+            window=window,
+            n_fft=WINDOW,
+            hop_length=HOP,
+            win_length=WINDOW,
+            power=1.0,
+            n_iter=ITERATIONS,
+            momentum=0.99,
+            length=samples,
+            rand_init=True,
+        )
+    return wave.numpy()
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far a reconstruction is from its original, in dB."""
+
+    l1: float
+    """Mean absolute difference over frames and bins."""
+    lsd: float
+    """Log-spectral distance: root mean square over bins, mean over frames."""
+    l1_low: float
+    """`l1` of the bins under 4 kHz."""
+    l1_high: float
+    """`l1` of the others."""
+
+
+def distances(original: Tensor, found: Tensor) -> Distances:
+    """Compare spectra in the frames that hold sound: within 40 dB of the loudest, as STOI has it.
+
+    Parameters
+    ----------
+    original, found
+        Magnitudes (T, F).
+    """
+    power = original.square().sum(1)  # (T,)
+    heard = power > power.max() * 1e-4
+    error = (decibels(found) - decibels(original))[heard].abs().double()  # (T', F)
+    low = bins_of(0, 4000)
+    return Distances(
+        l1=error.mean().item(),
+        lsd=error.square().mean(1).sqrt().mean().item(),
+        l1_low=error[:, low].mean().item(),
+        l1_high=error[:, low.stop :].mean().item(),
+    )
+
+
+def bins_of(low: float, high: float) -> slice:
+    """Bins from ``low`` up to but without ``high`` Hz; with it where it is the last bin's."""
+    width = SAMPLE_RATE / WINDOW
+    stop = BINS if high >= SAMPLE_RATE / 2 else int(np.ceil(high / width))
+    return slice(int(np.ceil(low / width)), stop)
+
+
+def energies(magnitude: Tensor) -> np.ndarray:
+    """Energy of a clip in each band of `BANDS`: sum of squared magnitudes, float64 (4,)."""
+    power = magnitude.double().square().sum(0)  # (F,)
+    return np.array([power[bins_of(*band)].sum().item() for band in BANDS])
+
+
+def gains(original: np.ndarray, found: np.ndarray, frames: int) -> dict[str, float]:
+    """Energy of a reconstruction over that of its original, in dB, by band.
+
+    Parameters
+    ----------
+    original, found
+        `energies` (4,).
+    frames
+        Frames of the clip.
+
+    Returns
+    -------
+    dict
+        One figure for each of `NAMES`, and ``"high"``: the band from 4 to 8 kHz less all below,
+        the loss of high frequencies whatever the level. Bands are left out where the original
+        lies under the floor on average, or the reconstruction holds nothing.
+    """
+    sizes = [bins_of(*band).stop - bins_of(*band).start for band in BANDS]
+    result = {}
+    for name, size, a, b in zip(NAMES, sizes, original, found, strict=True):
+        if a > FLOOR**2 * frames * size and b > 0:
+            result[name] = 10 * float(np.log10(b / a))
+    if NAMES[-1] in result and original[:-1].sum() > 0 and found[:-1].sum() > 0:
+        below = 10 * float(np.log10(found[:-1].sum() / original[:-1].sum()))
+        result["high"] = result[NAMES[-1]] - below
+    return result

@@ -1,0 +1,320 @@
+"""A table of teachers: geometry, weights, pre-training metric against chance, throughput.
+
+Everything is asked of the loaded teacher or of the ``record.json`` that pre-training left in its
+folder; a teacher without a record (a published one) has no metric here.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill.ssl.family import FAMILIES
+from distill.teacher import contract as teachers
+from enhance.errors import EnhanceError
+from enhance.files import atomic, write_json
+
+CLIP_SECONDS = 10.0
+"""Recordings are cut to this length to measure throughput: attention grows with its square."""
+
+
+def describe(
+    name: str,
+    *,
+    audio: Path | None = None,
+    seconds: float = 120.0,
+    threads: int = 1,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """One row of the table.
+
+    Parameters
+    ----------
+    name
+        As `distill.teacher.contract.load` takes it.
+    audio
+        Folder of recordings; None measures no throughput.
+    seconds
+        Audio to extract from it.
+    threads
+        CPU threads of torch while measuring.
+    quiet
+        No progress bar.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such teacher or no audio.
+    """
+    found: Any = teachers.load(name)
+    where = teachers.resolve(name)
+    widths = list(found.widths)
+    row: dict[str, Any] = {
+        "name": where.name if where.is_dir() else name,
+        "family": None,
+        "layers": found.num_layers,
+        "widths": widths,
+        "stride_samples": found.stride_samples,
+        "field_samples": found.field_samples,
+        "sample_rate": found.sample_rate,
+        "causal": found.causal,
+        "parameters": sum(p.numel() for p in found.parameters()),
+        "metric": None,
+    }
+    row["family"] = _family(found, where)
+    record = _record(where)
+    if record is not None:
+        row["family"] = record["config"].get("family", row["family"])
+        row["metric"] = _metric(record)
+    if audio is not None:
+        row["throughput"] = throughput(found, audio, seconds, threads, quiet=quiet)
+    return row
+
+
+def _family(found: Any, where: Path) -> str | None:
+    config = getattr(getattr(found, "model", None), "config", None)
+    kind = getattr(config, "model_type", None)
+    if not isinstance(kind, str) and (where / "config.json").is_file():
+        kind = json.loads((where / "config.json").read_text("utf-8")).get("model_type")
+    return kind if isinstance(kind, str) else None
+
+
+def _record(where: Path) -> dict[str, Any] | None:
+    """What `pretrain-ssl` or `pretrain-speaker` wrote; None where neither did."""
+    path = where / "record.json"
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        config = record.get("config", {})
+        if config.get("family") not in FAMILIES and config.get("objective") not in ("aam", "dino"):
+            return None
+        _metric(record)
+        return record
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise EnhanceError(
+            f"{path}: not a record of enhance pretrain-ssl or pretrain-speaker "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _metric(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The last iteration's accuracy on clean held-back files, or a speaker encoder's EER."""
+    if "iterations" not in record:
+        return _equal_error_rate(record)
+    last = record["iterations"][-1]
+    if "clean" not in last:
+        return None
+    clean = last["clean"]
+    return {
+        "name": "accuracy",
+        "value": clean["accuracy"],
+        "chance": clean["chance"],
+        "codes": last.get("codes", []),
+        "steps": sum(row["steps"] for row in record["iterations"]),
+        "minutes": round(sum(row["seconds"] for row in record["iterations"]) / 60, 1),
+    }
+
+
+def _equal_error_rate(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Of the speakers of --eval where they were given, else of those held back."""
+    measured = {row["embedding"]: row for row in record.get("verification", [])}
+    found = measured.get("trained") or record.get("held_back")
+    if found is None:
+        return None
+    random = measured.get("random weights")
+    return {
+        "name": "EER",
+        "value": {"mean": found["eer"], "low": found["low"], "high": found["high"]},
+        "chance": 0.5,
+        "random_weights": random and random["eer"],
+        "codes": [],
+        "steps": record["steps"],
+        "minutes": round(record["seconds"] / 60, 1),
+    }
+
+
+@torch.inference_mode()
+def throughput(
+    found: Any, audio: Path, seconds: float, threads: int, *, quiet: bool = False
+) -> dict[str, Any]:
+    """Audio seconds extracted per second of wall and of CPU time, one clip after another.
+
+    The second hardly depends on what else the machine does.
+
+    Parameters
+    ----------
+    found
+        A loaded teacher.
+    audio
+        Folder of recordings.
+    seconds
+        Audio to extract; recordings are cut to 10 s, decoding is not timed.
+    threads
+        CPU threads of torch.
+    quiet
+        No progress bar.
+
+    Raises
+    ------
+    EnhanceError
+        If the folder holds no recording.
+    """
+    from enhance.audio import read as files
+    from enhance.data.manifest import scan_folder
+    from enhance.progress import progress_bar
+
+    clips, _ = scan_folder(audio, quiet=True)
+    if not clips:
+        raise EnhanceError(f"{audio}: holds no recording to measure on")
+    rate, total = found.sample_rate, 0.0
+    waves: list[torch.Tensor] = []
+    for clip in clips:
+        read = files.read(clip.path, rate)[: int(CLIP_SECONDS * rate)]
+        if found.frames(len(read)):
+            waves.append(torch.from_numpy(np.ascontiguousarray(read)))
+            total += len(read) / rate
+        if total >= seconds:
+            break
+    if not waves:
+        raise EnhanceError(f"{audio}: every recording is too short for one frame of {found.name}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with progress_bar(quiet=quiet) as bar:
+            task = bar.add_task(f"extracting, {found.name}", total=len(waves), speed="")
+            _extract(found, waves[0])  # first call: allocations, lazy imports
+            spent = computed = 0.0
+            for wave in waves:
+                start, cpu = time.perf_counter(), time.process_time()
+                _extract(found, wave)
+                spent += time.perf_counter() - start
+                computed += time.process_time() - cpu
+                bar.update(task, advance=1)
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "audio_seconds_per_second": round(total / spent, 1),
+        "audio_seconds_per_cpu_second": round(total / computed, 1),
+        "audio_seconds": round(total, 1),
+        "clips": len(waves),
+        "threads": threads,
+        "device": "cpu",
+        "machine": platform.machine(),
+    }
+
+
+def _extract(found: Any, wave: torch.Tensor) -> None:
+    found(wave[None], torch.tensor([len(wave)]))
+
+
+_MEANING = {
+    "accuracy": "Accuracy, of files that trained nothing: units of masked frames (hubert, wavlm), "
+    "masked frames told from distractors (wav2vec2), frames to come told from other frames "
+    "(wav2vec, vq-wav2vec). Chance: a blind choice. Families do not compare.",
+    "EER": "EER: pairs of clips of speakers that were never heard.",
+}
+"""What each metric is."""
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table as Markdown."""
+    timed = any("throughput" in row for row in rows)
+    head = ["teacher", "family", "L", "widths", "stride", "field", "causal", "parameters"]
+    head += ["trained", "metric on held-back audio (95 %)", "chance", "code perplexity"]
+    if timed:
+        head += ["audio-s/s", "per CPU s"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [
+            row["name"],
+            row["family"] or "",
+            str(row["layers"]),
+            _widths(row["widths"]),
+            str(row["stride_samples"]),
+            str(row["field_samples"]),
+            "yes" if row["causal"] else "no",
+            f"{row['parameters'] / 1e6:.2f} M",
+            _trained(row["metric"]),
+            *_figures(row["metric"]),
+        ]
+        if timed:
+            speed = row.get("throughput", {})
+            cells += [
+                str(speed.get(f"audio_seconds_per_{x}", "")) for x in ("second", "cpu_second")
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Stride and field in samples; L blocks give L + 1 hidden states."]
+    metrics = {row["metric"]["name"] for row in rows if row["metric"]}
+    lines += [text for name, text in _MEANING.items() if name in metrics]
+    if timed:
+        one = next(row["throughput"] for row in rows if "throughput" in row)
+        lines.append(
+            f"Throughput: all hidden states, clip by clip, {one['threads']} CPU thread"
+            f"{'s' * (one['threads'] > 1)}, clips cut to {CLIP_SECONDS:g} s."
+        )
+    return "\n".join(lines)
+
+
+def _widths(widths: list[int]) -> str:
+    """Runs of equal widths, as `7 x 192`."""
+    runs: list[list[int]] = []
+    for width in widths:
+        if runs and runs[-1][1] == width:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, width])
+    return ", ".join(f"{count} x {width}" for count, width in runs)
+
+
+def _trained(metric: dict[str, Any] | None) -> str:
+    return f"{metric['steps']} steps, {metric['minutes']:g} min" if metric else ""
+
+
+def _figures(metric: dict[str, Any] | None) -> list[str]:
+    if metric is None:
+        return ["no record", "", ""]
+    value = metric["value"]
+    text = (
+        f"{metric['name']} {100 * value['mean']:.1f} % "
+        f"({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    )
+    if metric.get("random_weights") is not None:
+        text += f"; random weights {100 * metric['random_weights']:.1f} %"
+    codes = ", ".join(f"{c['perplexity']:.0f} of {c['size']}" for c in metric["codes"])
+    return [text, f"{100 * metric['chance']:.1f} %", codes]
+
+
+def check(out: Path | None, force: bool) -> None:
+    """Refuse a file that is there, before anything is measured.
+
+    Raises
+    ------
+    EnhanceError
+        If it is and ``force`` is not given.
+    """
+    for path in _files(out) if out is not None else ():
+        if path.exists() and not force:
+            raise EnhanceError(f"{path}: exists already; overwrite it with --force")
+
+
+def write(rows: list[dict[str, Any]], out: Path) -> None:
+    """Write the table: Markdown for ``.md``, JSON for ``.json``, both for another name."""
+    for path in _files(out):
+        if path.suffix == ".json":
+            write_json(path, rows)
+        else:
+            with atomic(path) as temporary:
+                temporary.write_text(markdown(rows) + "\n", "utf-8")
+
+
+def _files(out: Path) -> list[Path]:
+    if out.suffix in (".md", ".json"):
+        return [out]
+    return [out.with_name(out.name + suffix) for suffix in (".md", ".json")]

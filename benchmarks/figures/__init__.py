@@ -1,0 +1,1 @@
+"""Rows of results, and the statistics, tables and plots made of them."""

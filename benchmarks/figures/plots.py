@@ -1,0 +1,176 @@
+"""Small plots of results, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.clips import read_rows
+from enhance.files import atomic
+from enhance.measure.metrics import METRICS, TITLES
+from enhance.measure.timing import REGIMES
+
+Row = dict[str, Any]
+
+
+def quality_plot(models: Sequence[Row], clips: Path, path: Path) -> bool:
+    """Mean of each metric with its interval, and the SI-SDR gain of every clip.
+
+    Parameters
+    ----------
+    models
+        Quality rows of one set.
+    clips
+        ``clips.jsonl`` with the rows of every clip.
+    path
+        Image to write.
+
+    Returns
+    -------
+    bool
+        False, and nothing written, where there is nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    models = [row for row in models if row["metrics"]["si_sdr"]["mean"] is not None]
+    if not models:
+        return False
+    figure = Figure(figsize=(11, 2.6 + 0.25 * len(models)), layout="constrained")
+    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.6])
+    names = [row["model"] for row in models]
+    where = np.arange(len(models))[::-1]
+    for index, (axis, metric) in enumerate(zip(axes, METRICS, strict=False)):
+        for place, row in zip(where, models, strict=True):
+            entry = row["metrics"][metric]
+            if entry["mean"] is None:
+                continue
+            noisy = row["model_kind"] == "noisy"
+            low, high = entry["low"], entry["high"]
+            if low is not None:
+                axis.plot([low, high], [place, place], color="0.6" if noisy else "C0", lw=2)
+            axis.plot(entry["mean"], place, "o", color="0.4" if noisy else "C0", ms=5)
+        axis.set_title(TITLES[metric] + (" (dB)" if metric == "si_sdr" else ""), fontsize=9)
+        axis.set_yticks(where, names if index == 0 else [""] * len(names), fontsize=8)
+        axis.set_ylim(-0.6, len(models) - 0.4)
+        _clean(axis)
+    _gains(axes[4], models, clips)
+    _save(figure, path)
+    return True
+
+
+def _gains(axis: Any, models: Sequence[Row], clips: Path) -> None:
+    """Sorted SI-SDR gain per clip of each model: the curve shows the worst clips too."""
+    rows = read_rows(clips)
+    for row in models:
+        if row["model_kind"] == "noisy":
+            continue
+        gains = sorted(
+            item["gains"]["si_sdr"]
+            for item in rows
+            if item["model_hash"] == row["model_hash"]
+            and item["set_hash"] == row["set_hash"]
+            and "si_sdr" in item.get("gains", {})
+        )
+        if gains:
+            share = (np.arange(len(gains)) + 0.5) / len(gains)
+            axis.plot(gains, 100 * share, lw=1.5, label=row["model"])
+    axis.axvline(0, color="0.6", lw=0.8)
+    axis.set_title("clips with at most this SI-SDR gain (%)", fontsize=9)
+    axis.set_xlabel("dB over noisy", fontsize=8)
+    axis.set_ylim(0, 100)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7, frameon=False)
+    _clean(axis)
+
+
+def latency_plot(rows: Sequence[Row], path: Path) -> None:
+    """CPU time per frame of each model and regime: median, 95th and 99th percentile.
+
+    Parameters
+    ----------
+    rows
+        Latency rows of one bench run.
+    path
+        Image to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.4 + 0.55 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    colours = dict(zip(REGIMES, ("C3", "C0", "C2"), strict=True))
+    for index, row in enumerate(reversed(rows)):
+        for offset, regime in zip((0.22, 0.0, -0.22), REGIMES, strict=True):
+            entry = row["regimes"].get(regime)
+            if not entry or not entry["frames"]:
+                continue
+            cpu, place = entry["cpu_ms"], index + offset
+            label = regime if index == 0 else None
+            axis.plot([cpu["p50"], cpu["p99"]], [place] * 2, color=colours[regime], lw=1, alpha=0.6)
+            axis.plot(cpu["p50"], place, "o", color=colours[regime], ms=5, label=label)
+            axis.plot([cpu["p95"], cpu["p99"]], [place] * 2, "|", color=colours[regime], ms=7)
+    axis.set_yticks(range(len(rows)), [row["model"] for row in reversed(rows)], fontsize=8)
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("CPU ms per frame: median (dot), 95th and 99th percentile (bars)", fontsize=8)
+    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    _clean(axis)
+    _save(figure, path)
+
+
+def difference_plot(rows: Sequence[Row], path: Path) -> bool:
+    """Paired difference of each run to its baseline, with its interval, one panel a metric.
+
+    Parameters
+    ----------
+    rows
+        One row of a study for each run (`benchmarks.study.report.shown_rows`).
+    path
+        Image to write.
+
+    Returns
+    -------
+    bool
+        False, and nothing written, where no run has a finished baseline.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["difference"]]
+    if not rows:
+        return False
+    figure = Figure(figsize=(11, 1.2 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, len(METRICS))
+    names = [f"{row['name']} - {row['baseline']}" for row in rows]
+    where = np.arange(len(rows))[::-1]
+    for index, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
+        axis.axvline(0, color="0.6", lw=0.8)
+        for place, row in zip(where, rows, strict=True):
+            entry = row["difference"][metric]
+            if not entry:
+                continue
+            colour = "0.5" if entry["verdict"] == "undecided" else "C0"
+            if entry["low"] is not None:
+                axis.plot([entry["low"], entry["high"]], [place, place], color=colour, lw=2)
+            axis.plot(entry["mean"], place, "o", color=colour, ms=5)
+        axis.set_title(TITLES[metric] + (" (dB)" if metric == "si_sdr" else ""), fontsize=9)
+        axis.set_yticks(where, names if index == 0 else [""] * len(names), fontsize=8)
+        axis.set_ylim(-0.6, len(rows) - 0.4)
+        axis.locator_params(axis="x", nbins=4)
+        _clean(axis)
+    _save(figure, path)
+    return True
+
+
+def _clean(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="x", color="0.92", lw=0.6)
+    axis.set_axisbelow(True)
+
+
+def _save(figure: Any, path: Path) -> None:
+    # Figure without pyplot: no global state, no display; the PNG backend is Agg.
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

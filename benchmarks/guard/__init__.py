@@ -1,0 +1,1 @@
+"""What a model must not do to speech: cases, signals, bounds, tables."""

@@ -1,0 +1,315 @@
+"""The conditions under which `benchmarks.guard.run` measures: which clips, at which level and
+SNR."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from benchmarks.guard.signals import (
+    FLOOR_DBFS,
+    Formula,
+    Level,
+    Made,
+    Mixture,
+    Noise,
+    Recording,
+    SilenceAfter,
+    Speech,
+    Stimulus,
+    peak_dbfs,
+    rms_dbfs,
+)
+from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance
+from benchmarks.quality.clips import Pair, Row, Task
+from enhance.data import formulas
+from enhance.data.manifest import UNKNOWN, Clip, read_manifest, scan_folder
+from enhance.errors import EnhanceError
+from enhance.measure.metrics import METRICS, MetricRefusal, measure
+
+T = TypeVar("T")
+
+CLEAN = {
+    "clean speech, -25 dBFS": Level("rms", -25.0),
+    "clean speech, -50 dBFS": Level("rms", -50.0),
+    "clean speech, -3 dBFS peak": Level("peak", -3.0),
+}
+"""Clean speech in, by level."""
+
+HARD_DB = -5.0
+"""SNR at which levels, groups and languages are compared."""
+
+SNRS = {f"{snr:g} dB": snr for snr in (HARD_DB, 0.0, 5.0, 15.0)}
+"""Mixtures by SNR."""
+
+HARD = f"{HARD_DB:g} dB"
+"""The case that levels, groups and languages are compared with."""
+
+LEVELS = {f"{HARD}, -50 dBFS": Level("rms", -50.0), f"{HARD}, -3 dBFS peak": Level("peak", -3.0)}
+"""Mixtures at `HARD_DB` by level."""
+
+KINDS = {f"{HARD}, {kind}": kind for kind in formulas.KINDS}
+"""Mixtures at `HARD_DB` with noise from a formula, by kind."""
+
+SIGNALS = frozenset(f"{HARD}, {kind}" for kind in formulas.FAMILIES["tones"])
+"""Those of `KINDS` with alarms and other signals."""
+
+KIND_SHARE = 4
+"""A kind has one clip for this many that other cases have, the same clips for every kind."""
+
+LANGUAGE, NOISE, MUSIC = "other language", "noise alone", "music"
+SILENCE, TAIL, DITHER, ROOM = "silence", "silence after speech", "dither", "room noise"
+
+GROUP_FACTOR = 5
+"""Groups are compared on this many times as many clips as other cases have: most are small."""
+
+EXACT_DB = 100.0
+"""SI-SDR of an output that is a scaled copy of the reference, where the ratio is infinite."""
+
+_LEAST_SECONDS = 1.0
+_AUDIBLE_DBFS = -80.0
+"""Overshoot is measured on inputs with a peak above this."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One condition."""
+
+    name: str
+    what: str
+    """In words, for the report."""
+    metrics: tuple[str, ...]
+    """What the outputs are measured by; levels are measured always."""
+    stimuli: list[tuple[Pair, Stimulus]] = field(default_factory=list)
+    """Clips, by name."""
+
+
+@dataclass(frozen=True)
+class Probe(Task):
+    """One stimulus for one model."""
+
+    case: str
+    stimulus: Stimulus
+    metrics: tuple[str, ...]
+
+    def measure(self, candidate: Candidate, enhance: Enhance) -> Row:
+        """A row of ``guard-clips.jsonl``: levels, metrics, refusals, or why there is no output."""
+        played = self.stimulus.make()
+        row: Row = {
+            "case": self.case,
+            "clip": self.pair.name,
+            "model": candidate.name,
+            "model_hash": candidate.sha256,
+            "labels": dict(self.pair.labels),
+            "error": "",
+            "metrics": {},
+            "refusals": [],
+        }
+        try:
+            estimate = np.asarray(enhance(played.wave), dtype=np.float32)
+            if estimate.shape != played.wave.shape:
+                raise EnhanceError(f"gave {estimate.shape} for {played.wave.shape}")
+            if not np.isfinite(estimate).all():
+                raise EnhanceError("gave NaN or infinity")
+        except EnhanceError as error:  # an output that is none is a finding, not the guard's end
+            return row | {"error": str(error)}
+        heard = slice(played.start, None)
+        levels = [rms_dbfs(wave[heard]) for wave in (played.wave, estimate)]
+        peaks = [peak_dbfs(wave[heard]) for wave in (played.wave, estimate)]
+        row |= {
+            "rms_in_dbfs": levels[0],
+            "rms_out_dbfs": levels[1],
+            "peak_out_dbfs": peaks[1],
+            "change_db": levels[1] - levels[0] if levels[0] > FLOOR_DBFS else None,
+            "overshoot_db": peaks[1] - peaks[0] if peaks[0] > _AUDIBLE_DBFS else None,
+        }
+        if played.reference is not None:
+            found = measure(played.reference, estimate, SAMPLE_RATE, self.metrics)
+            if "si_sdr" in found:
+                found["si_sdr"] = _capped(found["si_sdr"], played.reference, estimate)
+            for key, value in found.items():
+                if isinstance(value, MetricRefusal):
+                    row["refusals"].append(value.row())
+                else:
+                    row["metrics"][key] = value
+        return row
+
+
+def _capped(
+    value: float | MetricRefusal, reference: np.ndarray, estimate: np.ndarray
+) -> float | MetricRefusal:
+    if not isinstance(value, MetricRefusal):
+        return min(value, EXACT_DB)
+    x, y = (wave.astype(np.float64) - wave.mean(dtype=np.float64) for wave in (reference, estimate))
+    copy = x * (np.sum(x * y) / max(float(np.sum(x * x)), 1e-300))
+    same = float(np.sum((y - copy) ** 2)) <= 10 ** (-EXACT_DB / 10) * float(np.sum(copy**2))
+    return EXACT_DB if same and copy.any() else value
+
+
+def make_cases(
+    pairs: Sequence[Pair],
+    limit: int,
+    speech: Sequence[Clip] = (),
+    noise: Sequence[Clip] = (),
+    music: Sequence[Clip] = (),
+) -> list[Case]:
+    """All conditions that the data allow.
+
+    Parameters
+    ----------
+    pairs
+        The set.
+    limit
+        Clips of each case; `GROUP_FACTOR` times as many of the case that groups are taken from.
+    speech
+        Of another language.
+    noise
+        To be used alone and with that language instead of the set's own.
+    music
+        Empty for a piece made here.
+    """
+    wide = spread(pairs, GROUP_FACTOR * limit, stratum)
+    few = spread(wide, limit, stratum)
+    clean_metrics = ("pesq_wb", "si_sdr")
+    cases = [
+        Case(name, "clean speech in", clean_metrics, [(p, Speech(p.clean, level)) for p in few])
+        for name, level in CLEAN.items()
+    ]
+    for name, snr in SNRS.items():
+        chosen = wide if name == HARD else few
+        mixed: list[tuple[Pair, Stimulus]] = [(p, Mixture(p.clean, _own(p), snr)) for p in chosen]
+        cases.append(Case(name, "the set's speech and noise at this SNR", METRICS, mixed))
+    for name, level in LEVELS.items():
+        cases.append(
+            Case(
+                name,
+                "the same mixtures at this level",
+                METRICS,
+                [(p, Mixture(p.clean, _own(p), HARD_DB, level)) for p in few],
+            )
+        )
+    fewer = spread(few, max(1, limit // KIND_SHARE), stratum)
+    for name, kind in KINDS.items():
+        formed: list[tuple[Pair, Stimulus]] = [
+            (p, Mixture(p.clean, Formula(kind, i), HARD_DB)) for i, p in enumerate(fewer)
+        ]
+        what = f"the set's speech, and noise from a formula ({kind}) that training never draws"
+        cases.append(Case(name, what, METRICS, formed))
+    sounds = spread(noise, limit, lambda clip: (clip.source, clip.path.name))
+    noises = [Noise(str(clip.path)) for clip in sounds] or [_own(p) for p in few]
+    if speech:
+        talk = spread(speech, limit, lambda clip: (clip.speaker, clip.path.name))
+        step = max(1, len(noises) // len(talk))
+        cases.append(
+            Case(
+                LANGUAGE,
+                f"speech of another language at {HARD}",
+                METRICS,
+                [
+                    (_named(clip), Mixture(str(clip.path), noises[i * step % len(noises)], HARD_DB))
+                    for i, clip in enumerate(talk)
+                ],
+            )
+        )
+    names = [_named(clip) for clip in sounds] or few
+    cases.append(Case(NOISE, "noise without speech in", (), list(zip(names, noises, strict=True))))
+    tunes = spread(music, limit, lambda clip: clip.path.name)
+    if tunes:
+        level = Level("rms", -20.0)
+        played = [(_named(clip), Recording(str(clip.path), level)) for clip in tunes]
+        cases.append(Case(MUSIC, "music in, -20 dBFS", (), list(played)))
+    else:
+        cases.append(_made(MUSIC, "a made piece of music in, -20 dBFS", Made("music", 12.0)))
+    cases += [
+        _made(SILENCE, "digital silence in", Made("silence", 4.0)),
+        Case(
+            TAIL,
+            "speech and noise, then 4 s of digital silence, of which the last 2 s count",
+            (),
+            [(p, SilenceAfter(p.noisy, 4.0)) for p in few[:: max(1, len(few) // 6)]],
+        ),
+        _made(DITHER, "silence with 16-bit dither in, -96 dBFS", Made("dither", 4.0)),
+        _made(ROOM, "made noise of a quiet room in, -60 dBFS", Made("room", 8.0)),
+    ]
+    return cases
+
+
+def _own(pair: Pair) -> Noise:
+    return Noise(pair.noisy, pair.clean)
+
+
+def _named(clip: Clip) -> Pair:
+    labels = {"speaker": clip.speaker, "source": clip.source, **clip.labels}
+    return Pair(clip.path.stem, "", "", {k: v for k, v in labels.items() if v}, "", "")
+
+
+def _made(name: str, what: str, stimulus: Made) -> Case:
+    return Case(name, what, (), [(Pair(name, "", "", {"synthetic": "yes"}, "", ""), stimulus)])
+
+
+def stratum(pair: Pair) -> tuple[str, ...]:
+    """What a choice of clips is spread over."""
+    keys = ("speech_group", "source", "speaker")
+    return (*(pair.labels.get(key, "") for key in keys), pair.name)
+
+
+def spread(items: Sequence[T], count: int, key: Callable[[T], Any]) -> list[T]:
+    """``count`` items at even distances in the order of ``key``: each group in proportion."""
+    ordered = sorted(items, key=key)
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)]
+
+
+def find_clips(place: Path | str, kind: str) -> list[Clip]:
+    """Recordings of a folder or manifest, of one kind where it tells the kind.
+
+    Raises
+    ------
+    EnhanceError
+        If there is nothing, or nothing of a second or more.
+    """
+    path = Path(place)
+    if path.is_dir():
+        manifests = [path / name for name in ("manifest.jsonl", "manifest.csv")]
+        path = next((manifest for manifest in manifests if manifest.is_file()), path)
+    clips = scan_folder(path, quiet=True)[0] if path.is_dir() else read_manifest(path)
+    kept = [c for c in clips if c.kind in ("", kind) and c.duration >= _LEAST_SECONDS]
+    if not kept:
+        raise EnhanceError(f"{place}: no {kind} of {_LEAST_SECONDS:g} s or more")
+    return kept
+
+
+def sex_of(labels: dict[str, str], pattern: str) -> str:
+    """``"female"``, ``"male"`` or nothing.
+
+    By the label `sex` or `gender`; else by the first group of ``pattern`` in the speaker's name;
+    else by a `note` that begins with the word.
+    """
+    stated = labels.get("sex") or labels.get("gender")
+    if stated is None:
+        found = re.search(pattern, labels.get("speaker", "")) if pattern else None
+        first = labels.get("note", "").partition(",")[0]
+        stated = found.group(1) if found else first
+    words = {"f": "female", "female": "female", "woman": "female"}
+    words |= {"m": "male", "male": "male", "man": "male"}
+    return words.get(stated.strip().lower(), "")
+
+
+def heard_of(labels: dict[str, str], speakers: set[str] | None) -> str:
+    """``"heard"``, ``"unheard"`` or nothing: whether training heard the speaker.
+
+    By the label `speaker_in_train`; without it by ``speakers``, those that training heard.
+    """
+    stated = labels.get("speaker_in_train", "").split(" ")[0]
+    if stated:
+        return {"yes": "heard", "no": "unheard"}.get(stated.lower(), "")
+    speaker = labels.get("speaker", "")
+    if speakers is None or speaker.lower() in UNKNOWN:
+        return ""
+    return "heard" if speaker in speakers else "unheard"

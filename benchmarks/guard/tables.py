@@ -1,0 +1,184 @@
+"""Tables of what `benchmarks.guard.run` found: nothing here measures anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.figures.tables import Table, number, plus_minus, with_interval
+from benchmarks.guard.bounds import DIGITS
+from benchmarks.guard.cases import EXACT_DB
+from benchmarks.pages.report import DIGITS as DECIMALS
+from benchmarks.pages.report import show
+from enhance.measure.metrics import METRICS, TITLES
+
+if TYPE_CHECKING:
+    from benchmarks.guard.run import Guard
+
+Row = dict[str, Any]
+
+SIGNS = {">=": "≥", "<=": "≤"}
+
+
+def checks_table(rows: Sequence[Row]) -> Table:
+    """Every check with its bound, one column per model; empty without a model."""
+    judged = [row for row in rows if row["checks"]]
+    table = Table("harm guards", ["check", "bound", *(row["model"] for row in judged)])
+    for checks in zip(*(row["checks"] for row in judged), strict=True):
+        first = checks[0]
+        unit = first["unit"] if first["unit"].startswith("dB") else ""
+        bound = f"{SIGNS[first['sign']]} {first['bound']:g} {unit}".strip()
+        table.rows.append([first["name"], bound, *(_verdict(check) for check in checks)])
+    return table
+
+
+def _verdict(check: Row) -> str:
+    if check["verdict"] == "not measured":
+        return "not measured"
+    value = check["value"]
+    figure = str(value) if isinstance(value, int) else number(value, DIGITS)
+    return f"{figure} {'pass' if check['verdict'] == 'pass' else 'FAIL'}"
+
+
+def cases_table(rows: Sequence[Row]) -> Table:
+    """Every condition, one line per model, the input first."""
+    headers = ["condition", "clips", "model", *(_title(metric) for metric in METRICS)]
+    headers += ["worst tenth PESQ-WB", "worst tenth SI-SDR", "level dB", "peak rise dB"]
+    table = Table("figures by condition: mean and 95 % interval", [*headers, "peak dBFS"])
+    for case, model in _by_case(rows):
+        entry = model["cases"][case]
+        metrics = entry["metrics"]
+        worst = (
+            number(metrics.get(metric, {}).get("worst_tenth"), DECIMALS[metric])
+            for metric in ("pesq_wb", "si_sdr")
+        )
+        table.rows.append(
+            [
+                _case(case, entry),
+                str(entry["clips"]),
+                model["model"],
+                *(plus_minus(metrics.get(metric), DECIMALS[metric]) for metric in METRICS),
+                *worst,
+                plus_minus(entry["change_db"], 2, True),
+                number(entry["overshoot_db"], 2, True),
+                number(entry["peak_out_dbfs"], 1),
+            ]
+        )
+    return table
+
+
+def gains_table(rows: Sequence[Row]) -> Table:
+    """Gain over the input where metrics have a meaning, and its change with the level."""
+    headers = ["condition", "clips", "model", *(_title(metric) for metric in METRICS)]
+    table = Table("gain over the input (paired)", headers)
+    for case, model in _by_case(rows):
+        entry = model["cases"][case]
+        if model["model_kind"] == "noisy" or not set(METRICS) <= entry["metrics"].keys():
+            continue
+        gains = (plus_minus(entry["metrics"][m]["gain"], DECIMALS[m], True) for m in METRICS)
+        table.rows.append([_case(case, entry), str(entry["clips"]), model["model"], *gains])
+        if case in model["levels"]:
+            changes = model["levels"][case]
+            cells = (plus_minus(changes[m], DECIMALS[m], True) for m in METRICS)
+            least = min((changes[m]["n"] for m in METRICS if changes[m]), default=0)
+            table.rows.append(["... against the usual level", str(least), model["model"], *cells])
+    return table
+
+
+def group_tables(rows: Sequence[Row]) -> list[Table]:
+    """Gains of groups apart, and their difference with its interval."""
+    titles = {
+        "sex": "women and men: gain at -5 dB",
+        "speaker": "speakers that training heard, and others: gain at -5 dB",
+        "language": "another language, and the set's: gain at -5 dB",
+        "signals": "alarms and other signals, and other noise from formulas: gain at -5 dB",
+    }
+    tables = []
+    for key, title in titles.items():
+        table = Table(title, ["group", "clips", "speakers", "model", *map(_title, METRICS)])
+        for row in rows:
+            group = row["groups"].get(key)
+            if not group or row["model_kind"] == "noisy":
+                continue
+            for name, value in group["values"].items():
+                cells = (plus_minus(value["gain"][m], DECIMALS[m], True) for m in METRICS)
+                counts = [str(value["clips"]), str(value["speakers"] or "-")]
+                table.rows.append([name, *counts, row["model"], *cells])
+            gap = group["difference"]
+            cells = (with_interval(gap[m], DECIMALS[m], True) for m in METRICS)
+            table.rows.append([gap["of"], "", "", row["model"], *cells])
+        if table.rows:
+            tables.append(table)
+    return tables
+
+
+def harm_tables(rows: Sequence[Row]) -> list[Table]:
+    """All tables of one guard run, the verdicts first."""
+    tables = [checks_table(rows), cases_table(rows), gains_table(rows), *group_tables(rows)]
+    return [table for table in tables if table.rows]
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What the tables do not tell: why checks failed, what was made, where recordings are from."""
+    first = rows[0]
+    lines = [
+        f"{row['model']}: {check['name']}: {check['detail']}"
+        for row in rows
+        for check in row["checks"]
+        if check["detail"]
+    ]
+    lines.append(
+        "level: output against input, rms; peak rise: the largest of all clips; worst tenth: mean "
+        "of the tenth of the clips with the lowest values; clean speech is measured against "
+        f"itself, and {EXACT_DB:g} dB stands for an exact copy"
+    )
+    made = [case for case, entry in first["cases"].items() if entry["synthetic"]]
+    if made:
+        lines.append(f"made from formulas, not recorded: {', '.join(made)}")
+    for kind, given in first["given"].items():
+        if given:
+            told = [f"{given['files']} files"]
+            told += [", ".join(given[key]) for key in ("sources", "languages") if given[key]]
+            told += ["licence: " + "; ".join(given["licences"])] if given["licences"] else []
+            lines.append(f"{kind}: {', '.join(told)}")
+    lines.append("groups differ in their noises too, and several clips of one speaker are not "
+                 "independent: for new speakers the true intervals are wider")  # fmt: skip
+    return lines
+
+
+def harm_section(rows: Sequence[Row]) -> list[str]:
+    """Lines of a Markdown report on rows of one set."""
+    first = rows[0]
+    parts = [f"## Harm guards: {first['set']}, set {first['set_hash'][:12]}", ""]
+    parts += [f"At most {first['limit']} clips of a condition; intervals: {first['interval']}.", ""]
+    for table in harm_tables(rows):
+        parts += [f"### {table.title}", "", table.markdown(), ""]
+    return [*parts, *(f"- {line}" for line in notes(rows)), ""]
+
+
+def show_guard(found: Guard) -> None:
+    """Print what `benchmarks.guard.run.guard` found."""
+    show(harm_tables(found.models), found.warnings)
+    for line in notes(found.models):
+        print(f"- {line}")
+    for row in found.models:
+        verdicts = [check["verdict"] for check in row["checks"]]
+        if verdicts:
+            print(
+                f"{row['model']}: {verdicts.count('pass')} passed, {verdicts.count('fail')} "
+                f"failed, {verdicts.count('not measured')} not measured"
+            )
+    print(f"set hash {found.models[0]['set_hash']}; report: {found.folder / 'report.md'}")
+
+
+def _by_case(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    names = dict.fromkeys(case for row in rows for case in row["cases"])
+    return [(case, row) for case in names for row in rows if case in row["cases"]]
+
+
+def _case(name: str, entry: Row) -> str:
+    return f"{name} (made)" if entry["synthetic"] else name
+
+
+def _title(metric: str) -> str:
+    return TITLES[metric] + (" dB" if metric == "si_sdr" else "")

@@ -1,0 +1,1 @@
+"""What a model costs: time per frame, start, memory."""

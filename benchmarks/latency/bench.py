@@ -1,0 +1,301 @@
+"""How fast is it? Times per frame of several models in one run (``enhance bench``).
+
+Models take turns frame block by frame block, so that a machine that speeds up, heats up or is
+shared hits all of them alike: ratios from one run hold, milliseconds of two runs do not compare.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.figures.results import merge_results
+from benchmarks.figures.statistics import ratio_of_medians
+from benchmarks.latency import cold_start
+from benchmarks.pages.report import write_report
+from enhance.device.enhancer import Enhancer
+from enhance.device.hub import find_model
+from enhance.errors import EnhanceError, require
+from enhance.files import sha256
+from enhance.measure.timing import (
+    REGIMES,
+    CacheDisturber,
+    FrameTimes,
+    cold,
+    hardware,
+    hot,
+    paced,
+    split_frames,
+)
+from enhance.progress import progress_bar
+
+BLOCK = 50
+"""Frames of one model before the next has its turn."""
+
+WARM_UP = 5
+"""Hot: frames at the start of a turn that are not counted, while the caches fill."""
+
+LOADED = 0.1
+"""CPU time on other threads, relative to the measured one, from which on it is told."""
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Subject:
+    """A model under measurement."""
+
+    name: str
+    """Short name for tables."""
+    enhancer: Enhancer
+    """Opened on one thread."""
+    frames: list[np.ndarray]
+    """Audio, hop by hop, taken round and round."""
+    times: dict[str, FrameTimes] = field(default_factory=dict)
+    """Times of each regime."""
+    position: int = 0
+    """Next frame."""
+
+    @property
+    def hop_seconds(self) -> float:
+        """Duration of one frame's new audio."""
+        return self.enhancer.hop_length / self.enhancer.sample_rate
+
+    def take(self, count: int) -> list[np.ndarray]:
+        """The next frames of the audio."""
+        chosen = [self.frames[(self.position + i) % len(self.frames)] for i in range(count)]
+        self.position = (self.position + count) % len(self.frames)
+        return chosen
+
+
+@dataclass
+class Bench:
+    """What `bench` found."""
+
+    folder: Path | None
+    """Where rows and report lie, if anywhere."""
+    models: list[Row]
+    """One row per model, in the order given."""
+    hardware: Row
+    """Machine and versions."""
+    warnings: list[str] = field(default_factory=list)
+    """Lines for the user."""
+
+
+def bench(
+    models: Sequence[str | Path],
+    seconds: float = 4.0,
+    out: Path | str | None = None,
+    *,
+    audio: Path | str | None = None,
+    regimes: Sequence[str] = REGIMES,
+    disturb_mb: int = 64,
+    repeats: int = 3,
+    quiet: bool = False,
+) -> Bench:
+    """Measure the latency of models on one thread; what ``enhance bench`` does.
+
+    Parameters
+    ----------
+    models
+        ONNX files, shipped names or hub ids; every ratio is to the first.
+    seconds
+        Measuring time per model and regime: two models take about 7 times as long in all.
+    out
+        Folder for ``results.jsonl`` and the report; None writes nothing.
+    audio
+        Audio file to feed; None feeds noise (the time of a network hardly depends on it).
+    regimes
+        Regimes out of `REGIMES`.
+    disturb_mb
+        Buffer that is written between cold frames, in MB.
+    repeats
+        Fresh processes for the cold start, at least one.
+    quiet
+        No progress bar.
+
+    Raises
+    ------
+    EnhanceError
+        If a model cannot be found or run, or an option is out of range.
+    """
+    if not models:
+        raise EnhanceError("bench: no model named; give ONNX files or shipped names")
+    if not seconds > 0 or disturb_mb < 1 or repeats < 1:
+        raise EnhanceError("bench: seconds, disturb_mb and repeats must be positive")
+    unknown = [regime for regime in regimes if regime not in REGIMES]
+    if unknown or not regimes:
+        raise EnhanceError(f"bench: regimes {list(regimes)}; choose from {', '.join(REGIMES)}")
+    if out is not None:
+        require("bench", "matplotlib")
+    subjects = _open(models, audio)
+    machine = hardware()
+    disturb = CacheDisturber(disturb_mb)
+    with progress_bar(quiet=quiet) as bar:
+        total = len(subjects) * (len(regimes) + 1)
+        job = bar.add_task("bench", total=total, speed="")
+
+        def done(what: str) -> None:
+            bar.update(job, advance=1, speed=what)
+
+        starts = []
+        for subject in subjects:
+            starts.append(cold_start.measure(subject.enhancer.path, repeats))
+            done("cold start")
+        measure = {
+            "hot": lambda: _hot(subjects, seconds),
+            "cold": lambda: _cold(subjects, seconds, disturb),
+            "paced": lambda: _paced(subjects, seconds),
+        }
+        for regime in regimes:
+            measure[regime]()
+            for _ in subjects:
+                done(regime)
+    run = secrets.token_hex(6)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    settings = {"seconds": seconds, "block": BLOCK, "disturb_mb": disturb_mb, "threads": 1}
+    rows = [
+        _row(subject, subjects[0], start)
+        | {"run": run, "time": now, "hardware": machine, "settings": settings}
+        for subject, start in zip(subjects, starts, strict=True)
+    ]
+    for row in rows:
+        row["relative"] = _relative(row, rows[0])
+    lines = [f"{row['model']}: {line}" for row in rows for line in row["warnings"]]
+    load = machine["load_average"]
+    if load is not None and load > 0.5 * (machine["cores"] or 1):
+        lines.append(
+            f"the machine was busy (load {load:g} on {machine['cores']} cores): wall times, "
+            "maxima and deadline misses are too high, CPU times and ratios less so"
+        )
+    folder = None
+    if out is not None:
+        folder = Path(out)
+        merge_results(folder, rows)
+        write_report(folder)
+    return Bench(folder, rows, machine, lines)
+
+
+def _open(models: Sequence[str | Path], audio: Path | str | None) -> list[Subject]:
+    subjects: list[Subject] = []
+    for model in models:
+        path = find_model(model)
+        enhancer = Enhancer(path, num_threads=1)
+        rate = enhancer.sample_rate
+        if audio is None:
+            wave = (0.05 * np.random.default_rng(0).standard_normal(4 * rate)).astype(np.float32)
+        else:
+            from enhance.audio.read import read
+
+            wave = read(audio, rate)
+        count = max(1, len(wave) // enhancer.hop_length)
+        name = path.stem
+        same = sum(other.name.partition("#")[0] == name for other in subjects)
+        name = f"{name}#{same + 1}" if same else name
+        subjects.append(Subject(name, enhancer, split_frames(wave, enhancer.hop_length, count)))
+    return subjects
+
+
+def _rounds(
+    subjects: Sequence[Subject], regime: str, seconds: float, turn: Callable[[Subject], FrameTimes]
+) -> None:
+    """Let the subjects have turns until their time is used; who begins moves on each round.
+
+    Whole rounds: every subject gets the same number of frames.
+    """
+    for subject in subjects:
+        subject.times[regime] = FrameTimes()
+    end = time.perf_counter() + seconds * len(subjects)
+    start = 0
+    while not len(subjects[0].times[regime]) or time.perf_counter() < end:
+        for subject in [*subjects[start:], *subjects[:start]]:
+            subject.times[regime].extend(turn(subject))
+        start = (start + 1) % len(subjects)
+
+
+def _hot(subjects: Sequence[Subject], seconds: float) -> None:
+    def turn(subject: Subject) -> FrameTimes:
+        return hot(subject.enhancer.process, subject.take(WARM_UP + BLOCK), WARM_UP)
+
+    _rounds(subjects, "hot", seconds, turn)
+
+
+def _cold(subjects: Sequence[Subject], seconds: float, disturb: CacheDisturber) -> None:
+    def turn(subject: Subject) -> FrameTimes:
+        return cold(subject.enhancer.process, subject.take(1), disturb)
+
+    _rounds(subjects, "cold", seconds, turn)
+
+
+def _paced(subjects: Sequence[Subject], seconds: float) -> None:
+    def turn(subject: Subject) -> FrameTimes:
+        frames = subject.take(BLOCK)
+        return paced(subject.enhancer.process, frames, subject.hop_seconds)
+
+    _rounds(subjects, "paced", seconds, turn)
+
+
+def _row(subject: Subject, first: Subject, start: Row) -> Row:
+    enhancer, rate = subject.enhancer, subject.enhancer.sample_rate
+    metadata = enhancer.metadata
+    ratio = {}
+    warnings = []
+    regimes = {}
+    for regime, times in subject.times.items():
+        regimes[regime] = times.summary(subject.hop_seconds)
+        # Per second of audio, so that models of different hops compare.
+        own = np.array(times.cpu_ns) / subject.hop_seconds
+        others = np.array(first.times[regime].cpu_ns) / first.hop_seconds
+        ratio[regime] = ratio_of_medians(others, own).row()
+        share = regimes[regime]["other_threads_share"]
+        if share > LOADED:
+            warnings.append(
+                f"{regime}: {share:.0%} more CPU time ran on other threads and is not counted"
+            )
+        missed, count = regimes[regime]["deadline_misses"], len(times)
+        if missed:
+            warnings.append(f"{regime}: {missed} of {count} frames took longer than their hop")
+    algorithmic = _number(metadata, "algorithmic_latency_samples")
+    return {
+        "kind": "latency",
+        "model": subject.name,
+        "path": str(enhancer.path),
+        "model_hash": sha256(enhancer.path),
+        "first": first.name,
+        "hop_ms": 1000 * subject.hop_seconds,
+        "latency_samples": enhancer.latency_samples,
+        "algorithmic_latency_ms": None if algorithmic is None else 1000 * algorithmic / rate,
+        "parameters": _number(metadata, "parameters"),
+        "macs_per_second": _number(metadata, "macs_per_second"),
+        "quantization": metadata.get("quantization", "-"),
+        "file_bytes": enhancer.path.stat().st_size,
+        "cold_start": start,
+        "regimes": regimes,
+        "ratio": ratio,
+        "warnings": warnings,
+    }
+
+
+def _relative(row: Row, first: Row) -> dict[str, float | None]:
+    """Figures of a model over those of the first; None where one does not tell."""
+    pairs = {
+        "start": (row["cold_start"]["total_ms"], first["cold_start"]["total_ms"]),
+        "resident": (row["cold_start"]["resident_mb"], first["cold_start"]["resident_mb"]),
+        "file": (row["file_bytes"], first["file_bytes"]),
+        "parameters": (row["parameters"], first["parameters"]),
+    }
+    return {key: own / other if own and other else None for key, (own, other) in pairs.items()}
+
+
+def _number(metadata: dict[str, str], key: str) -> int | None:
+    try:
+        return int(float(metadata[key]))
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""Reports and model cards: pages from records."""

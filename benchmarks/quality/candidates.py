@@ -1,0 +1,151 @@
+"""What can be evaluated: a trained checkpoint, an ONNX file or shipped name, or the noisy input."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from enhance.errors import EnhanceError, require
+from enhance.files import sha256
+
+NOISY = "noisy"
+"""Name of the candidate that changes nothing."""
+
+SAMPLE_RATE = 16000
+"""Rate at which everything is evaluated: that of wideband PESQ."""
+
+Enhance = Callable[[np.ndarray], np.ndarray]
+"""Wave (N,) at `SAMPLE_RATE` to a wave of the same length, aligned."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that was found, small enough to send to another process."""
+
+    name: str
+    """Short name for tables."""
+    kind: Literal["noisy", "checkpoint", "onnx"]
+    """How it is run: not at all, by torch offline, or by ONNX Runtime, as a stream if it can."""
+    path: str
+    """Checkpoint folder or ONNX file; empty for the noisy input."""
+    sha256: str
+    """Hash of the weights and the configuration."""
+
+
+def resolve(model: str | Path) -> Candidate:
+    """Find a model by name or path.
+
+    Parameters
+    ----------
+    model
+        ``"noisy"``, a run or checkpoint folder, an ONNX file, a shipped name or a hub id.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such model.
+    """
+    text = str(model)
+    if text == NOISY:
+        return Candidate(NOISY, "noisy", "", NOISY)
+    path = Path(text)
+    if path.is_dir() or path.suffix == ".safetensors":
+        require("train", "torch")
+        folder = path if path.is_dir() else path.parent
+        return Candidate(folder.resolve().name, "checkpoint", str(folder), _folder_hash(folder))
+    from enhance.device.hub import find_model
+
+    found = find_model(text)
+    name = found.stem if found.name != "model.onnx" else text
+    return Candidate(name, "onnx", str(found), sha256(found))
+
+
+def resolve_all(models: Sequence[str | Path], *, noisy: bool) -> list[Candidate]:
+    """Find several models, each once and under its own name; ``noisy`` puts the input first."""
+    found = [resolve(model) for model in ([NOISY] if noisy else []) + list(models)]
+    kept: list[Candidate] = []
+    for candidate in found:
+        if candidate.sha256 in {other.sha256 for other in kept}:
+            continue
+        if candidate.name in {other.name for other in kept}:
+            candidate = replace(candidate, name=f"{candidate.name}@{candidate.sha256[:6]}")
+        kept.append(candidate)
+    return kept
+
+
+def load(candidate: Candidate) -> Enhance:
+    """Open a model on one thread.
+
+    Raises
+    ------
+    EnhanceError
+        If it cannot be read, or changed since `resolve`.
+    """
+    if candidate.kind == "noisy":
+        return lambda wave: wave
+    if candidate.kind == "onnx":
+        from enhance.device.enhancer import Enhancer
+        from enhance.device.offline import is_offline
+
+        if sha256(candidate.path) != candidate.sha256:
+            raise EnhanceError(f"{candidate.path}: changed during the evaluation; start again")
+        if is_offline(candidate.path):
+            return _load_offline(candidate.path)
+        enhancer = Enhancer(candidate.path, num_threads=1)
+        return lambda wave: enhancer(wave, SAMPLE_RATE)
+    if _folder_hash(Path(candidate.path)) != candidate.sha256:
+        raise EnhanceError(
+            f"{candidate.path}: changed during the evaluation (a training run still writes "
+            "there?); evaluate a copy, or wait"
+        )
+    return _load_checkpoint(candidate.path)
+
+
+def _load_offline(path: str) -> Enhance:
+    from enhance.device.offline import OfflineEnhancer
+
+    enhancer = OfflineEnhancer(path)
+    if enhancer.sample_rate != SAMPLE_RATE:
+        raise EnhanceError(
+            f"{path}: works at {enhancer.sample_rate} Hz (metrics are computed at {SAMPLE_RATE} Hz)"
+        )
+    return enhancer
+
+
+def _load_checkpoint(path: str) -> Enhance:
+    import torch
+
+    from distill.modes.choose import load_model
+
+    model, info = load_model(Path(path))
+    rate = info.config.stft.sample_rate
+    if rate != SAMPLE_RATE:
+        raise EnhanceError(
+            f"{path}: works at {rate} Hz (metrics are computed at {SAMPLE_RATE} Hz); "
+            "export it and evaluate the ONNX file, which resamples"
+        )
+
+    def run(wave: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model.enhance(torch.from_numpy(wave)[None])[0].numpy()
+
+    return run
+
+
+def _folder_hash(folder: Path) -> str:
+    from enhance.network.checkpoint import CONFIG, WEIGHTS
+
+    parts = [folder / WEIGHTS, folder / CONFIG]
+    if not all(part.is_file() for part in parts):
+        from enhance.network.checkpoint import read_info
+
+        read_info(folder)  # raises, and says what the folder lacks
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(sha256(part).encode())
+    return digest.hexdigest()

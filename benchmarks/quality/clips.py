@@ -1,0 +1,194 @@
+"""One row per clip and model: measured over all cores, kept on disk, taken up again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance, load
+from enhance import parallel
+from enhance.audio import read as audio
+from enhance.errors import EnhanceError
+from enhance.measure.metrics import METRICS, MetricRefusal, measure
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean file and its noisy version."""
+
+    name: str
+    """Name of the pair."""
+    clean: str
+    """Path of the clean file."""
+    noisy: str
+    """Path of the noisy file."""
+    labels: dict[str, str]
+    """Labels of the manifest."""
+    clean_sha256: str
+    """Hash of the clean file's bytes."""
+    noisy_sha256: str
+    """Hash of the noisy file's bytes."""
+
+    @property
+    def sha256(self) -> str:
+        """Both hashes."""
+        return f"{self.clean_sha256}+{self.noisy_sha256}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One clip for one model."""
+
+    pair: Pair
+    """The clip."""
+    candidate: int
+    """Index of the model."""
+
+    def measure(self, candidate: Candidate, enhance: Enhance) -> Row:
+        """The task's row; other questions than the pair's quality override this."""
+        return measure_pair(self.pair, candidate, enhance)
+
+
+def snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:
+    """``10 log10(sum(s^2) / sum((noisy - s)^2))`` over the whole clip; NaN if either is silent."""
+    speech = float(np.sum(np.square(clean, dtype=np.float64)))
+    noise = float(np.sum(np.square(np.subtract(noisy, clean, dtype=np.float64))))
+    return 10 * float(np.log10(speech / noise)) if speech > 0 and noise > 0 else float("nan")
+
+
+def read_pair(clean_path: str | Path, noisy_path: str | Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """Both files at their own rate, (N,) each.
+
+    Raises
+    ------
+    EnhanceError
+        If a file cannot be read, or rates or lengths differ.
+    """
+    rates = [audio.info(path).sample_rate for path in (clean_path, noisy_path)]
+    clean, noisy = audio.read(clean_path), audio.read(noisy_path)
+    if rates[0] != rates[1] or clean.shape != noisy.shape:
+        raise EnhanceError(
+            f"{noisy_path}: {noisy.size} samples at {rates[1]} Hz, its clean file has "
+            f"{clean.size} at {rates[0]} Hz (a pair must be equally long, sample by sample)"
+        )
+    return clean, noisy, rates[0]
+
+
+def measure_pair(pair: Pair, candidate: Candidate, enhance: Enhance) -> Row:
+    """Enhance one clip and measure it: a row of ``clips.jsonl`` without gains."""
+    clean, noisy, rate = read_pair(pair.clean, pair.noisy)
+    if rate != SAMPLE_RATE:
+        clean = audio.resample(clean, rate, SAMPLE_RATE)
+        noisy = audio.resample(noisy, rate, SAMPLE_RATE)
+    estimate = np.asarray(enhance(noisy), dtype=np.float32)
+    if estimate.shape != noisy.shape:
+        raise EnhanceError(
+            f"{candidate.name}: gave {estimate.shape} for {noisy.shape} on clip {pair.name} "
+            "(an offline model returns as many samples as it gets)"
+        )
+    results = measure(clean, estimate, SAMPLE_RATE)
+    return {
+        "clip": pair.name,
+        "model": candidate.name,
+        "model_hash": candidate.sha256,
+        "clip_hash": pair.sha256,
+        "metrics": {k: v for k, v in results.items() if not isinstance(v, MetricRefusal)},
+        "refusals": [v.row() for v in results.values() if isinstance(v, MetricRefusal)],
+        "labels": dict(pair.labels),
+    }
+
+
+def run(
+    tasks: Sequence[Task], candidates: Sequence[Candidate], jobs: int, cluster: str = ""
+) -> Generator[Row, None, None]:
+    """Rows of the tasks, as they are done.
+
+    Parameters
+    ----------
+    tasks
+        What to measure.
+    candidates
+        The models that tasks point to.
+    jobs, cluster
+        As `enhance.parallel.run`. Each worker uses one thread.
+
+    Raises
+    ------
+    EnhanceError
+        From a worker; or if workers died.
+    """
+    torch = any(candidate.kind == "checkpoint" for candidate in candidates)
+    work = [(task, candidates[task.candidate]) for task in tasks]
+    with (
+        _one_torch_thread(torch),
+        contextlib.closing(parallel.run(_measure, work, jobs=jobs, cluster=cluster)) as rows,
+    ):
+        for _, row in rows:
+            yield row
+
+
+_loaded = lru_cache(maxsize=32)(load)
+
+
+def _measure(work: tuple[Task, Candidate]) -> Row:
+    task, candidate = work
+    with _one_torch_thread(candidate.kind == "checkpoint"):
+        return task.measure(candidate, _loaded(candidate))
+
+
+@contextlib.contextmanager
+def _one_torch_thread(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of an earlier evaluation; a last line that was cut off in writing is left out.
+
+    Raises
+    ------
+    EnhanceError
+        If another line is not JSON, or the file cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnhanceError(f"{path}: cannot be read ({error}); remove it") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # no newline after it: the process was killed in writing
+                break
+            raise EnhanceError(f"{path}, line {number}: not JSON; remove the file") from error
+        if isinstance(row, dict) and {"clip", "model_hash", "clip_hash", "set_hash"} <= row.keys():
+            rows.append(row)
+    return rows
+
+
+def missing_metrics(row: Row) -> set[str]:
+    """Metrics that a row neither measured nor refused."""
+    return set(METRICS) - set(row["metrics"]) - {r["metric"] for r in row["refusals"]}

@@ -1,0 +1,387 @@
+"""A study: named changes of one configuration under one budget, read strictly from YAML.
+
+A study file::
+
+    title: Trials of gcrn-tiny            # optional: the heading of the report
+    base:                                 # a run's configuration, or a part of it
+      include: gcrn-tiny.yaml             # a file to refine, from the study's folder
+      training: {steps: 4000, batch_size: 8}
+      mixing.segment_seconds: 3.0         # dotted keys are allowed everywhere
+    seeds: [0]                            # every run is trained once for each
+    baseline: plain                       # what runs are compared with; default: the first run
+    runs:
+      plain: {}
+      gru: {model.gcrn.cell: gru, why: the lighter cell}
+      wide: {model.gcrn.hidden: 480, why: is width worth its time}
+      wide-gru:                           # settings of `wide`, and compared with it
+        extends: wide
+        model.gcrn.cell: gru
+      flat:
+        baseline: gru                     # `base` and these settings, compared with `gru`
+        loss: {magnitude: 0.0}
+
+Instead of ``runs``, or beside it, ``modes`` spans a grid: see `benchmarks.study.grid`.
+
+A run is `base` plus its own keys, or, with ``extends``, the settings of that run plus its own keys.
+Besides the keys of `enhance.config.RunConfig` (all but ``seed``) a run may have ``why`` (a line for
+the report), ``baseline`` and ``extends``. The seed of `base` is replaced by each of ``seeds``.
+
+The budget is the audio heard: steps x batch x seconds must be the same for all runs, and no limit
+in minutes may bend it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.grid import ModesGrid, expand
+from distill.modes.choose import check_mode, planned_model
+from enhance.config import RunConfig
+from enhance.errors import EnhanceError
+from enhance.network.checkpoint import difference
+from enhance.settings import included, load_yaml, merge, override, parse, to_dict
+from enhance.training.run_folder import HARMLESS
+
+Change = tuple[str, Any, Any]
+"""Dotted key, old value, new value."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_ROUNDING = 1e-3
+"""Relative difference of two budgets that whole numbers of steps excuse."""
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """Keys of a study file."""
+
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of each run, over `base`."""
+    base: dict[str, Any] = field(default_factory=dict)
+    """What all runs share."""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """Every run is trained once for each."""
+    baseline: str = ""
+    """The run that others are compared with; the first run if empty."""
+    title: str = ""
+    """Heading of the report."""
+    modes: ModesGrid | None = None
+    """More runs: every mode with every teacher."""
+
+
+@dataclass(frozen=True)
+class RunEntry(RunConfig):
+    """Keys of one run in a study file."""
+
+    why: str = ""
+    """What it asks, in one line."""
+    baseline: str = ""
+    """The run it is compared with; the study's if empty."""
+    extends: str = ""
+    """The run whose settings it starts from; `base` if empty. Compared with that run, unless
+    `baseline` names another."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a study: a name and a seed."""
+
+    name: str
+    """Name in the study file."""
+    config: RunConfig
+    """Resolved configuration, seed included."""
+    baseline: str
+    """Name of the run it is compared with; empty for the study's baseline itself."""
+    why: str
+    """What it asks."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of weights and mixtures."""
+        return self.config.seed
+
+    @property
+    def key(self) -> str:
+        """Name of its folder, different for each trial of a study."""
+        return f"{self.name}-s{self.seed}"
+
+    @property
+    def hours(self) -> float:
+        """Audio that it hears, in hours."""
+        return hours_heard(self.config, self.config.training.steps)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, resolved."""
+
+    path: str
+    """The file."""
+    title: str
+    """Heading of the report."""
+    baseline: str
+    """The run that others are compared with."""
+    seeds: tuple[int, ...]
+    """In the order of the file."""
+    trials: tuple[Trial, ...]
+    """Every run with the first seed, then with the next."""
+    of_modes: bool = False
+    """Whether it has a grid of modes."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the runs in the order of the file."""
+        return list(dict.fromkeys(trial.name for trial in self.trials))
+
+    def trial(self, name: str, seed: int) -> Trial:
+        """The run of this name and seed."""
+        return next(t for t in self.trials if (t.name, t.seed) == (name, seed))
+
+    def select(self, only: Sequence[str]) -> list[Trial]:
+        """Trials by run name or by folder name; all of them for none.
+
+        Raises
+        ------
+        EnhanceError
+            If there is no such run.
+        """
+        known = {*self.names, *(trial.key for trial in self.trials)}
+        for name in only:
+            if name not in known:
+                raise EnhanceError(
+                    f"--only {name}: no such run in {self.path}; it has {', '.join(self.names)}"
+                )
+        return [t for t in self.trials if not only or t.name in only or t.key in only]
+
+
+def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
+    """Read a study file.
+
+    Parameters
+    ----------
+    path
+        See the module's text for its form.
+    assignments
+        ``"a.b=c"``: settings put over `base`; a run's own keys stay above them.
+
+    Raises
+    ------
+    EnhanceError
+        If the file cannot be read, a key is unknown or stands twice, a name leads nowhere, a
+        model cannot be built, or runs have different budgets.
+    """
+    path = Path(path)
+    found = parse(StudyFile, load_yaml(path), str(path))
+    _refuse_doubles(path)
+    base = included(_nested(found.base, f"{path}: base"), path.parent, f"{path}: base")
+    try:
+        base = override(base, list(assignments))
+    except EnhanceError as error:
+        raise EnhanceError(str(error).replace("--set", "--base", 1)) from error
+    parse(RunConfig, base, f"{path}: base")  # so that its errors are not told of a run
+    runs = dict(found.runs)
+    if found.modes is not None:
+        grid = expand(found.modes, f"{path}: modes")
+        double = [name for name in grid if name in runs]
+        if double:
+            raise EnhanceError(f"{path}: runs.{double[0]}: is a run of the grid of modes already")
+        runs = {**grid, **runs}
+    if not runs:
+        raise EnhanceError(f"{path}: names no runs; see the text of benchmarks/study/file.py")
+    if not found.seeds or len(set(found.seeds)) < len(found.seeds) or min(found.seeds) < 0:
+        raise EnhanceError(f"{path}: seeds {found.seeds}: need different numbers from 0 on")
+    for name in runs:
+        if not _NAME.fullmatch(name):
+            raise EnhanceError(
+                f"{path}: runs: {name!r} cannot name a folder; use letters, digits and _ . + -"
+            )
+    default = found.baseline or next(iter(runs))
+    _known(default, runs, f"{path}: baseline")
+    trials = {name: _trial(name, _entry(name, runs, base, path), default, path) for name in runs}
+    for trial in trials.values():
+        _known(trial.baseline or default, runs, f"{path}: runs.{trial.name}: baseline")
+    _check_budget(list(trials.values()), path)
+    return Study(
+        str(path),
+        found.title or path.stem,
+        default,
+        tuple(found.seeds),
+        tuple(
+            replace(trial, config=replace(trial.config, seed=seed))
+            for seed in found.seeds
+            for trial in trials.values()
+        ),
+        found.modes is not None,
+    )
+
+
+def hours_heard(config: RunConfig, steps: int) -> float:
+    """Hours of audio in so many steps."""
+    return steps * config.training.batch_size * config.mixing.segment_seconds / 3600
+
+
+def changes(old: RunConfig, new: RunConfig) -> list[Change]:
+    """Settings that differ, without those that weights do not depend on."""
+    return _telling(difference(to_dict(old), to_dict(new)))
+
+
+def changes_since(record: Any, trial: Trial) -> list[Change]:
+    """Settings of a trial that differ from those a run was trained with.
+
+    Parameters
+    ----------
+    record
+        The run's configuration as plain data, of this version or an older one: settings that did
+        not exist then count as their defaults.
+    trial
+        As the study has it now.
+    """
+    try:
+        old = parse(RunConfig, record, trial.key)
+    except EnhanceError:  # a setting has gone since
+        return _telling(difference(record, to_dict(trial.config))) or [("config", "old", "new")]
+    return changes(old, trial.config)
+
+
+def newer_settings(record: Any, trial: Trial) -> list[str]:
+    """Settings that did not exist when a run was trained; `changes_since` takes their defaults."""
+    found = _telling(difference(record, to_dict(trial.config)))
+    same = {key for key, _, _ in changes_since(record, trial)}
+    return [key for key, old, _ in found if old is None and key not in same]
+
+
+def told(found: Sequence[Change], limit: int = 3) -> str:
+    """The first changes in one line."""
+    text = ", ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in found[:limit])
+    return text + (f" and {len(found) - limit} more" if len(found) > limit else "")
+
+
+def digest(config: Any) -> str:
+    """Hash of settings (a dataclass) without seed, 16 hexadecimal digits."""
+    plain = {key: value for key, value in to_dict(config).items() if key != "seed"}
+    for key in HARMLESS:
+        group, _, name = key.partition(".")
+        if isinstance(plain.get(group), dict):
+            plain[group].pop(name, None)
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _telling(found: Sequence[Change]) -> list[Change]:
+    return [change for change in found if change[0] not in HARMLESS]
+
+
+def _entry(
+    name: str, runs: Mapping[str, Any], base: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
+    """Settings of a run over those it extends, back to `base`."""
+    chain = [name]
+    layers = []
+    while True:
+        where = f"{path}: runs.{chain[-1]}"
+        own = _nested(runs[chain[-1]], where)
+        if "seed" in own:
+            raise EnhanceError(f"{where}: seed: seeds belong to the study; set seeds at the top")
+        parent = own.get("extends") or ""
+        layers.append({k: v for k, v in own.items() if len(chain) == 1 or k not in _OF_ENTRY})
+        if not parent:
+            break
+        _known(parent, runs, f"{where}: extends")
+        if parent in chain:
+            raise EnhanceError(f"{where}: extends {parent!r}, which extends this run")
+        chain.append(parent)
+    settings = dict(base)
+    for layer in reversed(layers):
+        settings = merge(settings, layer)
+    return settings
+
+
+def _trial(name: str, settings: Mapping[str, Any], default: str, path: Path) -> Trial:
+    where = f"{path}: runs.{name}"
+    entry = parse(RunEntry, settings, where)
+    config = RunConfig(**{f.name: getattr(entry, f.name) for f in fields(RunConfig)})
+    baseline = entry.baseline or entry.extends or ("" if name == default else default)
+    if baseline == name:
+        raise EnhanceError(f"{where}: baseline: a run cannot be compared with itself")
+    if config.training.minutes:
+        raise EnhanceError(
+            f"{where}: training.minutes {config.training.minutes:g}: a study's budget is the "
+            "audio heard (steps x batch x seconds); set training.minutes: 0 in base"
+        )
+    try:
+        check_mode(config)
+        config = replace(config, model=planned_model(config))
+        _build(config)
+    except EnhanceError as error:
+        raise EnhanceError(f"{where}: {error}") from error
+    return Trial(name, config, baseline, entry.why)
+
+
+def _build(config: RunConfig) -> None:
+    """Make the network once, so that one that cannot be built is told before any training."""
+    import torch
+
+    from enhance.network.waveform_model import WaveformModel
+
+    with torch.device("meta"):
+        WaveformModel(config.model)
+
+
+def _check_budget(trials: Sequence[Trial], path: Path) -> None:
+    first = trials[0]
+    if not first.config.training.steps:
+        raise EnhanceError(f"{path}: runs.{first.name}: has no end; set training.steps")
+    for trial in trials[1:]:
+        if abs(trial.hours - first.hours) > _ROUNDING * first.hours:
+            t, m = trial.config.training, trial.config.mixing
+            raise EnhanceError(
+                f"{path}: runs.{trial.name}: hears {trial.hours:.4g} h ({t.steps} steps x "
+                f"{t.batch_size} x {m.segment_seconds:g} s), {first.name} hears {first.hours:.4g} "
+                "h; one study has one budget"
+            )
+
+
+def _known(name: str, runs: Mapping[str, Any], where: str) -> None:
+    if name not in runs:
+        raise EnhanceError(f"{where}: no run {name!r}; there are {', '.join(runs)}")
+
+
+def _nested(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The same with dotted keys taken apart."""
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        leaf: Any = _nested(value, where) if isinstance(value, Mapping) else value
+        parts = str(key).split(".")
+        if not all(parts):
+            raise EnhanceError(f"{where}: key {key!r}: expected KEY.KEY")
+        for part in reversed(parts):
+            leaf = {part: leaf}
+        result = merge(result, leaf)
+    return result
+
+
+def _refuse_doubles(path: Path) -> None:
+    """A key that stands twice: YAML would keep the last without a word, and lose a run."""
+    import yaml
+
+    def walk(node: yaml.Node | None) -> None:
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value]
+            for key, value in node.value:
+                if names.count(key.value) > 1:
+                    line = key.start_mark.line + 1
+                    raise EnhanceError(f"{path}, line {line}: key {key.value!r} stands twice")
+                walk(value)
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                walk(item)
+
+    walk(yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader))
+
+
+_OF_ENTRY = frozenset(f.name for f in fields(RunEntry)) - {f.name for f in fields(RunConfig)}

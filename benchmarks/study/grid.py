@@ -1,0 +1,134 @@
+"""The grid of a study of modes: every mode with every teacher in networks of several widths.
+
+Under the key ``modes`` of a study file (`benchmarks.study.file`)::
+
+    modes:
+      names: [base, concat, distill, pretrain]   # default: these four
+      teachers: [mini-wavlm, models/my-hubert]   # default: the shipped one
+      presets: [gcrn-tiny, gcrn-small]           # width of the student; default: base's model
+      objective:                                 # settings of a mode, whatever the teacher
+        pretrain: {pretrain_steps: 400}
+
+Each becomes a run: ``distill``, or with several teachers and widths
+``distill-my-hubert-gcrn-tiny``. A mode is compared with ``base`` of the same width, which is
+trained once for all teachers. Pre-training counts into the budget: all runs have the same steps.
+
+The table is the one of Shankar, Tan, Xu and Kumar (arXiv 2403.01369). What that paper reports is
+put beside it, named as the paper's: it was measured on another corpus.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures.tables import Table
+from distill.modes.choose import MODES, parts
+from enhance.errors import EnhanceError
+
+PAPER = "Shankar, Tan, Xu and Kumar, arXiv 2403.01369"
+
+PAPER_ROWS = (("GCRN and its variants with wav2vec 2.0 (all)", "1.59 to 1.60", "9.1 to 9.3"),)
+"""What seed 004 tells of the paper: models, PESQ, SI-SDR in dB. Not checked, not reproduced."""
+
+
+@dataclass(frozen=True)
+class ModesGrid:
+    """Keys of ``modes`` in a study file."""
+
+    names: list[str] = field(default_factory=lambda: list(MODES))
+    """Modes, combinations such as ``concat+distill`` too."""
+    teachers: list[str] = field(default_factory=lambda: ["mini-wavlm"])
+    """Shipped names, folders, checkpoint files or hub ids."""
+    presets: list[str] = field(default_factory=list)
+    """Network presets of the student; empty for the model of `base`."""
+    objective: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of each mode, without ``teacher``; those of a combination stand under its parts."""
+
+
+def expand(grid: ModesGrid, where: str) -> dict[str, dict[str, Any]]:
+    """Settings of each run of the grid, by name, as under ``runs`` of a study file.
+
+    Raises
+    ------
+    EnhanceError
+        If an axis is empty or names something twice, or a mode does not exist.
+    """
+    for name in ("names", "teachers"):
+        if not getattr(grid, name):
+            raise EnhanceError(f"{where}.{name}: is empty; leave it out for the default")
+    short = [_short(teacher) for teacher in grid.teachers]
+    for name, values in (("names", grid.names), ("teachers", short), ("presets", grid.presets)):
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise EnhanceError(f"{where}.{name}: {twice[0]!r} stands twice")
+    for mode in (*grid.names, *grid.objective):
+        parts(mode)  # refuses what is no mode
+    unused = [mode for mode in grid.objective if mode not in _all_parts(grid.names)]
+    if unused:
+        raise EnhanceError(f"{where}.objective: {unused[0]!r} is no mode of this grid")
+    runs: dict[str, dict[str, Any]] = {}
+    for preset in grid.presets or [""]:
+        own: dict[str, Any] = {"model.preset": preset} if preset else {}
+        tail = f"-{preset}" if len(grid.presets) > 1 else ""
+        if "base" in grid.names:
+            runs[f"base{tail}"] = {"mode": "base", "baseline": "", **own}
+        others = [mode for mode in grid.names if mode != "base"]
+        for (teacher, called), mode in itertools.product(
+            zip(grid.teachers, short, strict=True), others
+        ):
+            middle = f"-{called}" if len(grid.teachers) > 1 else ""
+            baseline = f"base{tail}" if "base" in grid.names else ""
+            runs[f"{mode}{middle}{tail}"] = {
+                "mode": mode,
+                "objective": _objective(mode, teacher, grid.objective),
+                "baseline": baseline,
+                **own,
+            }
+    return runs
+
+
+def paper_table() -> Table:
+    """The paper's own figures."""
+    title = "the paper's own figures, on another corpus"
+    return Table(title, ["model", "PESQ", "SI-SDR dB"], [list(row) for row in PAPER_ROWS])
+
+
+def paper_lines() -> list[str]:
+    """The paper's figures in Markdown, and what they are not."""
+    return [
+        f"## The paper's own figures ({PAPER})",
+        "",
+        "Measured by its authors on their test set of the DNS corpus at -5 dB, with networks of 16 "
+        "MB; told here as this project's notes tell them, neither checked nor reproduced. Another "
+        "corpus: only the differences between modes compare. Their conclusion: the embeddings add "
+        "very little.",
+        "",
+        paper_table().markdown(),
+    ]
+
+
+def _objective(
+    mode: str, teacher: str, settings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    names = parts(mode)
+    if len(names) == 1:
+        return {"teacher": teacher, **settings.get(mode, {})}
+    own = settings.get(mode, {})
+    return {
+        name: {"teacher": teacher, **settings.get(name, {}), **own.get(name, {})} for name in names
+    }
+
+
+def _all_parts(modes: list[str]) -> set[str]:
+    return {*modes, *(name for mode in modes for name in parts(mode))}
+
+
+def _short(teacher: str) -> str:
+    """Last part of a path or hub id, fit for the name of a folder."""
+    name = Path(teacher).name
+    name = name.removesuffix(".pt")
+    return "".join(c if c.isalnum() or c in "_.+-" else "_" for c in name)

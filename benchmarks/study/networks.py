@@ -1,0 +1,123 @@
+"""CPU time per frame of every network of a study, all of them in one interleaved bench.
+
+The time of a network does not depend on what it has learned: runs with the same model settings
+share one measurement, that of the first of them, exported as an fp32 streaming ONNX file. When a
+network is added, all are timed again: times of two benches do not compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from benchmarks.latency.bench import bench
+from benchmarks.study.file import Trial, digest
+from benchmarks.study.trial import lock
+from enhance.errors import EnhanceError
+from enhance.files import write_json
+from enhance.network.checkpoint import CheckpointInfo
+from enhance.progress import progress_bar
+
+FOLDER = "networks"
+TIMES = "networks.json"
+FORMAT = 1
+REGIMES = ("hot", "cold")
+
+
+def time_networks(
+    folder: Path, trials: Sequence[Trial], seconds: float, *, quiet: bool = False
+) -> dict[str, Any]:
+    """Time the networks of these trials, unless that was done.
+
+    Parameters
+    ----------
+    folder
+        Of the study; takes ``networks/`` and ``networks.json``.
+    trials
+        Finished runs.
+    seconds
+        Measuring time per network and regime.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    dict
+        As `read_times`. Left as it was where another process is timing.
+    """
+    wanted: dict[str, Trial] = {}
+    for trial in trials:
+        wanted.setdefault(digest(trial.config.model), trial)
+    found = read_times(folder)
+    if set(wanted) <= set(found.get("networks", {})):
+        return found
+    with contextlib.suppress(Timeout), lock(folder, "networks"):
+        networks: dict[str, Any] = {}
+        files: dict[str, Path] = {}
+        with progress_bar(quiet=quiet) as bar:
+            task = bar.add_task("exporting networks", total=len(wanted), speed="")
+            for key, trial in wanted.items():
+                try:
+                    files[key] = _export(folder, trial)
+                except EnhanceError as error:
+                    networks[key] = {"run": trial.key, "refused": str(error)}
+                bar.update(task, advance=1, speed=trial.key)
+        result: dict[str, Any] = {"format": FORMAT, "networks": networks}
+        if files:
+            measured = bench(
+                list(files.values()), seconds, None, regimes=REGIMES, repeats=1, quiet=quiet
+            )
+            for key, row in zip(files, measured.models, strict=True):
+                networks[key] = {**row, "run": wanted[key].key, "path": files[key].name}
+                for shared in ("hardware", "settings", "relative"):
+                    networks[key].pop(shared)
+            settings = measured.models[0]["settings"]
+            result |= {"hardware": measured.hardware, "settings": settings}
+            # Late frames say how busy the machine was, nothing of CPU time.
+            result["warnings"] = [w for w in measured.warnings if "than their hop" not in w]
+        write_json(folder / TIMES, result)
+        return result
+    return found
+
+
+def read_times(folder: Path) -> dict[str, Any]:
+    """What was timed: rows of `benchmarks.latency.bench.bench`, or the reason why not, by hash of
+    the model's settings in ``networks``; ``hardware`` and ``settings``. Empty before the first
+    time.
+
+    Raises
+    ------
+    EnhanceError
+        If the file is damaged.
+    """
+    path = folder / TIMES
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise EnhanceError(f"{path}: cannot be read as JSON ({error}); remove it") from error
+    return value if isinstance(value, dict) and value.get("format") == FORMAT else {}
+
+
+def _export(folder: Path, trial: Trial) -> Path:
+    import torch
+
+    from enhance.network.waveform_model import WaveformModel
+    from export.graph.step import save, step_graph
+    from export.metadata import describe
+
+    config = trial.config.model
+    if config.gcrn.extra_features:
+        raise EnhanceError("needs features beside the audio, which a stream has not")
+    torch.manual_seed(0)
+    model = WaveformModel(config).eval()  # what its weights are takes no time
+    return save(
+        step_graph(model, describe(model, CheckpointInfo(config))),
+        folder / FOLDER / f"{trial.key}.onnx",
+    )

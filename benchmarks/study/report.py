@@ -1,0 +1,295 @@
+"""From the rows of a study to ``RESULTS.md``: tables, and one sentence for each run.
+
+A sentence says no more than its interval: for one or two seeds it speaks of these seeds only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures.seeds import ENOUGH, Row
+from benchmarks.figures.tables import Table, number, plus_minus, size
+from benchmarks.pages.report import DIGITS, machine_lines
+from benchmarks.study.grid import paper_lines
+from enhance.files import atomic
+from enhance.measure.metrics import METRICS, TITLES
+
+PAGE = "RESULTS.md"
+
+GROUP_METRICS = ("pesq_wb", "si_sdr")
+"""Metrics whose differences are shown by group; all four are in the results."""
+
+
+def shown_rows(rows: Sequence[Row]) -> list[Row]:
+    """One row with figures for each name: over its seeds where there are several."""
+    shown: dict[str, Row] = {}
+    for row in rows:
+        if row["kind"] in ("trial", "trial-mean") and row["metrics"]:
+            shown[row["name"]] = row
+    names = dict.fromkeys(row["name"] for row in rows if row["kind"] == "trial")
+    return [shown[name] for name in names if name in shown]
+
+
+def score_table(rows: Sequence[Row], *, brief: bool = False) -> Table:
+    """Scores and costs, the noisy input first; ``brief`` for a narrow terminal."""
+    columns: dict[str, Callable[[Row], str]] = {
+        "settings": lambda row: row["config_hash"][:8],
+        "seeds": lambda row: _seeds(row["seeds"]),
+        "heard h": lambda row: number(row["hours_heard"], 2),
+        **{_title(metric): _score(metric) for metric in METRICS},
+        "parameters": lambda row: size(row["parameters"], ""),
+        "hop ms": lambda row: _plain((row["cpu"] or {}).get("hop_ms")),
+        "CPU ms": lambda row: number(row["cpu_ms_p50"]),
+        "cold": lambda row: number(row["cpu_cold_ms_p50"]),
+        "training CPU min": lambda row: number(_minutes(row["train_cpu_seconds"]), 1),
+    }
+    if brief:
+        for name in ("settings", "heard h", "cold", "training CPU min"):
+            del columns[name]
+    table = Table("scores: mean and 95 % interval", ["run", *columns])
+    measured = {_title(metric) for metric in METRICS}
+    for row in rows:
+        if row["kind"] == "noisy":
+            cells = [cell(row) if name in measured else "" for name, cell in columns.items()]
+            table.rows.append(["noisy", *cells])
+    for row in shown_rows(rows):
+        table.rows.append([row["name"], *(cell(row) for cell in columns.values())])
+    return table
+
+
+def difference_table(rows: Sequence[Row]) -> Table:
+    """Paired differences to each run's baseline, a star where the interval leaves out zero."""
+    table = Table(
+        "paired differences (* the interval leaves out zero)",
+        ["run - baseline", "what differs", "seeds", *(_title(metric) for metric in METRICS)],
+    )
+    for row in shown_rows(rows):
+        if row["difference"]:
+            cells = [_difference_cell(row["difference"][m], m) for m in METRICS]
+            seeds = _seeds(row.get("difference_seeds") or row["seeds"])
+            name = f"{row['name']} - {row['baseline']}"
+            table.rows.append([name, what_differs(row), seeds, *cells])
+    return table
+
+
+def group_tables(rows: Sequence[Row]) -> list[Table]:
+    """Paired differences by group, for each label and metric of `GROUP_METRICS`."""
+    shown = [row for row in shown_rows(rows) if row["group_difference"]]
+    counts: Row = next((row["groups"] for row in rows if row["kind"] == "noisy"), {})
+    tables = []
+    for label in dict.fromkeys(label for row in shown for label in row["group_difference"]):
+        values = list(dict.fromkeys(v for row in shown for v in row["group_difference"][label]))
+        clips = {v: counts.get(label, {}).get(v, {}).get("clips", "?") for v in values}
+        for metric in GROUP_METRICS:
+            table = Table(
+                f"{_title(metric)} by {label}: paired differences",
+                ["run - baseline", *(f"{value} ({clips[value]})" for value in values)],
+            )
+            for row in shown:
+                found = row["group_difference"][label]
+                cells = [_difference_cell(found[value][metric], metric) for value in values]
+                table.rows.append([f"{row['name']} - {row['baseline']}", *cells])
+            tables.append(table)
+    return tables
+
+
+def what_differs(row: Row) -> str:
+    """Settings of a run that are not those of its baseline."""
+    parts = [f"{key} {_short(old)} → {_short(new)}" for key, old, new in row["changes"]]
+    return "; ".join(parts) or "nothing"
+
+
+def sentence(row: Row) -> str:
+    """What the figures of a run support, in one or two sentences."""
+    name = f"`{row['name']}`"
+    if not row["baseline"]:
+        return f"{name} is what the others are compared with."
+    if not row["difference"]:
+        return f"{name} has no comparison: `{row['baseline']}` has no finished run of its seed."
+    sides: dict[str, list[str]] = {"higher": [], "lower": [], "undecided": []}
+    for metric in METRICS:
+        entry = row["difference"][metric]
+        if entry:
+            unit = " dB" if metric == "si_sdr" else ""
+            text = f"{TITLES[metric]} ({plus_minus(entry, DIGITS[metric], True)}{unit})"
+            sides[_verdict(entry, metric)].append(text)
+    seeds = row.get("difference_seeds") or row["seeds"]
+    told = []
+    if sides["higher"]:
+        told.append(f"significantly higher {_and(sides['higher'])}")
+    if sides["lower"]:
+        told.append(f"significantly lower {_and(sides['lower'])}")
+    if sides["undecided"]:
+        told.append(f"no significant difference in {_and(sides['undecided'])}")
+    text = f"{name} against `{row['baseline']}`: {'; '.join(told)}."
+    if len(seeds) >= ENOUGH:
+        return f"{text} The intervals hold for new clips and new seeds ({len(seeds)} seeds)."
+    if len(seeds) == 2:
+        return f"{text} For seeds {_seeds(seeds)} only: two runs say nothing of a third."
+    return f"{text} For this seed ({seeds[0]}) only: another may turn it."
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """The tables that are printed at the end."""
+    found = [score_table(rows, brief=True)]
+    differences = difference_table(rows)
+    return [*found, differences] if differences.rows else found
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The whole report in Markdown."""
+    head = rows[0]
+    parts = [f"# {head['title']}", ""]
+    parts += [
+        f"Generated by `enhance compare` from `{head['study']}`; never edit it.",
+        "",
+        f"One budget: {head['hours_heard']:.3g} h of audio heard in every run. Set: "
+        f"{head['set']}, {head['clips']} clips, hash `{head['set_hash'][:16]}`.",
+        "",
+        *_reading(rows),
+        "",
+    ]
+    for table in (score_table(rows), difference_table(rows)):
+        if table.rows:
+            parts += [f"## {table.title[0].upper()}{table.title[1:]}", "", table.markdown(), ""]
+    parts += [*paper_lines(), ""] if head.get("of_modes") else []
+    parts += ["## What the figures say", ""]
+    whys = {row["name"]: row["why"] for row in rows if row["kind"] == "trial"}
+    for row in shown_rows(rows):
+        why = f" Asked: {whys[row['name']]}." if whys[row["name"]] else ""
+        parts.append(f"- {sentence(row)}{why}")
+    parts += [*_missing(rows), ""]
+    parts += [*chance, ""] if (chance := _chance(rows)) else []
+    groups = group_tables(rows)
+    if groups:
+        parts += ["## By group", "", "Clips of each group in brackets.", ""]
+        for table in groups:
+            parts += [f"### {table.title}", "", table.markdown(), ""]
+    notes = [*rows[0]["warnings"], *_warnings(rows), *_untimed(rows)]
+    if notes:
+        parts += ["## Notes", "", *(f"- {note}" for note in notes), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def write_page(path: Path | str, rows: Sequence[Row]) -> None:
+    """Write the report, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(page(rows), "utf-8")
+
+
+def _reading(rows: Sequence[Row]) -> list[str]:
+    """How to read the tables."""
+    shown = shown_rows(rows)
+    most = max((len(row["seeds"]) for row in shown), default=1)
+    over = "Student's t over clips"
+    if most >= ENOUGH:
+        over += f"; from {ENOUGH} seeds on over clips and seeds (see `benchmarks/figures/seeds.py`)"
+    lines = [
+        f"Intervals: 95 %, {over}. Differences are paired, clip by clip and seed by seed: their "
+        "intervals decide, not the overlap of two scores. Within a run this set chose nothing: the "
+        "weights kept are the best on held-back training data, or the last where training did not "
+        "validate. Who picks a run by these tables picks on this set.",
+    ]
+    head = rows[0]
+    if head["hardware"]:
+        timing = head["timing"]
+        first = machine_lines(head["hardware"])[0]
+        lines += [
+            "",
+            "CPU ms: median CPU time per frame (of one hop), one thread, fp32 ONNX, frames back to "
+            f"back (cold: {timing['disturb_mb']} MB written between frames), all networks in turn "
+            f"in one bench; equal networks share one measurement. {first}.",
+        ]
+    return lines
+
+
+def _missing(rows: Sequence[Row]) -> list[str]:
+    """A line for each run without figures."""
+    return [
+        f"- `{row['run']}` has no figures: it "
+        + (f"failed: {row['reason']}" if row["state"] == "failed" else row["reason"])
+        + "."
+        for row in rows
+        if row["kind"] == "trial" and not row["metrics"]
+    ]
+
+
+def _chance(rows: Sequence[Row]) -> list[str]:
+    """How many stars chance alone would give."""
+    count = sum(
+        1
+        for row in shown_rows(rows)
+        for metric in METRICS
+        if row["difference"] and row["difference"][metric]
+    )
+    if not count:
+        return []
+    return [
+        f"{count} differences are judged here one by one: with no true difference anywhere, about "
+        f"{0.05 * count:.1f} of them would be called significant."
+    ]
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    """Warnings of the runs; one that many share stands once."""
+    shared: dict[str, list[str]] = {}
+    for row in rows:
+        if row["kind"] == "trial":
+            for line in row["warnings"]:
+                shared.setdefault(line.removeprefix(f"{row['run']}: "), []).append(row["run"])
+    return [
+        f"{runs[0] if len(runs) == 1 else f'{len(runs)} runs ({runs[0]}, ...)'}: {text}"
+        for text, runs in shared.items()
+    ]
+
+
+def _untimed(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{row['run']}: no CPU time: {row['cpu']['refused']}"
+        for row in rows
+        if row["kind"] == "trial" and row.get("cpu") and "refused" in row["cpu"]
+    ]
+
+
+def _verdict(entry: Row, metric: str) -> str:
+    shown = round(entry["mean"], DIGITS[metric])  # rounding noise is no finding
+    return str(entry["verdict"]) if shown else "undecided"
+
+
+def _difference_cell(entry: Row | None, metric: str) -> str:
+    star = " *" if entry and _verdict(entry, metric) != "undecided" else ""
+    return plus_minus(entry, DIGITS[metric], True) + star
+
+
+def _title(metric: str) -> str:
+    return TITLES[metric] + (" dB" if metric == "si_sdr" else "")
+
+
+def _score(metric: str) -> Callable[[Row], str]:
+    return lambda row: plus_minus(row["metrics"][metric], DIGITS[metric])
+
+
+def _plain(value: float | None) -> str:
+    return number(value) if value is None else f"{value:g}"
+
+
+def _minutes(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / 60
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_short(item) for item in value) + "]"
+    if value is None:
+        return "none"
+    return str(value) if value != "" else '""'

@@ -1,0 +1,329 @@
+"""One run of a study in its folder: trained, then evaluated, and its record of both.
+
+The folder is a run folder of `enhance.training.loop.fit` with two things more: ``trial.json``, the
+record, and ``evaluation/``, what `benchmarks.quality.evaluate.evaluate` wrote, scores of every clip
+included (``evaluation/clips.jsonl``, each row with the hash of the set).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import time
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from benchmarks.study.file import Trial, changes_since, digest, hours_heard, told
+from distill.modes.choose import load_model, make_objective
+from enhance.errors import EnhanceError
+from enhance.files import atomic, write_json
+from enhance.measure.timing import processor_name
+from enhance.network.checkpoint import WEIGHTS
+from enhance.settings import to_dict
+from enhance.training import run_folder
+from enhance.training import state as trainer_state
+from enhance.training.history import HISTORY
+from enhance.training.loop import fit
+
+LOCKS = "locks"
+"""Folder of the locks, beside the runs: a run's folder may be moved away."""
+RECORD = "trial.json"
+EVALUATION = "evaluation"
+CLIPS = "clips.jsonl"
+FORMAT = 1
+
+Record = dict[str, Any]
+
+
+class Stopped(Exception):
+    """A signal stopped a run; it is saved and goes on with the same command."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.signal = name
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How runs are trained and evaluated: what results depend on beside the study."""
+
+    clips: str | None
+    """Folder of the evaluation set; None for the built-in one."""
+    snr: float | None
+    """SNR that its pairs must have."""
+    set_hash: str
+    """Hash of the set."""
+    accelerator: str
+    """As in Lightning Fabric."""
+    threads: int
+    """Torch threads where the configuration leaves the choice open; 0 for torch's own."""
+    evaluation_jobs: int
+    """Processes that measure clips; 0 for one per core."""
+    noisy: str
+    """Scores of the noisy input, taken over by each evaluation where the file is there."""
+
+
+def lock(folder: Path, name: str) -> FileLock:
+    """The lock of a part of a study (a run by its key), which no second process shall work on.
+
+    It is the operating system's: it goes when its holder goes. Not taken yet: use it as a context
+    manager, which does not wait and raises `filelock.Timeout` where another holds it.
+
+    Raises
+    ------
+    EnhanceError
+        If the study's folder cannot be written.
+    """
+    place = folder / LOCKS
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnhanceError(
+            f"{place}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+    return FileLock(place / f"{name}.lock", timeout=0)
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a run's folder; None where there is none.
+
+    Raises
+    ------
+    EnhanceError
+        If it is damaged or of another version.
+    """
+    path = folder / RECORD
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise EnhanceError(f"{path}: written by another version; use another folder")
+    return value
+
+
+def is_done(record: Record | None, set_hash: str) -> bool:
+    """Whether a run is trained, and evaluated on this set."""
+    if not record or not record.get("trained"):
+        return False
+    return (record.get("evaluated") or {}).get("set_hash") == set_hash
+
+
+def check_unchanged(trial: Trial, folder: Path, record: Record | None) -> None:
+    """Refuse to go on with a run whose settings are others now.
+
+    Raises
+    ------
+    EnhanceError
+        Names the settings, and what to do.
+    """
+    changed = changes_since(record["config"], trial) if record else []
+    if changed:
+        raise EnhanceError(
+            f"{folder}: was trained with other settings ({told(changed)}); put them back, give "
+            "the run another name, or train it anew with --force"
+        )
+
+
+def set_aside(folder: Path, record: Record) -> Path:
+    """Move a run's folder to ``old/`` beside it, so that the run can be trained anew."""
+    place = folder.parent / "old"
+    name = f"{folder.name}-{record['config_hash']}"
+    target = place / name
+    for number in range(2, 1000):
+        if not target.exists():
+            break
+        target = place / f"{name}-{number}"
+    try:
+        place.mkdir(exist_ok=True)
+        folder.rename(target)
+    except OSError as error:
+        raise EnhanceError(f"{folder}: cannot be moved to {target} ({error.strerror})") from error
+    return target
+
+
+def is_finished(trial: Trial, folder: Path, set_hash: str) -> bool:
+    """Whether a run is trained, with the settings of now, and evaluated; ``folder`` is its own."""
+    record = read_record(folder)
+    if record is None or not is_done(record, set_hash):
+        return False
+    return not changes_since(record["config"], trial)
+
+
+def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
+    """Train and evaluate one run from wherever it stopped. The caller holds its lock.
+
+    Parameters
+    ----------
+    trial, conditions
+        What to do.
+    folder
+        Of the run.
+
+    Returns
+    -------
+    str
+        Why it failed, empty if it did not: it stands in the record (`failed`) too, so that a run
+        that diverges does not end the study.
+
+    Raises
+    ------
+    Stopped
+        If a signal stopped the training; it is saved.
+    KeyboardInterrupt
+        If Ctrl-C came elsewhere; finished clips are kept.
+    EnhanceError
+        If the record cannot be read or written.
+    """
+    record = read_record(folder) or _new_record(trial)
+    record.pop("failed", None)
+    _write(folder, record)
+    try:
+        if not record.get("trained"):
+            _train(trial, folder, conditions, record)
+        if not is_done(record, conditions.set_hash):
+            record["evaluated"] = _evaluate(folder, conditions)
+            _write(folder, record)
+    except Stopped:
+        raise
+    except Exception as error:  # of a library too: the other runs of a night go on
+        message = str(error)
+        if not isinstance(error, EnhanceError):
+            traceback.print_exc()
+            message = f"{type(error).__name__}: {message}"
+        record["failed"] = {"message": message}
+        _write(folder, record)
+        return message
+    return ""
+
+
+def steps_done(folder: Path) -> int:
+    """Steps of a run as far as its history tells, cheaply; 0 before the first line."""
+    try:
+        with (folder / HISTORY).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
+            lines = file.read().splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return int(json.loads(line)["step"])
+    return 0
+
+
+def _new_record(trial: Trial) -> Record:
+    return {
+        "format": FORMAT,
+        "name": trial.name,
+        "seed": trial.seed,
+        "config_hash": digest(trial.config),
+        "config": to_dict(trial.config),
+        "stints": [],
+    }
+
+
+def _write(folder: Path, record: Record) -> None:
+    write_json(folder / RECORD, record)
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    """Header of the state for resuming; empty before the first checkpoint."""
+    path = folder / trainer_state.FILE
+    if not path.is_file():
+        return {}
+    return trainer_state.load_tensors(path, trainer_state.FORMAT, tensors=False)[1]
+
+
+def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -> None:
+    config = trial.config
+    if conditions.threads and not config.training.threads:
+        config = replace(config, training=replace(config.training, threads=conditions.threads))
+    if multiprocessing.current_process().daemon:
+        # A Dask worker below a nanny may have no children. Mixtures are the same without.
+        config = replace(config, data=replace(config.data, workers=0))
+    steps = config.training.steps
+    begin = _header(folder).get("step", 0)
+    if begin < steps:
+        present = (run_folder.CONFIG, trainer_state.FILE, WEIGHTS, HISTORY)
+        cpu, wall = _cpu_seconds(), time.monotonic()
+        summary = fit(
+            config,
+            make_objective(config, quiet=True),
+            folder,
+            resume=any((folder / name).exists() for name in present),
+            accelerator=conditions.accelerator,
+            quiet=True,
+        )
+        record["stints"].append({
+            "steps": summary["step"] - begin,
+            "cpu_seconds": round(_cpu_seconds() - cpu, 3),
+            "wall_seconds": round(time.monotonic() - wall, 3),
+            "host": socket.gethostname(),
+        })  # fmt: skip
+        _write(folder, record)
+        if summary["stopped"] != "finished":
+            raise Stopped(summary["stopped"])
+    record["trained"] = _trained(trial, folder, record)
+    _write(folder, record)
+
+
+def _trained(trial: Trial, folder: Path, record: Record) -> dict[str, Any]:
+    header = _header(folder)
+    model, info = load_model(folder)
+    # Of the stints that ended as they should: one that was killed left no figure, and its steps
+    # count at the price of the others.
+    counted = sum(stint["steps"] for stint in record["stints"])
+    cpu = sum(stint["cpu_seconds"] for stint in record["stints"])
+    return {
+        "steps": header["step"],
+        "hours_heard": hours_heard(trial.config, header["step"]),
+        "seconds": header["seconds"],
+        "cpu_seconds": cpu * header["step"] / counted if counted else None,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "score": info.score,
+        "training_files": header["data"],
+        "processor": processor_name(),
+    }
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended (workers that mix)."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _evaluate(folder: Path, conditions: Conditions) -> dict[str, Any]:
+    from benchmarks.quality.evaluate import evaluate
+
+    place = folder / EVALUATION
+    noisy = Path(conditions.noisy)
+    if noisy.is_file() and not (place / CLIPS).exists():
+        with atomic(place / CLIPS) as temporary:
+            shutil.copyfile(noisy, temporary)
+    found = evaluate(
+        [str(folder)],
+        conditions.clips,
+        conditions.snr,
+        place,
+        conditions.evaluation_jobs,
+        quiet=True,
+    )
+    _, own = found.models
+    return {
+        "set_hash": found.set_hash,
+        "clips": own["clips"],
+        "model_hash": own["model_hash"],
+        "means": {name: entry["mean"] for name, entry in own["metrics"].items()},
+        "warnings": found.warnings,
+        "metric_versions": own["hardware"]["metric_versions"],
+    }

@@ -1,0 +1,175 @@
+"""The runs of a study as independent pieces of work: here, in processes, or on a cluster.
+
+Each is done from wherever it stopped, under its lock, so that a second command on the same folder
+leaves it alone. A worker that dies leaves a run as it was saved; another worker goes on with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import Timeout
+
+from benchmarks.study.file import Trial
+from benchmarks.study.trial import (
+    LOCKS,
+    Conditions,
+    Stopped,
+    check_unchanged,
+    is_finished,
+    lock,
+    read_record,
+    run_trial,
+    set_aside,
+)
+from benchmarks.study.watch import Watch
+from enhance import parallel
+from enhance.errors import EnhanceError
+from enhance.training.interrupt import Interrupt, ask
+
+LOOK_SECONDS = 0.5
+"""Time between two looks of a worker at the mark by which it is asked to stop."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker is told beside the run."""
+
+    folder: Path
+    """Of the study."""
+    conditions: Conditions
+    force: bool
+    """Train runs anew whose settings changed."""
+    stop: Path
+    """Mark that asks all workers of this command to stop."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the work on a run ended."""
+
+    key: str
+    state: Literal["done", "failed", "held", "stopped"]
+    """``"held"``: another process works on it."""
+    message: str = ""
+    """Why it failed, or the signal that stopped it."""
+
+
+def run_study(
+    trials: Sequence[Trial],
+    folder: Path,
+    conditions: Conditions,
+    *,
+    force: bool,
+    jobs: int,
+    cluster: str,
+    quiet: bool,
+) -> tuple[list[Outcome], str]:
+    """Do runs until each has ended, or a signal comes.
+
+    Returns
+    -------
+    list of Outcome
+        Of the runs that were tried, in the order of their end.
+    str
+        Name of the signal that stopped them, empty if none did.
+
+    Raises
+    ------
+    EnhanceError
+        As `enhance.parallel.run`.
+    """
+    stop = folder / LOCKS / f"stop-{secrets.token_hex(6)}"
+    load = Work(folder, conditions, force, stop)
+    here = not cluster and (jobs <= 1 or len(trials) <= 1)
+    threads = conditions.threads or 1
+    found: list[Outcome] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(stop.unlink, missing_ok=True)
+        # Here the run itself catches signals; elsewhere the workers are told.
+        interrupt = None if here else stack.enter_context(Interrupt())
+        watch = stack.enter_context(Watch(trials, folder, conditions.set_hash, quiet))
+
+        def hand_on() -> None:
+            if interrupt and interrupt.caught and not stop.exists():
+                stop.touch()
+                watch.say("stopping: what trains is saved; Ctrl-C again ends at once")
+
+        watch.at_each_look = hand_on
+        settings: Any = {"jobs": jobs, "cluster": cluster, "threads": threads}
+        done = parallel.run(partial(work, load), trials, **settings, batch=1)
+        try:
+            with contextlib.closing(done):
+                for _, outcome in done:
+                    found.append(outcome)
+                    watch.ended(outcome.key, outcome.state, outcome.message)
+                    if here and outcome.state == "stopped":
+                        return found, outcome.message
+        except KeyboardInterrupt:
+            return found, "SIGINT"
+    # A worker may have had a signal of its own.
+    stopped = [outcome.message for outcome in found if outcome.state == "stopped"]
+    return found, (interrupt.caught if interrupt else "") or max(stopped, default="")
+
+
+_ALONE = threading.Lock()
+"""A process does one run at a time: training seeds the generators of the whole process. Dask gives
+a process several at once where a worker has several threads."""
+
+
+def work(load: Work, trial: Trial) -> Outcome:
+    """Do one run from wherever it stopped."""
+    place = load.folder / trial.key
+    with _ALONE, _told_to_stop(load.stop):
+        try:
+            if load.stop.exists():
+                return Outcome(trial.key, "stopped")
+            with lock(load.folder, trial.key):
+                if is_finished(trial, place, load.conditions.set_hash):
+                    return Outcome(trial.key, "done")
+                _prepare(trial, place, load.force)
+                message = run_trial(trial, place, load.conditions)
+        except Timeout:
+            return Outcome(trial.key, "held")
+        except Stopped as stopped:
+            return Outcome(trial.key, "stopped", stopped.signal)
+        except EnhanceError as error:
+            message = str(error)
+    return Outcome(trial.key, "failed" if message else "done", message)
+
+
+def _prepare(trial: Trial, place: Path, force: bool) -> None:
+    """Refuse, or put aside, what was trained with other settings."""
+    record = read_record(place)
+    try:
+        check_unchanged(trial, place, record)
+    except EnhanceError:
+        if not force or record is None:
+            raise
+        set_aside(place, record)
+
+
+@contextlib.contextmanager
+def _told_to_stop(mark: Path) -> Iterator[None]:
+    """Asks the training of this process to stop when the mark is there."""
+    end = threading.Event()
+
+    def look() -> None:
+        while not end.wait(LOOK_SECONDS):
+            if mark.exists():
+                ask("SIGINT")
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()

@@ -1,0 +1,1 @@
+"""How an enhancer learns from a teacher: one file for each mode, and the choice."""

@@ -1,0 +1,213 @@
+"""What training can minimise: the name of a mode to its objective.
+
+Here the enhancer and the teachers meet; `enhance train` and `enhance compare` both ask this module.
+
+A mode is ``base``, one of ``distill``, ``concat``, ``pretrain``, or several of these three joined
+by ``+``, in any order: ``concat+distill`` hears a teacher and imitates one, ``pretrain+distill``
+imitates in fine-tuning too. The ``objective`` settings of one mode are its own keys::
+
+    mode: distill
+    objective: {teacher: mini-wavlm, weight: 0.5}
+
+and those of a combination stand under each mode's name (all may be left out)::
+
+    mode: concat+distill
+    objective:
+      concat: {layers: weighted, size: 64}
+      distill: {weight: 0.5}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from enhance.config import ModelConfig, RunConfig
+from enhance.errors import EnhanceError
+from enhance.settings import parse
+from enhance.training.objective import Enhancement, Objective
+
+if TYPE_CHECKING:
+    from distill.teacher.contract import Teacher
+    from enhance.network.checkpoint import CheckpointInfo
+    from enhance.network.companion import Companion
+    from enhance.network.waveform_model import WaveformModel
+
+MODES = ("base", "distill", "concat", "pretrain")
+"""Modes that there are; all but base can be joined."""
+
+
+def parts(mode: str) -> tuple[str, ...]:
+    """The modes that a mode's name joins, in one order; none for ``base``.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such mode, or it cannot be joined so.
+    """
+    names = mode.split("+")
+    for name in names:
+        if name not in MODES:
+            raise EnhanceError(
+                f"mode: no mode {name!r}; known: {', '.join(MODES)}, "
+                f"and {', '.join(MODES[1:])} joined by +"
+            )
+    if len(set(names)) < len(names):
+        raise EnhanceError(f"mode {mode}: names a mode twice")
+    if "base" in names and len(names) > 1:
+        raise EnhanceError(f"mode {mode}: base is the mode without a teacher; leave it out")
+    return tuple(name for name in ("pretrain", "concat", "distill") if name in names)
+
+
+def read_objective(settings: RunConfig) -> dict[str, Any]:
+    """The settings of each mode that a run's mode joins: `DistillConfig` and its kin by name.
+
+    Raises
+    ------
+    EnhanceError
+        For a key that the mode does not have, or a value out of range.
+    """
+    from distill.modes.concat import ConcatConfig
+    from distill.modes.distill import DistillConfig
+    from distill.modes.pretrain import PretrainConfig
+
+    kinds: dict[str, type] = {
+        "distill": DistillConfig, "concat": ConcatConfig, "pretrain": PretrainConfig,
+    }  # fmt: skip
+    names = parts(settings.mode)
+    if len(names) == 1:
+        return {names[0]: parse(kinds[names[0]], settings.objective, "objective")}
+    for key, value in settings.objective.items():
+        if key not in names or not isinstance(value, Mapping):
+            raise EnhanceError(
+                f"objective: key {key!r}: mode {settings.mode} has its settings under "
+                f"{' and '.join(f'objective.{name}' for name in names)}"
+            )
+    return {
+        name: parse(kinds[name], settings.objective.get(name, {}), f"objective.{name}")
+        for name in names
+    }
+
+
+def check_mode(settings: RunConfig) -> None:
+    """Refuse a mode that does not exist, or settings that it does not have; loads nothing.
+
+    Raises
+    ------
+    EnhanceError
+        Names the known modes, or the key at fault.
+    """
+    names = parts(settings.mode)
+    if not names and settings.objective:
+        raise EnhanceError(
+            "objective: mode base has no settings; they belong to --mode distill, concat, pretrain"
+        )
+    if "concat" not in names and settings.model.gcrn.extra_features:
+        raise EnhanceError(
+            f"model.gcrn.extra_features {settings.model.gcrn.extra_features}: mode "
+            f"{settings.mode} has no features beside the audio; mode concat has, and sets it"
+        )
+    if not names:
+        return
+    from distill.modes.concat import check_size
+    from distill.modes.pretrain import check_steps
+
+    found = read_objective(settings)
+    if "concat" in found:
+        check_size(found["concat"], settings.model)
+    if "pretrain" in found:
+        check_steps(found["pretrain"], settings.training)
+
+
+def planned_model(settings: RunConfig) -> ModelConfig:
+    """The model that a run will train, as far as its mode decides about it; loads nothing.
+
+    Raises
+    ------
+    EnhanceError
+        As `check_mode`.
+    """
+    if "concat" not in parts(settings.mode):
+        return settings.model
+    size = read_objective(settings)["concat"].size
+    gcrn = replace(settings.model.gcrn, extra_features=size)
+    return replace(settings.model, gcrn=gcrn)
+
+
+def make_objective(settings: RunConfig, quiet: bool) -> Objective:
+    """The objective that a run's mode stands for.
+
+    Seeds torch, numpy and Python with ``settings.seed`` first, for the objective's own weights.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    quiet
+        No progress bars.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such mode, a setting of it is at fault, or its teacher cannot be loaded.
+    """
+    from lightning_fabric import seed_everything
+
+    check_mode(settings)
+    seed_everything(settings.seed, verbose=False)
+    if not parts(settings.mode):
+        return Enhancement(settings.loss)
+    from distill.modes.concat import Concatenation
+    from distill.modes.distill import Distillation
+    from distill.modes.pretrain import Pretraining
+    from distill.teacher.contract import load
+
+    found = read_objective(settings)
+    teachers: dict[str, Teacher] = {}
+    for config in found.values():  # one that serves two modes is loaded once
+        if config.teacher not in teachers:
+            teachers[config.teacher] = load(config.teacher)
+    model, seed = settings.model, settings.seed
+    objective: Objective = Enhancement(settings.loss)
+    if "distill" in found:
+        own = found["distill"]
+        objective = Distillation.from_run(settings, own, teacher=teachers[own.teacher], quiet=quiet)
+    if "concat" in found:
+        own = found["concat"]
+        objective = Concatenation(own, model, objective, teacher=teachers[own.teacher], seed=seed)
+    if "pretrain" in found:
+        own = found["pretrain"]
+        drawn = own.pretrain_steps * settings.training.batch_size
+        objective = Pretraining(
+            own,
+            model,
+            objective,
+            teacher=teachers[own.teacher],
+            expected_mixtures=int(settings.mixing.natural_share * drawn),
+            seed=seed,
+            quiet=quiet,
+        )
+    return objective
+
+
+def load_model(path: Path | str) -> tuple[WaveformModel, CheckpointInfo]:
+    """`enhance.network.checkpoint.load_model` for models of all modes: finds the teacher of a
+    concat model.
+
+    Raises
+    ------
+    EnhanceError
+        As there; or if the teacher is gone or another one.
+    """
+    from enhance.network import checkpoint
+
+    return checkpoint.load_model(path, find_companion)
+
+
+def find_companion(record: dict[str, Any], model: ModelConfig) -> Companion:
+    """What a saved model needs beside the audio: a `enhance.network.companion.Factory`."""
+    from distill.modes import concat
+
+    return concat.find_companion(record, model)

@@ -1,0 +1,242 @@
+"""Mode `concat`: the enhancer hears, beside its own recurrent output, what a teacher hears.
+
+The teacher listens to the NOISY signal. The chosen hidden states, layer-normalised, are summed
+under learned weights (`distill.teacher.layers.LayerSum`), carried to the frames of the STFT by the
+overlap of their cells (`distill.teacher.frames.resample`), projected to ``size`` features and put
+beside the output of the recurrent bottleneck (`Gcrn.recur`), after the *concat* integration of
+Shankar, Tan, Xu and Kumar (arXiv 2403.01369). The loss is the enhancement loss, no term more.
+
+Layer weights and projection are parts of the model. The teacher stays frozen and is needed at run
+time too; it is not saved: config.json names it with its fingerprint. Its features look ahead over
+the whole recording, so that such a model cannot stream.
+
+In training the teacher is live in each step: mixtures never repeat, so that nothing can be cached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.modes.wrapper import Around
+from distill.teacher.contract import Teacher, check_rate, load
+from distill.teacher.frames import FrameGrid, resample
+from distill.teacher.layers import Layers, LayerSum
+from distill.teacher.windows import listen
+from enhance.config import ModelConfig
+from enhance.errors import EnhanceError
+from enhance.network.companion import Companion, Frozen, OneWave
+from enhance.settings import to_dict
+from enhance.stft import StftConfig
+from enhance.training.objective import Objective
+
+KIND = "teacher-features-1"
+"""Format of `TeacherFeatures.describe`."""
+
+
+@dataclass(frozen=True)
+class ConcatConfig:
+    """Settings of mode `concat`: keys of `objective` in a run's configuration."""
+
+    teacher: str = "mini-wavlm"
+    """Shipped name, folder in the transformers format, checkpoint file, or hub id."""
+    layers: str = "weighted"
+    """Which hidden states are summed under learned weights: `weighted` (all), `first_k:k`,
+    `last_k:k`; `last` and `single:k` take one. `enhance info layers` tells what is claimed of
+    them."""
+    size: int = 64
+    """Features that the sum is projected to, beside the recurrent output: a fifth of `gcrn-small`'s
+    320. Sets `model.gcrn.extra_features`."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise EnhanceError(f"objective.size {self.size}: must be positive")
+
+
+class TeacherFeatures(Companion):
+    """Learned weighted sum of a frozen teacher's layers of the noisy signal, projected.
+
+    A frame of the STFT that no teacher frame reaches (the last, of a signal's end) gets the
+    projection of zeros.
+
+    Parameters
+    ----------
+    teacher
+        Frozen teacher.
+    layers
+        Which of its states.
+    size
+        Features after the projection.
+    stft
+        Framing of the model.
+    seed
+        Of the projection's first weights.
+
+    Raises
+    ------
+    EnhanceError
+        If the teacher has no such layers, or hears another sample rate.
+    """
+
+    def __init__(
+        self, teacher: Teacher, layers: str, size: int, stft: StftConfig, seed: int = 0
+    ) -> None:
+        super().__init__()
+        check_rate(teacher, stft.sample_rate)
+        self.size = size
+        self.frozen = Frozen(teacher)
+        self.layers = Layers.parse(layers, teacher.num_layers)
+        self.source, self.target = FrameGrid.of_teacher(teacher), FrameGrid.of_student(stft)
+        width = self.layers.width(teacher.widths, teacher.name)
+        self.sum = LayerSum(len(self.layers.indices))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.projection = nn.Linear(width, size)
+
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher."""
+        return self.frozen.value
+
+    def forward(self, noisy: Tensor, frames: int) -> Tensor:
+        """Shape: noisy (B, N) -> (B, frames, size)"""
+        with torch.autocast(noisy.device.type, enabled=False):
+            states = listen(self.teacher, self.layers, noisy.float())  # (K, B, T', D)
+            summed = self.sum(states)  # (B, T', D)
+            valid = summed.new_ones(summed.shape[:2], dtype=torch.bool)
+            aligned, _ = resample(summed, valid, self.source, self.target, frames)  # (B, T, D)
+        return self.projection(aligned)
+
+    def one_wave(self) -> OneWave:
+        """For the offline export: see `distill.modes.teacher_features`."""
+        from distill.modes.teacher_features import OneWaveFeatures
+
+        return OneWaveFeatures(self)
+
+    def describe(self) -> dict[str, Any]:
+        """Settings, the teacher's identity and its place."""
+        return {
+            "kind": KIND,
+            "needs": f"the hidden states of teacher {self.teacher.name}",
+            "place": self.teacher.name,
+            "fingerprint": self.teacher.fingerprint,
+            "layers": self.layers.text,
+            "size": self.size,
+        }
+
+
+class Concatenation(Around):
+    """Enhancement with a teacher's features beside the recurrent output.
+
+    Parameters
+    ----------
+    config
+        Settings.
+    model
+        Configuration of the model asked for.
+    inner
+        What is minimised.
+    teacher
+        Frozen teacher; None loads ``config.teacher``.
+    seed
+        Of the projection's first weights.
+
+    Raises
+    ------
+    EnhanceError
+        If the teacher cannot be loaded or does not fit the model.
+    """
+
+    mode = "concat"
+
+    def __init__(
+        self,
+        config: ConcatConfig,
+        model: ModelConfig,
+        inner: Objective,
+        *,
+        teacher: Teacher | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(inner)
+        self.config = config
+        teacher = load(config.teacher) if teacher is None else teacher
+        features = TeacherFeatures(teacher, config.layers, config.size, model.stft, seed)
+        self.model_config(model)  # refuses another width
+        self._features = Frozen(features)  # a part of the model, not of the objective
+
+    def model_config(self, config: ModelConfig) -> ModelConfig:
+        """With `gcrn.extra_features` as wide as the features are."""
+        config = self.inner.model_config(config)
+        check_size(self.config, config)
+        return replace(config, gcrn=replace(config.gcrn, extra_features=self.config.size))
+
+    def companion(self) -> Companion:
+        """What makes the features."""
+        return self._features.value
+
+    def about(self) -> dict[str, Any]:
+        """Settings and the teacher's identity."""
+        teacher = self._features.value.teacher
+        return {
+            **to_dict(self.config),
+            "teacher_fingerprint": teacher.fingerprint,
+            "teacher_causal": teacher.causal,
+        }
+
+    def log(self) -> dict[str, float]:
+        """And which layers the enhancer listens to: their weighted mean, the first, its weight.
+
+        All weights of a kept model are in ``load_model(run)[0].companion.sum.weights``.
+        """
+        features = self._features.value
+        weights = features.sum.weights.tolist()
+        named = list(zip(weights, features.layers.indices, strict=True))
+        weight, top = max(named)
+        mean = sum(share * i for share, i in named)
+        return {
+            **self.inner.log(),
+            "layer_mean": mean,
+            "layer_top": top,
+            "layer_top_weight": weight,
+        }
+
+
+def check_size(config: ConcatConfig, model: ModelConfig) -> None:
+    """Refuse a network whose `extra_features` were set to something else.
+
+    Raises
+    ------
+    EnhanceError
+        Names both settings.
+    """
+    if model.gcrn.extra_features not in (0, config.size):
+        raise EnhanceError(
+            f"model.gcrn.extra_features {model.gcrn.extra_features}: mode concat makes "
+            f"{config.size} features (objective.size); leave extra_features out"
+        )
+
+
+def find_companion(record: dict[str, Any], model: ModelConfig) -> TeacherFeatures:
+    """The companion of a saved model: a `enhance.network.companion.Factory`.
+
+    Raises
+    ------
+    EnhanceError
+        If the record is of another kind, or its teacher cannot be loaded.
+    """
+    if record.get("kind") != KIND:
+        raise EnhanceError(
+            f"config.json: companion of kind {record.get('kind')!r}, this version reads {KIND!r}"
+        )
+    try:
+        teacher = load(record["place"])
+    except EnhanceError as error:
+        raise EnhanceError(
+            f"{error}; the model was trained with this teacher: write where it lies into "
+            "companion.place of the model's config.json"
+        ) from error
+    return TeacherFeatures(teacher, record["layers"], record["size"], model.stft)

@@ -1,0 +1,76 @@
+"""Objectives that stand around another one, which says what the enhancer itself minimises."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from enhance.config import ModelConfig
+from enhance.network.companion import Companion
+from enhance.network.waveform_model import WaveformModel
+from enhance.training.objective import Objective
+
+if TYPE_CHECKING:
+    from enhance.data.clip_store import ClipStore
+
+
+class Around(Objective):
+    """Hands everything on to the objective inside; subclasses add their part.
+
+    Parameters
+    ----------
+    inner
+        What the enhancer minimises, perhaps another such objective.
+    """
+
+    mode: str
+    """Name of the mode that the subclass is."""
+
+    def __init__(self, inner: Objective) -> None:
+        super().__init__()
+        self.inner = inner
+        self.alignment = inner.alignment
+        self.partial = inner.partial
+
+    def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of the objective inside."""
+        return self.inner(model, batch)
+
+    def model_config(self, config: ModelConfig) -> ModelConfig:
+        """As the objective inside has it."""
+        return self.inner.model_config(config)
+
+    def companion(self) -> Companion | None:
+        """That of the objective inside."""
+        return self.inner.companion()
+
+    def prepare(self, speech: ClipStore) -> None:
+        """Prepare the objective inside."""
+        self.inner.prepare(speech)
+
+    def begin_step(self, step: int, model: WaveformModel) -> None:
+        """Tell the objective inside."""
+        self.inner.begin_step(step, model)
+
+    def trains_enhancer(self, step: int) -> bool:
+        """As the objective inside has it."""
+        return self.inner.trains_enhancer(step)
+
+    @abc.abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What the record says of this part alone."""
+
+    def describe(self) -> dict[str, Any]:
+        """Flat for one mode; of a combination, each part under its mode's name."""
+        inner = self.inner.describe()
+        modes = inner.pop("mode")
+        if modes == "base":
+            return {"mode": self.mode, **self.about()}
+        parts = inner if "+" in modes else {modes: inner}
+        return {"mode": f"{self.mode}+{modes}", self.mode: self.about(), **parts}
+
+    def log(self) -> dict[str, float]:
+        """Numbers of the objective inside."""
+        return self.inner.log()

@@ -1,0 +1,1 @@
+"""Self-supervised pre-training: the families, one run for all, what they need."""

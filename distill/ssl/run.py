@@ -1,0 +1,254 @@
+"""Pre-training of a small self-supervised model on unlabelled speech: `enhance pretrain-ssl`.
+
+What the families have in common: files, iterations, one training by `distill.training.loop` in
+each, record and card. What is learnt and how it is measured is behind `distill.ssl.family.Family`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.analysis import phone_probe
+from distill.ssl import card as ssl_card
+from distill.ssl import family as families
+from distill.ssl.config import PretrainConfig
+from distill.ssl.crops import Crop, epochs
+from distill.ssl.data import SslData
+from distill.ssl.family import Family, Work
+from distill.ssl.transformer import KINDS, parameter_count
+from distill.training.loop import Learner, Loop, State, Step, with_threads
+from distill.training.loop import begun as begun_run
+from enhance.errors import EnhanceError
+from enhance.files import read_jsonl, write_json
+from enhance.training.history import HISTORY
+from enhance.training.interrupt import Interrupt
+
+log = logging.getLogger("enhance")
+
+FORMAT = "enhance-ssl-3"
+
+
+def pretrain(
+    config: PretrainConfig,
+    corpus: Path | str,
+    output: Path | str,
+    *,
+    resume: bool = False,
+    probe: Path | str | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Pre-train a model and write its folder.
+
+    Parameters
+    ----------
+    config
+        What to train and how long; its class decides the family.
+    corpus
+        Folder with speech and noise, as `enhance.data.clips.load_clips` reads it.
+    output
+        Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,
+        ``record.json``, ``history.jsonl``, ``README.md``; what a stopped run needs to go on is
+        in its subfolder ``state``.
+    resume
+        Go on from ``output/state``; repeats an unstopped run exactly when limited by steps.
+    probe
+        Folder with phone alignments for `benchmarks.analysis.phone_probe.probe`, measured at the
+        end; None leaves the probe out, and the card says so.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    dict
+        The record (as in ``record.json``), or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
+
+    Raises
+    ------
+    EnhanceError
+        If the corpus or the folder cannot be used, or the loss is not finite.
+    """
+    if probe and config.family not in KINDS:
+        raise EnhanceError(f"--probe: knows the frames of {', '.join(KINDS)} only; leave it out")
+
+    def work() -> dict[str, Any]:
+        with Interrupt() as interrupt:
+            run = Pretraining(config, Path(corpus), Path(output), resume, quiet)
+            return run.run(interrupt)
+
+    record = with_threads(config.threads, work)
+    if "stopped" not in record:
+        found = phone_probe.probe(Path(output), Path(probe), quiet=quiet) if probe else None
+        ssl_card.write(Path(output), found)
+    return record
+
+
+def begun(output: Path | str) -> dict[str, Any]:
+    """Configuration of the run that stands in a folder.
+
+    Raises
+    ------
+    EnhanceError
+        If there is none.
+    """
+    config: dict[str, Any] = begun_run(output, FORMAT)["config"]
+    return config
+
+
+class Pretraining:
+    """One run; see `pretrain`."""
+
+    def __init__(
+        self, config: PretrainConfig, corpus: Path, output: Path, resume: bool, quiet: bool
+    ) -> None:
+        self.config, self.output, self.quiet = config, output, quiet
+        self.loop = Loop(config, output, FORMAT, resume=resume, quiet=quiet)
+        self.data = SslData.open(corpus, config.held_back, config.seed, quiet)
+        heard = _digest(self.data)
+        if resume and self.loop.kept["data"] != heard:
+            raise EnhanceError(
+                f"{output}: was begun with other recordings than those of {corpus}; give the same "
+                "corpus or choose another folder"
+            )
+        if not resume:
+            self.loop.kept = {
+                "data": heard,
+                "iteration": 0,
+                "prepared": False,  # whether units and the like of this iteration are made
+                "before": 0,  # steps of the iterations before
+                "finished": [],  # record of each finished iteration
+            }
+        self.kept = self.loop.kept
+        self.resumed = resume
+        self.family = families.build(config)
+        if resume:
+            self.loop.restore({"model": self.family.model})
+
+    def run(self, interrupt: Interrupt) -> dict[str, Any]:
+        """Do what is left."""
+        config, kept = self.config, self.kept
+        while kept["iteration"] < config.rounds:
+            iteration = kept["iteration"]
+            learner = FamilyLearner(config, self.family, self.data, iteration)
+            unready = self._prepare(learner, interrupt)
+            if unready:
+                how = "--resume makes it again" if self.loop.file.exists() else "nothing to resume"
+                log.warning("stopped while making %s; %s", unready, how)
+                return {"stopped": unready}
+            done = self.loop.train(
+                learner,
+                interrupt,
+                title=f"iteration {iteration + 1}",
+                steps=config.steps_of(iteration),
+                minutes=config.minutes * config.share(iteration),
+                before=kept["before"],
+                place={"iteration": iteration + 1},
+            )
+            if not done:
+                where = f"iteration {iteration + 1}, step {self.loop.state.step}"
+                log.warning("stopped at %s; --resume goes on", where)
+                return {"stopped": where}
+            self._finish_iteration(learner)
+        self.family.save(self.output)
+        record = {
+            "config": self.loop.plain,
+            "data": self.data.describe(),
+            "parameters": parameter_count(self.family.model),
+            "iterations": kept["finished"],
+            "curve": [
+                {k: v for k, v in row.items() if k != "type"}
+                for row in read_jsonl(self.output / HISTORY)
+                if row["type"] == "validation"
+            ],
+        }
+        write_json(self.output / "record.json", record)
+        return record
+
+    def _prepare(self, learner: FamilyLearner, interrupt: Interrupt) -> str:
+        """Let the family make ready; what was being made if interrupted, else ''."""
+        work = Work(
+            iteration=self.kept["iteration"],
+            data=self.data,
+            state=self.loop.file.parent,
+            reuse=self.resumed,
+            begun=self.kept["prepared"],
+            batches=lambda: learner.batches(0),
+            interrupt=interrupt,
+            quiet=self.quiet,
+        )
+        unready = self.family.prepare(work)
+        self.kept["prepared"] = not unready
+        return unready
+
+    def _finish_iteration(self, learner: FamilyLearner) -> None:
+        state, kept = self.loop.state, self.kept
+        row = {"steps": state.step, "seconds": round(state.seconds)}
+        row = {**self.family.report(self.data), **row}
+        log.info("iteration %d: %s", kept["iteration"] + 1, json.dumps(row))
+        kept["iteration"] += 1
+        kept["prepared"] = False
+        kept["before"] += state.step
+        kept["finished"].append(row)
+        self.resumed = False
+        self.loop.state = State()
+        self.loop.save(learner.learnt())
+
+
+class FamilyLearner(Learner):
+    """A family in one iteration, as the loop sees it."""
+
+    def __init__(
+        self, config: PretrainConfig, family: Family, data: SslData, iteration: int
+    ) -> None:
+        self.config, self.family, self.data, self.iteration = config, family, data, iteration
+
+    def learnt(self) -> Mapping[str, nn.Module]:
+        """Model and head."""
+        return self.family.learnt()
+
+    def batches(self, step: int) -> Iterator[tuple[list[Crop], Any]]:
+        """Crops, and what the family makes of them."""
+        config = self.config
+        seed = [config.seed, 1, self.iteration]
+        frames = (round(config.batch_seconds * 50), round(config.crop_seconds * 50))
+        for _, crops in epochs(self.data.speech, self.data.train, *frames, seed, step):
+            rng = np.random.default_rng(
+                np.random.SeedSequence([config.seed, 2, self.iteration, step])
+            )
+            yield crops, self.family.batch(crops, self.data, rng)
+            step += 1
+
+    def forward(self, batch: tuple[list[Crop], Any], step: int) -> Step:
+        """The family's losses, with torch's own randomness a function of the step alone."""
+        crops, made = batch
+        key = [self.config.seed, 4, self.iteration, step]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+            found = self.family.losses(made, step)
+        names = ", ".join(self.data.speech.clips[c.clip].path.name for c in crops[:3])
+        return Step(
+            found.loss,
+            audio=len(crops) * crops[0].frames / 50,
+            means=found.means,
+            shares={"accuracy": (found.correct, found.counted)},
+            heard=f"files {names}, ...",
+        )
+
+    def validate(self) -> dict[str, Any] | None:
+        """The family's figures on held-back files."""
+        return self.family.validate(self.data) if self.data.held else None
+
+
+def _digest(data: SslData) -> str:
+    """What identifies the recordings: names and lengths, in order."""
+    stores = [store for store in (data.speech, data.noise) if store is not None]
+    rows = [[c.path.name, s.length(i)] for s in stores for i, c in enumerate(s.clips)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The contract of a teacher, and its frames, layers, features and cache."""

@@ -1,0 +1,217 @@
+"""Features of whole clips: a frozen teacher, a choice of its layers, and the disk cache.
+
+Training and analysis ask the same cache. What lies in it is raw: one hidden state, before any
+layer norm, under the number of the state, so that ``last``, ``single:L`` and an analysis that
+asks for every state share its files; it is normalised when read. Only where several states become
+one (``first_k:k`` and the like) their normalised mean is kept instead: the states themselves
+would take k times the disk and the reading.
+
+What is made now and what is found later are the same bits, because what is made is given back as
+it will be read. The features of a clip depend on nothing but the teacher and the clip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.teacher.cache import FeatureCache
+from distill.teacher.cache_bound import Room
+from distill.teacher.contract import Teacher
+from distill.teacher.frames import FrameGrid
+from distill.teacher.layers import Layers
+from distill.teacher.windows import hear, spans
+from enhance.errors import EnhanceError
+
+_FORMAT = 2  # counts up whenever the same audio and teacher would give other features
+
+Device = torch.device | str
+
+
+class Features:
+    """What a frozen teacher makes of whole clips, remembered on disk.
+
+    Parameters
+    ----------
+    teacher
+        Frozen teacher.
+    layers
+        Such as ``last`` or ``first_k:4`` (`distill.teacher.layers.Layers`).
+    cache
+        Folder, shared by any teachers, layers and processes: each state of a teacher has a
+        subfolder, wherever the teacher was found.
+    limit_bytes
+        Bound on that whole folder (`distill.teacher.cache_bound`); 0 keeps nothing.
+
+    Raises
+    ------
+    EnhanceError
+        If the teacher has no such layers.
+    """
+
+    def __init__(
+        self, teacher: Teacher, layers: str, cache: Path | str, limit_bytes: float = 20e9
+    ) -> None:
+        self.teacher = teacher
+        self.layers = Layers.parse(layers, teacher.num_layers)
+        self.grid = FrameGrid.of_teacher(teacher)
+        self._room = Room(cache, limit_bytes)
+        self._caches: dict[str, FeatureCache] = {}
+
+    @property
+    def width(self) -> int:
+        """Features D of a frame of `of`.
+
+        Raises
+        ------
+        EnhanceError
+            If the chosen states differ in width; `states` gives them all the same.
+        """
+        return self.layers.width(self.teacher.widths, self.teacher.name)
+
+    @property
+    def cache(self) -> FeatureCache:
+        """Where the features of `of` lie."""
+        first, last = self.layers.indices[0], self.layers.indices[-1]
+        return self._cache(f"state-{first}" if first == last else f"mean-{first}-{last}")
+
+    def of(self, wave: np.ndarray, *, device: Device = "cpu") -> np.ndarray:
+        """Normalised features of one whole clip, found or made now.
+
+        Parameters
+        ----------
+        wave
+            Samples at the teacher's rate, (N,) floating point.
+        device
+            Where the teacher runs if it is asked.
+
+        Returns
+        -------
+        np.ndarray
+            float32 (T', D): each frame has zero mean and unit variance over its features.
+
+        Raises
+        ------
+        EnhanceError
+            If ``wave`` is no clip, the states differ in width, or the teacher gives NaN.
+        """
+        key = self.key(wave)
+        return self.normalized(self.kept(key, len(wave), lambda: wave, device))
+
+    def states(self, wave: np.ndarray, *, device: Device = "cpu") -> list[np.ndarray]:
+        """Each chosen hidden state of one whole clip, raw; one pass makes all that are missing.
+
+        Parameters
+        ----------
+        wave
+            Samples at the teacher's rate, (N,) floating point.
+        device
+            Where the teacher runs if it is asked.
+
+        Returns
+        -------
+        list
+            (T', D of the state) for each of ``layers.indices``, read-only, half precision (single
+            where a value needs it).
+
+        Raises
+        ------
+        EnhanceError
+            If ``wave`` is no clip, or the teacher gives NaN.
+        """
+        key, frames, chosen = self.key(wave), self.teacher.frames(len(wave)), self.layers.indices
+        caches = [self._cache(f"state-{i}") for i in chosen]
+        widths = [self.teacher.widths[i] for i in chosen]
+        found = [c.get(key, (frames, w)) for c, w in zip(caches, widths, strict=True)]
+        missing = [k for k, values in enumerate(found) if values is None]
+        if missing:
+            made = self._hear(wave, device, lambda hidden: hidden[[chosen[k] for k in missing], 0])
+            for k, values in zip(missing, made, strict=True):
+                found[k] = caches[k].put(key, values[:, : widths[k]])
+        return [values for values in found if values is not None]
+
+    def kept(
+        self, key: str, samples: int, wave: Callable[[], np.ndarray], device: Device = "cpu"
+    ) -> np.ndarray:
+        """The clip's features as the cache keeps them, made now where it has none.
+
+        Parameters
+        ----------
+        key
+            Of the clip.
+        samples
+            Its length.
+        wave
+            Gives its samples, if they are needed.
+        device
+            Where the teacher runs if it is asked.
+
+        Returns
+        -------
+        np.ndarray
+            (T', D), read-only, for `normalized`.
+        """
+        found = self.cache.get(key, (self.teacher.frames(samples), self.width))
+        return self.make(key, wave(), device) if found is None else found
+
+    def make(self, key: str, wave: np.ndarray, device: Device = "cpu") -> np.ndarray:
+        """As `kept`, by the teacher in any case."""
+
+        def take(hidden: Tensor) -> Tensor:
+            if len(self.layers.indices) == 1:
+                return hidden[self.layers.indices[0], 0, :, : self.width]
+            return self.layers.select(hidden, self.width)[0]
+
+        return self.cache.put(key, self._hear(wave, device, take))
+
+    def normalized(self, kept: np.ndarray) -> np.ndarray:
+        """Features of any frames of what `kept` gave.
+
+        Shape: (T, D) -> float32 (T, D)
+        """
+        values = np.array(kept, np.float32)
+        if len(self.layers.indices) > 1:  # a mean, which is normalised
+            return values
+        normalized: np.ndarray = F.layer_norm(torch.from_numpy(values), values.shape[-1:]).numpy()
+        return normalized
+
+    @staticmethod
+    def key(wave: np.ndarray) -> str:
+        """Cache key of a clip: every sample of its audio.
+
+        Raises
+        ------
+        EnhanceError
+            If it is not one channel of floating point samples.
+        """
+        if wave.ndim != 1 or wave.dtype.kind != "f":
+            raise EnhanceError(
+                f"features: a clip is one channel of floating point samples, not {wave.dtype} "
+                f"of shape {wave.shape}"
+            )
+        return hashlib.sha256(np.ascontiguousarray(wave, dtype="<f4").tobytes()).hexdigest()
+
+    def _hear(
+        self, wave: np.ndarray, device: Device, take: Callable[[Tensor], Tensor]
+    ) -> np.ndarray:
+        """By the live teacher, one clip at a time, long ones in windows.
+
+        Never in a batch with others: rounding would then depend on the company, and what is made
+        before training would differ from what is made in it.
+        """
+        waves = torch.from_numpy(np.array(wave, np.float32)).to(device)[None]
+        heard: np.ndarray = hear(self.teacher, waves, take).cpu().numpy()
+        return heard
+
+    def _cache(self, what: str) -> FeatureCache:
+        if what not in self._caches:
+            kind = f"{_FORMAT}|{self.teacher.fingerprint}|{spans(self.teacher)}|{what}"
+            name = f"{what}-{hashlib.sha256(kind.encode()).hexdigest()[:16]}"
+            self._caches[what] = FeatureCache(self._room, name)
+        return self._caches[what]

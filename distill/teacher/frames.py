@@ -1,0 +1,117 @@
+"""Where the frames of two models meet: resampling by the overlap of cells, in samples.
+
+A frame "owns" one stride of samples centred on its field: frame t of a grid owns
+``[offset + t stride + (field - stride)/2, + stride)``. Cells of one grid tile the line without
+gap or overlap. A frame of another grid takes the mean of the frames whose cells its own cell
+overlaps, weighted by the overlap. Grids of equal offset, stride and field map onto each other
+by the identity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from enhance.errors import EnhanceError
+from enhance.stft import StftConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill.teacher.contract import Teacher
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """Frames on the sample axis: frame t sees ``[offset + t stride, + field)``."""
+
+    offset: int
+    """First sample of frame 0's field."""
+    stride: int
+    """Samples from frame to frame."""
+    field: int
+    """Samples of one frame's field."""
+
+    def __post_init__(self) -> None:
+        if self.stride <= 0 or self.field <= 0:
+            raise EnhanceError(f"{self}: stride and field must be positive")
+
+    @classmethod
+    def of_teacher(cls, teacher: Teacher) -> FrameGrid:
+        """The grid of a teacher's hidden states."""
+        return cls(teacher.offset_samples, teacher.stride_samples, teacher.field_samples)
+
+    @classmethod
+    def of_student(cls, config: StftConfig) -> FrameGrid:
+        """The grid of the enhancer's STFT: frame t covers ``[t hop - overlap, t hop + hop)``."""
+        return cls(-config.overlap, config.hop_length, config.window_length)
+
+    def cells(self, frames: int) -> np.ndarray:
+        """Where each frame's cell starts, in HALF samples so that odd differences stay exact.
+
+        Shape: int64 (frames,)
+        """
+        starts = 2 * self.offset + 2 * self.stride * np.arange(frames, dtype=np.int64)
+        return starts + (self.field - self.stride)
+
+    def owned(self, start: int, length: int, frames: int) -> range:
+        """Frames whose cell has its centre in the samples ``[start, start + length)``."""
+        middle = 2 * self.offset + self.field  # of frame 0, in half samples
+        first = -((middle - 2 * start) // (2 * self.stride))
+        stop = -((middle - 2 * (start + length)) // (2 * self.stride))
+        return range(max(first, 0), max(min(stop, frames), max(first, 0)))
+
+
+@lru_cache(maxsize=64)
+def overlaps(
+    source: FrameGrid, target: FrameGrid, source_frames: int, target_frames: int
+) -> np.ndarray:
+    """Share of each target cell that each source cell covers.
+
+    Shape: float32 (target_frames, source_frames); a row sums to at most one, and to less at the
+    ends, where no source frame is.
+    """
+    a = target.cells(target_frames)[:, None]  # (T, 1), half samples
+    b = source.cells(source_frames)[None, :]  # (1, T')
+    ends = np.minimum(a + 2 * target.stride, b + 2 * source.stride)
+    shared = np.maximum(ends - np.maximum(a, b), 0)
+    share = (shared / (2 * target.stride)).astype(np.float32)
+    share.flags.writeable = False  # the array is handed to every caller
+    return share
+
+
+def resample(
+    values: Tensor, valid: Tensor, source: FrameGrid, target: FrameGrid, frames: int
+) -> tuple[Tensor, Tensor]:
+    """Carry features from one frame rate to another by the overlap of cells.
+
+    Parameters
+    ----------
+    values
+        Features on the source grid, (B, T', D).
+    valid
+        Which of them count, bool (B, T').
+    source, target
+        The two grids.
+    frames
+        Frames T wanted.
+
+    Returns
+    -------
+    values
+        Overlap-weighted mean of the valid source frames, (B, T, D); zero where there is none.
+    valid
+        bool (B, T): at least half of the cell is covered by valid source frames.
+    """
+    import torch
+
+    weights = torch.tensor(overlaps(source, target, values.shape[1], frames)).to(values)  # (T, T')
+    counts = valid.to(values)
+    cover = counts @ weights.T  # (B, T)
+    summed = weights @ (values * counts[..., None])  # (B, T, D)
+    mean = torch.where(cover[..., None] > 0, summed / cover[..., None].clamp_min(1e-9), 0.0)
+    # Half, less a rounding error of float32: three thirds of a cell may sum to 0.99999994.
+    return mean, cover >= 0.5 - 1e-4

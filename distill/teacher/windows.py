@@ -1,0 +1,120 @@
+"""Long recordings in windows: attention costs memory by the square of the length.
+
+A window hears more than is kept of it: a context to each side, which covers whatever the teacher's
+convolutions reach, the zeros before a window included. What then still differs from hearing the
+recording whole depends on the teacher:
+
+* convolutions come out the same, to float32 rounding: so state 0 of a transformer whose front end
+  has a layer norm, where the input is not normalised;
+* attention hears the window and not the recording, in every frame alike: more context does not
+  bring it nearer. On a minute of joined clips the shipped mini-wavlm (whose input is normalised)
+  gave a cosine to the whole of 1.000 in state 0 and 0.971 in state 6;
+* statistics over time are those of the window: the group norms of Base front ends, of wav2vec and
+  of vq-wav2vec (all their states), the level where the input is normalised, and the loudest bin,
+  mean spectrum and squeeze-excitation of ECAPA-TDNN. On the same minute a small wav2vec gave 0.998
+  to 0.988, an ECAPA-TDNN 0.986 to 0.977.
+
+A recording up to 30 s is heard whole, so that nothing differs there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill.teacher.contract import Teacher
+from distill.teacher.layers import Layers
+
+WINDOW_SECONDS = 30.0
+"""Files longer than this are embedded in windows of it."""
+CONTEXT_SECONDS = 4.0
+"""Frames this near to a cut between windows are taken from the other window. Attention has no end,
+and 4 s hold several words; the convolutions of the known teachers reach 1.3 s at most, and where
+one reaches further it has what it needs."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames ``[first, first + window)`` are heard, ``[begin, end)`` of them are kept."""
+
+    first: int
+    begin: int
+    end: int
+
+
+def spans(teacher: Teacher) -> tuple[int, int]:
+    """Frames of a window, and of its context to either side.
+
+    The context is at least what convolutions reach, and the frames whose own field passes the
+    window's ends. At least half of a window is kept.
+    """
+    stride, rate = teacher.stride_samples, teacher.sample_rate
+    needed = teacher.reach_frames + math.ceil(teacher.field_samples / stride)
+    context = max(int(CONTEXT_SECONDS * rate) // stride, needed)
+    return max(int(WINDOW_SECONDS * rate) // stride, 4 * context), context
+
+
+def windows(total: int, teacher: Teacher) -> Iterator[tuple[Window, slice]]:
+    """Cut ``total`` frames into windows that overlap by twice the context.
+
+    Yields
+    ------
+    Window
+        Frames heard and frames kept; the kept parts tile the whole.
+    slice
+        Samples to hand to the teacher for it.
+    """
+    stride = teacher.stride_samples
+    window, context = spans(teacher)
+    first, begin = 0, 0
+    while begin < total:
+        last = total - first <= window
+        end = total if last else first + window - context
+        stop = None if last else (first + window) * stride
+        yield Window(first, begin, end), slice(first * stride, stop)
+        begin, first = end, end - context
+
+
+@torch.no_grad()
+def hear(teacher: Teacher, waves: Tensor, take: Callable[[Tensor], Tensor]) -> Tensor:
+    """What is taken of the states of equally long waves, long ones in windows.
+
+    Equal lengths need no mask, and teachers with group norm over time take them in one batch.
+
+    Parameters
+    ----------
+    teacher
+        Moved to the waves' device.
+    waves
+        (B, N).
+    take
+        What to keep of hidden states (L + 1, B, t, D), frame by frame: it gives (..., t, D').
+
+    Returns
+    -------
+    Tensor
+        (..., T', D'), without gradient.
+    """
+    teacher.to(waves.device)
+    total = teacher.frames(waves.shape[1])
+    parts = []
+    for window, samples in windows(total, teacher):
+        part = waves[:, samples]
+        hidden = teacher(part, torch.full((len(part),), part.shape[1]))[0]
+        parts.append(take(hidden[:, :, window.begin - window.first : window.end - window.first]))
+    if not parts:  # too short for a frame
+        parts = [take(waves.new_zeros(len(teacher.widths), len(waves), 0, max(teacher.widths)))]
+    return torch.cat(parts, dim=-2)
+
+
+def listen(teacher: Teacher, layers: Layers, waves: Tensor) -> Tensor:
+    """Normalised states of a batch of equally long waves: see `hear`.
+
+    Shape: waves (B, N) -> float32 (K, B, T', D), without gradient
+    """
+    width = layers.width(teacher.widths, teacher.name)
+    return hear(teacher, waves, lambda hidden: layers.normalized(hidden, width))

@@ -1,0 +1,1 @@
+"""What the trainings of this package share."""

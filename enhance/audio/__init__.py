@@ -1,0 +1,1 @@
+"""Audio files of any length: reading, writing, resampling, block by block."""

@@ -1,0 +1,303 @@
+"""The front door: one thin function per command, heavy imports inside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from enhance.cli import ctc, measure, speaker
+from enhance.cli import teachers as ssl
+from enhance.cli.analyze import analyze_app
+from enhance.cli.data import data_app
+from enhance.cli.options import Force, Quiet
+from enhance.errors import EnhanceError, require
+
+app = typer.Typer(
+    help="Causal speech enhancement at very low SNR: train, distil, export, prove, measure, run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help starts in half the time
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_app, name="data")
+app.add_typer(analyze_app, name="analyze")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from enhance import __version__
+
+        typer.echo(f"enhance {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file or folder.")],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="[OUTPUT]", help="File or folder to write.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Shipped name, ONNX file, or hub id.")
+    ] = "default",
+    force: Force = False,
+    num_threads: Annotated[int, typer.Option(min=1, help="Threads of the model.")] = 1,
+    strength: Annotated[
+        float, typer.Option(help="Share of the cleaned signal, 0 to 1; the rest is the input.")
+    ] = 1.0,
+    atten_limit: Annotated[
+        float | None,
+        typer.Option(metavar="DB", help="Suppress nothing by more than this.  [default: no limit]"),
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Name each file.")] = False,
+) -> None:
+    """Clean a recording, or every recording below a folder.
+
+    The output has the input's length, rate and channels, and is aligned with it to the sample.
+    """
+    from enhance.device.clean import run_path
+
+    run_path(
+        source,
+        target,
+        model=model,
+        force=force,
+        num_threads=num_threads,
+        strength=strength,
+        atten_limit=atten_limit,
+        quiet=quiet,
+        verbose=verbose,
+    )
+
+
+@app.command()
+def train(
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="base|distill|concat|pretrain|A+B",
+            help="What the network learns from.  [default: base]",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="YAML file, see configs/.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override one setting; repeatable."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the run.  [default: a new one below runs/]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where --run, or the newest run, stopped.")
+    ] = False,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose weights a new run starts from.")
+    ] = None,
+    branch: Annotated[
+        Path | None,
+        typer.Option(help="Run whose whole state, and settings, a new run goes on from."),
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processes, or GPUs, per node.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Lightning Fabric's strategy.")] = "auto",
+    num_nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train an enhancer.
+
+    Without data named, on the built-in synthetic corpus; modes with a teacher bring their own.
+
+    Ctrl-C saves and stops, --resume goes on. A resumed run keeps its own configuration, which
+    --set may extend (training.steps, training.minutes).
+
+    --branch RUN leaves RUN as it is; its budget counts from there. With --set
+    training.schedule=wsd, training.decay_share=1 and training.steps=N it is a decay in N steps.
+    """
+    require("train", "torch", "lightning_fabric", "safetensors", "yaml", "pesq", "tensorboard")
+    from distill.modes.choose import make_objective
+    from enhance.network.checkpoint import newest_run
+    from enhance.settings import load_run
+    from enhance.training.loop import fit
+
+    if branch is not None and (resume or init is not None):
+        raise EnhanceError("enhance train: --branch starts a run; leave --resume and --init out")
+    if branch is not None and config is None:
+        config = branch / "config.yaml"
+    if resume and run is None:
+        run = newest_run(kept=False)
+    if resume and config is None and run is not None:
+        config = run / "config.yaml"
+    assignments = list(assign or [])
+    if mode is not None:
+        assignments.append(f"mode={mode}")
+    settings = load_run(config, assignments)
+    if run is None:
+        run = Path("runs") / f"{settings.mode}-{time.strftime('%Y%m%d-%H%M%S')}"
+    summary = fit(
+        settings,
+        make_objective(settings, quiet),
+        run,
+        resume=resume,
+        devices=devices,
+        strategy=strategy,
+        num_nodes=num_nodes,
+        accelerator=accelerator,
+        init=init,
+        branch=branch,
+        quiet=quiet,
+    )
+    if summary["stopped"] != "finished":
+        raise typer.Exit(128 + int(signal.Signals[summary["stopped"]]))
+
+
+@app.command()
+def snapshot(
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder.  [default: the newest run]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to make.  [default: RUN-snapshot]")
+    ] = None,
+    limit_mb: Annotated[float, typer.Option(help="Largest size of the folder.")] = 4.0,
+    force: Force = False,
+) -> None:
+    """Write a run's state in half precision: a small folder for enhance train --branch."""
+    require("train", "torch", "safetensors", "yaml")
+    from enhance.network.checkpoint import newest_run
+    from enhance.training.snapshot import snapshot as write
+
+    run = run or newest_run(kept=False)
+    out = out or run.with_name(f"{run.name}-snapshot")
+    made = write(run, out, limit_mb=limit_mb, force=force)
+    print(f"{out}: step {made['step']}, {made['bytes'] / 1e6:.2f} MB")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Run or checkpoint folder.  [default: the newest run]")
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write a streaming ONNX file.")] = False,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Write an ONNX file for whole recordings, any mode."),
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="And one with int8 arithmetic.")] = False,
+    int8_weights: Annotated[
+        bool, typer.Option("--int8-weights", help="And one with int8 weights, float arithmetic.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="ONNX file.  [default: in the run folder]")
+    ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option("--set", help="Evaluation set to calibrate and certify on, real audio."),
+    ] = None,
+    require_faster: Annotated[
+        bool, typer.Option("--require-faster", help="Refuse an int8 file that is not faster.")
+    ] = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export one ONNX file and its certificate.
+
+    A model of mode concat cannot stream, its teacher looks ahead: --offline puts both in one file.
+    The certificate proves on real clips that the file equals the trained model.
+    """
+    require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
+    if not onnx and not offline:
+        raise EnhanceError("enhance export: name a format: --onnx (a stream) or --offline")
+    if offline and (onnx or int8 or int8_weights or require_faster):
+        raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
+    from enhance.network.checkpoint import newest_run
+
+    folder = checkpoint or newest_run()
+    if offline:
+        from distill.modes.choose import find_companion
+        from export.offline import export_offline
+
+        place = out or folder / f"{folder.name}.offline.onnx"
+        export_offline(folder, place, find_companion, clips=clips, force=force, quiet=quiet)
+        return
+    from export.stream import export_model
+
+    export_model(
+        folder,
+        out or folder / f"{folder.name}.onnx",
+        int8=int8,
+        int8_weights=int8_weights,
+        clips=clips,
+        require_faster=require_faster,
+        force=force,
+        quiet=quiet,
+    )
+
+
+for _command in (measure.evaluate, measure.bench, measure.guard, measure.card, measure.compare):
+    app.command()(_command)
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Preset, checkpoint folder, ONNX file or shipped name; or layers: what is claimed "
+            "of a teacher's layers."
+        ),
+    ] = None,
+    framing: Annotated[str, typer.Option(help="Framing of a preset.")] = "25-20",
+) -> None:
+    """Print parameters, MAC/s, size, framing and latency."""
+    if model == "layers":
+        from benchmarks.analysis.claims import show
+
+        show()
+        return
+    from enhance.cli.info import describe
+
+    describe(model, framing)
+
+
+app.command("pretrain-ssl")(ssl.pretrain_ssl)
+app.command("pretrain-speaker")(speaker.pretrain_speaker)
+app.command("finetune-ctc")(ctc.finetune_ctc)
+app.command()(ssl.teachers)
+
+
+def main() -> None:
+    """Run the command line: errors become one line and exit code 2, Ctrl-C exit code 130."""
+    try:
+        app()
+    except EnhanceError as error:
+        print(f"enhance: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("enhance: stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

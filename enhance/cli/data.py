@@ -1,0 +1,152 @@
+"""`enhance data`: manifests, evaluation sets, example audio."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from enhance.cli.options import Cluster, Force, Quiet, Snr
+from enhance.errors import EnhanceError, require
+
+data_app = typer.Typer(help="Manifests, evaluation sets, example audio.", no_args_is_help=True)
+
+
+@data_app.command("manifest")
+def data_manifest(
+    folder: Annotated[Path, typer.Argument(help="Folder of recordings.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File.  [default: FOLDER/manifest.jsonl]")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="speech or noise, for all of them.")] = "",
+    source: Annotated[str, typer.Option(help="Name of the data set.")] = "",
+    speaker: Annotated[
+        str, typer.Option(help="Pattern whose first group is the speaker in a path.")
+    ] = "",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a manifest (JSON lines) of a folder of recordings.
+
+    Without --kind, files below a folder named speech (or clean, noise) are labelled so.
+    """
+    from enhance.data.manifest import make_manifest
+
+    path, clips, problems = make_manifest(
+        folder, out, kind=kind, source=source, speaker=speaker, force=force, quiet=quiet
+    )
+    hours = sum(clip.duration for clip in clips) / 3600
+    print(f"{path}: {len(clips)} files, {hours:.2f} h")
+    for line in problems:
+        print(f"left out: {line}", file=sys.stderr)
+    if problems:
+        raise EnhanceError(f"{folder}: {len(problems)} files were left out, the others are listed")
+
+
+@data_app.command("mix")
+def data_mix(
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to make.  [default: one below sets/]")
+    ] = None,
+    corpus: Annotated[
+        str, typer.Option(help="Folder with speech and noise.  [default: built-in, synthetic]")
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="YAML file whose data to take.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a setting, as in train."),
+    ] = None,
+    held_back: Annotated[
+        bool, typer.Option("--held-back", help="Only what training keeps for validation.")
+    ] = False,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only the sources of data.held_out.")
+    ] = False,
+    snr: Snr = -5.0,
+    count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 500,
+    seconds: Annotated[float, typer.Option(help="Length of each.")] = 4.0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another set.")] = 0,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Freeze an evaluation set: clean and noisy pairs at one SNR, hashed."""
+    from enhance.config import DataConfig
+    from enhance.data.evaluation_set import mix
+
+    require("train", "scipy")
+    data = DataConfig(corpus=corpus)
+    if config or assign:
+        from enhance.settings import load_run
+
+        extra = [f"data.corpus={corpus}"] if corpus else []
+        data = load_run(config, [*(assign or []), *extra]).data
+    if out is None:
+        name = Path(data.corpus).resolve().name if data.corpus else "own"
+        name = name if data.corpus or data.speech or data.noise else "synthetic"
+        name += "-held-out" if held_out else ""
+        out = Path("sets") / f"{name}-snr{snr:g}-{count}x{seconds:g}s-seed{seed}"
+    found = mix(
+        data,
+        out,
+        held_back=held_back,
+        held_out=held_out,
+        snr_db=snr,
+        count=count,
+        seconds=seconds,
+        seed=seed,
+        force=force,
+        quiet=quiet,
+    )
+    print(f"{out}: {len(found.pairs)} pairs at {snr:g} dB, set {found.hash}")
+
+
+@data_app.command("example")
+def data_example(
+    out: Annotated[Path, typer.Argument(help="WAV file to write.")],
+    snr: Snr = -5.0,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one noisy example from the built-in synthetic corpus."""
+    from enhance.audio.read import read
+    from enhance.audio.write import write
+    from enhance.data.evaluation_set import builtin_set
+
+    if out.exists() and not force:
+        raise EnhanceError(f"{out}: exists already; overwrite it with --force")
+    _, _, noisy, _ = builtin_set(snr, quiet=quiet).pairs[0]
+    wave = read(noisy)
+    write(out, wave, 16000)
+    print(f"{out}: {len(wave) / 16000:.1f} s of synthetic speech in noise at {snr:g} dB")
+
+
+@data_app.command("features")
+def data_features(
+    corpus: Annotated[str, typer.Argument(help="Folder with speech, or a manifest.")],
+    teacher: Annotated[
+        str, typer.Option(help="Shipped name, folder, file or hub id.")
+    ] = "mini-wavlm",
+    layers: Annotated[str, typer.Option(help="Hidden states, such as single:3.")] = "last",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of features.  [default: the user's cache]")
+    ] = None,
+    cache_gb: Annotated[float, typer.Option(min=0, help="Bound on that folder.")] = 20.0,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    cluster: Cluster = "",
+    quiet: Quiet = False,
+) -> None:
+    """Let a teacher hear the speech of a corpus, so that training and analysis need not wait."""
+    require("train", "torch", "transformers", "safetensors")
+    from distill.extract import Wanted, extract
+    from enhance.data.clips import DataConfig, load_clips
+    from enhance.files import cache_folder
+    from enhance.measure.timing import cores
+
+    speech, _ = load_clips(DataConfig(corpus=corpus), quiet=quiet)
+    wanted = Wanted(teacher, layers, (cache or cache_folder("features")).resolve(), cache_gb)
+    found = extract(speech, wanted, jobs=jobs or cores(), cluster=cluster, quiet=quiet)
+    print(f"{wanted.cache}: {found.made} clips added, {found.found} were there")

@@ -1,0 +1,132 @@
+"""What `enhance info` prints: size, arithmetic, framing and latency of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from enhance.config import MODELS, GcrnConfig, ModelConfig
+from enhance.device.hub import find_model, shipped_models
+from enhance.errors import EnhanceError, require
+from enhance.settings import parse
+from enhance.stft import FRAMINGS, StftConfig
+
+
+def describe(model: str | None, framing: str = "25-20") -> None:
+    """Print one model, or all presets and shipped models.
+
+    Parameters
+    ----------
+    model
+        Preset, checkpoint folder, ONNX file or shipped name; None for all there are.
+    framing
+        Framing preset for network presets.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such model or framing.
+    """
+    if framing not in FRAMINGS:
+        raise EnhanceError(f"--framing {framing}: known: {', '.join(FRAMINGS)}")
+    if model is not None:
+        facts = [_facts(model, framing)]
+    else:
+        require("train", "torch")
+        facts = [_facts(name, framing) for name in (*MODELS, *shipped_models())]
+    table = Table(box=None, header_style="bold")
+    table.add_column("")
+    for fact in facts:
+        table.add_column(fact["model"], justify="right")
+    for key in (
+        "kind",
+        "parameters",
+        "MAC/s",
+        "size",
+        "window/hop",
+        "latency",
+        "network",
+        "licence",
+        "needs",
+    ):
+        if key == "needs" and not any(key in fact for fact in facts):
+            continue
+        table.add_row(key, *(str(fact.get(key, "")) for fact in facts))
+    Console(soft_wrap=True).print(table)
+
+
+def _facts(model: str, framing: str) -> dict[str, Any]:
+    if model in MODELS:
+        return _of_config(model, "preset", ModelConfig(FRAMINGS[framing], MODELS[model]))
+    if Path(model).is_dir():
+        require("train", "torch", "safetensors")
+        from enhance.network.checkpoint import read_info
+
+        info = read_info(model)
+        facts = _of_config(model, "checkpoint", info.config)
+        if info.companion is not None:
+            facts["needs"] = f"{info.companion.get('needs')}, at run time: offline only"
+        return facts
+    from enhance.device.enhancer import Enhancer
+
+    enhancer = Enhancer.from_pretrained(model)
+    m = enhancer.metadata
+    if m.get("model_type") != "gcrn":
+        raise EnhanceError(f"{model}: is a streaming enhancer of another kind than gcrn")
+    stft = StftConfig(
+        *(int(m[k]) for k in ("sample_rate", "window_length", "hop_length", "fft_size"))
+    )
+    return {
+        "model": model,
+        "kind": f"ONNX, {m['quantization']} quantisation",
+        "parameters": f"{int(m['parameters']):,}",
+        "MAC/s": f"{int(m['macs_per_second']) / 1e6:,.1f} M",
+        "size": f"{find_model(model).stat().st_size / 1e6:.2f} MB",
+        "network": _network(parse(ModelConfig, json.loads(m["config"]), model).gcrn),
+        "licence": m.get("licence", ""),
+        **_framing(stft),
+    }
+
+
+def _of_config(name: str, kind: str, config: ModelConfig) -> dict[str, Any]:
+    require("train", "torch")
+    from enhance.network.waveform_model import WaveformModel
+
+    parameters = sum(p.numel() for p in WaveformModel(config).parameters())
+    return {
+        "model": name,
+        "kind": kind,
+        "parameters": f"{parameters:,}",
+        "MAC/s": f"{macs_per_second(config) / 1e6:,.1f} M",
+        "size": f"{4 * parameters / 1e6:.2f} MB of fp32 weights",
+        "network": _network(config.gcrn),
+        **_framing(config.stft),
+    }
+
+
+def _network(c: GcrnConfig) -> str:
+    channels = "-".join(map(str, c.channels))
+    return f"{channels}, {c.rnn_layers} x {c.cell} {c.hidden} in {c.groups} groups, {c.output}"
+
+
+def _framing(c: StftConfig) -> dict[str, str]:
+    ms = 1000 / c.sample_rate
+    return {
+        "window/hop": f"{c.window_length}/{c.hop_length} at {c.sample_rate} Hz",
+        "latency": f"{c.algorithmic_latency_samples * ms:.0f} ms algorithmic "
+        f"({c.latency_samples} samples late)",
+    }
+
+
+def macs_per_second(config: ModelConfig) -> int:
+    """Multiply-accumulates per second of audio: network and both transforms."""
+    require("train", "torch")
+    from enhance.network.gcrn import macs_per_frame
+
+    c = config.stft
+    frame = macs_per_frame(config.gcrn, c.bins) + 2 * (c.window_length * 2 * c.bins)
+    return frame * c.sample_rate // c.hop_length

@@ -1,0 +1,241 @@
+"""Commands that measure: evaluate, bench, guard, card, compare."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from enhance.cli.options import Cluster, Force, Quiet, Snr
+from enhance.errors import require
+
+
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Checkpoint folders, ONNX files, shipped names, or noisy.  [default: newest run]",
+        ),
+    ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]"),
+    ] = None,
+    snr: Snr = -5.0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
+        "report"
+    ),
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    cluster: Cluster = "",
+    limit: Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Measure PESQ-WB, STOI, ESTOI, SI-SDR at a fixed SNR."""
+    require("bench", "pesq", "pystoi", "matplotlib")
+    from benchmarks.pages.report import show_evaluation
+    from benchmarks.quality.evaluate import evaluate as measure
+
+    show_evaluation(
+        measure(
+            models or (),
+            set=clips,
+            snr=snr,
+            out=out,
+            jobs=jobs,
+            cluster=cluster,
+            limit=limit,
+            quiet=quiet,
+        )
+    )
+
+
+def bench(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="ONNX files or shipped names."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Audio seconds per model and regime.")] = 4.0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
+        "report"
+    ),
+    quiet: Quiet = False,
+) -> None:
+    """Time models frame by frame, side by side.
+
+    One thread; hot (back to back), cold (caches used by something else) and paced (a live call).
+    """
+    require("bench", "psutil", "matplotlib")
+    from benchmarks.latency.bench import bench as measure
+    from benchmarks.pages.report import show_bench
+
+    show_bench(measure(models or ["default"], seconds=seconds, out=out, quiet=quiet))
+
+
+def guard(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="ONNX files, shipped names or run folders."),
+    ],
+    clips: Annotated[
+        Path | None,
+        typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]"),
+    ] = None,
+    speech: Annotated[
+        Path | None, typer.Option(help="Clean speech in another language; else not measured.")
+    ] = None,
+    noise: Annotated[
+        Path | None, typer.Option(help="Noise instead of the set's, alone and with --speech.")
+    ] = None,
+    music: Annotated[Path | None, typer.Option(help="Music; else a piece is made.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
+        "report"
+    ),
+    limit: Annotated[int, typer.Option(help="Clips of each condition.")] = 48,
+    sex: Annotated[
+        str | None,
+        typer.Option(help="Pattern whose first group is f or m in a speaker's name."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 1 where a bound is passed.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure whether models harm what they should leave alone.
+
+    Clean, quiet and loud speech, mild noise, silence, music, another language; women and men;
+    speakers heard in training or not. Each figure is held against a bound: pass or FAIL.
+    """
+    require("measure", "pesq", "pystoi", "scipy")
+    from benchmarks.guard.run import SEX
+    from benchmarks.guard.run import guard as measure
+    from benchmarks.guard.tables import show_guard
+
+    found = measure(
+        models,
+        clips,
+        out,
+        speech=speech,
+        noise=noise,
+        music=music,
+        limit=limit,
+        sex=SEX if sex is None else sex,
+        jobs=jobs,
+        quiet=quiet,
+    )
+    show_guard(found)
+    if strict and found.failed:
+        raise typer.Exit(1)
+
+
+def card(
+    model: Annotated[str, typer.Argument(help="ONNX file or shipped name.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run that trained it.")],
+    results: Annotated[
+        list[Path],
+        typer.Option(help="Report folder or results.jsonl of evaluate, guard, bench; repeatable."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File.  [default: NAME.md beside MODEL]")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Where the training corpus lies, if it has moved.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Preset that the command shall name.")
+    ] = None,
+    notes: Annotated[
+        Path | None, typer.Option(help="Markdown on intended use and limits, put in as it is.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write a model card from measured records, and from nothing else.
+
+    Every record must be of this very file: certificate, run, evaluation, guard and bench are
+    checked against its hash, and a missing or strange one is refused.
+    """
+    require("train", "yaml")
+    from benchmarks.pages.card import write_card
+
+    path = write_card(
+        model,
+        run,
+        results,
+        out,
+        corpus=corpus,
+        config=config,
+        notes=notes,
+        force=force,
+    )
+    print(f"{path}: written")
+
+
+def compare(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of named runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder of the study.  [default: runs/STUDY]"),
+    ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option(
+            "--set", help="Folder with clean/ and noisy/.  [default: as before, or synthetic]"
+        ),
+    ] = None,
+    snr: Annotated[
+        float | None, typer.Option(help="SNR of the set in dB.  [default: as before, or -5]")
+    ] = None,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY.KEY=VALUE", help="Override one setting of the base; repeatable."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this run; repeatable.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a process each.")] = 1,
+    cluster: Cluster = "",
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    report: Annotated[
+        bool, typer.Option("--report", help="Only write the tables anew; train nothing.")
+    ] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Write the report to this Markdown file too.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("-f", "--force", help="Train runs anew whose settings changed.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train many runs under one budget and compare them in pairs.
+
+    Stop it at any time: the same command goes on. Several may work on one folder at once.
+    """
+    require("train", "torch", "lightning_fabric", "safetensors", "yaml", "tensorboard")
+    require("export", "onnx", "onnxscript")
+    require("bench", "pesq", "pystoi", "psutil", "matplotlib")
+    from benchmarks.study.compare import compare as carry_out
+    from benchmarks.study.compare import show_comparison
+
+    found = carry_out(
+        study,
+        out,
+        clips=clips,
+        snr=snr,
+        base=base or (),
+        only=only or (),
+        jobs=jobs,
+        cluster=cluster,
+        accelerator=accelerator,
+        force=force,
+        report=report,
+        table=table,
+        quiet=quiet,
+    )
+    show_comparison(found)
+    if found.stopped:
+        print("enhance: stopped and saved; the same command goes on", file=sys.stderr)
+        raise typer.Exit(128 + int(signal.Signals[found.stopped]))

@@ -1,0 +1,1 @@
+"""The built-in corpus: voices and noises from formulas."""

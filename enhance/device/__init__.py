@@ -1,0 +1,1 @@
+"""What runs on the device: enhancers, where models are found, files and folders."""

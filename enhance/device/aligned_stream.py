@@ -1,0 +1,107 @@
+"""A stream of any rate and channel count through a model that knows one rate and one channel."""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+import numpy as np
+
+from enhance.audio.resampling import StreamingResampler
+from enhance.device.strength import mix
+
+
+class Model(Protocol):
+    """What `enhance.Enhancer` and `enhance.device.offline.OfflineEnhancer` have in common."""
+
+    sample_rate: int
+    """Samples per second that `process` takes and gives."""
+    latency_samples: int
+    """Delay of the output against the input."""
+    strength: float
+    """Share of the model's work that is kept."""
+    atten_limit: float | None
+    """Most dB by which anything is suppressed."""
+
+    @property
+    def wet(self) -> float:
+        """Share of the enhanced signal in the output."""
+
+    def new_stream(self) -> Self:
+        """Another stream of one channel, at its beginning."""
+
+    def process(self, chunk: np.ndarray) -> np.ndarray:
+        """Shape: (n,) -> (m,)"""
+
+    def flush(self) -> np.ndarray:
+        """Shape: -> (m,)"""
+
+
+class AlignedStream:
+    """Stream of any rate and channel count through a model: as long as the input, and aligned.
+
+    Each channel has states of its own. The model's delay is taken off the front; the resamplers
+    have none. Memory is constant.
+
+    The share of the input that the enhancer's settings leave in (`wet_share`) is taken at the
+    stream's own rate, not from what passed the resamplers: a strength of 0 gives exactly the input
+    back, and a limit holds above the model's band too.
+
+    Parameters
+    ----------
+    enhancer
+        The model; its own stream is not touched, its settings are taken as they are now.
+    sample_rate
+        Samples per second, in and out.
+    channels
+        Number of channels C.
+    """
+
+    def __init__(self, enhancer: Model, sample_rate: int, channels: int) -> None:
+        self._rates = sample_rate, enhancer.sample_rate
+        self._into = StreamingResampler(sample_rate, enhancer.sample_rate, channels)
+        self._back = StreamingResampler(enhancer.sample_rate, sample_rate, channels)
+        self._streams = [enhancer.new_stream() for _ in range(channels)]
+        for stream in self._streams:
+            stream.strength, stream.atten_limit = 1.0, None
+        self._wet = enhancer.wet
+        self._dry = np.zeros((0, channels), np.float32)  # input whose output is not ready yet
+        self._skip = enhancer.latency_samples
+        self._received = 0
+        self._emitted = 0
+
+    def process(self, block: np.ndarray) -> np.ndarray:
+        """Shape: float (n, C) -> float32 (m, C)."""
+        block = np.asarray(block, np.float32)
+        self._received += len(block)
+        out = self._back.process(self._enhance(self._into.process(block)))
+        self._emitted += len(out)
+        return self._blend(block, out)
+
+    def flush(self) -> np.ndarray:
+        """Give the rest: in total as many samples as came in. The stream is over then.
+
+        Shape: -> float32 (m, C)
+        """
+        last = self._enhance(self._into.flush())
+        rest = self._cut(np.stack([stream.flush() for stream in self._streams], axis=1))
+        inner = np.concatenate([last, rest])
+        out = np.concatenate([self._back.process(inner), self._back.flush()])
+        out = out[: self._received - self._emitted]  # the rounding up of both ways taken off
+        return self._blend(self._dry[:0], out)
+
+    def _enhance(self, inner: np.ndarray) -> np.ndarray:
+        columns = [s.process(inner[:, c]) for c, s in enumerate(self._streams)]
+        return self._cut(np.stack(columns, axis=1))
+
+    def _blend(self, block: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """``block`` waits for its output; ``out`` is mixed with what has waited for it."""
+        if self._wet == 1:
+            return out
+        dry = np.concatenate([self._dry, block])
+        self._dry = dry[len(out) :].copy()
+        return mix(out, dry[: len(out)], self._wet)
+
+    def _cut(self, out: np.ndarray) -> np.ndarray:
+        skipped = min(self._skip, len(out))
+        self._skip -= skipped
+        return out[skipped:]

@@ -1,0 +1,301 @@
+"""Clean a file or a folder: what ``enhance run`` does.
+
+Samples flow reader -> `AlignedStream` -> writer by blocks, so that an hour takes the memory of a
+second (an offline model holds back a whole file). Each output appears under its name only when it
+is whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import soundfile
+
+from enhance.audio.read import AudioInfo, AudioReader, info
+from enhance.audio.write import SUFFIXES, output_format, writer
+from enhance.device.aligned_stream import AlignedStream
+from enhance.device.enhancer import Enhancer
+from enhance.device.offline import OfflineEnhancer, open_model
+from enhance.device.strength import wet_share
+from enhance.errors import EnhanceError
+from enhance.progress import progress_bar
+
+# Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.
+_KEPT = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
+
+
+@dataclass(frozen=True)
+class CleanedFile:
+    """One finished file."""
+
+    input: Path
+    output: Path
+    duration: float
+    """Seconds of audio."""
+    clipped: int
+    """Samples that were beyond full scale."""
+
+
+@dataclass
+class RunResult:
+    """What a run has done."""
+
+    files: list[CleanedFile] = field(default_factory=list)
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+    """Input and the line that says what was wrong."""
+
+
+def default_output(path: Path | str) -> Path:
+    """``talk.flac`` -> ``talk_enhanced.flac``, folder ``talks`` -> ``talks_enhanced``.
+
+    A suffix that cannot be written becomes ``.wav``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        whole = path.resolve()  # "." has no name of its own
+        return whole.with_name(whole.name + "_enhanced")
+    suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".wav"
+    return path.with_name(f"{path.stem}_enhanced{suffix}")
+
+
+def clean_file(
+    source: Path | str,
+    target: Path | str,
+    enhancer: Enhancer | OfflineEnhancer,
+    *,
+    force: bool = False,
+    advance: Callable[[float], None] = lambda seconds: None,
+) -> CleanedFile:
+    """Enhance one file into another of the same rate, channels and length.
+
+    The encoding is kept where ``target``'s container knows it.
+
+    Parameters
+    ----------
+    source, target
+        Input, and output that is made; the suffix of ``target`` decides its format.
+    enhancer
+        The model; its own stream is not touched.
+    force
+        Overwrite ``target``.
+    advance
+        Called with the seconds of audio that were done since the last call.
+
+    Raises
+    ------
+    EnhanceError
+        If ``source`` is no good audio or ``target`` cannot be written or exists. Nothing is left
+        half-written, and an older ``target`` stays as it was.
+    """
+    source, target = Path(source), Path(target)
+    _check_target(source, target, force)
+    with AudioReader(source) as reader:
+        about = reader.info
+        stream = AlignedStream(enhancer, about.sample_rate, about.channels)
+        with writer(
+            target,
+            about.sample_rate,
+            about.channels,
+            subtype=_subtype(about, target),
+            frames=about.frames,
+        ) as out:
+            for block in reader:
+                out.write(stream.process(block))
+                advance(len(block) / about.sample_rate)
+            out.write(stream.flush())
+    return CleanedFile(source, target, about.duration, out.clipped)
+
+
+def run_path(
+    source: Path | str,
+    target: Path | str | None = None,
+    *,
+    model: Path | str | Enhancer | OfflineEnhancer = "default",
+    force: bool = False,
+    num_threads: int = 1,
+    strength: float | None = None,
+    atten_limit: float | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> RunResult:
+    """Enhance a file, or a folder with all below it; progress and remarks go to standard error.
+
+    Parameters
+    ----------
+    source
+        Audio file, or folder that is searched for files with one of `enhance.audio.write.SUFFIXES`
+        (names that start with a dot are left out).
+    target
+        File or, for a folder, folder, where the tree is kept; None takes `default_output`.
+        A file may go into an existing folder.
+    model
+        An `Enhancer`, an `OfflineEnhancer`, or what `enhance.device.offline.open_model` takes.
+    force
+        Overwrite outputs.
+    num_threads
+        Threads of the model.
+    strength, atten_limit
+        See `enhance.device.strength.wet_share`; None leaves the setting of an `Enhancer` as it is.
+    quiet
+        Say nothing but warnings and failures.
+    verbose
+        Name each file that is done.
+
+    Raises
+    ------
+    EnhanceError
+        If nothing can be done, or at the end if some files of a folder failed: the others are
+        done, and each failure has had its line.
+    """
+    wet_share(1.0 if strength is None else strength, atten_limit)  # refused before any work
+    source = Path(source)
+    result = RunResult()
+    if source.is_dir():
+        jobs = _folder_jobs(source, target, result)
+    else:
+        target = default_output(source) if target is None else Path(target)
+        if target.is_dir():
+            target = target / source.name
+        _check_target(source, target, force)
+        jobs = [(source, target)]
+    lengths = _measure(jobs, result)
+    if not source.is_dir() and result.failures:
+        raise EnhanceError(result.failures[0][1])
+    enhancer = model
+    if not isinstance(enhancer, (Enhancer, OfflineEnhancer)):
+        enhancer = open_model(enhancer, num_threads)
+    enhancer = enhancer.new_stream()  # the caller's keeps its settings
+    if strength is not None:
+        enhancer.strength = strength
+    if atten_limit is not None:
+        enhancer.atten_limit = atten_limit
+
+    began = time.monotonic()
+    with progress_bar(quiet=quiet) as bar:
+
+        def say(line: str) -> None:
+            if bar.disable:
+                print(line, file=sys.stderr)
+            else:
+                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        total = sum(about.duration for about in lengths.values())
+        task = bar.add_task("seconds cleaned", total=math.ceil(total), speed="")
+        done = 0.0
+
+        def advance(seconds: float) -> None:
+            nonlocal done
+            done += seconds
+            speed = done / max(time.monotonic() - began, 1e-9)
+            bar.update(task, completed=int(done), speed=f"{speed:.0f} x real time")
+
+        narrow = False
+        for path, output in jobs:
+            about = lengths.get(path)
+            if about is None:  # its failure is already noted
+                continue
+            if about.sample_rate > enhancer.sample_rate and not narrow and not quiet:
+                narrow = True
+                left = f"{1 - enhancer.wet:.0%} of what is" if enhancer.wet < 1 else "nothing"
+                say(
+                    f"{path}: {about.sample_rate} Hz, but {left} above "
+                    f"{enhancer.sample_rate / 2000:g} kHz is kept "
+                    f"(the model works at {enhancer.sample_rate / 1000:g} kHz)"
+                )
+            try:
+                cleaned = clean_file(path, output, enhancer, force=force, advance=advance)
+            except EnhanceError as error:
+                if not source.is_dir():
+                    raise
+                result.failures.append((path, str(error)))
+                continue
+            result.files.append(cleaned)
+            if cleaned.clipped:
+                say(
+                    f"{output}: warning: {cleaned.clipped} samples clipped; "
+                    "lower the level of the input"
+                )
+            if verbose:
+                say(f"{path} -> {output}")
+        bar.update(task, completed=math.ceil(total))
+        took = time.monotonic() - began
+        if result.files and not quiet:
+            seconds = sum(cleaned.duration for cleaned in result.files)
+            where = (
+                result.files[0].output if len(result.files) == 1 else f"{len(result.files)} files"
+            )
+            say(f"{where}: {seconds:.1f} s of audio cleaned in {took:.1f} s")
+        for _, line in result.failures:
+            say(f"failed: {line}")
+    if result.failures:
+        failed, good = len(result.failures), len(result.files)
+        others = "the others are done" if good else "none is done"
+        raise EnhanceError(
+            f"{source}: {failed} of {failed + good} files failed, {others} "
+            f"(first: {result.failures[0][1]})"
+        )
+    return result
+
+
+def _folder_jobs(
+    source: Path, target: Path | str | None, result: RunResult
+) -> list[tuple[Path, Path]]:
+    target = default_output(source) if target is None else Path(target)
+    if target.exists() and not target.is_dir():
+        raise EnhanceError(f"{target}: is a file, the output of a folder is a folder")
+    if target.resolve() == source.resolve():
+        raise EnhanceError(f"{target}: is the input folder too; choose another output")
+    # An output inside the input is not input.
+    found = [path for path in _search(source, result) if target.resolve() not in path.parents]
+    if not found and not result.failures:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise EnhanceError(f"{source}: holds no audio files ({kinds})")
+    root = source.resolve()
+    return [(source / path.relative_to(root), target / path.relative_to(root)) for path in found]
+
+
+def _search(source: Path, result: RunResult) -> Iterator[Path]:
+    """Absolute paths of the audio files of a tree, in a fixed order."""
+
+    def unreadable(error: OSError) -> None:
+        path = Path(error.filename)
+        result.failures.append((path, f"{path}: cannot be read ({error.strerror or error})"))
+
+    for folder, folders, names in os.walk(source.resolve(), onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(folder, name)
+
+
+def _measure(jobs: list[tuple[Path, Path]], result: RunResult) -> dict[Path, AudioInfo]:
+    lengths = {}
+    for path, _ in jobs:
+        try:
+            lengths[path] = info(path)
+        except EnhanceError as error:
+            result.failures.append((path, str(error)))
+    return lengths
+
+
+def _check_target(source: Path, target: Path, force: bool) -> None:
+    if target.resolve() == source.resolve() or (
+        target.exists() and source.exists() and target.samefile(source)
+    ):
+        raise EnhanceError(f"{target}: is the input file too; choose another output")
+    if target.exists() and not target.is_dir() and not force:
+        raise EnhanceError(f"{target}: exists already; overwrite it with --force")
+    output_format(target)  # refuses a suffix that cannot be written, before any work
+
+
+def _subtype(about: AudioInfo, target: Path) -> str | None:
+    """The input's encoding where the output's container knows it."""
+    container, _ = output_format(target)
+    kept = about.subtype in _KEPT and soundfile.check_format(container, about.subtype)
+    return about.subtype if kept else None

@@ -1,0 +1,160 @@
+"""Run an offline ONNX model: whole recordings in, whole recordings out (numpy, onnxruntime).
+
+What `enhance export --offline` writes for models that look ahead over the whole recording. They
+have no states and no latency, and they cannot stream.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+
+from enhance.device.enhancer import Enhancer, open_session
+from enhance.device.hub import find_model
+from enhance.device.strength import wet_share
+from enhance.errors import EnhanceError
+
+KIND = "gcrn-offline"
+"""`model_type` in the metadata of such a file."""
+CONTEXT_SECONDS = 4.0
+"""What a window hears before and behind the part of it that is kept."""
+
+
+class OfflineEnhancer:
+    """An offline model, ready to enhance; to `AlignedStream` a stream that holds
+    everything back until the end.
+
+    Parameters
+    ----------
+    path
+        ONNX file.
+    num_threads
+        Threads of the model.
+
+    Attributes
+    ----------
+    metadata
+        What the exporter wrote about the model.
+    sample_rate
+        Samples per second of its input.
+    least_samples
+        Shortest recording that it takes.
+    longest_samples
+        Longest recording that goes through at once, None for no bound. Longer ones are cut into
+        windows that overlap by twice `CONTEXT_SECONDS`.
+    strength, atten_limit
+        How much of the input stays in the output, see `enhance.device.strength.wet_share`. They
+        hold for streams, not for a call.
+
+    Raises
+    ------
+    EnhanceError
+        If the file cannot be read or holds another kind of model.
+    """
+
+    latency_samples = 0
+
+    def __init__(self, path: Path | str, num_threads: int = 1) -> None:
+        self.path = Path(path)
+        self._session = open_session(self.path, num_threads)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        if self.metadata.get("model_type") != KIND:
+            raise EnhanceError(f"{self.path}: is no offline model; open it with enhance.Enhancer")
+        self.sample_rate = int(self.metadata["sample_rate"])
+        self.least_samples = int(self.metadata["least_samples"])
+        longest = self.metadata.get("equal_up_to_samples")
+        self.longest_samples = int(longest) if longest else None
+        self.strength = 1.0
+        self.atten_limit: float | None = None
+        self._heard: list[np.ndarray] = []
+
+    @property
+    def wet(self) -> float:
+        """Share of the enhanced signal in the output."""
+        return wet_share(self.strength, self.atten_limit)
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """Enhance one recording at `sample_rate`, aligned with the input.
+
+        Shape: (N,) -> (N,) float32
+
+        Raises
+        ------
+        EnhanceError
+            If it is not one channel, too short, or not finite.
+        """
+        wave = np.asarray(wave, np.float32)
+        if wave.ndim != 1 or len(wave) < self.least_samples:
+            raise EnhanceError(
+                f"wave of shape {wave.shape}: {self.path.name} takes one channel of at least "
+                f"{self.least_samples} samples"
+            )
+        if not np.isfinite(wave).all():
+            raise EnhanceError("wave: holds NaN or infinite samples; repair the source")
+        longest = self.longest_samples
+        if longest is None or len(wave) <= longest:
+            return self._run(wave)
+        context = int(CONTEXT_SECONDS * self.sample_rate)
+        out = np.empty_like(wave)
+        begin = 0  # samples before it are done
+        while begin < len(wave):
+            # The last window reaches back, so that it is as long as the others.
+            first = min(max(0, begin - context), len(wave) - longest)
+            last = first + longest == len(wave)
+            end = len(wave) if last else first + longest - context
+            window = self._run(wave[first : first + longest])
+            out[begin:end] = window[begin - first : end - first]
+            begin = end
+        return out
+
+    def new_stream(self) -> OfflineEnhancer:
+        """The same model and settings, with nothing heard; the session is shared."""
+        other = copy.copy(self)
+        other._heard = []
+        return other
+
+    def process(self, chunk: np.ndarray) -> np.ndarray:
+        """Keep the next samples (n,); gives nothing yet."""
+        self._heard.append(np.array(chunk, np.float32))
+        return np.zeros(0, np.float32)
+
+    def flush(self) -> np.ndarray:
+        """Enhance all that was kept; what is too short for the model is filled up with silence.
+
+        Shape: -> (N,) float32
+        """
+        wave = np.concatenate([np.zeros(0, np.float32), *self._heard])
+        self._heard = []
+        if not len(wave):
+            return wave
+        missing = max(0, self.least_samples - len(wave))
+        return self(np.pad(wave, (0, missing)))[: len(wave)]
+
+    def _run(self, wave: np.ndarray) -> np.ndarray:
+        return self._session.run(["enhanced"], {"audio": wave[None]})[0][0]
+
+
+def is_offline(path: Path | str) -> bool:
+    """Whether an ONNX file holds an offline model."""
+    found = open_session(Path(path), 1).get_modelmeta().custom_metadata_map
+    return found.get("model_type") == KIND
+
+
+def open_model(name_or_path: Path | str, num_threads: int = 1) -> Enhancer | OfflineEnhancer:
+    """Open a model of either kind by shipped name, path or hub id (see
+    `enhance.device.hub.find_model`).
+
+    Raises
+    ------
+    EnhanceError
+        If there is none, or it is of neither kind.
+    """
+    path = find_model(name_or_path)
+    try:
+        return Enhancer(path, num_threads)  # the usual kind is loaded once
+    except EnhanceError:
+        if not is_offline(path):
+            raise
+    return OfflineEnhancer(path, num_threads)

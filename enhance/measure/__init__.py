@@ -1,0 +1,1 @@
+"""Measures of one clip and of one frame: quality and time."""

@@ -1,0 +1,1 @@
+"""The network, from waveform to waveform, and the checkpoints that keep it."""

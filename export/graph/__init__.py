@@ -1,0 +1,1 @@
+"""The network as an ONNX graph: written, rewritten, quantised, inspected."""

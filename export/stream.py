@@ -1,0 +1,264 @@
+"""`export_model`: checkpoint in, certified ONNX files out."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from enhance.audio import read as audio
+from enhance.data.evaluation_set import builtin_set, open_set
+from enhance.device.enhancer import Enhancer
+from enhance.errors import EnhanceError
+from enhance.files import check_writable, write_json, write_jsonl
+from enhance.network.checkpoint import CheckpointInfo, load_model, read_info
+from enhance.progress import progress_bar
+from export import certificate as proof
+from export.causality import look_ahead
+from export.certificate import Bounds, Clip
+from export.graph.inspect import compare_speed, inspect
+from export.graph.quantize import quantize
+from export.graph.step import save, step_graph
+from export.metadata import describe
+
+SUFFIXES = {"int8": ".int8.onnx", "int8-weights": ".int8w.onnx"}
+LEAST_SECONDS = 10.0
+"""A certificate on less audio than this says little."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A file that was written, with its proof."""
+
+    path: Path
+    certificate_path: Path
+    certificate: dict[str, Any]
+
+
+def export_model(
+    checkpoint: Path | str,
+    out: Path | str,
+    *,
+    int8: bool = False,
+    int8_weights: bool = False,
+    clips: Path | str | None = None,
+    clip_count: int = 8,
+    bounds: Bounds | None = None,
+    require_faster: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> list[Artefact]:
+    """Export a checkpoint as streaming ONNX, each file with a certificate.
+
+    Parameters
+    ----------
+    checkpoint
+        Run or checkpoint folder.
+    out
+        The fp32 file, ``NAME.onnx``; ``NAME.int8.onnx`` and ``NAME.int8w.onnx`` stand beside it,
+        and ``NAME….certificate.json`` beside each.
+    int8, int8_weights
+        Make these versions too (see `export.graph.quantize`).
+    clips
+        Evaluation set (folder with clean/ and noisy/) to certify on; None for the built-in
+        synthetic one.
+    clip_count
+        Pairs taken from the set, evenly spread over it; more where they are too short for 10 s.
+    bounds
+        Fidelity asked for.
+    require_faster
+        Refuse an int8 file that is not faster than fp32 here.
+    force
+        Replace files that exist.
+    quiet
+        Print nothing.
+
+    Returns
+    -------
+    list of Artefact
+        In the order fp32, int8, int8-weights.
+
+    Raises
+    ------
+    EnhanceError
+        If the checkpoint or the set cannot be used, a file exists, or a file is refused: nothing
+        of a refused file is written, the others stay.
+    """
+    bounds = bounds or Bounds()
+    out = Path(out)
+    if out.suffix != ".onnx":
+        raise EnhanceError(f"{out}: must end in .onnx (the others are named after it)")
+    modes = [m for m, wanted in (("int8", int8), ("int8-weights", int8_weights)) if wanted]
+    paths = {"none": out, **{mode: out.with_suffix(SUFFIXES[mode]) for mode in modes}}
+    for path in paths.values():
+        if path.exists() and not force:
+            raise EnhanceError(f"{path}: exists already; use --force to replace it")
+        check_writable(path)
+    _refuse_companions(read_info(checkpoint), checkpoint)
+    model, info = load_model(checkpoint)
+    pairs, source = certifying_clips(clips, clip_count, model.config.stft.sample_rate, quiet)
+    written: list[Artefact] = []
+    refused: list[str] = []
+    with progress_bar(quiet=quiet) as bar, tempfile.TemporaryDirectory() as folder:
+        task = bar.add_task("export", total=2 + 2 * len(paths), speed="tracing")
+        fp32 = step_graph(model, describe(model, info))
+        bar.update(task, advance=1, speed="torch on the clips")
+        ways = {"torch_offline": proof.offline(model, pairs)}
+        ways["torch_streaming"] = proof.streaming(model, pairs)
+        for streams in ways.values():
+            streams.score(pairs, model.config.stft.sample_rate)
+        ahead = look_ahead(model)
+        first: Enhancer | None = None
+        for mode, path in paths.items():
+            bar.update(task, advance=1, speed=f"{path.name}: making")
+            graph = fp32 if mode == "none" else quantize(fp32, mode)
+            trial = save(graph, Path(folder) / path.name)
+            enhancer = Enhancer(trial)
+            first = first or enhancer
+            bar.update(task, advance=1, speed=f"{path.name}: proving")
+            streams = proof.runtime(enhancer, pairs).score(pairs, enhancer.sample_rate)
+            ways["onnx_fp32" if mode == "none" else "onnx_quantized"] = streams
+            facts = _facts(path.name, mode, graph, fp32, trial)
+            if mode != "none":
+                facts["speed"] = compare_speed(first, enhancer, pairs[0].noisy)
+            record = proof.certificate(
+                config=model.config.stft,
+                ahead=ahead,
+                clips=pairs,
+                source=source,
+                ways=ways,
+                bounds=bounds,
+                facts=facts,
+            )
+            try:
+                proof.judge(record, bounds, path.name, require_faster)
+            except EnhanceError as error:
+                if mode == "none":
+                    raise
+                refused.append(str(error))
+                continue
+            written.append(write(graph, path, record))
+            if not quiet:
+                print(summary(record), file=sys.stderr)
+        bar.update(task, advance=1, speed="")
+    remember(info, out)
+    if refused:
+        raise EnhanceError("; ".join(refused))
+    return written
+
+
+def _refuse_companions(info: CheckpointInfo, checkpoint: Path | str) -> None:
+    """A stream has nothing but the audio so far."""
+    if info.companion is not None:
+        raise EnhanceError(
+            f"{checkpoint}: cannot be a stream: it needs {info.companion.get('needs')}, which look "
+            "ahead over the whole recording; --offline exports it for whole recordings, and models "
+            "of modes distill and pretrain stream"
+        )
+    if info.config.gcrn.extra_features:
+        raise EnhanceError(
+            f"{checkpoint}: needs features beside the audio at run time (extra_features "
+            f"{info.config.gcrn.extra_features}); a stream has none, train without them"
+        )
+
+
+def remember(info: CheckpointInfo, out: Path) -> None:
+    """Write what the checkpoint heard beside the artefact, as file names: `NAME.heard.jsonl`.
+
+    In the run's own folder the run's list is there already.
+    """
+    if info.heard and out.parent.resolve() != info.folder.resolve():
+        rows = [{**row, "path": Path(row["path"]).name} for row in info.heard]
+        write_jsonl(out.with_suffix(".heard.jsonl"), rows)
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """One line on an artefact."""
+    equality = record["equality"]
+    line = f"{record['file']}: {record['bytes'] / 1e6:.2f} MB, "
+    if record["quantization"] == "none":
+        error = equality["onnx_fp32"]["max_abs_error"]
+        seconds = record["measured_on"]["seconds"]
+        return f"{line}streamed = torch to {error:.1e} over {seconds:.0f} s"
+    rows = record["metrics"]["onnx_quantized"]
+    changes = ", ".join(
+        f"{name} {rows[key]['difference']:+.3f}"
+        for key, name in (("si_sdr", "SI-SDR"), ("pesq_wb", "PESQ"), ("stoi", "STOI"))
+        if rows.get(key, {}).get("clips")
+    )
+    speed = record["speed"]
+    snr = equality["onnx_quantized"]["snr_db"]
+    worst = "equal to fp32"
+    if snr["worst"] is not None:
+        worst = f"{snr['worst']:.1f} dB SNR against fp32 at worst"
+    sets = "+".join(speed["instruction_sets"]) or speed["architecture"]
+    return f"{line}{worst}, {changes}, {speed['ratio']:.2f} of fp32's time ({sets})"
+
+
+def _facts(
+    name: str, mode: str, graph: ModelProto, fp32: ModelProto, trial: Path
+) -> dict[str, Any]:
+    data = trial.read_bytes()
+    return {
+        "file": name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+        "fp32_bytes": len(fp32.SerializeToString(deterministic=True)),
+        "quantization": mode,
+        "operators": inspect(graph, fp32),
+    }
+
+
+def write(graph: ModelProto, path: Path, record: dict[str, Any]) -> Artefact:
+    """Write an artefact and its certificate."""
+    beside = path.with_suffix(".certificate.json")
+    # A certificate of an older file must not stand beside the new one if we are stopped here.
+    beside.unlink(missing_ok=True)
+    save(graph, path)
+    write_json(beside, record)
+    return Artefact(path, beside, record)
+
+
+def certifying_clips(
+    place: Path | str | None, count: int, sample_rate: int, quiet: bool
+) -> tuple[list[Clip], dict[str, Any]]:
+    """Pairs spread evenly over a set, at least 10 s of them."""
+    if count < 1:
+        raise EnhanceError(f"clip_count {count}: must be at least 1")
+    synthetic = place is None
+    found = builtin_set(count=max(count, 3), quiet=quiet) if place is None else open_set(place)
+    order = _spread(len(found.pairs), count)
+    chosen: list[Clip] = []
+    seconds = 0.0
+    for index in order:
+        if len(chosen) >= count and seconds >= LEAST_SECONDS:
+            break
+        name, clean, noisy, _ = found.pairs[index]
+        x, y = audio.read(clean, sample_rate), audio.read(noisy, sample_rate)
+        if len(x) != len(y):
+            raise EnhanceError(f"{noisy}: is not as long as {clean} ({len(y)}, {len(x)} samples)")
+        chosen.append(Clip(name, x, y))
+        seconds += len(y) / sample_rate
+    if seconds < LEAST_SECONDS:
+        raise EnhanceError(
+            f"{found.folder}: holds {seconds:.1f} s (a certificate needs {LEAST_SECONDS:.0f} s); "
+            "name a larger set"
+        )
+    return chosen, {
+        "set": "built-in, synthetic" if synthetic else found.folder.resolve().name,
+        "synthetic": synthetic,
+        "set_sha256": found.hash,
+    }
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """All of ``range(total)``, ``count`` evenly spread ones first."""
+    first = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
+    return [*first, *(i for i in range(total) if i not in set(first))]

@@ -1,0 +1,173 @@
+"""speechbrain's recogniser is really loaded, foreign settings are never run, and WER is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_crdnn
+import torch
+
+from benchmarks.analysis.recognizers import choose as recognizer
+from benchmarks.analysis.recognizers import crdnn
+from benchmarks.analysis.recognizers.choose import Listening, listen_with, references
+from enhance.errors import EnhanceError
+
+
+@pytest.fixture(scope="session")
+def crdnn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crdnn") / "recogniser"
+    tiny_crdnn.make(folder)
+    return folder
+
+
+def wave(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (0.1 * rng.standard_normal(16000)).astype(np.float32)
+
+
+def test_a_crdnn_recogniser_is_loaded_with_its_weights(crdnn_folder: Path) -> None:
+    state = torch.random.get_rng_state()
+    found = recognizer.load(str(crdnn_folder))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert found.name == str(crdnn_folder)
+    model = found.model  # type: ignore[attr-defined]
+    assert type(model).__name__ == "EncoderDecoderASR"
+    saved = torch.load(crdnn_folder / "asr.ckpt", weights_only=True)
+    loaded = model.hparams.asr_model.state_dict()
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
+    assert model.hparams.normalizer.glob_mean[0] == -20
+    text = found.transcribe(wave())
+    assert text == recognizer.load(str(crdnn_folder)).transcribe(wave())
+    tokens = model.transcribe_batch(torch.from_numpy(wave())[None], torch.ones(1))[1][0]
+    assert text and text == model.tokenizer.decode_ids(list(tokens))
+
+
+def test_other_weights_say_something_else(crdnn_folder: Path, tmp_path: Path) -> None:
+    tiny_crdnn.make(tmp_path / "other", seed=5)
+    ours, theirs = recognizer.load(str(crdnn_folder)), recognizer.load(str(tmp_path / "other"))
+    assert any(ours.transcribe(wave(k)) != theirs.transcribe(wave(k)) for k in range(4))
+
+
+@pytest.mark.parametrize(
+    ("added", "what"),
+    [
+        ("x: !apply:pathlib.Path.touch [!new:pathlib.Path [MARK]]", "apply"),
+        ("x: !new:subprocess.Popen [[touch, MARK]]", "subprocess"),
+        ("x: (!!python/object/apply:os.mknod [MARK])", "plain setting"),
+        ('x: "(\\x21!python/object/apply:os.mknod [MARK])"', "plain setting"),
+        ("x: !!python/object/apply:os.mknod [MARK]", "cannot be read as settings"),
+        ("x: !include:other.yaml", "include"),
+        ("x: !applyref:os.mknod [MARK]", "applyref"),
+        ("x: !ref <enc.__class__>", "plain setting"),
+        ("x: !new:speechbrain.decoders.ctc.os.system [ls]", "no part of a CRDNN"),
+        ("x: {y: [!name:os.system {command: touch}]}", "no part of a CRDNN"),
+    ],
+)
+def test_settings_that_name_other_code_are_not_run(
+    crdnn_folder: Path, tmp_path: Path, added: str, what: str
+) -> None:
+    folder, mark = tmp_path / "evil", tmp_path / "mark"
+    folder.mkdir()
+    for file in crdnn_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    with (folder / crdnn.SETTINGS).open("a") as file:
+        file.write(added.replace("MARK", str(mark)) + "\n")
+    with pytest.raises(EnhanceError, match=what) as caught:
+        recognizer.load(str(folder))
+    assert "\n" not in str(caught.value) and not mark.exists()
+
+
+def test_a_missing_checkpoint_and_a_damaged_one_are_named(
+    crdnn_folder: Path, tmp_path: Path
+) -> None:
+    for file in crdnn_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "asr.ckpt").write_bytes(b"no pickle")
+    with pytest.raises(EnhanceError, match="cannot be loaded as a recogniser"):
+        recognizer.load(str(tmp_path))
+    (tmp_path / "asr.ckpt").unlink()
+    with pytest.raises(EnhanceError, match=r"asr\.ckpt missing"):
+        recognizer.load(str(tmp_path))
+
+
+def test_without_a_recogniser_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(repo: str) -> Path:
+        raise EnhanceError(f"{repo} cannot be had")
+
+    monkeypatch.setattr(crdnn, "download", absent)
+    found = listen_with(None)
+    assert found.recognizer is None and recognizer.DEFAULT in found.missing
+    with pytest.raises(EnhanceError, match="cannot be had"):
+        listen_with(recognizer.DEFAULT)  # named: an error
+    assert listen_with("none").recognizer is None
+
+
+def test_the_hub_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    class Unreachable(Exception):
+        """Of the hub's HTTP library, no OSError."""
+
+    def absent(*_: object, **__: object) -> None:
+        raise OSError("nothing in the cache")
+
+    def offline(*_: object, **__: object) -> None:
+        raise Unreachable("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", offline)
+    with pytest.raises(EnhanceError, match="--recognizer FOLDER") as caught:
+        crdnn.download("someone/something")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["no-such-folder", "/nowhere/at/all", "a/b/c"])
+def test_names_that_lead_nowhere(name: str) -> None:
+    with pytest.raises(EnhanceError, match="--recognizer"):
+        recognizer.load(name)
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    with pytest.raises(EnhanceError, match=r"vocab\.json"):
+        recognizer.load(str(tmp_path))
+
+
+def edits(a: list[str], b: list[str]) -> int:
+    """Levenshtein, by its recursion's table."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def test_word_error_rate_equals_a_count(crdnn_folder: Path) -> None:
+    said = ["Go, left! now", "YES", "don't stop the red door", ""]
+    told = ["GO LEFT", "no YES", "DON'T STOP A RED DOOR", "SIX"]
+    listening = Listening(recognizer.load(str(crdnn_folder)))
+    found = listening.rate(said, told)
+    wanted = [["GO", "LEFT", "NOW"], ["YES"], ["DON'T", "STOP", "THE", "RED", "DOOR"], []]
+    errors = sum(edits(a, b.upper().split()) for a, b in zip(wanted, told, strict=True))
+    assert errors == 4 and found is not None
+    assert found["mean"] == pytest.approx(4 / 9, abs=1e-5)
+    assert found["low"] <= found["mean"] <= found["high"] and found["clips"] == 4
+    assert listening.rate(["", ""], ["A", "B"]) is None
+
+
+def test_references_are_matched_by_file(tmp_path: Path) -> None:
+    clips = []
+    for name in ("a", "b", "c"):
+        path = tmp_path / "set" / "clean" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, wave()[:100], 16000)
+        clips.append((name, path))
+    table = tmp_path / "set" / "said.csv"
+    table.write_text("path,text\nclean/a.wav,HELLO\nclean/c.wav,GO ON\n")
+    assert references(table, clips) == {"a": "HELLO", "c": "GO ON"}
+    with pytest.raises(EnhanceError, match="names none of the 1 clips"):
+        references(table, clips[1:2])

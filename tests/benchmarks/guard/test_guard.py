@@ -1,0 +1,343 @@
+"""`enhance guard`: models whose fault is known by how they were built, and what is played."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+import tiny_onnx
+from onnx import TensorProto, helper, numpy_helper
+from scipy import stats
+from tiny_harm import COUNT, RATE, voice, write_set
+
+from benchmarks.guard import cases as c
+from benchmarks.guard import run as harm
+from benchmarks.guard.bounds import Check, Harm, judge
+from benchmarks.guard.run import Guard, guard, welch
+from benchmarks.guard.tables import checks_table
+from enhance.cli import app as cli
+from enhance.data import formulas
+from enhance.errors import EnhanceError
+from enhance.files import read_jsonl
+
+
+def on_silence(path: Path, value: float) -> Path:
+    """A model that leaves everything as it is, and gives ``value`` for a hop of zeros."""
+    hop = 320
+    constants = {"huge": np.float32(1e30), "one": np.float32(1), "value": np.float32(value)}
+    nodes = [
+        helper.make_node("Abs", ["audio"], ["size"]),
+        helper.make_node("ReduceMax", ["size"], ["peak"], keepdims=1),
+        helper.make_node("Mul", ["peak", "huge"], ["large"]),
+        helper.make_node("Min", ["large", "one"], ["sound"]),
+        helper.make_node("Equal", ["sound", "one"], ["heard"]),
+        helper.make_node("Where", ["heard", "audio", "value"], ["enhanced"]),
+        helper.make_node("Identity", ["h"], ["h.out"]),
+    ]
+    shapes = {"audio": hop, "h": 1, "enhanced": hop, "h.out": 1}
+    infos = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size])
+        for name, size in shapes.items()
+    }
+    graph = helper.make_graph(
+        nodes,
+        "on-silence",
+        [infos["audio"], infos["h"]],
+        [infos["enhanced"], infos["h.out"]],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(model, tiny_onnx.metadata(hop, 0))
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("guard")
+
+
+@pytest.fixture(scope="module")
+def found(place: Path) -> Guard:
+    """One run over models whose faults are known."""
+    folder = place / "talk"
+    folder.mkdir()
+    for index in range(5):
+        soundfile.write(folder / f"t{index}.wav", voice(20 + index, 1.5), RATE)
+    soundfile.write(folder / "short.wav", voice(30, 0.4), RATE)
+    build = tiny_onnx.build
+    models = [
+        build(place / "identity.onnx", hop=320),
+        build(place / "half.onnx", gain=0.5, hop=320),
+        build(place / "smeared.onnx", pole=0.97, gain=0.1, hop=320),
+        build(place / "loud.onnx", gain=2.0, hop=320),
+        on_silence(place / "bang.onnx", 0.5),
+        on_silence(place / "nan.onnx", float("nan")),
+    ]
+    return guard(
+        list(map(str, models)),
+        write_set(place / "set"),
+        place / "out",
+        speech=folder,
+        limit=4,
+        jobs=1,
+        quiet=True,
+    )
+
+
+def row_of(found: Guard, name: str) -> dict[str, Any]:
+    return next(row for row in found.models if row["model"] == name)
+
+
+def failed(found: Guard, name: str) -> set[str]:
+    return {check["name"] for check in row_of(found, name)["checks"] if check["verdict"] == "fail"}
+
+
+def test_what_changes_nothing_passes_everything(found: Guard) -> None:
+    row = row_of(found, "identity")
+    assert Counter(check["verdict"] for check in row["checks"]) == {"pass": len(row["checks"])}
+    clean = row["cases"]["clean speech, -50 dBFS"]
+    assert clean["metrics"]["pesq_wb"]["mean"] == pytest.approx(4.644, abs=0.001)
+    assert clean["metrics"]["si_sdr"]["worst_tenth"] == c.EXACT_DB
+    assert clean["change_db"]["mean"] == 0
+    assert clean["overshoot_db"] == 0
+    assert {case: x["clips"] for case, x in row["cases"].items() if x["clips"] != 4} == {
+        "-5 dB": COUNT, "music": 1, "silence": 1, "dither": 1, "room noise": 1,
+        **dict.fromkeys(c.KINDS, 1),
+    }  # fmt: skip
+    # Every kind of formula is judged, and alarms against the rest.
+    judged = {check["name"] for check in row["checks"]}
+    assert {f"-5 dB, {kind}: gain of SI-SDR" for kind in formulas.KINDS} <= judged
+    assert "alarms against other noise: SI-SDR gain" in judged
+
+
+def test_the_input_is_always_a_row_and_never_judged(found: Guard) -> None:
+    first = found.models[0]
+    assert (first["model"], first["checks"]) == ("noisy", [])
+    assert first["cases"]["15 dB"]["metrics"]["si_sdr"]["mean"] == pytest.approx(15, abs=0.01)
+    assert first["cases"]["15 dB"]["metrics"]["si_sdr"]["gain"]["mean"] == 0
+
+
+def test_half_the_level_fails_the_level_of_clean_speech_alone(found: Guard) -> None:
+    assert failed(found, "half") == {f"{case}: change of level" for case in c.CLEAN}
+    change = row_of(found, "half")["cases"]["clean speech, -3 dBFS peak"]["change_db"]
+    assert change["mean"] == pytest.approx(-6.02, abs=0.01)
+
+
+def test_smeared_speech_fails_clean_speech_and_no_silence(found: Guard) -> None:
+    names = failed(found, "smeared")
+    assert {f"{case}: SI-SDR" for case in c.CLEAN} <= names
+    assert "15 dB: gain of SI-SDR" in names
+    assert not any("silence" in name or "finite" in name for name in names)
+
+
+def test_a_louder_output_overshoots_and_lifts_the_noise(found: Guard) -> None:
+    names = failed(found, "loud")
+    assert {"rise of a peak", "dither: change of level", "noise alone: change of level"} <= names
+    rise = next(x for x in row_of(found, "loud")["checks"] if x["name"] == "rise of a peak")
+    assert rise["value"] == pytest.approx(6.02, abs=0.01)
+
+
+def test_an_explosion_on_silence_fails_silence(found: Guard) -> None:
+    names = failed(found, "bang")
+    assert {"silence: largest sample", "silence after speech: largest sample"} <= names
+    peak = row_of(found, "bang")["cases"]["silence"]["peak_out_dbfs"]
+    assert peak == pytest.approx(-6.02, abs=0.01)
+
+
+def test_nan_is_a_finding_and_not_the_end(found: Guard) -> None:
+    row = row_of(found, "nan")
+    first = row["checks"][0]
+    assert (first["name"], first["verdict"]) == ("inputs without a finite output", "fail")
+    assert "NaN" in first["detail"]
+    silence = next(x for x in row["checks"] if x["name"] == "silence: largest sample")
+    assert (silence["verdict"], silence["value"]) == ("fail", None)
+    assert "NaN" in silence["detail"]
+    # Voices with silence between the syllables: nothing came out that could be measured.
+    clean = next(x for x in row["checks"] if x["name"] == "clean speech, -25 dBFS: PESQ-WB")
+    assert (clean["verdict"], clean["value"]) == ("fail", None)
+
+
+def test_figures_follow_from_the_rows_kept(found: Guard) -> None:
+    rows = read_jsonl(found.folder / harm.CLIPS)
+    own = [row for row in rows if row["model"] == "smeared"]
+    inputs = {(r["case"], r["clip"]): r for r in rows if r["model"] == "noisy"}
+    summary = row_of(found, "smeared")
+    values = [r["metrics"]["pesq_wb"] for r in own if r["case"] == "clean speech, -25 dBFS"]
+    entry = summary["cases"]["clean speech, -25 dBFS"]["metrics"]["pesq_wb"]
+    assert entry["mean"] == pytest.approx(np.mean(values))
+    assert entry["worst_tenth"] == min(values)
+    gains = {}
+    for case in ("-5 dB", "-5 dB, -50 dBFS"):
+        for row in own:
+            if row["case"] == case:
+                base = inputs[case, row["clip"]]["metrics"]["si_sdr"]
+                gains[case, row["clip"]] = row["metrics"]["si_sdr"] - base
+    quiet = [clip for case, clip in gains if case == "-5 dB, -50 dBFS"]
+    change = [gains["-5 dB, -50 dBFS", clip] - gains["-5 dB", clip] for clip in quiet]
+    assert len(quiet) == 4
+    entry = summary["levels"]["-5 dB, -50 dBFS"]["si_sdr"]
+    assert entry["mean"] == pytest.approx(np.mean(change), abs=1e-9)
+    women = [gains["-5 dB", f"{i:03d}"] for i in (0, 2, 4)]
+    men = [gains["-5 dB", f"{i:03d}"] for i in (1, 3, 5)]
+    sex = summary["groups"]["sex"]
+    assert sex["values"]["female"]["gain"]["si_sdr"]["mean"] == pytest.approx(np.mean(women))
+    assert (sex["values"]["male"]["clips"], sex["values"]["male"]["speakers"]) == (3, 3)
+    expected = np.mean(women) - np.mean(men)
+    assert sex["difference"]["si_sdr"]["mean"] == pytest.approx(expected)
+    heard = summary["groups"]["speaker"]["values"]
+    assert {name: value["clips"] for name, value in heard.items()} == {
+        "heard": 2, "unheard": 2, "(unknown)": 2,
+    }  # fmt: skip
+    assert summary["groups"]["language"]["values"]["other"]["clips"] == 4
+
+
+def test_the_report_holds_every_verdict(found: Guard) -> None:
+    text = (found.folder / "report.md").read_text("utf-8")
+    assert "## Harm guards" in text
+    (table,) = [checks_table(found.models)]
+    assert all("| " + " | ".join(row) + " |" in text for row in table.rows)
+    assert "FAIL" in text
+    assert "| music (made) | 1 | noisy |" in text
+    assert "made from formulas, not recorded: music, silence, dither, room noise" in text
+    assert found.failed == sum(row.count("FAIL") for row in map(" ".join, table.rows))
+    stored = [r for r in read_jsonl(found.folder / "results.jsonl") if r["kind"] == "harm"]
+    assert [row["model"] for row in stored] == [row["model"] for row in found.models]
+    assert stored[0]["given"]["speech"]["files"] == 5  # the one under a second is left out
+    assert stored[0]["bounds"] == asdict(Harm())
+
+
+def test_another_run_stands_beside_the_first(found: Guard, place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(found.folder, out)
+    guard(place / "half.onnx", place / "set", out, limit=5, jobs=1, quiet=True)
+    rows = read_jsonl(out / "results.jsonl")
+    assert rows[:-2] == read_jsonl(found.folder / "results.jsonl")
+    assert [(row["model"], row["limit"]) for row in rows[-2:]] == [("noisy", 5), ("half", 5)]
+    text = (out / "report.md").read_text("utf-8")
+    assert text.count("## Harm guards") == 2
+    # No speech was named: those checks say so, and do not pass.
+    verdicts = {x["name"]: x["verdict"] for x in rows[-1]["checks"]}
+    assert verdicts["other language: gain of PESQ-WB"] == "not measured"
+    same = [check["name"] for check in row_of(found, "half")["checks"]]
+    assert list(verdicts) == same
+
+
+def test_command_and_strict(
+    place: Path, found: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    calls: list[dict[str, Any]] = []
+
+    def measured(*arguments: Any, **options: Any) -> Guard:
+        calls.append({"arguments": arguments, **options})
+        return replace(found, models=[found.models[0], row_of(found, "half")])
+
+    monkeypatch.setattr(harm, "guard", measured)
+    codes = []
+    for extra in ([], ["--strict"]):
+        words = ["enhance", "guard", "a.onnx", "b", "--set", "S", "--speech", "T", *extra]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        codes.append(caught.value.code or 0)
+    assert codes == [0, 1]
+    assert calls[0]["arguments"][:2] == (["a.onnx", "b"], Path("S"))
+    assert (calls[0]["speech"], calls[0]["limit"]) == (Path("T"), 48)
+    out = capsys.readouterr().out
+    assert "half: " in out
+    assert "3 failed" in out
+    assert "FAIL" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"models": []}, "no model named"),
+        ({"models": ["nowhere.onnx"]}, "no such model"),
+        ({"limit": 3}, "at least 4"),
+        ({"sex": "("}, "not a regular expression"),
+        ({"sex": "an4"}, "no group"),
+        ({"speech": "nowhere"}, "no such manifest"),
+        ({"set": "nowhere"}, "no such evaluation set"),
+    ],
+)
+def test_refusals(options: dict[str, Any], words: str, place: Path, tmp_path: Path) -> None:
+    model = tiny_onnx.build(tmp_path / "m.onnx")
+    arguments = {"models": [str(model)], "set": place / "set", "out": tmp_path / "o", **options}
+    write_set(place / "set")
+    with pytest.raises(EnhanceError, match=words):
+        guard(**arguments, jobs=1, quiet=True)
+    assert not (tmp_path / "o" / "results.jsonl").exists()
+
+
+def test_bounds_are_on_the_figure_as_shown() -> None:
+    entry = {"mean": None, "worst_tenth": None, "lost": 0, "reason": "", "gain": {"mean": None}}
+    case = {
+        "metrics": dict.fromkeys(("pesq_wb", "stoi", "estoi", "si_sdr"), entry),
+        "errors": [], "overshoot_db": None, "peak_out_dbfs": None, "change_db": {"mean": None},
+    }  # fmt: skip
+    names = [*c.CLEAN, *c.SNRS, *c.LEVELS, *c.KINDS, c.NOISE, c.SILENCE, c.TAIL, c.DITHER, c.ROOM]
+    gap = {"mean": 0.3, "low": 0.1004, "high": 0.5}
+    summary: dict[str, Any] = {
+        "cases": dict.fromkeys(names, case),
+        "levels": {case: {"pesq_wb": None, "si_sdr": None} for case in c.LEVELS},
+        "groups": {"sex": {"difference": {"pesq_wb": gap, "estoi": None, "si_sdr": None}}},
+    }
+    silent = {**case, "peak_out_dbfs": -89.9996}
+    loud = {**case, "peak_out_dbfs": -89.999}
+    summary["cases"] = {**summary["cases"], c.SILENCE: silent, c.TAIL: loud}
+    checks = {check.name: check for check in judge(summary, Harm())}
+    assert checks["silence: largest sample"].verdict == "pass"
+    assert checks["silence after speech: largest sample"].verdict == "fail"
+    assert checks["women, men: gap of PESQ-WB gain, at least"].verdict == "pass"
+    gap["low"] = 0.101
+    checks = {check.name: check for check in judge(summary, Harm())}
+    assert checks["women, men: gap of PESQ-WB gain, at least"].verdict == "fail"
+    rest = {check.verdict for check in checks.values()} - {"fail", "pass"}
+    assert rest == {"not measured"}
+    assert isinstance(checks["rise of a peak"], Check)
+
+
+def test_alarms_are_held_against_other_noise_clip_by_clip() -> None:
+    """Gains by clip: 1 and 3 dB with every signal, 2 and 5 dB with all else, one clip not
+    measured; the hardest kind does not hide behind the number of kinds."""
+
+    def rows(case: str) -> list[dict[str, Any]]:
+        gains = {"a": 1.0, "b": 3.0} if case in c.SIGNALS else {"a": 2.0, "b": 5.0, "z": 9.0}
+        found = [{"clip": clip, "gains": {"si_sdr": gain}} for clip, gain in gains.items()]
+        return [*found, {"clip": "lost", "gains": {}}]
+
+    own = {case: rows(case) for case in c.KINDS}
+    group = harm.signals_and_noise(own)
+    gap = group["difference"]["si_sdr"]
+    assert gap["mean"] == pytest.approx(-1.5)
+    interval = stats.ttest_rel([1.0, 3.0], [2.0, 5.0]).confidence_interval()
+    assert (gap["low"], gap["high"]) == pytest.approx((interval.low, interval.high))
+    assert group["difference"]["pesq_wb"] is None
+    assert group["values"]["signals"]["gain"]["si_sdr"]["mean"] == pytest.approx(2)
+    assert group["values"]["other noise"]["clips"] == 3
+    # One kind of ten that gains nothing moves the mean of signals by a tenth.
+    first = sorted(c.SIGNALS)[0]
+    own[first] = [{"clip": clip, "gains": {"si_sdr": 0.0}} for clip in "ab"]
+    moved = harm.signals_and_noise(own)["difference"]["si_sdr"]["mean"]
+    assert moved == pytest.approx(-1.5 - 2 / len(c.SIGNALS))
+
+
+def test_welch_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 2, 9), rng.normal(0, 0.5, 23)
+    found = welch(a, b)
+    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    assert found is not None
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+    assert welch([], b) is None
+    assert welch([1.0], [0.0]) == {"mean": 1.0, "low": None, "high": None, "n": [1, 1]}

@@ -1,0 +1,119 @@
+"""Tables and pages from rows that are written here by hand."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks.figures.results import FORMAT
+from benchmarks.figures.tables import Table, number, plus_minus, size, with_interval
+from benchmarks.pages import report
+from benchmarks.quality.heard import telling_name
+from enhance.errors import EnhanceError
+from enhance.files import write_jsonl
+from enhance.measure.metrics import METRICS
+
+
+def interval(mean: float, half: float = 0.1, n: int = 4) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n, "method": "t"}
+
+
+def quality_row(model: str, kind: str, mean: float, set_hash: str = "ab" * 32) -> dict[str, Any]:
+    metrics = {
+        name: {**interval(mean + i), "refused": 0, "gain": interval(mean)}
+        for i, name in enumerate(METRICS)
+    }
+    return {
+        "kind": "quality", "format": FORMAT, "model": model, "model_kind": kind,
+        "model_hash": model,
+        "set": "set", "set_hash": set_hash, "snr_db": -5.0, "clips": 4, "interval": "95 %, t",
+        "metrics": metrics, "groups": {"accent": {"x": {"clips": 4, "metrics": metrics}}},
+        "refusals": [], "heard": {"checked": "", "files": 0, "same_bytes": [], "same_name": []},
+    }  # fmt: skip
+
+
+def test_formats() -> None:
+    assert plus_minus(interval(1.094, 0.0312)) == "1.094 ±0.031"
+    assert plus_minus(interval(-0.5, 0.25), 2, True) == "-0.50 ±0.25"
+    assert plus_minus({"mean": 1.5, "low": None, "high": None}) == "1.500"
+    assert plus_minus({"mean": None}) == plus_minus(None) == with_interval(None) == "-"
+    assert with_interval({"mean": 0.5, "low": 0.4, "high": 0.7}, 2) == "0.50 [0.40, 0.70]"
+    assert (size(16_800_000), size(979_964, ""), size(7), size(None)) == (
+        "16.8 MB", "980 k", "7 B", "-",
+    )  # fmt: skip
+    assert number(None) == "-"
+    assert number(-0.0004, 3, True) == "+0.000"
+
+
+def test_table_as_markdown_and_in_the_terminal() -> None:
+    table = Table("title", ["name", "value"], [["a|b", "1"], ["[red]c", "22"]])
+    assert table.markdown().splitlines() == [
+        "| name | value |", "|---|---:|", "| a\\|b | 1 |", "| [red]c | 22 |",
+    ]  # fmt: skip
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(table.rich())
+    assert "[red]c" in console.export_text()  # names are text, not markup
+
+
+def test_report_holds_every_row(tmp_path: Path) -> None:
+    rows = [quality_row("noisy", "noisy", 1.0), quality_row("mine", "onnx", 2.0)]
+    rows[1]["refusals"] = [{"clip": "007", "metric": "stoi", "reason": "too short"}]
+    rows[1]["metrics"]["stoi"]["refused"] = 1
+    comparison = {
+        "kind": "comparison", "format": FORMAT, "a": "mine", "b": "yours", "a_hash": "mine",
+        "b_hash": "gone",
+        "set_hash": "ab" * 32, "metrics": {},
+    }  # fmt: skip
+    older = {"kind": "quality", "model": "of another format"}
+    write_jsonl(tmp_path / "results.jsonl", [older, rows[1], rows[0], comparison])
+    text = report.write_report(tmp_path).read_text()
+    assert "| noisy | 1.000 ±0.100 | 2.000 ±0.100 | 3.000 ±0.100 | 4.00 ±0.10 |" in text
+    assert "| mine | 2.000 ±0.100 | 3.000 ±0.100 (n=4) | 4.000 ±0.100 | 5.00 ±0.10 |" in text
+    assert text.index("| noisy |") < text.index("| mine |")
+    assert "| mine | +2.000 ±0.100 |" in text  # its gain
+    assert "stoi refused 007: too short" in text
+    assert "no list of training files" in text
+    assert "| x | 4 | mine |" in text
+    assert "another format" not in text
+    assert "yours" not in text  # a comparison with a model that is not in the table
+    assert (tmp_path / f"quality-{'ab' * 4}.png").is_file()
+
+
+def test_sets_do_not_mix(tmp_path: Path) -> None:
+    rows = [quality_row("noisy", "noisy", 1.0), quality_row("noisy", "noisy", 3.0, "cd" * 32)]
+    write_jsonl(tmp_path / "results.jsonl", rows)
+    text = report.write_report(tmp_path).read_text()
+    assert text.count("## Quality") == 2
+    assert text.index("abababababab") < text.index("cdcdcdcdcdcd")
+
+
+def test_comparison_marks_what_the_interval_decides() -> None:
+    entry = {**interval(0.3), "verdict": "higher"}
+    open_question = {**interval(0.05), "verdict": "undecided"}
+    metrics = dict(zip(METRICS, (entry, open_question, None, entry), strict=True))
+    (row,) = report.comparison_table([{"a": "x", "b": "y", "metrics": metrics}]).rows
+    assert row == ["y - x", "+0.300 ±0.100 *", "+0.050 ±0.100", "-", "+0.30 ±0.10 *"]
+
+
+def test_no_results_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EnhanceError, match="enhance evaluate"):
+        report.write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/a/b/Story-2B.opus", "story-2b"),
+        ("C:\\audio\\an251-fash-b.wav", "an251-fash-b"),
+        ("clean/000.flac", ""),
+        ("noisy.wav", ""),
+        ("a1.wav", ""),
+        ("animals_dog.barking", "animals_dog.barking"),
+    ],
+)
+def test_telling_names(path: str, name: str) -> None:
+    assert telling_name(path) == name

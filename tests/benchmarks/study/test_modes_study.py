@@ -1,0 +1,59 @@
+"""`enhance compare` over the four modes, with the teacher that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_study import Place
+
+from benchmarks.study import compare
+from benchmarks.study.grid import PAPER
+from enhance.errors import EnhanceError
+from enhance.network.checkpoint import read_info
+
+
+@pytest.fixture
+def place(material: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr("benchmarks.figures.plots.quality_plot", lambda *_: False)
+    monkeypatch.setattr(compare, "cores", lambda: 1)
+    return Place(tmp_path, *material)
+
+
+def test_four_modes_in_one_command(place: Place) -> None:
+    cache = {"cache": str(place.folder / "targets")}
+    settings = {"distill": cache, "concat": {"size": 8}, "pretrain": {"pretrain_steps": 2}}
+    grid = {"objective": settings}
+    place.study({"other": {"training.learning_rate": 0.05}}, modes=grid)
+    place.run()
+    modes = ("base", "distill", "concat", "pretrain")
+    assert place.states() == {f"{name}-s0": "done" for name in (*modes, "other")}
+    rows = {row["name"]: row for row in place.rows("trial")}
+    for mode in modes:
+        record = read_info(place.out / f"{mode}-s0").training
+        assert record["mode"] == mode
+        assert rows[mode]["baseline"] == (None if mode == "base" else "base")
+        assert rows[mode]["steps"] == 4
+    # The networks differ where they should: concat's has its own hash, and no time as a stream.
+    timed = {mode: rows[mode]["cpu"] for mode in modes}
+    assert "features beside the audio" in timed["concat"]["refused"]
+    assert timed["base"]["timed"] == timed["pretrain"]["timed"] == "base-s0"
+    assert (
+        rows["concat"]["parameters"] > rows["base"]["parameters"] == rows["distill"]["parameters"]
+    )
+    # Every mode learnt something of its own.
+    scores = {rows[name]["metrics"]["si_sdr"]["mean"] for name in rows}
+    assert len(scores) == len(rows)
+    report = place.report()
+    assert PAPER in report
+    assert "| concat - base | mode base → concat" in report
+    assert (place.out / "differences.png").read_bytes().startswith(b"\x89PNG")
+    place.run(report=True, clips=None)  # nothing is trained again
+    assert place.report() == report
+
+
+def test_a_teacher_that_is_not_there_ends_its_runs_only(place: Place) -> None:
+    place.study({}, modes={"names": ["base", "distill"], "teachers": ["nowhere-at-all"]})
+    with pytest.raises(EnhanceError, match=r"1 of 2 runs failed, first distill-s0: nowhere-at-all"):
+        place.run()
+    assert place.states() == {"base-s0": "done", "distill-s0": "failed"}

@@ -1,0 +1,79 @@
+"""Study files: what they mean, and what is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.study.file import digest, read_study
+from enhance.errors import EnhanceError
+
+
+def test_a_study_is_resolved(tmp_path: Path) -> None:
+    (tmp_path / "common.yaml").write_text("seed: 5\ntraining: {steps: 9, batch_size: 2}\n")
+    path = tmp_path / "study.yaml"
+    path.write_text("""
+base: {include: common.yaml, training.steps: 10, model.preset: gcrn-tiny}
+seeds: [3, 4]
+baseline: b
+runs:
+  a: {model: {gcrn.hidden: 120}, why: small}
+  b: {}
+  c: {extends: a, model.gcrn.cell: gru}
+  d: {extends: c, baseline: b, loss.si_sdr: 1}
+""")
+    study = read_study(path, ["data.corpus=here"])
+    assert [run.key for run in study.trials] == [f"{n}-s{s}" for s in (3, 4) for n in "abcd"]
+    assert [run.baseline for run in study.trials[:4]] == ["b", "", "a", "b"]
+    assert [run.why for run in study.trials[:4]] == ["small", "", "", ""]
+    d = study.trial("d", 4).config
+    assert (d.seed, d.training.steps, d.training.batch_size) == (4, 10, 2)
+    assert (d.model.gcrn.hidden, d.model.gcrn.cell, d.loss.si_sdr) == (120, "gru", 1.0)
+    assert d.data.corpus == "here"
+    assert study.trial("b", 3).config.model.gcrn.hidden == 240
+    assert digest(d) == digest(study.trial("d", 3).config) != digest(study.trial("c", 4).config)
+    assert [run.key for run in study.select(["a", "d-s4"])] == ["a-s3", "a-s4", "d-s4"]
+    with pytest.raises(EnhanceError, match="--only e: no such run"):
+        study.select(["e"])
+    with pytest.raises(EnhanceError, match=r"^--base data: expected KEY"):
+        read_study(path, ["data"])
+
+
+BASE = "base: {training: {steps: 10}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runs: [", "not YAML"),
+        ("", "names no runs"),
+        ("run: {a: {}}", "unknown key 'run'; did you mean 'runs'"),
+        ("runs: {a: {}, a: {}}", "line 1: key 'a' stands twice"),
+        ("runs: {a: }", "runs.a: expected keys and values, found None"),
+        ("runs: {a/b: {}}", "'a/b' cannot name a folder"),
+        ("runs: {a: {loss.sisdr: 1}}", "runs.a: loss: unknown key 'sisdr'; did you mean 'si_sdr'"),
+        ("runs: {a: {whi: x}}", "runs.a: unknown key 'whi'; did you mean 'why'"),
+        ("runs: {a: {seed: 1}}", "runs.a: seed: seeds belong to the study"),
+        ("runs: {a: {mode: dream}}", "runs.a: mode: no mode 'dream'; known: base, distill"),
+        ("runs: {a: {objective: {weight: 1}}}", "runs.a: objective: mode base has no settings"),
+        ("runs: {a: {model.gcrn.groups: 3}}", "runs.a: groups 3: must divide"),
+        ("runs: {a: {}, b: {baseline: c}}", "runs.b: baseline: no run 'c'; there are a, b"),
+        ("runs: {a: {}, b: {baseline: b}}", "cannot be compared with itself"),
+        ("runs: {a: {extends: b}, b: {extends: a}}", "extends"),
+        ("baseline: c\nruns: {a: {}}", "baseline: no run 'c'"),
+        ("seeds: [1, 1]\nruns: {a: {}}", "seeds [1, 1]: need different numbers"),
+        ("seeds: []\nruns: {a: {}}", "seeds []"),
+        ("runs: {a: {training.minutes: 5}}", "runs.a: training.minutes 5: a study's budget"),
+        ("runs: {a: {}, b: {training.steps: 9}}", "runs.b: hears 0.12 h (9 steps x 16 x 3 s)"),
+        ("runs: {a: {loss..x: 1}}", "key 'loss..x': expected KEY.KEY"),
+    ],
+)
+def test_bad_studies_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text if text.startswith("base") else text + "\n" + BASE)
+    with pytest.raises(EnhanceError) as caught:
+        read_study(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)

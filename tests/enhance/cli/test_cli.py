@@ -1,0 +1,289 @@
+"""The command line: every bad input is one line and exit code 2, and nothing is half-written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_onnx
+
+from enhance.cli import app as cli
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def enhance(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Cli:
+    """Run a command in an empty folder; exit code, standard output and standard error."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["enhance", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny_onnx.build(tmp_path / "model.onnx", pole=0.5)
+
+
+def refused(result: tuple[int, str, str], *words: object) -> None:
+    code, out, err = result
+    assert code == 2, err
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    for word in words:
+        assert str(word) in err
+
+
+def noise(samples: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(0).standard_normal(samples)).astype(np.float32)
+
+
+def no_samples(path: Path) -> None:
+    soundfile.write(path, noise(0), 16000)
+
+
+def promise_of_100_hours(path: Path) -> None:
+    soundfile.write(path, noise(1600), 16000, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[40:44] = (2**32 - 100).to_bytes(4, "little")  # bytes of the data chunk
+    path.write_bytes(data)
+
+
+def nan_late(path: Path) -> None:
+    wave = noise(160000)
+    wave[150000] = np.nan
+    soundfile.write(path, wave, 16000, subtype="FLOAT")
+
+
+def text(path: Path) -> None:
+    path.write_text("this is no audio\n" * 50)
+
+
+def nothing(path: Path) -> None:
+    pass
+
+
+def a_folder_without_audio(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (no_samples, "no samples"),
+        (promise_of_100_hours, "truncated"),
+        (nan_late, "NaN"),
+        (text, "not"),
+        (nothing, "no such file"),
+        (a_folder_without_audio, "no audio"),
+    ],
+)
+def test_run_refuses_bad_input_in_one_line(
+    enhance: Cli, model: Path, tmp_path: Path, make: Callable[[Path], None], word: str
+) -> None:
+    bad = tmp_path / "bad.wav"
+    make(bad)
+    out = tmp_path / "new" / "out.wav"
+    code, stdout, err = enhance("run", bad, out, "--model", model, "--quiet")
+    assert (code, stdout) == (2, "")
+    assert err.count("\n") == 1 and "bad.wav" in err and word in err, err
+    assert not [p for p in tmp_path.rglob("*") if "out" in p.name]
+
+
+def test_run_refuses_an_unwritable_output(enhance: Cli, model: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", noise(800), 16000)
+    (tmp_path / "file").write_text("in the way")
+    result = enhance("run", tmp_path / "in.wav", tmp_path / "file" / "x.wav", "-m", model, "-q")
+    refused(result, "x.wav", "cannot be written")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("samples", [1, 3, 79, 401])
+def test_run_takes_less_than_a_window(
+    enhance: Cli, model: Path, tmp_path: Path, samples: int
+) -> None:
+    soundfile.write(tmp_path / "in.wav", noise(samples), 16000)
+    code, _, err = enhance("run", tmp_path / "in.wav", "--model", model)
+    assert code == 0, err
+    assert soundfile.info(tmp_path / "in_enhanced.wav").frames == samples
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_run_with_no_strength_gives_the_input_back(
+    enhance: Cli, model: Path, tmp_path: Path, subtype: str
+) -> None:
+    # Exactly the samples of the file, also those above the model's band: not a resampled copy.
+    wave = np.random.default_rng(1).uniform(-1, 1, (100_003, 2))
+    soundfile.write(tmp_path / "in.wav", wave, 44100, subtype=subtype)
+    before = soundfile.read(tmp_path / "in.wav", dtype="int32" if "PCM" in subtype else "float32")
+    for option in (("--strength", 0), ("--atten-limit", 0)):
+        code, _, err = enhance("run", tmp_path / "in.wav", "-m", model, "--force", *option)
+        assert code == 0, err
+        after, rate = soundfile.read(tmp_path / "in_enhanced.wav", dtype=before[0].dtype.name)
+        assert rate == 44100
+        np.testing.assert_array_equal(after, before[0])
+    enhance("run", tmp_path / "in.wav", "-m", model, "--force", "--strength", 0.9)
+    after, _ = soundfile.read(tmp_path / "in_enhanced.wav", dtype=before[0].dtype.name)
+    assert (after != before[0]).mean() > 0.9
+
+
+def test_run_limits_what_is_taken_away(enhance: Cli, tmp_path: Path) -> None:
+    silent = tiny_onnx.build(tmp_path / "silent.onnx", gain=0.0)
+    soundfile.write(tmp_path / "in.wav", noise(16000), 44100, subtype="FLOAT")
+    code, _, err = enhance("run", tmp_path / "in.wav", "-m", silent, "--atten-limit", 12)
+    assert code == 0, err
+    out, _ = soundfile.read(tmp_path / "in_enhanced.wav", dtype="float32")
+    np.testing.assert_allclose(out, 10 ** (-12 / 20) * noise(16000), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--strength", 1.5, ("strength 1.5", "0 to 1")),
+        ("--strength", -0.1, ("strength -0.1", "0 to 1")),
+        ("--strength", "nan", ("strength nan", "0 to 1")),
+        ("--atten-limit", -3, ("atten_limit -3.0", "at least 0")),
+    ],
+)
+def test_run_refuses_a_share_out_of_range(
+    enhance: Cli, model: Path, tmp_path: Path, option: str, value: object, words: tuple[str, ...]
+) -> None:
+    soundfile.write(tmp_path / "in.wav", noise(800), 16000)
+    refused(enhance("run", tmp_path / "in.wav", "-m", model, option, value), *words)
+    assert not (tmp_path / "in_enhanced.wav").exists()
+
+
+def test_run_finishes_the_good_files_of_a_folder(enhance: Cli, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "c"):
+        soundfile.write(folder / f"{name}.wav", noise(900), 16000)
+    text(folder / "b.wav")
+    code, _, err = enhance("run", folder, tmp_path / "out", "--model", model)
+    assert code == 2
+    assert "b.wav" in err and "1 of 3" in err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.wav", "c.wav"]
+
+
+def test_train_refuses_an_unknown_key(enhance: Cli, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("training: {learning_rat: 1}\n")
+    refused(
+        enhance("train", "--config", tmp_path / "c.yaml", "--run", tmp_path / "run"),
+        "learning_rat",
+        "learning_rate",
+        "c.yaml",
+    )
+    assert not (tmp_path / "run").exists()
+    refused(enhance("train", "--set", "nonsense=1"), "nonsense")
+    refused(enhance("train", "--mode", "base", "--set", "objective.weight=1"), "objective")
+
+
+def test_train_refuses_a_manifest_with_a_missing_file(enhance: Cli, tmp_path: Path) -> None:
+    manifest = tmp_path / "m.jsonl"
+    row = {"path": "gone.wav", "duration": 1.0, "sample_rate": 16000, "kind": "speech"}
+    manifest.write_text(json.dumps(row) + "\n")
+    refused(
+        enhance("train", "--set", f"data.speech=[{manifest}]", "--run", tmp_path / "run", "-q"),
+        "gone.wav",
+    )
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_modes_are_checked_before_anything_is_made(enhance: Cli, tmp_path: Path) -> None:
+    code, out, _ = enhance("train", "--help")
+    assert code == 0
+    assert all(mode in out for mode in ("base", "distill", "concat", "pretrain"))
+    run = ("--run", tmp_path / "run", "-q")
+    refused(enhance("train", "--mode", "dream", *run), "no mode 'dream'", "concat")
+    refused(enhance("train", "--mode", "base+concat", *run), "base")
+    refused(enhance("train", "--mode", "concat", "--set", "objective.sise=3", *run), "'size'")
+    refused(enhance("train", "--mode", "concat+distill", "--set", "objective.size=3", *run), "size")
+    assert not (tmp_path / "run").exists()
+
+
+def test_layers_are_advised_with_their_source(enhance: Cli) -> None:
+    code, out, _ = enhance("info", "layers")
+    assert code == 0
+    assert "last_k:4" in out and "001, layer" in out and "none was reproduced" in out
+
+
+def test_a_checkpoint_from_other_code_is_refused(enhance: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["BertModel"]}')
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    refused(enhance("export", folder, "--onnx", "-o", tmp_path / "x.onnx"), "foreign")
+    assert not (tmp_path / "x.onnx").exists()
+    refused(enhance("evaluate", folder, "--quiet", "-o", tmp_path / "report"), "foreign")
+    refused(enhance("info", folder), "foreign")
+
+
+def test_commands_without_a_run_say_so(enhance: Cli) -> None:
+    refused(enhance("export", "--onnx"), "runs")
+    refused(enhance("evaluate"), "runs")
+    refused(enhance("train", "--resume"), "runs")
+
+
+def test_export_wants_a_format(enhance: Cli, tmp_path: Path) -> None:
+    refused(enhance("export", tmp_path), "--onnx", "--offline")
+    refused(enhance("export", tmp_path, "--offline", "--int8"), "--offline")
+
+
+def test_a_foreign_onnx_file_is_refused(enhance: Cli, tmp_path: Path) -> None:
+    path = tiny_onnx.build(tmp_path / "m.onnx", props={})
+    soundfile.write(tmp_path / "in.wav", noise(800), 16000)
+    refused(enhance("run", tmp_path / "in.wav", "--model", path), "m.onnx", "metadata")
+    refused(enhance("run", tmp_path / "in.wav", "--model", "nonsense"), "nonsense")
+
+
+def test_info_lists_presets(enhance: Cli) -> None:
+    code, out, _ = enhance("info", "gcrn-small")
+    assert code == 0
+    assert "992,324" in out and "400/320" in out and "25 ms" in out
+
+
+def test_version_is_that_of_the_distribution(enhance: Cli) -> None:
+    from importlib.metadata import version
+
+    code, out, _ = enhance("--version")
+    assert (code, out) == (0, f"enhance {version('enhance')}\n")
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['enhance', '--help']\n"
+        "from enhance.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'onnxruntime', 'transformers', 'scipy', 'matplotlib', 'soundfile'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        times.append(time.perf_counter() - begin)
+        assert done.returncode == 0, done.stderr
+    assert min(times) < 0.5, times
