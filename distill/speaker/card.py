@@ -55,7 +55,7 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
 
 def _front_matter(record: dict[str, Any], name: str) -> str:
     languages = sorted({x for row in record["data"]["train"] for x in row["languages"]})
-    lines = ["---", "license: mit", f"model_name: {name}"]
+    lines = ["---", f"license: {record.get('licence', 'unknown')}", f"model_name: {name}"]
     if languages:
         lines += ["language:", *(f"- {x}" for x in languages)]
     lines += ["pipeline_tag: feature-extraction", "tags:", "- speech", "- speaker-verification"]
