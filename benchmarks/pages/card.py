@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.tables import Table, number, size
-from benchmarks.guard.tables import harm_tables
-from benchmarks.guard.tables import notes as harm_notes
+from benchmarks.pages.card_guards import LIMITS, guard_limits, guard_section
 from benchmarks.pages.card_records import Records, gather, model_name
 from benchmarks.pages.report import (
     DIGITS,
@@ -94,7 +93,7 @@ def text(records: Records) -> str:
         _what(records),
         f"## Intended use\n\n{records.notes}" if records.notes else "",
         _quality(records),
-        _harm(records),
+        guard_section(records.harm),
         _speed(records),
         _proof(records),
         _data(records),
@@ -211,23 +210,6 @@ def _heard(row: Row) -> str:
         f"a file of training by bytes and {len({clip for clip, _ in heard['same_name']})} by name "
         f"({heard['files']} files heard)."
     )
-
-
-def _harm(r: Records) -> str:
-    parts = ["## Does it harm?"]
-    for pair in r.harm:
-        rows = [{**row, "set": Path(row["set"]).name} for row in pair]
-        row = rows[-1]
-        parts.append(
-            f"`enhance guard` on {row['set']} (set `{row['set_hash'][:12]}`), at most "
-            f"{row['limit']} clips of a condition; intervals: {row['interval']}."
-        )
-        first, *others = harm_tables(rows)
-        parts.append(first.markdown())
-        for table in others:
-            parts += [f"**{table.title}**", table.markdown()]
-        parts.append("\n".join(f"- {line}" for line in harm_notes(rows)))
-    return "\n\n".join(parts)
 
 
 def _speed(r: Records) -> str:
@@ -361,20 +343,7 @@ def _export_command(r: Records) -> str:
 def _limits(r: Records) -> str:
     spoken = sorted({x for row in r.data["train"] for x in row["languages"]})
     hours = {use: sum(row["hours"] for row in r.data[use]) for use in ("train", "noise")}
-    lines = ["## Limits", ""]
-    for pair in r.harm:
-        row = pair[-1]
-        place = Path(row["set"]).name
-        for verdict, words in (("fail", "fails"), ("not measured", "was not measured")):
-            found: dict[str, list[str]] = {}
-            for check in row["checks"]:
-                if check["verdict"] == verdict:
-                    case, _, figure = check["name"].partition(": ")
-                    found.setdefault(case, []).append(figure)
-            told = (f"{case} ({'; '.join(x)})" if any(x) else case for case, x in found.items())
-            lines += [f"- On {place} {words}: {'; '.join(told)}."] if found else []
-        if all(check["verdict"] == "pass" for check in row["checks"]):
-            lines.append(f"- On {place} every guard passes; what no guard measures is not known.")
+    lines = [f"## {LIMITS}", "", *guard_limits(r.harm)]
     if spoken:
         lines.append(f"- Heard {', '.join(LANGUAGES.get(x, x) for x in spoken)}.")
     largest = max(r.data["train"], key=lambda row: row["hours"])

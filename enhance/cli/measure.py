@@ -22,7 +22,7 @@ from enhance.cli.options import (
     Report,
     read_snr,
 )
-from enhance.errors import require
+from enhance.errors import EnhanceError, require
 
 
 def evaluate(
@@ -112,14 +112,15 @@ def guard(
     ] = None,
     jobs: Jobs = 0,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 1 where a bound is passed.")
+        bool, typer.Option("--strict", help="Exit code 1 where a check fails.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure whether models harm what they should leave alone.
 
     Clean, quiet and loud speech, mild noise, silence, music, another language; women and men;
-    speakers heard in training or not. Each figure is held against a bound: pass or FAIL.
+    speakers heard in training or not. Each interval is held against a bound: pass, FAIL, or not
+    shown where it lies across.
     """
     require("measure", "pesq", "pystoi", "scipy")
     from benchmarks.guard.run import SEX
@@ -145,11 +146,13 @@ def guard(
 
 def card(
     model: Annotated[str, typer.Argument(help="ONNX file or shipped name.")],
-    run: Annotated[Path, typer.Option(help="Folder of the run that trained it.")],
     results: Annotated[
         list[Path],
         typer.Option(help="Report folder or results.jsonl of evaluate, guard, bench; repeatable."),
     ],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the run that trained it; not for --guards.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="File.  [default: NAME.md beside MODEL]")
     ] = None,
@@ -162,16 +165,26 @@ def card(
     notes: Annotated[
         Path | None, typer.Option(help="Markdown on intended use and limits, put in as it is.")
     ] = None,
+    guards: Annotated[
+        bool, typer.Option("--guards", help="Renew what the card tells of guards, and no more.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Write a model card from measured records, and from nothing else.
 
     Every record must be of this very file: certificate, run, evaluation, guard and bench are
-    checked against its hash, and a missing or strange one is refused.
+    checked against its hash, and a missing or strange one is refused. --guards needs a card and
+    the guard's records alone: the rest of the card stays as it is.
     """
     require("train", "yaml")
     from benchmarks.pages.card import write_card
+    from benchmarks.pages.card_guards import renew_guards
 
+    if guards:
+        print(f"{renew_guards(model, results, out)}: guards renewed")
+        return
+    if run is None:
+        raise EnhanceError("card: no run named; give the folder that trained it with --run")
     path = write_card(
         model,
         run,

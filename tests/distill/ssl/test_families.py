@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -341,7 +342,6 @@ def test_a_teacher_below_its_baseline_is_told(made: dict[str, Path], tmp_path: P
 
 
 def test_a_record_of_another_kind_is_no_metric(made: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
 
     folder = tmp_path / "model"
     shutil.copytree(made["hubert"], folder)
