@@ -262,6 +262,16 @@ def test_info_lists_presets(enhance: Cli) -> None:
     assert "992,324" in out and "400/320" in out and "25 ms" in out
 
 
+def test_info_tells_a_dual_path_from_groups(enhance: Cli) -> None:
+    for preset, told in (
+        ("gcrn-dual", "16-32-48-64, 2 x lstm 96 over time, recurrent over frequency, complex_mask"),
+        ("gcrn-small", "16-32-48-64-64, 2 x lstm 320 in 2 groups, complex_mask"),
+    ):
+        code, out, _ = enhance("info", preset)
+        assert code == 0
+        assert told in out
+
+
 def test_version_is_that_of_the_distribution(enhance: Cli) -> None:
     from importlib.metadata import version
 
