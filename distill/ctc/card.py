@@ -143,7 +143,7 @@ chose nothing. The same weights again (same machine type and versions): `{comman
 def command(record: dict[str, Any]) -> str:
     """The command that makes the same weights again."""
     config = record["config"]
-    words = [f"enhance finetune-ctc {shlex.quote(config['backbone'])} --transcripts FILE"]
+    words = [f"enhance teacher finetune-ctc {shlex.quote(config['backbone'])} --transcripts FILE"]
     words += ["--eval FILE"] * record["data"]["evaluation_file"]
     words.append(f"-o DIR --units {config['units']} --minutes 0 --steps {record['steps']}")
     words += [f"--{name.replace('_', '-')} {config[name]:g}" for name in _NUMBERS]

@@ -107,8 +107,8 @@ def _training(record: dict[str, Any]) -> str:
 {speakers}{record["steps"]} steps of {config["batch"]} clips in {record["seconds"] / 60:.1f} minutes
 on {config["threads"]} CPU thread{"s" * (config["threads"] > 1)} ({speed:.0f} seconds of audio a
 second, all crops counted), {noise}. AdamW, peak rate {config["learning_rate"]:g}. The same weights
-again (same machine type and versions): `enhance pretrain-speaker {again} --corpus DIR --output
-DIR`."""
+again (same machine type and versions): `enhance teacher pretrain-speaker {again} --corpus DIR
+--output DIR`."""
 
 
 def _again(record: dict[str, Any]) -> list[str]:

@@ -39,7 +39,7 @@ def command(record: Mapping[str, Any]) -> str:
     family = config["family"]
     choices = {name: _changes(config, name) for name in PRESETS if _family(name) == family}
     preset = min(choices, key=lambda name: len(choices[name]))
-    words = [f"enhance pretrain-ssl --family {family}"]
+    words = [f"enhance teacher pretrain --family {family}"]
     if preset != family:
         words.append(f"--preset {preset}")
     words.append("--corpus DIR --output DIR --minutes 0")
@@ -81,7 +81,7 @@ def what(record: Mapping[str, Any], name: str, size: int) -> str:
 
 A very small {TITLES[family]} ({record["parameters"] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB \
 in {precision}),
-pre-trained without labels by `enhance pretrain-ssl`.{mini}
+pre-trained without labels by `enhance teacher pretrain`.{mini}
 
 """
     return opening + (_transformer if family in KINDS else _convolutional)(config, name)

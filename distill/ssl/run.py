@@ -1,4 +1,4 @@
-"""Pre-training of a small self-supervised model on unlabelled speech: `enhance pretrain-ssl`.
+"""Pre-training of a small self-supervised model on unlabelled speech: `enhance teacher pretrain`.
 
 What the families have in common: files, iterations, one training by `distill.training.loop` in
 each, record and card. What is learnt and how it is measured is behind `distill.ssl.family.Family`.

@@ -27,8 +27,8 @@ def test_two_processes_hear_twice_as_much(case: str, tiny_corpus: Path, tmp_path
         for key, value in {**TINY, **settings, **changes}.items()
         for word in ("--set", f"{key}={json.dumps(value)}")
     ]
-    command = ["-m", "enhance", "pretrain-ssl", "--family", family, "--corpus", str(tiny_corpus)]
-    command += ["-o", str(tmp_path / "two"), "--devices", "2", *words]
+    command = ["-m", "enhance", "teacher", "pretrain", "--family", family]
+    command += ["--corpus", str(tiny_corpus), "-o", str(tmp_path / "two"), "--devices", "2", *words]
     done = subprocess.run(
         [sys.executable, *command],
         cwd=Path(__file__).parents[2],
