@@ -243,8 +243,8 @@ def _scope(rows: Sequence[Row]) -> list[str]:
         size(row["parameters"], "") for row in shown_rows(rows) if not row["baseline"]
     )
     return [
-        f"What this covers: {_and(told) or 'no run yet'}; a student of {_and(list(sizes)) or '-'} parameters; "
-        f"{head['hours_heard']:.3g} h of mixtures; this set. A stronger teacher, another student "
+        f"What this covers: {_and(told) or 'no run yet'}; a student of {_and(list(sizes)) or '-'} "
+        f"parameters; {head['hours_heard']:.3g} h of mixtures; this set. A stronger teacher, another student "
         "or a longer training may turn it.",
         "",
     ]
