@@ -13,6 +13,7 @@ import torch
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import start_from
+from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import to_dict
 from enhance.training import branch as branches
@@ -122,7 +123,7 @@ def fit(
         go_on = fabric.broadcast(on_first(fabric, begin))
         objective.to(fabric.device)
         together(fabric, lambda: objective.prepare(data.mixer.speech))
-        tensors, header = files.load_tensors(run / files.FILE, files.FORMAT) if go_on else ({}, {})
+        tensors, header = load_tensors(run / files.FILE, files.FORMAT) if go_on else ({}, {})
         interrupt = stack.enter_context(Interrupt())
         plan = EnhancerPlan(config, header.get("branch"))
         start = None if go_on else init

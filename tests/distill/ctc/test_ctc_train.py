@@ -27,8 +27,8 @@ from distill.ctc.train import FORMAT, CtcLearner, finetune
 from distill.teacher import contract as teacher
 from enhance.cli.ctc import finetune_ctc
 from enhance.errors import EnhanceError
+from enhance.network.tensors import load_tensors
 from enhance.training.learner import Learner
-from enhance.training.state import load_tensors
 
 SIZE = {
     "hidden_size": 32,

@@ -18,8 +18,8 @@ from enhance.config import RunConfig, TrainingConfig
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.network.checkpoint import read_info
+from enhance.network.tensors import load_tensors
 from enhance.settings import parse
-from enhance.training.state import load_tensors
 
 ALL = ("concat", "pretrain", "concat+distill", "pretrain+distill", "concat+pretrain+distill")
 

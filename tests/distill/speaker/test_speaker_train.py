@@ -27,7 +27,7 @@ from distill.teacher.contract import load
 from enhance.cli.speaker import pretrain_speaker
 from enhance.data.mixing_config import MixingConfig
 from enhance.errors import EnhanceError
-from enhance.training.state import load_tensors
+from enhance.network.tensors import load_tensors
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("speechbrain") is None, reason="needs the extra `speaker`"

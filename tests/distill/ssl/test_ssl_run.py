@@ -28,7 +28,7 @@ from enhance.data.clip_store import ClipStore
 from enhance.data.manifest import Clip
 from enhance.data.rooms import Response
 from enhance.errors import EnhanceError
-from enhance.training.state import load_tensors
+from enhance.network.tensors import load_tensors
 
 TINY = MaskedUnitsConfig(
     minutes=0,
