@@ -11,18 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures.tables import Table, number, size
+from benchmarks.figures.tables import DIGITS, Table, number, size
 from benchmarks.guard.tables import harm_tables
 from benchmarks.guard.tables import notes as harm_notes
+from benchmarks.latency.tables import latency_tables, machine_lines
 from benchmarks.pages.card_records import Records, gather, model_name
-from benchmarks.pages.report import (
-    DIGITS,
-    gain_table,
-    group_tables,
-    latency_tables,
-    machine_lines,
-    quality_table,
-)
+from benchmarks.quality.tables import gain_table, group_tables, quality_table
 from enhance.data.inventory import LANGUAGES, source_table
 from enhance.device.hub import MODELS, find_model
 from enhance.errors import EnhanceError

@@ -23,6 +23,7 @@ from benchmarks.guard import run as harm
 from benchmarks.guard.bounds import Check, Harm, judge
 from benchmarks.guard.run import Guard, guard
 from benchmarks.guard.tables import checks_table
+from benchmarks.pages.report import write_report
 from enhance.cli import app as cli
 from enhance.data import formulas
 from enhance.errors import EnhanceError
@@ -201,7 +202,7 @@ def test_figures_follow_from_the_rows_kept(found: Guard) -> None:
 
 
 def test_the_report_holds_every_verdict(found: Guard) -> None:
-    text = (found.folder / "report.md").read_text("utf-8")
+    text = write_report(found.folder).read_text("utf-8")
     assert "## Harm guards" in text
     (table,) = [checks_table(found.models)]
     assert all("| " + " | ".join(row) + " |" in text for row in table.rows)
@@ -222,7 +223,7 @@ def test_another_run_stands_beside_the_first(found: Guard, place: Path, tmp_path
     rows = read_jsonl(out / "results.jsonl")
     assert rows[:-2] == read_jsonl(found.folder / "results.jsonl")
     assert [(row["model"], row["limit"]) for row in rows[-2:]] == [("noisy", 5), ("half", 5)]
-    text = (out / "report.md").read_text("utf-8")
+    text = write_report(out).read_text("utf-8")
     assert text.count("## Harm guards") == 2
     # No speech was named: those checks say so, and do not pass.
     verdicts = {x["name"]: x["verdict"] for x in rows[-1]["checks"]}

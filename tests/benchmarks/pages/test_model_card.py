@@ -18,11 +18,10 @@ import soundfile
 import tiny_training as tiny
 import yaml
 
-from benchmarks.figures.tables import number, plus_minus
+from benchmarks.figures.tables import DIGITS, number, plus_minus
 from benchmarks.guard.run import guard
 from benchmarks.latency.bench import bench
 from benchmarks.pages.card import write_card
-from benchmarks.pages.report import DIGITS
 from benchmarks.quality.evaluate import evaluate
 from enhance.cli import app as cli
 from enhance.errors import EnhanceError
