@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,6 +72,7 @@ def pretrain_ssl(
     A resumed run keeps its own settings.
     """
     require("train", "torch", "transformers", "safetensors", "sklearn", "scipy", "yaml")
+    from benchmarks.analysis import phone_probe
     from distill.ssl import family as families
     from distill.ssl import run as pretrain_ssl
     from enhance.data import demo_corpus
@@ -94,7 +96,9 @@ def pretrain_ssl(
     if output is None:
         output = Path("runs") / f"ssl-{config.family}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = corpus or demo_corpus.ensure(quiet=quiet)
-    record = pretrain_ssl.pretrain(config, folder, output, resume=resume, probe=probe, quiet=quiet)
+    measure = partial(phone_probe.probe, corpus=probe, quiet=quiet) if probe else None
+    how: dict[str, Any] = {"resume": resume, "probe": measure, "quiet": quiet}
+    record = pretrain_ssl.pretrain(config, folder, output, **how)
     if "stopped" in record:
         raise typer.Exit(130)
 
