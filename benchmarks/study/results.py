@@ -98,7 +98,7 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
 
 def _teachers(study: Study) -> dict[str, Row | None]:
     """Each teacher of a study of modes, and how far its phone probe lies over the best of MFCC."""
-    from distill.teacher.contract import SHIPPED
+    from distill.backbones.find import SHIPPED
 
     found: dict[str, Row | None] = {}
     for trial in study.trials:

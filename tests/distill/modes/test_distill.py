@@ -10,8 +10,9 @@ import pytest
 import soundfile
 import torch
 
+from distill.backbones.find import load
 from distill.modes.distill import Distillation, DistillConfig, shuffle
-from distill.teacher.contract import Teacher, load
+from distill.teacher.contract import Teacher
 from enhance.config import (
     GcrnConfig,
     LossConfig,

@@ -179,12 +179,12 @@ def test_parameters_of_a_concat_model_are_told(runs: dict[str, Path]) -> None:
 
 
 def test_one_teacher_for_two_modes_is_loaded_once(data: Path, teacher: Path, monkeypatch) -> None:
-    import distill.teacher.contract
+    import distill.backbones.find
 
     asked = []
-    original = distill.teacher.contract.load
+    original = distill.backbones.find.load
     monkeypatch.setattr(
-        distill.teacher.contract, "load", lambda name: asked.append(name) or original(name)
+        distill.backbones.find, "load", lambda name: asked.append(name) or original(name)
     )
     make_objective(tiny.settings(data, "concat+pretrain+distill", teacher), True)
     assert asked == [str(teacher)]

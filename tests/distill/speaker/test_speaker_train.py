@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from benchmarks.analysis import teachers as teacher_table
 from distill.backbones.ecapa_model import EcapaConfig
+from distill.backbones.find import load
 from distill.speaker import score
 from distill.speaker.config import AamConfig, DinoConfig, SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.train import FORMAT, train
-from distill.teacher.contract import load
 from enhance.cli.speaker import pretrain_speaker
 from enhance.data.mixing_config import MixingConfig
 from enhance.errors import EnhanceError
