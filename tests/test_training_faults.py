@@ -21,8 +21,9 @@ from enhance.config import RunConfig
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
+from enhance.training.engine import seed_everything
 from enhance.training.interrupt import Interrupt
-from enhance.training.loop import fit, seed_everything
+from enhance.training.loop import fit
 from enhance.training.objective import Enhancement
 
 

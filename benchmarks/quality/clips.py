@@ -16,7 +16,7 @@ from enhance import parallel
 from enhance.audio import read as audio
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, MetricRefusal, measure
-from enhance.threads import torch_threads
+from enhance.parallel import torch_threads
 
 Row = dict[str, Any]
 

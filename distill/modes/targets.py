@@ -34,7 +34,7 @@ from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
     from enhance.data.clip_store import ClipStore
-    from enhance.data.mixing import Piece
+    from enhance.data.recipe import Piece
 
 log = logging.getLogger("enhance")
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from enhance.data import formulas
-from enhance.data.clips import ClipStore
+from enhance.data.clip_store import ClipStore
 from enhance.data.recipe import Formula, Piece
 
 

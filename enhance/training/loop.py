@@ -20,14 +20,12 @@ from enhance.training import branch as branches
 from enhance.training import run_folder
 from enhance.training import state as files
 from enhance.training.data import TrainingData
-from enhance.training.engine import Engine, seed_everything
+from enhance.training.engine import Engine
 from enhance.training.enhancer import Enhancer, EnhancerPlan
 from enhance.training.interrupt import Interrupt
 from enhance.training.learner import State
 from enhance.training.objective import Objective
 from enhance.training.processes import Hardware, end_others, in_turn, on_first, together
-
-__all__ = ["fit", "seed_everything"]
 
 
 def fit(

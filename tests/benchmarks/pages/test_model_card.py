@@ -28,7 +28,8 @@ from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256, write_json, write_jsonl
 from enhance.measure.metrics import METRICS
 from enhance.settings import dump_yaml, load_run, load_yaml, to_dict
-from enhance.training.loop import fit, seed_everything
+from enhance.training.engine import seed_everything
+from enhance.training.loop import fit
 from enhance.training.objective import Enhancement
 from export.certificate import Bounds
 from export.stream import export_model

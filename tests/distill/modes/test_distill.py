@@ -24,7 +24,8 @@ from enhance.config import (
 from enhance.data.clip_store import ClipStore
 from enhance.data.loader import collate
 from enhance.data.manifest import Clip
-from enhance.data.mixing import Mixer, Piece
+from enhance.data.mixing import Mixer
+from enhance.data.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import parse

@@ -15,7 +15,7 @@ from distill.modes.distill import DistillConfig
 from distill.modes.targets import Targets
 from distill.teacher.features import Features
 from enhance.data.clip_store import ClipStore
-from enhance.data.mixing import Piece
+from enhance.data.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 

@@ -11,9 +11,11 @@ import pytest
 import soundfile
 from audio_clips import RATE, clip, speech_and_noise, tone
 
-from enhance.data.clips import ClipStore, DataConfig, load_clips
-from enhance.data.mixing import Mixer, MixingConfig, Mixture, NothingLeft, bank
-from enhance.data.rooms import Response, simulated_bank
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import DataConfig, load_clips
+from enhance.data.mixing import Mixer, MixingConfig, NothingLeft
+from enhance.data.recipe import Mixture
+from enhance.data.rooms import Response, bank, simulated_bank
 from enhance.errors import EnhanceError
 
 PLAIN = MixingConfig(segment_seconds=1.0)
