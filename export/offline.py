@@ -18,8 +18,8 @@ from enhance.measure.metrics import versions
 from enhance.network.checkpoint import CheckpointInfo, identity, load_model, read_info
 from enhance.network.companion import Factory
 from enhance.network.waveform_model import WaveformModel
+from enhance.parallel import torch_threads
 from enhance.progress import progress_bar
-from enhance.threads import torch_threads
 from export import certificate as proof
 from export.certificate import Bounds, Clip, Streams
 from export.graph.step import operators, save

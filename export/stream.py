@@ -25,8 +25,8 @@ from enhance.files import (
     write_jsonl,
 )
 from enhance.network.checkpoint import CheckpointInfo, load_model, read_info
+from enhance.parallel import torch_threads
 from enhance.progress import progress_bar
-from enhance.threads import torch_threads
 from export import certificate as proof
 from export.causality import look_ahead
 from export.certificate import Bounds, Clip

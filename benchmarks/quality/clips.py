@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +16,7 @@ from enhance import parallel
 from enhance.audio import read as audio
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, MetricRefusal, measure
-from enhance.threads import torch_threads
+from enhance.parallel import torch_threads
 
 Row = dict[str, Any]
 
@@ -148,35 +147,6 @@ def _measure(work: tuple[Task, Candidate]) -> Row:
     task, candidate = work
     with torch_threads(1) if candidate.kind == "checkpoint" else contextlib.nullcontext():
         return task.measure(candidate, _loaded(candidate))
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Rows of an earlier evaluation; a last line that was cut off in writing is left out.
-
-    Raises
-    ------
-    EnhanceError
-        If another line is not JSON, or the file cannot be read.
-    """
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnhanceError(f"{path}: cannot be read ({error}); remove it") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # no newline after it: the process was killed in writing
-                break
-            raise EnhanceError(f"{path}, line {number}: not JSON; remove the file") from error
-        if isinstance(row, dict) and {"clip", "model_hash", "clip_hash", "set_hash"} <= row.keys():
-            rows.append(row)
-    return rows
 
 
 def missing_metrics(row: Row, metrics: Sequence[str]) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.seeds import ENOUGH, Row, claims, no_claim
-from benchmarks.figures.tables import Table, number, plus_minus, size
-from benchmarks.pages.report import DIGITS, machine_lines
+from benchmarks.figures.tables import DIGITS, Table, number, plus_minus, size
+from benchmarks.latency.tables import machine_lines
 from benchmarks.study.grid import paper_lines
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
@@ -244,8 +244,8 @@ def _scope(rows: Sequence[Row]) -> list[str]:
     )
     return [
         f"What this covers: {_and(told) or 'no run yet'}; a student of {_and(list(sizes)) or '-'} "
-        f"parameters; {head['hours_heard']:.3g} h of mixtures; this set. A stronger teacher, another student "
-        "or a longer training may turn it.",
+        f"parameters; {head['hours_heard']:.3g} h of mixtures; this set. A stronger teacher, "
+        "another student or a longer training may turn it.",
         "",
     ]
 

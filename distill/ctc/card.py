@@ -82,7 +82,7 @@ processor = AutoProcessor.from_pretrained("{name}")
 logits = model(**processor(wave, sampling_rate=16000, return_tensors="pt")).logits
 text = processor.batch_decode(logits.argmax(-1){spaces})[0]
 
-from distill.teacher.contract import load
+from distill.backbones.find import load
 teacher = load("{name}")  # its hidden states, without the linear layer
 ```
 

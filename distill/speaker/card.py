@@ -73,7 +73,7 @@ trained
 {how}.
 
 ```python
-from distill.teacher.contract import load
+from distill.backbones.find import load
 teacher = load("{name}")  # folder
 vectors = teacher.embedding(waves)  # (B, N) at 16 kHz to (B, E): compare by cosine
 hidden, counts = teacher(waves, lengths)  # outputs of every block, 100 frames a second

@@ -130,7 +130,7 @@ def _convolutional(config: Mapping[str, Any], name: str) -> str:
             f"| quantiser | {a['vq_type']}, {a['vq_groups']} groups of {a['vq_codes']} codewords |"
         )
     return f"""```python
-from distill.teacher import contract as teacher
+from distill.backbones import find as teacher
 model = teacher.load("{name}", left_pad=0)  # folder
 states, counts = model(waves, lengths)  # (L + 1, B, T, D)
 ```

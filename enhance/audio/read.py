@@ -17,6 +17,7 @@ import soundfile
 
 from enhance.audio.containers import ADVICE, look, truncated
 from enhance.audio.resampling import StreamingResampler, resample, resampled_length
+from enhance.audio.samples import LOUDEST, RATES, too_loud
 from enhance.audio.write import (
     BLOCK,
     SUFFIXES,
@@ -29,7 +30,6 @@ from enhance.audio.write import (
 )
 from enhance.errors import EnhanceError
 from enhance.files import Kind, kind_of
-from enhance.samples import LOUDEST, RATES, too_loud
 
 __all__ = [
     "BLOCK",
@@ -95,7 +95,7 @@ class AudioReader:
     ------
     EnhanceError
         On opening as `info` does; on reading if a sample is NaN, infinite or far beyond full
-        scale (`enhance.samples.LOUDEST`), the data are damaged, or there are fewer than the
+        scale (`enhance.audio.samples.LOUDEST`), the data are damaged, or there are fewer than the
         header promised.
     """
 

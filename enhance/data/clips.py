@@ -12,27 +12,9 @@ from typing import Literal
 import numpy as np
 
 from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import (
-    Clip,
-    make_manifest,
-    read_manifest,
-    scan_folder,
-    write_manifest,
-)
+from enhance.data.manifest import Clip, read_manifest, scan_folder
 from enhance.errors import EnhanceError
 from enhance.files import is_file, is_folder
-
-__all__ = [
-    "Clip",
-    "ClipStore",
-    "DataConfig",
-    "load_clips",
-    "make_manifest",
-    "read_manifest",
-    "scan_folder",
-    "split",
-    "write_manifest",
-]
 
 log = logging.getLogger("enhance")
 Weights = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]

@@ -21,7 +21,8 @@ import numpy as np
 
 from enhance.data import augment, distant, filters
 from enhance.data.babble import Voices
-from enhance.data.clips import ClipStore, draw_clip, source_weights
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import draw_clip, source_weights
 from enhance.data.mixing_config import MixingConfig
 from enhance.data.pieces import (
     assemble,
@@ -37,8 +38,6 @@ from enhance.data.pieces import (
 from enhance.data.recipe import Distant, Mixture, Piece, Recipe, in_segment
 from enhance.data.rooms import Response, bank
 from enhance.errors import EnhanceError
-
-__all__ = ["Mixer", "MixingConfig", "Mixture", "Piece", "Recipe", "bank"]
 
 ATTEMPTS = 20
 """Crops drawn by chance until one is not silent; then audible ones are searched."""

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from enhance.data import formulas
-from enhance.data.clips import ClipStore, Weights, clip_of, draw_clip
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import Weights, clip_of, draw_clip
 from enhance.data.mixing_config import MixingConfig
 from enhance.data.recipe import Formula, Piece
 
