@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance, load
 from enhance import parallel
 from enhance.audio import read as audio
+from enhance.audio.resampling import resample
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, MetricRefusal, measure
 from enhance.parallel import torch_threads
@@ -91,8 +92,8 @@ def measure_pair(
     """Enhance one clip and measure it: a row of ``clips.jsonl`` without gains."""
     clean, noisy, rate = read_pair(pair.clean, pair.noisy)
     if rate != SAMPLE_RATE:
-        clean = audio.resample(clean, rate, SAMPLE_RATE)
-        noisy = audio.resample(noisy, rate, SAMPLE_RATE)
+        clean = resample(clean, rate, SAMPLE_RATE)
+        noisy = resample(noisy, rate, SAMPLE_RATE)
     estimate = np.asarray(enhance(noisy), dtype=np.float32)
     if estimate.shape != noisy.shape:
         raise EnhanceError(
