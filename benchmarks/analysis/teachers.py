@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill.backbones import find as teachers
 from distill.ssl.family import FAMILIES
-from distill.teacher import contract as teachers
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 
@@ -44,7 +44,7 @@ def describe(
     Parameters
     ----------
     name
-        As `distill.teacher.contract.load` takes it.
+        As `distill.backbones.find.load` takes it.
     audio
         Folder of recordings; None measures no throughput.
     seconds
@@ -93,7 +93,7 @@ def _family(found: Any, where: Path) -> str | None:
 
 
 def _record(where: Path) -> dict[str, Any] | None:
-    """What `pretrain-ssl` or `pretrain-speaker` wrote; None where neither did."""
+    """What `teacher pretrain` or `pretrain-speaker` wrote; None where neither did."""
     path = where / "record.json"
     if not path.is_file():
         return None
@@ -106,7 +106,7 @@ def _record(where: Path) -> dict[str, Any] | None:
         return record
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise EnhanceError(
-            f"{path}: not a record of enhance pretrain-ssl or pretrain-speaker "
+            f"{path}: not a record of enhance teacher pretrain or pretrain-speaker "
             f"({type(error).__name__}: {error})"
         ) from error
 

@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.figures.tables import Table, number, plus_minus, with_interval
+from benchmarks.figures.tables import DIGITS as REPORT_DIGITS
+from benchmarks.figures.tables import Table, number, plus_minus, show, with_interval
 from benchmarks.guard.bounds import DIGITS
 from benchmarks.guard.cases import EXACT_DB, FIGURES, KEPT
-from benchmarks.pages.report import DIGITS as REPORT_DIGITS
-from benchmarks.pages.report import show
 from enhance.measure.metrics import METRICS, TITLES
 
 if TYPE_CHECKING:

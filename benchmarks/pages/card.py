@@ -11,17 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures.tables import Table, number, size
+from benchmarks.figures.tables import DIGITS, Table, number, size
+from benchmarks.latency.tables import latency_tables, machine_lines
 from benchmarks.pages.card_guards import LIMITS, guard_limits, guard_section
 from benchmarks.pages.card_records import Records, gather, model_name
-from benchmarks.pages.report import (
-    DIGITS,
-    gain_table,
-    group_tables,
-    latency_tables,
-    machine_lines,
-    quality_table,
-)
+from benchmarks.quality.tables import gain_table, group_tables, quality_table
 from enhance.data.inventory import LANGUAGES, source_table
 from enhance.device.hub import MODELS, find_model
 from enhance.errors import EnhanceError

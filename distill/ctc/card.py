@@ -82,7 +82,7 @@ processor = AutoProcessor.from_pretrained("{name}")
 logits = model(**processor(wave, sampling_rate=16000, return_tensors="pt")).logits
 text = processor.batch_decode(logits.argmax(-1){spaces})[0]
 
-from distill.teacher.contract import load
+from distill.backbones.find import load
 teacher = load("{name}")  # its hidden states, without the linear layer
 ```
 
@@ -143,7 +143,7 @@ chose nothing. The same weights again (same machine type and versions): `{comman
 def command(record: dict[str, Any]) -> str:
     """The command that makes the same weights again."""
     config = record["config"]
-    words = [f"enhance finetune-ctc {shlex.quote(config['backbone'])} --transcripts FILE"]
+    words = [f"enhance teacher finetune-ctc {shlex.quote(config['backbone'])} --transcripts FILE"]
     words += ["--eval FILE"] * record["data"]["evaluation_file"]
     words.append(f"-o DIR --units {config['units']} --minutes 0 --steps {record['steps']}")
     words += [f"--{name.replace('_', '-')} {config[name]:g}" for name in _NUMBERS]

@@ -14,7 +14,7 @@ class CtcConfig(LoopConfig):
     """Everything that decides the weights, apart from the recordings."""
 
     backbone: str = "mini-wavlm"
-    """Where it starts: a name that `distill.teacher.contract.load` knows."""
+    """Where it starts: a name that `distill.backbones.find.load` knows."""
     from_scratch: bool = False
     """Only the backbone's architecture, with random weights: what pre-training is worth. The front
     end is trained too."""

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.backbones.find import load
 from distill.modes.wrapper import Around
-from distill.teacher.contract import Teacher, check_rate, load
+from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.frames import FrameGrid, resample
 from distill.teacher.layers import Layers, LayerSum
 from distill.teacher.windows import listen

@@ -55,7 +55,7 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
 
 def _front_matter(record: dict[str, Any], name: str) -> str:
     languages = sorted({x for row in record["data"]["train"] for x in row["languages"]})
-    lines = ["---", "license: mit", f"model_name: {name}"]
+    lines = ["---", f"license: {record.get('licence', 'unknown')}", f"model_name: {name}"]
     if languages:
         lines += ["language:", *(f"- {x}" for x in languages)]
     lines += ["pipeline_tag: feature-extraction", "tags:", "- speech", "- speaker-verification"]
@@ -73,7 +73,7 @@ trained
 {how}.
 
 ```python
-from distill.teacher.contract import load
+from distill.backbones.find import load
 teacher = load("{name}")  # folder
 vectors = teacher.embedding(waves)  # (B, N) at 16 kHz to (B, E): compare by cosine
 hidden, counts = teacher(waves, lengths)  # outputs of every block, 100 frames a second
@@ -107,8 +107,8 @@ def _training(record: dict[str, Any]) -> str:
 {speakers}{record["steps"]} steps of {config["batch"]} clips in {record["seconds"] / 60:.1f} minutes
 on {config["threads"]} CPU thread{"s" * (config["threads"] > 1)} ({speed:.0f} seconds of audio a
 second, all crops counted), {noise}. AdamW, peak rate {config["learning_rate"]:g}. The same weights
-again (same machine type and versions): `enhance pretrain-speaker {again} --corpus DIR --output
-DIR`."""
+again (same machine type and versions): `enhance teacher pretrain-speaker {again} --corpus DIR
+--output DIR`."""
 
 
 def _again(record: dict[str, Any]) -> list[str]:

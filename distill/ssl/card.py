@@ -90,7 +90,12 @@ def _front_matter(record: dict[str, Any], name: str) -> str:
     languages = sorted({x for row in record["data"]["train"] for x in row["languages"]})
     family = record["config"]["family"]
     library = "transformers" if family in KINDS else "enhance"
-    lines = ["---", "license: mit", f"library_name: {library}", f"model_name: {name}"]
+    lines = [
+        "---",
+        f"license: {record.get('licence', 'unknown')}",
+        f"library_name: {library}",
+        f"model_name: {name}",
+    ]
     if languages:
         lines += ["language:", *(f"- {x}" for x in languages)]
     lines += ["pipeline_tag: feature-extraction", "tags:", "- speech", f"- {family}"]

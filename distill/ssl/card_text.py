@@ -39,7 +39,7 @@ def command(record: Mapping[str, Any]) -> str:
     family = config["family"]
     choices = {name: _changes(config, name) for name in PRESETS if _family(name) == family}
     preset = min(choices, key=lambda name: len(choices[name]))
-    words = [f"enhance pretrain-ssl --family {family}"]
+    words = [f"enhance teacher pretrain --family {family}"]
     if preset != family:
         words.append(f"--preset {preset}")
     words.append("--corpus DIR --output DIR --minutes 0")
@@ -81,7 +81,7 @@ def what(record: Mapping[str, Any], name: str, size: int) -> str:
 
 A very small {TITLES[family]} ({record["parameters"] / 1e6:.2f} M parameters, {size / 1e6:.1f} MB \
 in {precision}),
-pre-trained without labels by `enhance pretrain-ssl`.{mini}
+pre-trained without labels by `enhance teacher pretrain`.{mini}
 
 """
     return opening + (_transformer if family in KINDS else _convolutional)(config, name)
@@ -130,7 +130,7 @@ def _convolutional(config: Mapping[str, Any], name: str) -> str:
             f"| quantiser | {a['vq_type']}, {a['vq_groups']} groups of {a['vq_codes']} codewords |"
         )
     return f"""```python
-from distill.teacher import contract as teacher
+from distill.backbones import find as teacher
 model = teacher.load("{name}", left_pad=0)  # folder
 states, counts = model(waves, lengths)  # (L + 1, B, T, D)
 ```

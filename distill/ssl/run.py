@@ -1,4 +1,4 @@
-"""Pre-training of a small self-supervised model on unlabelled speech: `enhance pretrain-ssl`.
+"""Pre-training of a small self-supervised model on unlabelled speech: `enhance teacher pretrain`.
 
 What the families have in common: files, iterations, one training by `distill.training.loop` in
 each, record and card. What is learnt and how it is measured is behind `distill.ssl.family.Family`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.analysis import phone_probe
 from distill.ssl import card as ssl_card
 from distill.ssl import family as families
 from distill.ssl.config import PretrainConfig
@@ -46,7 +45,7 @@ def pretrain(
     output: Path | str,
     *,
     resume: bool = False,
-    probe: Path | str | None = None,
+    probe: Callable[[Path], dict[str, Any]] | None = None,
     hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -65,8 +64,8 @@ def pretrain(
     resume
         Go on from ``output/state``; repeats an unstopped run exactly when limited by steps.
     probe
-        Folder with phone alignments for `benchmarks.analysis.phone_probe.probe`, measured at the
-        end; None leaves the probe out, and the card says so.
+        Measures the finished folder, as `benchmarks.analysis.phone_probe.probe` does; what it finds
+        goes into record and card. None leaves the probe out, and the card says so.
     hardware
         See `distill.training.loop.Loop`.
     quiet
@@ -88,8 +87,7 @@ def pretrain(
     with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **where) as loop:
         record = Pretraining(config, Path(corpus), loop, resume).run(interrupt)
     if "stopped" not in record:
-        found = phone_probe.probe(Path(output), Path(probe), quiet=quiet) if probe else None
-        ssl_card.write(Path(output), found)
+        ssl_card.write(Path(output), probe(Path(output)) if probe else None)
     return record
 
 
@@ -182,7 +180,7 @@ class Pretraining:
             state=self.loop.file.parent,
             reuse=self.resumed,
             begun=self.kept["prepared"],
-            batches=lambda: learner.batches(0, 1, 0),
+            batches=lambda: (batch[1:] for batch in learner.batches(0, 1, 0)),
             interrupt=interrupt,
             quiet=self.quiet,
         )
@@ -219,8 +217,8 @@ class FamilyLearner(Learner):
         """Model and head."""
         return self.family.learnt()
 
-    def batches(self, rank: int, world: int, step: int) -> Iterator[tuple[list[Crop], Any]]:
-        """Crops, and what the family makes of them."""
+    def batches(self, rank: int, world: int, step: int) -> Iterator[tuple[int, list[Crop], Any]]:
+        """Number of the batch, crops, and what the family makes of them."""
         config, number = self.config, step * world + rank
         seed = [config.seed, 1, self.iteration]
         frames = (round(config.batch_seconds * 50), round(config.crop_seconds * 50))
@@ -229,13 +227,13 @@ class FamilyLearner(Learner):
             rng = np.random.default_rng(
                 np.random.SeedSequence([config.seed, 2, self.iteration, number])
             )
-            yield crops, self.family.batch(crops, self.data, rng)
+            yield number, crops, self.family.batch(crops, self.data, rng)
             number += world
 
-    def forward(self, batch: tuple[list[Crop], Any], step: int) -> Step:
-        """The family's losses, with torch's own randomness a function of the step alone."""
-        crops, made = batch
-        key = [self.config.seed, 4, self.iteration, step]
+    def forward(self, batch: tuple[int, list[Crop], Any], step: int) -> Step:
+        """The family's losses, with torch's own randomness a function of the batch alone."""
+        number, crops, made = batch
+        key = [self.config.seed, 4, self.iteration, number]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
             found = self.family.losses(made, step)

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import ANY, Cluster, Force, Quiet, read_snr
+from enhance.cli.options import (
+    ANY,
+    REPORT,
+    Accelerator,
+    Cluster,
+    Force,
+    Jobs,
+    Limit,
+    Pairs,
+    Quiet,
+    Report,
+    read_snr,
+)
 from enhance.errors import EnhanceError, require
 
 
@@ -21,19 +33,14 @@ def evaluate(
             help="Checkpoint folders, ONNX files, shipped names, or noisy.  [default: newest run]",
         ),
     ] = None,
-    clips: Annotated[
-        Path | None,
-        typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]"),
-    ] = None,
+    clips: Pairs = None,
     snr: Annotated[
         str, typer.Option(metavar="DB|any", help="SNR of every pair; any for each its own.")
     ] = "-5",
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
-        "report"
-    ),
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    out: Report = REPORT,
+    jobs: Jobs = 0,
     cluster: Cluster = "",
-    limit: Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")] = 0,
+    limit: Limit = 0,
     dnsmos: Annotated[
         bool, typer.Option("--dnsmos", help="DNSMOS P.835 too: about 1.2 s of CPU a clip.")
     ] = False,
@@ -45,8 +52,9 @@ def evaluate(
 ) -> None:
     """Measure PESQ-WB, STOI, ESTOI, SI-SDR, at a fixed SNR unless told otherwise."""
     require("bench", "pesq", "pystoi", "matplotlib")
-    from benchmarks.pages.report import show_evaluation
+    from benchmarks.pages.report import write_report
     from benchmarks.quality.evaluate import evaluate as measure
+    from benchmarks.quality.tables import show_evaluation
 
     level = read_snr(snr)
     found = measure(
@@ -61,6 +69,7 @@ def evaluate(
         limit=limit,
         quiet=quiet,
     )
+    write_report(found.folder)
     show_evaluation(found)
 
 
@@ -70,9 +79,7 @@ def bench(
         typer.Argument(metavar="MODEL...", help="ONNX files or shipped names."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Audio seconds per model and regime.")] = 4.0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
-        "report"
-    ),
+    out: Report = REPORT,
     quiet: Quiet = False,
 ) -> None:
     """Time models frame by frame, side by side.
@@ -81,9 +88,12 @@ def bench(
     """
     require("bench", "psutil", "matplotlib")
     from benchmarks.latency.bench import bench as measure
-    from benchmarks.pages.report import show_bench
+    from benchmarks.latency.tables import show_bench
+    from benchmarks.pages.report import write_report
 
-    show_bench(measure(models or ["default"], seconds=seconds, out=out, quiet=quiet))
+    found = measure(models or ["default"], seconds=seconds, out=out, quiet=quiet)
+    write_report(out)
+    show_bench(found)
 
 
 def guard(
@@ -91,10 +101,7 @@ def guard(
         list[str],
         typer.Argument(metavar="MODEL...", help="ONNX files, shipped names or run folders."),
     ],
-    clips: Annotated[
-        Path | None,
-        typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]"),
-    ] = None,
+    clips: Pairs = None,
     speech: Annotated[
         Path | None, typer.Option(help="Clean speech in another language; else not measured.")
     ] = None,
@@ -102,15 +109,13 @@ def guard(
         Path | None, typer.Option(help="Noise instead of the set's, alone and with --speech.")
     ] = None,
     music: Annotated[Path | None, typer.Option(help="Music; else a piece is made.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
-        "report"
-    ),
+    out: Report = REPORT,
     limit: Annotated[int, typer.Option(help="Clips of each condition.")] = 48,
     sex: Annotated[
         str | None,
         typer.Option(help="Pattern whose first group is f or m in a speaker's name."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    jobs: Jobs = 0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit code 1 where a check fails.")
     ] = False,
@@ -126,6 +131,7 @@ def guard(
     from benchmarks.guard.run import SEX
     from benchmarks.guard.run import guard as measure
     from benchmarks.guard.tables import show_guard
+    from benchmarks.pages.report import write_report
 
     found = measure(
         models,
@@ -139,6 +145,7 @@ def guard(
         jobs=jobs,
         quiet=quiet,
     )
+    write_report(out)
     show_guard(found)
     if strict and found.failed:
         raise typer.Exit(1)
@@ -226,7 +233,7 @@ def compare(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a process each.")] = 1,
     cluster: Cluster = "",
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    accelerator: Accelerator = "auto",
     report: Annotated[
         bool, typer.Option("--report", help="Only write the tables anew; train nothing.")
     ] = False,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from enhance.data import augment, filters, rooms
-from enhance.data.clips import ClipStore
+from enhance.data.clip_store import ClipStore
 from enhance.data.mixing_config import MixingConfig
 from enhance.data.pieces import assemble, at_level
 from enhance.data.recipe import Distant, Piece

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from enhance.data.mixing import Mixer, MixingConfig, Mixture
+from enhance.data.mixing import Mixer, MixingConfig
+from enhance.data.recipe import Mixture
 from enhance.errors import EnhanceError
 
 Key = tuple[int, int, MixingConfig | None]

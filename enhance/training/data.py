@@ -9,7 +9,8 @@ from enhance.config import RunConfig
 from enhance.data.clip_store import ClipStore
 from enhance.data.clips import load_clips, split
 from enhance.data.manifest import Clip
-from enhance.data.mixing import Mixer, bank
+from enhance.data.mixing import Mixer
+from enhance.data.rooms import bank
 from enhance.errors import EnhanceError
 from enhance.training.curriculum import knots, mixing_at, widest
 from enhance.training.run_folder import fingerprint

@@ -17,11 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.analysis import sources
 from benchmarks.analysis.recognizers.choose import Listening, listen_with, references
 from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct import report as reconstruct_report
-from benchmarks.analysis.reconstruct import spectrum
+from benchmarks.analysis.reconstruct import sources, spectrum
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.data import DecoderData
 from benchmarks.analysis.reconstruct.measure import ORIGINAL
@@ -37,6 +36,7 @@ from enhance.files import atomic, check_writable, sha256, write_json, write_json
 from enhance.measure.metrics import versions
 from enhance.measure.timing import hardware
 from enhance.training.interrupt import Interrupt
+from enhance.training.processes import Hardware
 
 log = logging.getLogger("enhance")
 
@@ -67,7 +67,7 @@ def reconstruct(
     Parameters
     ----------
     teachers
-        As `distill.teacher.contract.load` takes them.
+        As `distill.backbones.find.load` takes them.
     corpus
         Folder with speech to learn from (and noise, where ``config.noisy``).
     clips
@@ -91,7 +91,7 @@ def reconstruct(
     cache
         Folder of the feature cache.
     device
-        Where teachers run; decoders are small and stay on the CPU.
+        Where teachers run and decoders learn.
     resume
         Go on with what is in the folder.
     quiet
@@ -134,7 +134,8 @@ def reconstruct(
             trained: list[Trained] = []
             for source in found:
                 folder = output / "decoders" / slug(source.name)
-                one = train(config, source, data, folder, interrupt, quiet=quiet)
+                where = Hardware(device.partition(":")[0])
+                one = train(config, source, data, folder, interrupt, hardware=where, quiet=quiet)
                 if one is None:
                     return _stopped(f"decoder from {source.name}")
                 trained.append(one)

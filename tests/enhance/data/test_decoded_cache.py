@@ -21,8 +21,10 @@ import soundfile
 from audio_clips import clip, make_odd_files, speech_and_noise, tone
 
 from enhance.data import decoded_cache
-from enhance.data.clips import Clip, ClipStore, DataConfig
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import DataConfig
 from enhance.data.decoded_cache import DecodedCache
+from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 
 

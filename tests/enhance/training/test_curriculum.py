@@ -16,7 +16,7 @@ from audio_clips import speech_and_noise
 from mixers import PLAIN, ROOM
 
 from enhance.config import RunConfig
-from enhance.data.clips import ClipStore
+from enhance.data.clip_store import ClipStore
 from enhance.data.loader import batches
 from enhance.data.mixing import Mixer, MixingConfig
 from enhance.errors import EnhanceError
