@@ -110,8 +110,9 @@ def export_model(
     for path in paths.values():
         if kind_of(path) is not None and not force:
             raise EnhanceError(f"{path}: exists already; use --force to replace it")
-        check_writable(path)
     _refuse_companions(read_info(checkpoint), checkpoint)
+    for path in paths.values():
+        check_writable(path)
     model, info = load_model(checkpoint)
     pairs, source = certifying_clips(clips, clip_count, model.config.stft.sample_rate, quiet)
     written: list[Artefact] = []

@@ -93,7 +93,7 @@ def _family(found: Any, where: Path) -> str | None:
 
 
 def _record(where: Path) -> dict[str, Any] | None:
-    """What `pretrain-ssl` or `pretrain-speaker` wrote; None where neither did."""
+    """What `teacher pretrain` or `pretrain-speaker` wrote; None where neither did."""
     path = where / "record.json"
     if not path.is_file():
         return None
@@ -106,7 +106,7 @@ def _record(where: Path) -> dict[str, Any] | None:
         return record
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise EnhanceError(
-            f"{path}: not a record of enhance pretrain-ssl or pretrain-speaker "
+            f"{path}: not a record of enhance teacher pretrain or pretrain-speaker "
             f"({type(error).__name__}: {error})"
         ) from error
 

@@ -1,16 +1,20 @@
 """What counts as harm: the bounds of `benchmarks.guard.run`, and each figure held against its
-own."""
+own.
+
+A mean over some clips is known to its interval only. It passes where the whole interval lies within
+the bound, fails where the whole lies outside, and is *not shown* between; one clip gives no
+interval, and shows nothing. A count or a largest sample over all that was played is exact.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.figures.tables import with_interval
 from benchmarks.guard import cases as c
 from benchmarks.quality.clips import Row
-from enhance.measure.metrics import TITLES, UNITS
 
 JUDGED = ("pesq_wb", "estoi", "si_sdr")
 """Metrics whose gains are held against a bound."""
@@ -19,9 +23,15 @@ DIGITS = 3
 """Decimals that a verdict looks at, and that are shown."""
 
 
+Sign = Literal[">=", "<=", "within"]
+"""Side of the bound that is allowed; ``"within"`` allows up to the bound, up or down."""
+
+Verdict = Literal["pass", "fail", "not shown", "not measured"]
+
+
 @dataclass(frozen=True)
 class Harm:
-    """Bounds. A figure is held against its bound as it is shown, rounded to `DIGITS`."""
+    """Bounds. Limits are held against them as they are shown, rounded to `DIGITS`."""
 
     clean_pesq: float = 3.5
     """Least mean PESQ-WB of clean speech against itself: between fair and good in MOS."""
@@ -48,15 +58,18 @@ class Harm:
     """Largest sample where digital silence comes in: one step of 16 bits."""
     louder_db: float = 0.1
     """Largest mean rise of dither, room noise and noise alone: no louder than the input."""
+    music_db: float = -6.0
+    """Least mean level of music in the output against the input: half of its amplitude stays."""
     overshoot_db: float = 3.0
     """Largest rise of any peak over the input's: an input with 3 dB headroom does not clip."""
     sex_pesq: float = 0.1
-    """Largest difference of PESQ-WB gain between women and men; fails where the whole interval
-    of the difference lies beyond it."""
+    """Largest difference of the mean PESQ-WB gain between women and men."""
     sex_estoi: float = 0.05
     """Likewise of ESTOI gain."""
     sex_si_sdr_db: float = 2.0
     """Likewise of SI-SDR gain."""
+    sex_level_db: float = 1.0
+    """Likewise of the change of the speech's level, which no metric above looks at."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +79,26 @@ class Check:
     name: str
     value: float | None
     """None where nothing was measured."""
-    sign: Literal[">=", "<="]
+    sign: Sign
     bound: float
     unit: str
-    verdict: Literal["pass", "fail", "not measured"]
+    verdict: Verdict
+    low: float | None = None
+    """Lower limit of the value's interval; None for an exact figure, or where there is none."""
+    high: float | None = None
+    """Upper limit."""
     detail: str = ""
     """What the figure does not tell."""
+
+
+def verdict(low: float, high: float, sign: Sign, bound: float) -> Verdict:
+    """Where an interval lies: within the bound, outside, or across it."""
+    low, high = round(low, DIGITS), round(high, DIGITS)
+    least = -math.inf if sign == "<=" else bound if sign == ">=" else -bound
+    most = math.inf if sign == ">=" else bound
+    if least <= low and high <= most:
+        return "pass"
+    return "fail" if high < least or low > most else "not shown"
 
 
 class _Checks:
@@ -81,39 +108,68 @@ class _Checks:
         self.cases = cases
         self.done: list[Check] = []
 
-    def add(
+    def exact(
         self,
         name: str,
         value: float | None,
-        sign: Literal[">=", "<="],
         bound: float,
         unit: str = "",
         *,
         broken: str = "",
         detail: str = "",
     ) -> None:
-        """Hold a figure against its bound; ``broken`` fails it whatever the figure."""
-        verdict: Literal["pass", "fail", "not measured"] = "not measured"
-        if broken:
-            verdict = "fail"
-        elif value is not None:
-            figure = round(value, DIGITS)
-            verdict = "pass" if (figure >= bound if sign == ">=" else figure <= bound) else "fail"
-        self.done.append(Check(name, value, sign, bound, unit, verdict, broken or detail))
+        """Hold a count or a largest value of all that was played against what it may be at most;
+        ``broken`` fails it whatever the figure."""
+        told: Verdict = "not measured" if value is None else verdict(value, value, "<=", bound)
+        told = "fail" if broken else told
+        self.done.append(Check(name, value, "<=", bound, unit, told, detail=broken or detail))
 
-    def metric(self, name: str, case: str, metric: str, value: Any, bound: float) -> None:
+    def mean(
+        self,
+        name: str,
+        entry: Row | None,
+        sign: Sign,
+        bound: float,
+        unit: str = "",
+        *,
+        broken: str = "",
+    ) -> None:
+        """Hold an interval against its bound; ``broken`` fails it whatever the figure."""
+        entry = entry or {}
+        value, low, high = (entry.get(key) for key in ("mean", "low", "high"))
+        told: Verdict = "not measured"
+        detail = broken
+        if broken:
+            told = "fail"
+        elif low is not None and high is not None:
+            told = verdict(low, high, sign, bound)
+        elif value is not None:
+            told, detail = "not shown", "too few clips for an interval"
+        self.done.append(Check(name, value, sign, bound, unit, told, low, high, detail))
+
+    def metric(self, name: str, case: str, metric: str, entry: Row | None, bound: float) -> None:
         """Hold a figure that needs a metric of a case: a clip that the model lost fails it."""
         broken = ""
-        entry = self.cases[case]["metrics"][metric] if case in self.cases else {"lost": 0}
-        if entry["lost"]:
-            broken = f"no {TITLES[metric]} for {entry['lost']} outputs ({entry['reason']})"
-        self.add(name, value, ">=", bound, UNITS[metric], broken=broken)
+        found = self.cases[case]["metrics"][metric] if case in self.cases else {"lost": 0}
+        if found["lost"]:
+            broken = f"no {c.NAMES[metric]} for {found['lost']} outputs ({found['reason']})"
+        self.mean(name, entry, ">=", bound, c.UNITS[metric], broken=broken)
 
-    def output(self, name: str, case: str, value: float | None, bound: float, unit: str) -> None:
-        """Hold a figure that needs every output of a case."""
+    def change(self, case: str, sign: Sign, bound: float) -> None:
+        """Hold the change of a case's level, for which every output is needed."""
+        self.mean(
+            f"{case}: change of level",
+            self.cases[case]["change_db"],
+            sign,
+            bound,
+            "dB",
+            broken=self.missing(case),
+        )
+
+    def missing(self, case: str) -> str:
+        """Why a case lacks outputs; empty where it has all."""
         errors = self.cases[case]["errors"]
-        broken = f"no output for {len(errors)} inputs ({errors[0]['error']})" if errors else ""
-        self.add(name, value, "<=", bound, unit, broken=broken)
+        return f"no output for {len(errors)} inputs ({errors[0]['error']})" if errors else ""
 
 
 def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
@@ -136,47 +192,46 @@ def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
     checks = _Checks(cases)
     failed = [error for case in cases.values() for error in case["errors"]]
     first = f"{failed[0]['clip']}: {failed[0]['error']}" if failed else ""
-    checks.add("inputs without a finite output", len(failed), "<=", 0, detail=first)
+    checks.exact("inputs without a finite output", len(failed), 0, detail=first)
     over = [case["overshoot_db"] for case in cases.values() if case["overshoot_db"] is not None]
-    checks.add("rise of a peak", max(over, default=None), "<=", bounds.overshoot_db, "dB")
+    checks.exact("rise of a peak", max(over, default=None), bounds.overshoot_db, "dB")
     _clean(checks, bounds)
     for case in (*c.SNRS, *c.LEVELS, *c.KINDS, c.LANGUAGE):
         for metric in JUDGED:
-            gain = cases[case]["metrics"][metric]["gain"]["mean"] if case in cases else None
-            checks.metric(f"{case}: gain of {TITLES[metric]}", case, metric, gain, bounds.gain)
+            gain = cases[case]["metrics"][metric]["gain"] if case in cases else None
+            checks.metric(f"{case}: gain of {c.NAMES[metric]}", case, metric, gain, bounds.gain)
     unheard = groups["speaker"]["values"]["unheard"]["gain"] if "speaker" in groups else {}
     for metric in JUDGED:
-        entry = unheard.get(metric)
-        name = f"speakers never heard: gain of {TITLES[metric]}"
-        checks.metric(name, c.HARD, metric, entry and entry["mean"], bounds.gain)
+        name = f"speakers never heard: gain of {c.NAMES[metric]}"
+        checks.metric(name, c.HARD, metric, unheard.get(metric), bounds.gain)
     apart = groups["signals"]["difference"] if "signals" in groups else {}
     for metric in JUDGED:
-        entry = apart.get(metric)
-        name = f"alarms against other noise: {TITLES[metric]} gain"
-        detail = f"paired {with_interval(entry, DIGITS, True)}" if entry else ""
-        value = entry and entry["mean"]
-        checks.add(name, value, ">=", bounds.signals, UNITS[metric], detail=detail)
+        name = f"alarms against other noise: {c.NAMES[metric]} gain"
+        checks.mean(name, apart.get(metric), ">=", bounds.signals, c.UNITS[metric])
     for case in c.LEVELS:
         for metric, bound in (
             ("pesq_wb", bounds.level_pesq),
             ("si_sdr", bounds.level_si_sdr_db),
         ):
-            entry = summary["levels"][case][metric]
-            name = f"{case}: change of {TITLES[metric]} gain"
-            checks.metric(name, case, metric, entry and entry["mean"], -bound)
+            name = f"{case}: change of {c.NAMES[metric]} gain"
+            checks.metric(name, case, metric, summary["levels"][case][metric], -bound)
     for case in (c.SILENCE, c.TAIL):
-        peak = cases[case]["peak_out_dbfs"]
-        checks.output(f"{case}: largest sample", case, peak, bounds.silence_dbfs, "dBFS")
+        name, peak = f"{case}: largest sample", cases[case]["peak_out_dbfs"]
+        checks.exact(name, peak, bounds.silence_dbfs, "dBFS", broken=checks.missing(case))
     for case in (c.DITHER, c.ROOM, c.NOISE):
-        change = cases[case]["change_db"]["mean"]
-        checks.output(f"{case}: change of level", case, change, bounds.louder_db, "dB")
+        checks.change(case, "<=", bounds.louder_db)
+    kept = cases[c.MUSIC]["metrics"][c.KEPT]["gain"]
+    checks.metric(f"{c.MUSIC}: {c.NAMES[c.KEPT]}", c.MUSIC, c.KEPT, kept, bounds.music_db)
     difference = groups["sex"]["difference"] if "sex" in groups else {}
-    gaps = (bounds.sex_pesq, bounds.sex_estoi, bounds.sex_si_sdr_db)
-    for metric, bound in zip(JUDGED, gaps, strict=True):
-        entry = difference.get(metric)
-        detail = f"women - men {with_interval(entry, DIGITS, True)}" if entry else ""
-        name = f"women, men: gap of {TITLES[metric]} gain, at least"
-        checks.add(name, _near(entry), "<=", bound, UNITS[metric], detail=detail)
+    for metric, bound in (
+        ("pesq_wb", bounds.sex_pesq),
+        ("estoi", bounds.sex_estoi),
+        ("si_sdr", bounds.sex_si_sdr_db),
+        (c.KEPT, bounds.sex_level_db),
+    ):
+        what = c.NAMES[metric] if metric == c.KEPT else f"{c.NAMES[metric]} gain"
+        name = f"women less men: {what}"
+        checks.mean(name, difference.get(metric), "within", bound, c.UNITS[metric])
     return checks.done
 
 
@@ -187,18 +242,8 @@ def _clean(checks: _Checks, bounds: Harm) -> None:
             ("pesq_wb", bounds.clean_pesq, bounds.clean_pesq_worst),
             ("si_sdr", bounds.clean_si_sdr_db, bounds.clean_si_sdr_worst_db),
         ):
-            entry, name = figures["metrics"][metric], f"{case}: {TITLES[metric]}"
-            checks.metric(name, case, metric, entry["mean"], mean)
-            checks.metric(f"{name}, worst tenth", case, metric, entry["worst_tenth"], worst)
-        change = figures["change_db"]["mean"]
-        size = None if change is None else abs(change)
-        checks.output(f"{case}: change of level", case, size, bounds.clean_change_db, "dB")
-
-
-def _near(entry: Row | None) -> float | None:
-    """Distance of zero from the interval; 0 where it holds zero or there is none."""
-    if not entry:
-        return None
-    if entry["low"] is None or entry["low"] <= 0 <= entry["high"]:
-        return 0.0
-    return float(min(abs(entry["low"]), abs(entry["high"])))
+            entry, name = figures["metrics"][metric], f"{case}: {c.NAMES[metric]}"
+            checks.metric(name, case, metric, entry, mean)
+            tail = entry["worst_tenth_interval"]
+            checks.metric(f"{name}, worst tenth", case, metric, tail, worst)
+        checks.change(case, "within", bounds.clean_change_db)

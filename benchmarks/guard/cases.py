@@ -3,19 +3,22 @@ SNR."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from benchmarks.figures.clusters import FACTORS
 from benchmarks.guard.signals import (
     FLOOR_DBFS,
     Formula,
     Level,
     Made,
+    MadeKind,
     Mixture,
     Noise,
     Recording,
@@ -30,7 +33,8 @@ from benchmarks.quality.clips import Pair, Row, Task
 from enhance.data import formulas
 from enhance.data.manifest import UNKNOWN, Clip, read_manifest, scan_folder
 from enhance.errors import EnhanceError
-from enhance.measure.metrics import METRICS, MetricRefusal, measure
+from enhance.measure.metrics import METRICS, TITLES, MetricRefusal, measure
+from enhance.measure.metrics import UNITS as METRIC_UNITS
 
 T = TypeVar("T")
 
@@ -68,8 +72,26 @@ SILENCE, TAIL, DITHER, ROOM = "silence", "silence after speech", "dither", "room
 GROUP_FACTOR = 5
 """Groups are compared on this many times as many clips as other cases have: most are small."""
 
+MADE_CLIPS = 6
+"""Clips of a made signal that is another one for each seed: one clip gives no interval."""
+
+KEPT = "kept_db"
+"""Key of the level of what should stay, see `kept_db`; measured wherever there is a reference."""
+
+FIGURES = (*METRICS, KEPT)
+"""Everything that gains are taken of."""
+
+NAMES = TITLES | {KEPT: "level of what should stay"}
+"""Names of all figures that are held against a bound."""
+
+UNITS = METRIC_UNITS | {KEPT: "dB"}
+"""Their units."""
+
 EXACT_DB = 100.0
 """SI-SDR of an output that is a scaled copy of the reference, where the ratio is infinite."""
+
+NOISE_LABELS = FACTORS["noise"]
+"""Labels that tell a clip's noise."""
 
 _LEAST_SECONDS = 1.0
 _AUDIBLE_DBFS = -80.0
@@ -137,7 +159,24 @@ class Probe(Task):
                     row["refusals"].append(value.row())
                 else:
                     row["metrics"][key] = value
+            row["metrics"][KEPT] = kept_db(played.reference, estimate)
         return row
+
+
+def kept_db(reference: np.ndarray, estimate: np.ndarray) -> float:
+    """Level of the reference in a signal: its projection on the reference, against the reference.
+
+    0 where all of it is there, whatever was added that does not resemble it; negative where some
+    is gone. SI-SDR, PESQ and ESTOI look at no level.
+
+    Parameters
+    ----------
+    reference, estimate
+        Signals (N,), aligned.
+    """
+    x, y = reference.astype(np.float64), estimate.astype(np.float64)
+    share = abs(float(np.sum(x * y))) / float(np.sum(x * x))
+    return max(20 * math.log10(share), FLOOR_DBFS) if share > 0 else FLOOR_DBFS
 
 
 def _capped(
@@ -177,7 +216,12 @@ def make_cases(
     few = spread(wide, limit, stratum)
     clean_metrics = ("pesq_wb", "si_sdr")
     cases = [
-        Case(name, "clean speech in", clean_metrics, [(p, Speech(p.clean, level)) for p in few])
+        Case(
+            name,
+            "clean speech in",
+            clean_metrics,
+            [(_with_noise(p), Speech(p.clean, level)) for p in few],
+        )
         for name, level in CLEAN.items()
     ]
     for name, snr in SNRS.items():
@@ -193,48 +237,51 @@ def make_cases(
                 [(p, Mixture(p.clean, _own(p), HARD_DB, level)) for p in few],
             )
         )
-    fewer = spread(few, max(1, limit // KIND_SHARE), stratum)
+    fewer = spread(few, max(2, limit // KIND_SHARE), stratum)
     for name, kind in KINDS.items():
         formed: list[tuple[Pair, Stimulus]] = [
-            (p, Mixture(p.clean, Formula(kind, i), HARD_DB)) for i, p in enumerate(fewer)
+            (_with_noise(p), Mixture(p.clean, Formula(kind, i), HARD_DB))
+            for i, p in enumerate(fewer)
         ]
         what = f"the set's speech, and noise from a formula ({kind}) that training never draws"
         cases.append(Case(name, what, METRICS, formed))
     sounds = spread(noise, limit, lambda clip: (clip.source, clip.path.name))
-    noises = [Noise(str(clip.path)) for clip in sounds] or [_own(p) for p in few]
+    noises = [(_named(clip, noise_name=clip.path.stem), Noise(str(clip.path))) for clip in sounds]
+    noises = noises or [(p, _own(p)) for p in few]
     if speech:
         talk = spread(speech, limit, lambda clip: (clip.speaker, clip.path.name))
         step = max(1, len(noises) // len(talk))
+        chosen_noises = [noises[i * step % len(noises)] for i in range(len(talk))]
         cases.append(
             Case(
                 LANGUAGE,
                 f"speech of another language at {HARD}",
                 METRICS,
                 [
-                    (_named(clip), Mixture(str(clip.path), noises[i * step % len(noises)], HARD_DB))
-                    for i, clip in enumerate(talk)
+                    (_with_noise(_named(clip), p), Mixture(str(clip.path), own, HARD_DB))
+                    for clip, (p, own) in zip(talk, chosen_noises, strict=True)
                 ],
             )
         )
-    names = [_named(clip) for clip in sounds] or few
-    cases.append(Case(NOISE, "noise without speech in", (), list(zip(names, noises, strict=True))))
+    alone: list[tuple[Pair, Stimulus]] = [(_noise_only(p), own) for p, own in noises]
+    cases.append(Case(NOISE, "noise without speech in", (), alone))
     tunes = spread(music, limit, lambda clip: clip.path.name)
     if tunes:
         level = Level("rms", -20.0)
         played = [(_named(clip), Recording(str(clip.path), level)) for clip in tunes]
         cases.append(Case(MUSIC, "music in, -20 dBFS", (), list(played)))
     else:
-        cases.append(_made(MUSIC, "a made piece of music in, -20 dBFS", Made("music", 12.0)))
+        cases.append(_made(MUSIC, "made pieces of music in, -20 dBFS", "music", 12.0))
     cases += [
-        _made(SILENCE, "digital silence in", Made("silence", 4.0)),
+        _made(SILENCE, "digital silence in", "silence", 4.0, 1),
         Case(
             TAIL,
             "speech and noise, then 4 s of digital silence, of which the last 2 s count",
             (),
             [(p, SilenceAfter(p.noisy, 4.0)) for p in few[:: max(1, len(few) // 6)]],
         ),
-        _made(DITHER, "silence with 16-bit dither in, -96 dBFS", Made("dither", 4.0)),
-        _made(ROOM, "made noise of a quiet room in, -60 dBFS", Made("room", 8.0)),
+        _made(DITHER, "silence with 16-bit dither in, -96 dBFS", "dither", 4.0),
+        _made(ROOM, "made noise of a quiet room in, -60 dBFS", "room", 8.0),
     ]
     return cases
 
@@ -243,13 +290,29 @@ def _own(pair: Pair) -> Noise:
     return Noise(pair.noisy, pair.clean)
 
 
-def _named(clip: Clip) -> Pair:
-    labels = {"speaker": clip.speaker, "source": clip.source, **clip.labels}
+def _named(clip: Clip, **more: str) -> Pair:
+    labels = {"speaker": clip.speaker, "source": clip.source, **more, **clip.labels}
     return Pair(clip.path.stem, "", "", {k: v for k, v in labels.items() if v}, "", "")
 
 
-def _made(name: str, what: str, stimulus: Made) -> Case:
-    return Case(name, what, (), [(Pair(name, "", "", {"synthetic": "yes"}, "", ""), stimulus)])
+def _with_noise(pair: Pair, other: Pair | None = None) -> Pair:
+    """A pair whose labels tell the noise of ``other``, or none: what is played, not the file."""
+    labels = {k: v for k, v in pair.labels.items() if k not in NOISE_LABELS}
+    told = other.labels if other else {}
+    return replace(pair, labels=labels | {k: told[k] for k in NOISE_LABELS if k in told})
+
+
+def _noise_only(pair: Pair) -> Pair:
+    told = ("source", *NOISE_LABELS)
+    return replace(pair, labels={k: pair.labels[k] for k in told if k in pair.labels})
+
+
+def _made(name: str, what: str, kind: MadeKind, seconds: float, count: int = MADE_CLIPS) -> Case:
+    played: list[tuple[Pair, Stimulus]] = [
+        (Pair(f"{name} {seed}", "", "", {"synthetic": "yes"}, "", ""), Made(kind, seconds, seed))
+        for seed in range(count)
+    ]
+    return Case(name, what, (), played)
 
 
 def stratum(pair: Pair) -> tuple[str, ...]:

@@ -176,7 +176,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Recording:
-    """A file at one level, of something that is neither speech nor wanted gone, such as music."""
+    """A file at one level, of something that is not speech and shall stay, such as music."""
 
     path: str
     level: Level
@@ -184,7 +184,8 @@ class Recording:
     def make(self) -> Played:
         """The samples."""
         wave = _read(self.path)
-        return Played(_single(wave * self.level.gain(wave, self.path)))
+        wave = _single(wave * self.level.gain(wave, self.path))
+        return Played(wave, wave)
 
 
 @dataclass(frozen=True)
@@ -202,18 +203,23 @@ class SilenceAfter:
         return Played(joined, start=joined.size - tail // 2)
 
 
+MadeKind = Literal["silence", "dither", "room", "music"]
+"""Signals from formulas."""
+
+
 @dataclass(frozen=True)
 class Made:
-    """A signal from a formula, the same each time."""
+    """A signal from a formula, the same each time; of these, music shall stay."""
 
-    what: Literal["silence", "dither", "room", "music"]
+    what: MadeKind
     seconds: float
     seed: int = 0
 
     def make(self) -> Played:
         """The samples."""
         makers = {"silence": silence, "dither": dither, "room": room_noise, "music": music}
-        return Played(makers[self.what](self.seconds, self.seed))
+        wave = makers[self.what](self.seconds, self.seed)
+        return Played(wave, wave if self.what == "music" else None)
 
 
 def silence(seconds: float, seed: int = 0) -> np.ndarray:
@@ -248,11 +254,12 @@ def room_noise(seconds: float, seed: int = 0) -> np.ndarray:
 def music(seconds: float, seed: int = 0) -> np.ndarray:
     """A short piece: four chords and a bass of decaying harmonics, drums; -20 dBFS rms.
 
-    Shape: -> float32 (N,)
+    Key, tempo and the first chord go by the seed. Shape: -> float32 (N,)
     """
     rng = np.random.default_rng(seed)
     n = round(seconds * SAMPLE_RATE)
-    beat = SAMPLE_RATE // 2  # 120 beats a minute
+    key = 2 ** (5 * seed % 12 / 12)
+    beat = 60 * SAMPLE_RATE // (120 - 10 * (seed % 5))  # 120 to 80 beats a minute
     chords = ((0, 4, 7, 12), (7, 11, 14, 19), (9, 12, 16, 21), (5, 9, 12, 17))  # I V vi IV
     wave = np.zeros(n + 4 * beat)
 
@@ -260,11 +267,11 @@ def music(seconds: float, seed: int = 0) -> np.ndarray:
         wave[start : start + sound.size] += sound[: wave.size - start]
 
     for number, start in enumerate(range(0, n, beat)):
-        chord = chords[number // 4 % 4]
+        chord = chords[(number // 4 + seed) % 4]
         if number % 2 == 0:
             for step in chord:
-                add(start, 0.12 * _note(220 * 2 ** (step / 12), 4 * beat, 2.5))
-        add(start, 0.3 * _note(55 * 2 ** (chord[0] / 12), 2 * beat, 5.0))
+                add(start, 0.12 * _note(220 * key * 2 ** (step / 12), 4 * beat, 2.5))
+        add(start, 0.3 * _note(55 * key * 2 ** (chord[0] / 12), 2 * beat, 5.0))
         t = np.arange(beat // 2) / SAMPLE_RATE
         if number % 2 == 0:  # kick: a falling tone
             add(start, 0.8 * np.sin(2 * np.pi * (45 * t + 4 * (1 - np.exp(-30 * t)))) * _fall(t, 9))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.figures.tables import Table, number, plus_minus, with_interval
 from benchmarks.guard.bounds import DIGITS
-from benchmarks.guard.cases import EXACT_DB
-from benchmarks.pages.report import DIGITS as DECIMALS
+from benchmarks.guard.cases import EXACT_DB, FIGURES, KEPT
+from benchmarks.pages.report import DIGITS as REPORT_DIGITS
 from benchmarks.pages.report import show
 from enhance.measure.metrics import METRICS, TITLES
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-SIGNS = {">=": "≥", "<=": "≤"}
+DECIMALS = {**REPORT_DIGITS, KEPT: 2}
+
+SIGNS = {">=": "≥", "<=": "≤", "within": "±"}
+
+VERDICTS = {"pass": "pass", "fail": "FAIL", "not shown": "not shown"}
+"""As tables show them; a check that was not measured has no figure beside it."""
 
 
 def checks_table(rows: Sequence[Row]) -> Table:
@@ -36,8 +42,9 @@ def _verdict(check: Row) -> str:
     if check["verdict"] == "not measured":
         return "not measured"
     value = check["value"]
-    figure = str(value) if isinstance(value, int) else number(value, DIGITS)
-    return f"{figure} {'pass' if check['verdict'] == 'pass' else 'FAIL'}"
+    entry = {"mean": value, "low": check.get("low"), "high": check.get("high")}
+    figure = str(value) if isinstance(value, int) else with_interval(entry, DIGITS)
+    return f"{figure} {VERDICTS[check['verdict']]}"
 
 
 def cases_table(rows: Sequence[Row]) -> Table:
@@ -95,17 +102,18 @@ def group_tables(rows: Sequence[Row]) -> list[Table]:
     }
     tables = []
     for key, title in titles.items():
-        table = Table(title, ["group", "clips", "speakers", "model", *map(_title, METRICS)])
+        headers = ["group", "clips", "speakers", "model", *map(_title, METRICS), "speech level dB"]
+        table = Table(title, headers)
         for row in rows:
             group = row["groups"].get(key)
             if not group or row["model_kind"] == "noisy":
                 continue
             for name, value in group["values"].items():
-                cells = (plus_minus(value["gain"][m], DECIMALS[m], True) for m in METRICS)
+                cells = (plus_minus(value["gain"].get(m), DECIMALS[m], True) for m in FIGURES)
                 counts = [str(value["clips"]), str(value["speakers"] or "-")]
                 table.rows.append([name, *counts, row["model"], *cells])
             gap = group["difference"]
-            cells = (with_interval(gap[m], DECIMALS[m], True) for m in METRICS)
+            cells = (with_interval(gap.get(m), DECIMALS[m], True) for m in FIGURES)
             table.rows.append([gap["of"], "", "", row["model"], *cells])
         if table.rows:
             tables.append(table)
@@ -132,6 +140,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
         "of the tenth of the clips with the lowest values; clean speech is measured against "
         f"itself, and {EXACT_DB:g} dB stands for an exact copy"
     )
+    lines.append(
+        "not shown: the interval lies across the bound, so that more clips could show either; "
+        "each interval is one of 95 % by itself, however many checks there are"
+    )
     made = [case for case, entry in first["cases"].items() if entry["synthetic"]]
     if made:
         lines.append(f"made from formulas, not recorded: {', '.join(made)}")
@@ -141,7 +153,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
             told += [", ".join(given[key]) for key in ("sources", "languages") if given[key]]
             told += ["licence: " + "; ".join(given["licences"])] if given["licences"] else []
             lines.append(f"{kind}: {', '.join(told)}")
-    lines.append("groups differ in their noises too, where the set does not cross the two")
+    lines.append("groups differ in their noises too, where the set does not cross the two; level "
+                 "of what should stay: the part of the output that is the clean signal, against "
+                 "the input's")  # fmt: skip
     return lines
 
 
@@ -161,11 +175,11 @@ def show_guard(found: Guard) -> None:
     for line in notes(found.models):
         print(f"- {line}")
     for row in found.models:
-        verdicts = [check["verdict"] for check in row["checks"]]
-        if verdicts:
+        counts = Counter(check["verdict"] for check in row["checks"])
+        if counts:
             print(
-                f"{row['model']}: {verdicts.count('pass')} passed, {verdicts.count('fail')} "
-                f"failed, {verdicts.count('not measured')} not measured"
+                f"{row['model']}: {counts['pass']} passed, {counts['fail']} failed, "
+                f"{counts['not shown']} not shown, {counts['not measured']} not measured"
             )
     print(f"set hash {found.models[0]['set_hash']}; report: {found.folder / 'report.md'}")
 

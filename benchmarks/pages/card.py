@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.tables import number, size
-from benchmarks.guard.tables import harm_tables
-from benchmarks.guard.tables import notes as harm_notes
+from benchmarks.pages.card_guards import guard_limits, guard_section
 from benchmarks.pages.card_records import Records, gather, model_name
 from benchmarks.pages.report import (
     DIGITS,
@@ -106,8 +105,7 @@ def _text(r: Records) -> str:
         m=m,
         rate=int(m["sample_rate"]),
         called=r.name if r.path.resolve().parent == MODELS.resolve() else r.path.name,
-        quality=[_named(pair) for pair in r.quality],
-        harm=[(rows, _findings(rows[-1])) for rows in map(_named, r.harm)],
+        quality=[[{**row, "set": Path(row["set"]).name} for row in pair] for pair in r.quality],
         titles={metric: TITLES[metric] for metric in METRICS},
         export=_export_command(r),
         config=dump_yaml(r.config).rstrip(),
@@ -117,8 +115,8 @@ def _text(r: Records) -> str:
         quality_table=quality_table,
         gain_table=gain_table,
         group_tables=group_tables,
-        harm_tables=harm_tables,
-        harm_notes=harm_notes,
+        guard_section=guard_section,
+        guard_limits=guard_limits,
         latency_tables=latency_tables,
         machine_lines=machine_lines,
     )
@@ -143,23 +141,6 @@ def _results(row: Row) -> list[Any]:
         for metric in METRICS
         if row["metrics"][metric]["mean"] is not None
     ]
-
-
-def _named(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their set's name in place of its path."""
-    return [{**row, "set": Path(row["set"]).name} for row in rows]
-
-
-def _findings(row: Row) -> dict[str, list[str]]:
-    """Checks by verdict, those of one condition together."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for check in row["checks"]:
-        case, _, figure = check["name"].partition(": ")
-        found.setdefault(check["verdict"], {}).setdefault(case, []).append(figure)
-    return {
-        verdict: [f"{case} ({'; '.join(x)})" if any(x) else case for case, x in cases.items()]
-        for verdict, cases in found.items()
-    }
 
 
 def _export_command(r: Records) -> str:

@@ -108,18 +108,9 @@ def gather(
     settings = parse(RunConfig, written, str(run / "config.yaml"))
     curve, last_step = _history(run, training["score"])
     rows = [row for place in results for row in _rows(Path(place))]
-    own = [row for row in rows if row.get("model_hash") == digest]
-    strangers = {row.get("model_hash") for row in rows if row.get("model") == path.stem} - {digest}
 
     def wanted(kind: str, command: str) -> list[Row]:
-        found = [row for row in own if row.get("kind") == kind]
-        if not found:
-            why = " (there are rows of another file with its name)" if strangers else ""
-            raise EnhanceError(
-                f"{path}: no {kind} rows of this file, {digest[:12]}, in the results named{why}; "
-                f"run: {command}"
-            )
-        return found
+        return _wanted(rows, path, digest, kind, command)
 
     data = _data(run, settings, training, corpus)
     return Records(
@@ -136,10 +127,35 @@ def gather(
         seconds=_seconds(run),
         data=data,
         quality=_by_set(wanted("quality", f"enhance evaluate {path} --set DIR -o DIR"), rows),
-        harm=_by_set(wanted("harm", f"enhance guard {path} --set DIR -o DIR"), rows),
+        harm=gather_guards(path, results),
         latency=max(wanted("latency", f"enhance bench {path} -o DIR"), key=lambda r: r["time"]),
         notes=_text(notes),
     )
+
+
+def gather_guards(path: Path, results: Sequence[Path | str]) -> list[list[Row]]:
+    """Guard rows of one ONNX file, one list for each set: the noisy input, then the model.
+
+    Raises
+    ------
+    EnhanceError
+        If there are none of this very file.
+    """
+    rows = [row for place in results for row in _rows(Path(place))]
+    command = f"enhance guard {path} --set DIR -o DIR"
+    return _by_set(_wanted(rows, path, sha256(path), "harm", command), rows)
+
+
+def _wanted(rows: Sequence[Row], path: Path, digest: str, kind: str, command: str) -> list[Row]:
+    found = [r for r in rows if r.get("model_hash") == digest and r.get("kind") == kind]
+    if not found:
+        names = {row.get("model_hash") for row in rows if row.get("model") == path.stem}
+        why = " (there are rows of another file with its name)" if names - {digest} else ""
+        raise EnhanceError(
+            f"{path}: no {kind} rows of this file, {digest[:12]}, in the results named{why}; "
+            f"run: {command}"
+        )
+    return found
 
 
 def _json_of(metadata: Mapping[str, str], key: str, path: Path) -> Row:

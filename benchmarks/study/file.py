@@ -180,7 +180,7 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
     _refuse_doubles(path)
     base = included(_nested(found.base, f"{path}: base"), path.parent, f"{path}: base")
     try:
-        base = override(base, list(assignments))
+        base = override(base, list(assignments), RunConfig)
     except EnhanceError as error:
         raise EnhanceError(str(error).replace("--set", "--base", 1)) from error
     parse(RunConfig, base, f"{path}: base")  # so that its errors are not told of a run

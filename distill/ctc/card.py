@@ -55,7 +55,7 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
 def command(record: dict[str, Any]) -> str:
     """The command that makes the same weights again."""
     config = record["config"]
-    words = [f"enhance finetune-ctc {shlex.quote(config['backbone'])} --transcripts FILE"]
+    words = [f"enhance teacher finetune-ctc {shlex.quote(config['backbone'])} --transcripts FILE"]
     words += ["--eval FILE"] * record["data"]["evaluation_file"]
     words.append(f"-o DIR --units {config['units']} --minutes 0 --steps {record['steps']}")
     words += card.options(config, [*_NUMBERS, *_FLAGS])

@@ -145,7 +145,7 @@ def load(folder: Path) -> tuple[CtcModel, Vocabulary]:
     if lost:
         raise EnhanceError(
             f"{folder}: {len(lost)} weights are missing (first: {lost[0]}); was it fine-tuned by "
-            "CTC? `enhance finetune-ctc` does that"
+            "CTC? `enhance teacher finetune-ctc` does that"
         )
     if network.config.vocab_size != len(vocabulary):  # type: ignore[union-attr]
         raise EnhanceError(f"{folder}: vocab.json does not fit the head of the model")

@@ -63,7 +63,7 @@ class Recognizer:
 
 
 def load(folder: Path | str) -> Recognizer:
-    """Load a folder that `enhance finetune-ctc` wrote, or a CTC model of transformers like it.
+    """Load a folder that `enhance teacher finetune-ctc` wrote, or a CTC model like it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Fine-tuning of a backbone on transcripts: `enhance finetune-ctc`.
+"""Fine-tuning of a backbone on transcripts: `enhance teacher finetune-ctc`.
 
 One training by `distill.training.loop`, the error rates of what came out, record and card. The
 weights kept are the last ones, whatever the evaluation said in between: its figures choose nothing.

@@ -138,7 +138,8 @@ class Vocabulary:
             whole = [numbers[token] for token in tokens] == list(range(len(tokens)))
         except FileNotFoundError as error:
             raise EnhanceError(
-                f"{path}: not there; a recogniser is a folder that `enhance finetune-ctc` wrote"
+                f"{path}: not there; a recogniser is a folder that "
+                "`enhance teacher finetune-ctc` wrote"
             ) from error
         except (OSError, ValueError, AttributeError, TypeError, LookupError) as error:
             raise EnhanceError(f"{path}: no vocabulary can be read from it ({error})") from error

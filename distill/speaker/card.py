@@ -37,7 +37,7 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
         Bytes of its weights.
     """
     front = {
-        "license": "mit",
+        "license": record.get("licence", "unknown"),
         "model_name": name,
         "language": card.languages(record["data"]),
         "pipeline_tag": "feature-extraction",

@@ -1,4 +1,4 @@
-"""Training of a speaker encoder: `enhance pretrain-speaker --objective aam|dino`.
+"""Training of a speaker encoder: `enhance teacher pretrain-speaker --objective aam|dino`.
 
 One training by `distill.training.loop` for both objectives, the EER of what came out, record and
 card.

@@ -88,7 +88,7 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
     guesses = {key: told for key, told in GUESSES.items() if measured and key in measured[0][3]}
     clean = record["iterations"][-1].get("clean", {})
     front = {
-        "license": "mit",
+        "license": record.get("licence", "unknown"),
         "library_name": "transformers" if own else "enhance",
         "model_name": name,
         "language": card.languages(record["data"]),
@@ -132,7 +132,7 @@ def command(record: Mapping[str, Any]) -> str:
     }
     choices = {name: card.changes(config, given, _BUDGET) for name, given in usual.items()}
     preset = min(choices, key=lambda name: len(choices[name]))
-    words = [f"enhance pretrain-ssl --family {family}"]
+    words = [f"enhance teacher pretrain --family {family}"]
     words += [f"--preset {preset}"] if preset != family else []
     words.append("--corpus DIR --output DIR --minutes 0")
     words += [f"--steps {row['steps']}" for row in rows]

@@ -1,4 +1,4 @@
-"""Pre-training of a small self-supervised model on unlabelled speech: `enhance pretrain-ssl`.
+"""Pre-training of a small self-supervised model on unlabelled speech: `enhance teacher pretrain`.
 
 What the families have in common: files, iterations, one training by `distill.training.loop` in
 each, record and card. What is learnt and how it is measured is behind `distill.ssl.family.Family`.
@@ -182,7 +182,7 @@ class Pretraining:
             state=self.loop.file.parent,
             reuse=self.resumed,
             begun=self.kept["prepared"],
-            batches=lambda: learner.batches(0, 1, 0),
+            batches=lambda: (batch[1:] for batch in learner.batches(0, 1, 0)),
             interrupt=interrupt,
             quiet=self.quiet,
         )
@@ -219,8 +219,8 @@ class FamilyLearner(Learner):
         """Model and head."""
         return self.family.learnt()
 
-    def batches(self, rank: int, world: int, step: int) -> Iterator[tuple[list[Crop], Any]]:
-        """Crops, and what the family makes of them."""
+    def batches(self, rank: int, world: int, step: int) -> Iterator[tuple[int, list[Crop], Any]]:
+        """Number of the batch, crops, and what the family makes of them."""
         config, number = self.config, step * world + rank
         seed = [config.seed, 1, self.iteration]
         frames = (round(config.batch_seconds * 50), round(config.crop_seconds * 50))
@@ -229,13 +229,13 @@ class FamilyLearner(Learner):
             rng = np.random.default_rng(
                 np.random.SeedSequence([config.seed, 2, self.iteration, number])
             )
-            yield crops, self.family.batch(crops, self.data, rng)
+            yield number, crops, self.family.batch(crops, self.data, rng)
             number += world
 
-    def forward(self, batch: tuple[list[Crop], Any], step: int) -> Step:
-        """The family's losses, with torch's own randomness a function of the step alone."""
-        crops, made = batch
-        key = [self.config.seed, 4, self.iteration, step]
+    def forward(self, batch: tuple[int, list[Crop], Any], step: int) -> Step:
+        """The family's losses, with torch's own randomness a function of the batch alone."""
+        number, crops, made = batch
+        key = [self.config.seed, 4, self.iteration, number]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
             found = self.family.losses(made, step)

@@ -20,6 +20,7 @@ from distill.ssl.data import SslData
 from distill.ssl.wav2vec import Future, FutureConfig
 from distill.training.accuracy import code_usage
 from enhance.errors import EnhanceError
+from enhance.training.processes import same_everywhere
 
 
 def _small() -> VqWav2VecConfig:
@@ -67,6 +68,7 @@ class VqFuture(Future):
         if step == 0 and self.config.architecture.vq_type == "kmeans":
             generator = torch.Generator().manual_seed(self.config.seed)
             self.model.quantizer.start_from(self.model.features(batch), generator)
+            same_everywhere(self.model.quantizer.codebook.data)
         return super().losses(batch, step)
 
     def targets(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, float], Tensor | None]:

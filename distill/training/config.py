@@ -96,6 +96,6 @@ def configure(
     EnhanceError
         For an unknown key or a value that does not fit.
     """
-    named = override({k: v for k, v in given.items() if v is not None}, list(assignments))
+    named = override({k: v for k, v in given.items() if v is not None}, list(assignments), kind)
     whole = to_dict(parse(kind, dict(begun), "the run to be resumed"))
     return parse(kind, merge(whole, named), "--set")

@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from enhance.cli import ctc, measure, speaker
-from enhance.cli import teachers as ssl
+from enhance.cli import measure, teachers
 from enhance.cli.analyze import analyze_app
 from enhance.cli.data import data_app
-from enhance.cli.options import Accelerator, Devices, Force, NumNodes, Quiet, Strategy
+from enhance.cli.options import (
+    Accelerator,
+    Assign,
+    Devices,
+    Force,
+    NumNodes,
+    Precision,
+    Quiet,
+    Strategy,
+    new_run,
+)
 from enhance.errors import EnhanceError, require
 
 app = typer.Typer(
@@ -28,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(analyze_app, name="analyze")
+app.add_typer(teachers.teacher_app, name="teacher")
 
 
 def _version(wanted: bool) -> None:
@@ -99,10 +110,7 @@ def train(
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="YAML file, see configs/.")
     ] = None,
-    assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override one setting; repeatable."),
-    ] = None,
+    assign: Assign = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run.  [default: a new one below runs/]")
     ] = None,
@@ -120,6 +128,7 @@ def train(
     strategy: Strategy = "auto",
     num_nodes: NumNodes = 1,
     accelerator: Accelerator = "auto",
+    precision: Precision = None,
     quiet: Quiet = False,
 ) -> None:
     """Train an enhancer.
@@ -150,13 +159,13 @@ def train(
     assignments = list(assign or [])
     if mode is not None:
         assignments.append(f"mode={mode}")
+    if precision is not None:
+        assignments.append(f"training.precision={precision}")
     settings = load_run(config, assignments)
-    if run is None:
-        run = Path("runs") / f"{settings.mode}-{time.strftime('%Y%m%d-%H%M%S')}"
     summary = fit(
         settings,
         make_objective(settings, quiet),
-        run,
+        run or new_run(settings.mode),
         resume=resume,
         hardware=Hardware(accelerator, devices, strategy, num_nodes),
         init=init,
@@ -229,14 +238,15 @@ def export(
         raise EnhanceError("enhance export: name a format: --onnx (a stream) or --offline")
     if offline and (onnx or int8 or int8_weights or require_faster):
         raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
-    from enhance.network.checkpoint import newest_run
+    from enhance.network.checkpoint import newest_run, read_info
 
-    folder = checkpoint or newest_run()
+    folder = read_info(checkpoint or newest_run()).folder
+    name = folder.resolve().name
     if offline:
         from distill.modes.choose import find_companion
         from export.offline import export_offline
 
-        place = out or folder / f"{folder.name}.offline.onnx"
+        place = out or folder / f"{name}.offline.onnx"
         export_offline(
             folder, place, find_companion, clips=clips, licence=licence, force=force, quiet=quiet
         )
@@ -245,7 +255,7 @@ def export(
 
     export_model(
         folder,
-        out or folder / f"{folder.name}.onnx",
+        out or folder / f"{name}.onnx",
         int8=int8,
         int8_weights=int8_weights,
         clips=clips,
@@ -282,10 +292,26 @@ def info(
     describe(model, framing)
 
 
-app.command("pretrain-ssl")(ssl.pretrain_ssl)
-app.command("pretrain-speaker")(speaker.pretrain_speaker)
-app.command("finetune-ctc")(ctc.finetune_ctc)
-app.command()(ssl.teachers)
+RENAMED: dict[str, tuple[str, Callable[..., None]]] = {
+    "pretrain-ssl": ("teacher pretrain", teachers.pretrain),
+    "pretrain-speaker": ("teacher pretrain-speaker", teachers.pretrain_speaker),
+    "finetune-ctc": ("teacher finetune-ctc", teachers.finetune_ctc),
+    "teachers": ("teacher table", teachers.table),
+}
+"""Names of version 0.1 and what they are now; they go with version 0.3."""
+
+
+class _Renamed(TyperCommand):
+    """A command under its old name: works, and tells the new one on standard error."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        old = str(ctx.info_name)
+        print(f"enhance: {old} is now {RENAMED[old][0]}", file=sys.stderr)
+        return super().invoke(ctx)
+
+
+for _old, (_, _command) in RENAMED.items():
+    app.command(_old, cls=_Renamed, hidden=True)(_command)
 
 
 def main() -> None:

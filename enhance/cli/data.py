@@ -1,4 +1,4 @@
-"""`enhance data`: manifests, evaluation sets, example audio."""
+"""`enhance data`: manifests, evaluation sets, features, example audio."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import Cluster, Force, Quiet, Snr
+from enhance.cli.options import Assign, Cache, Cluster, Force, Jobs, Quiet, Snr
 from enhance.errors import EnhanceError, require
 from enhance.files import kind_of, resolved
 
-data_app = typer.Typer(help="Manifests, evaluation sets, example audio.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Manifests, evaluation sets, features, example audio.", no_args_is_help=True
+)
 
 
 @data_app.command("manifest")
@@ -57,10 +59,7 @@ def data_mix(
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="YAML file whose data to take.")
     ] = None,
-    assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a setting, as in train."),
-    ] = None,
+    assign: Assign = None,
     held_back: Annotated[
         bool, typer.Option("--held-back", help="Only what training keeps for validation.")
     ] = False,
@@ -137,11 +136,9 @@ def data_features(
         str, typer.Option(help="Shipped name, folder, file or hub id.")
     ] = "mini-wavlm",
     layers: Annotated[str, typer.Option(help="Hidden states, such as single:3.")] = "last",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of features.  [default: the user's cache]")
-    ] = None,
+    cache: Cache = None,
     cache_gb: Annotated[float, typer.Option(min=0, help="Bound on that folder.")] = 20.0,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    jobs: Jobs = 0,
     cluster: Cluster = "",
     quiet: Quiet = False,
 ) -> None:

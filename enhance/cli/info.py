@@ -110,7 +110,11 @@ def _of_config(name: str, kind: str, config: ModelConfig) -> dict[str, Any]:
 
 def _network(c: GcrnConfig) -> str:
     channels = "-".join(map(str, c.channels))
-    return f"{channels}, {c.rnn_layers} x {c.cell} {c.hidden} in {c.groups} groups, {c.output}"
+    rnn = f"{c.rnn_layers} x {c.cell} {c.hidden}"
+    kind = f"in {c.groups} groups"
+    if c.bottleneck == "dual_path":
+        kind = f"over time, {c.mixing} over frequency"
+    return f"{channels}, {rnn} {kind}, {c.output}"
 
 
 def _framing(c: StftConfig) -> dict[str, str]:

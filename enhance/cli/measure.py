@@ -9,8 +9,20 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import ANY, Cluster, Force, Quiet, read_snr
-from enhance.errors import require
+from enhance.cli.options import (
+    ANY,
+    REPORT,
+    Accelerator,
+    Cluster,
+    Force,
+    Jobs,
+    Limit,
+    Pairs,
+    Quiet,
+    Report,
+    read_snr,
+)
+from enhance.errors import EnhanceError, require
 
 
 def evaluate(
@@ -21,19 +33,14 @@ def evaluate(
             help="Checkpoint folders, ONNX files, shipped names, or noisy.  [default: newest run]",
         ),
     ] = None,
-    clips: Annotated[
-        Path | None,
-        typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]"),
-    ] = None,
+    clips: Pairs = None,
     snr: Annotated[
         str, typer.Option(metavar="DB|any", help="SNR of every pair; any for each its own.")
     ] = "-5",
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
-        "report"
-    ),
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    out: Report = REPORT,
+    jobs: Jobs = 0,
     cluster: Cluster = "",
-    limit: Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")] = 0,
+    limit: Limit = 0,
     dnsmos: Annotated[
         bool, typer.Option("--dnsmos", help="DNSMOS P.835 too: about 1.2 s of CPU a clip.")
     ] = False,
@@ -70,9 +77,7 @@ def bench(
         typer.Argument(metavar="MODEL...", help="ONNX files or shipped names."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Audio seconds per model and regime.")] = 4.0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
-        "report"
-    ),
+    out: Report = REPORT,
     quiet: Quiet = False,
 ) -> None:
     """Time models frame by frame, side by side.
@@ -91,10 +96,7 @@ def guard(
         list[str],
         typer.Argument(metavar="MODEL...", help="ONNX files, shipped names or run folders."),
     ],
-    clips: Annotated[
-        Path | None,
-        typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]"),
-    ] = None,
+    clips: Pairs = None,
     speech: Annotated[
         Path | None, typer.Option(help="Clean speech in another language; else not measured.")
     ] = None,
@@ -102,24 +104,23 @@ def guard(
         Path | None, typer.Option(help="Noise instead of the set's, alone and with --speech.")
     ] = None,
     music: Annotated[Path | None, typer.Option(help="Music; else a piece is made.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")] = Path(
-        "report"
-    ),
+    out: Report = REPORT,
     limit: Annotated[int, typer.Option(help="Clips of each condition.")] = 48,
     sex: Annotated[
         str | None,
         typer.Option(help="Pattern whose first group is f or m in a speaker's name."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    jobs: Jobs = 0,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 1 where a bound is passed.")
+        bool, typer.Option("--strict", help="Exit code 1 where a check fails.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure whether models harm what they should leave alone.
 
     Clean, quiet and loud speech, mild noise, silence, music, another language; women and men;
-    speakers heard in training or not. Each figure is held against a bound: pass or FAIL.
+    speakers heard in training or not. Each interval is held against a bound: pass, FAIL, or not
+    shown where it lies across.
     """
     require("measure", "pesq", "pystoi", "scipy")
     from benchmarks.guard.run import SEX
@@ -145,11 +146,13 @@ def guard(
 
 def card(
     model: Annotated[str, typer.Argument(help="ONNX file or shipped name.")],
-    run: Annotated[Path, typer.Option(help="Folder of the run that trained it.")],
     results: Annotated[
         list[Path],
         typer.Option(help="Report folder or results.jsonl of evaluate, guard, bench; repeatable."),
     ],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the run that trained it; not for --guards.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="File.  [default: NAME.md beside MODEL]")
     ] = None,
@@ -162,16 +165,26 @@ def card(
     notes: Annotated[
         Path | None, typer.Option(help="Markdown on intended use and limits, put in as it is.")
     ] = None,
+    guards: Annotated[
+        bool, typer.Option("--guards", help="Renew what the card tells of guards, and no more.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Write a model card from measured records, and from nothing else.
 
     Every record must be of this very file: certificate, run, evaluation, guard and bench are
-    checked against its hash, and a missing or strange one is refused.
+    checked against its hash, and a missing or strange one is refused. --guards needs a card and
+    the guard's records alone: the rest of the card stays as it is.
     """
     require("train", "yaml")
     from benchmarks.pages.card import write_card
+    from benchmarks.pages.card_guards import renew_guards
 
+    if guards:
+        print(f"{renew_guards(model, results, out)}: guards renewed")
+        return
+    if run is None:
+        raise EnhanceError("card: no run named; give the folder that trained it with --run")
     path = write_card(
         model,
         run,
@@ -213,7 +226,7 @@ def compare(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a process each.")] = 1,
     cluster: Cluster = "",
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    accelerator: Accelerator = "auto",
     report: Annotated[
         bool, typer.Option("--report", help="Only write the tables anew; train nothing.")
     ] = False,

@@ -1,10 +1,11 @@
-"""What several commands share: options, and lines of progress."""
+"""What several commands share: options, folders of runs, and lines of progress."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,13 @@ import typer
 
 from enhance.errors import EnhanceError
 
+Assign = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override one setting; repeatable."),
+]
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder of features.  [default: the user's cache]")
+]
 Cluster = Annotated[
     str,
     typer.Option(
@@ -19,21 +27,63 @@ Cluster = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
+Jobs = Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")]
+Limit = Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")]
+Pairs = Annotated[
+    Path | None, typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]")
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and results only.")]
+Report = Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")]
+REPORT = Path("report")
 Snr = Annotated[float, typer.Option("--snr", help="Signal-to-noise ratio in dB.")]
 ANY: Literal["any"] = "any"
 """In place of an SNR: each pair at its own."""
+Teachers = Annotated[
+    list[str],
+    typer.Argument(metavar="TEACHER...", help="Shipped names, folders, files or hub ids."),
+]
+
+# Of all that trains on `enhance.training`: where it runs.
+Accelerator = Annotated[str, typer.Option(metavar="cpu|cuda|auto", help="Where it computes.")]
+Devices = Annotated[int, typer.Option(min=1, help="Processes, or GPUs, per node.")]
+NumNodes = Annotated[int, typer.Option(min=1, help="Machines.")]
+Precision = Annotated[
+    str | None,
+    typer.Option(metavar="fp32|bf16|auto", help="Arithmetic.  [default: the configuration's]"),
+]
+Strategy = Annotated[str, typer.Option(help="Lightning Fabric's strategy.")]
+
+# Of teachers' training: budget and folder. What is not given keeps the configuration's value.
+Minutes = Annotated[
+    float | None, typer.Option(min=0, help="Minutes of training; 0: no limit.  [default: 30]")
+]
 ModelFolder = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="Folder of the model.  [default: a new one in runs/]"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="[default: 0]")]
-Accelerator = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
-Devices = Annotated[int, typer.Option(min=1, help="Processes, or GPUs, per node.")]
-Strategy = Annotated[str, typer.Option(help="Lightning Fabric's strategy.")]
-NumNodes = Annotated[int, typer.Option(min=1, help="Machines.")]
+Steps = Annotated[
+    int | None, typer.Option(min=0, help="Steps; 0: the minutes decide.  [default: 0]")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads.  [default: 1]")]
+
+
+def new_run(name: str) -> Path:
+    """Folder of a run for which none was named: a new one below runs/."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_resume(output: Path | None, resume: bool) -> None:
+    """Refuse to go on with a folder that nobody named.
+
+    Raises
+    ------
+    EnhanceError
+        If there is none and a run shall be resumed.
+    """
+    if resume and output is None:
+        raise EnhanceError("--resume: name the folder to go on with: --output DIR")
 
 
 def read_snr(text: str) -> float | Literal["any"]:

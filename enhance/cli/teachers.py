@@ -1,32 +1,51 @@
-"""Commands of self-supervised models: pretrain-ssl, teachers."""
+"""`enhance teacher`: pre-train and fine-tune self-supervised models, and tell what they are."""
 
 from __future__ import annotations
 
-import time
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from enhance.cli.options import Force, ModelFolder, Quiet, Resume, Seed, Threads, show_progress
+from enhance.cli.options import (
+    Accelerator,
+    Assign,
+    Devices,
+    Force,
+    Minutes,
+    ModelFolder,
+    NumNodes,
+    Precision,
+    Quiet,
+    Resume,
+    Seed,
+    Steps,
+    Strategy,
+    Teachers,
+    Threads,
+    check_resume,
+    new_run,
+    show_progress,
+)
 from enhance.errors import EnhanceError, require
 
+if TYPE_CHECKING:
+    from distill.training.config import LoopConfig
 
-class Family(StrEnum):
-    """Self-supervised families that can be pre-trained."""
+    C = TypeVar("C", bound=LoopConfig)
 
-    wav2vec = "wav2vec"
-    vq_wav2vec = "vq-wav2vec"
-    wav2vec2 = "wav2vec2"
-    hubert = "hubert"
-    wavlm = "wavlm"
+teacher_app = typer.Typer(
+    help="Self-supervised models: train your own, tell what they are.", no_args_is_help=True
+)
 
 
-def pretrain_ssl(
+@teacher_app.command()
+def pretrain(
     output: ModelFolder = None,
     family: Annotated[
-        Family | None, typer.Option(help="Which model and objective.  [default: wavlm]")
+        Literal["wav2vec", "vq-wav2vec", "wav2vec2", "hubert", "wavlm"] | None,
+        typer.Option(help="Which model and objective.  [default: wavlm]"),
     ] = None,
     preset: Annotated[
         str | None,
@@ -51,17 +70,17 @@ def pretrain_ssl(
         list[int] | None,
         typer.Option(help="hubert, wavlm: units of each iteration.  [default: 100, then 200]"),
     ] = None,
-    assign: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY.KEY=VALUE", help="Architecture or recipe of the family."
-        ),
-    ] = None,
     probe: Annotated[
         Path | None, typer.Option(help="Folder with phone alignments to probe the result on.")
     ] = None,
+    assign: Assign = None,
     seed: Seed = None,
     threads: Threads = None,
+    devices: Devices = 1,
+    strategy: Strategy = "auto",
+    num_nodes: NumNodes = 1,
+    accelerator: Accelerator = "cpu",
+    precision: Precision = None,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -70,15 +89,15 @@ def pretrain_ssl(
     Each family has its paper's objective; the folder written goes to --set objective.teacher=.
     A resumed run keeps its own settings.
     """
-    require("train", "torch", "transformers", "safetensors", "sklearn", "scipy", "yaml")
+    require("train", "torch", "lightning_fabric", "transformers", "sklearn", "scipy", "tensorboard")
+    check_resume(output, resume)
     from distill.ssl import family as families
-    from distill.ssl import run as pretrain_ssl
+    from distill.ssl import run
     from enhance.data import demo_corpus
     from enhance.settings import override
+    from enhance.training.processes import Hardware
 
     show_progress(quiet)
-    if output is None and resume:
-        raise EnhanceError("--resume: name the folder to go on with: --output DIR")
     given = {
         "minutes": minutes,
         "steps": steps,
@@ -86,24 +105,216 @@ def pretrain_ssl(
         "units": units,
         "seed": seed,
         "threads": threads,
+        "precision": precision,
     }
-    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    settings = override(settings, list(assign or []))
-    begun = pretrain_ssl.begun(output) if resume and output is not None else None
-    config = families.configure(family.value if family else None, preset, settings, begun)
-    if output is None:
-        output = Path("runs") / f"ssl-{config.family}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = corpus or demo_corpus.ensure(quiet=quiet)
-    record = pretrain_ssl.pretrain(config, folder, output, resume=resume, probe=probe, quiet=quiet)
-    if "stopped" in record:
-        raise typer.Exit(130)
+    settings = override({k: v for k, v in given.items() if v is not None}, list(assign or []))
+    begun = run.begun(output) if resume and output is not None else None
+    config = families.configure(family, preset, settings, begun)
+    record = run.pretrain(
+        config,
+        corpus or demo_corpus.ensure(quiet=quiet),
+        output or new_run(f"ssl-{config.family}"),
+        resume=resume,
+        probe=probe,
+        hardware=Hardware(accelerator, devices, strategy, num_nodes),
+        quiet=quiet,
+    )
+    _finished(record)
 
 
-def teachers(
-    names: Annotated[
-        list[str],
-        typer.Argument(metavar="TEACHER...", help="Shipped names, folders, files or hub ids."),
+@teacher_app.command()
+def pretrain_speaker(
+    output: ModelFolder = None,
+    objective: Annotated[
+        Literal["aam", "dino"] | None,
+        typer.Option(help="aam: with speaker labels; dino: without.  [default: aam]"),
+    ] = None,
+    preset: Annotated[
+        Literal["small", "medium", "published"] | None,
+        typer.Option(help="Size.  [default: small]"),
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Folder with speech, its speakers named, and noise.")
+    ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option("--eval", help="Folder with speech of other speakers, for the EER."),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Only speech of this source of the manifests.  [default: all]"),
+    ] = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    batch: Annotated[
+        int | None, typer.Option(min=2, help="Clips of a step.  [default: 32]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Peak.  [default: 0.002]")
+    ] = None,
+    assign: Assign = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    devices: Devices = 1,
+    strategy: Strategy = "auto",
+    num_nodes: NumNodes = 1,
+    accelerator: Accelerator = "cpu",
+    precision: Precision = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a speaker encoder (ECAPA-TDNN) on your own speech.
+
+    The folder it writes is a teacher like any other. Its EER is that of speakers it never heard.
+    A resumed run keeps its own settings.
+    """
+    require("speaker", "torch", "speechbrain", "safetensors", "lightning_fabric", "tensorboard")
+    if corpus is None:
+        raise EnhanceError("--corpus: name a folder with speech, its speakers in the manifest")
+    check_resume(output, resume)
+    from distill.speaker.config import SpeakerConfig
+    from distill.speaker.train import FORMAT, train
+    from enhance.training.processes import Hardware
+
+    show_progress(quiet)
+    given = {
+        "objective": objective,
+        "preset": preset,
+        "source": source,
+        "minutes": minutes,
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "threads": threads,
+        "precision": precision,
+    }
+    settings = _settings(SpeakerConfig, FORMAT, given, assign, output if resume else None)
+    record = train(
+        settings,
+        corpus,
+        output or new_run(f"ecapa-{settings.objective}"),
+        evaluation=evaluation,
+        resume=resume,
+        hardware=Hardware(accelerator, devices, strategy, num_nodes),
+        quiet=quiet,
+    )
+    _finished(record)
+    for row in record.get("verification", []):
+        rate, low, high = (100 * row[key] for key in ("eer", "low", "high"))
+        typer.echo(
+            f"EER of {row['speakers']} unseen speakers, {row['embedding']}: {rate:.1f} % "
+            f"({low:.1f} to {high:.1f}); guessing 50 %"
+        )
+
+
+@teacher_app.command()
+def finetune_ctc(
+    backbone: Annotated[
+        str, typer.Argument(metavar="BACKBONE", help="Shipped name, folder, file or hub id.")
     ],
+    transcripts: Annotated[
+        Path | None,
+        typer.Option(help="CSV, TSV or JSONL with columns path and text, perhaps speaker."),
+    ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option("--eval", help="The same, to measure on.  [default: a tenth, by speaker]"),
+    ] = None,
+    output: ModelFolder = None,
+    units: Annotated[
+        Literal["char", "word"] | None,
+        typer.Option(
+            help="char: characters; word: tokens parted by spaces, such as phones.  [default: char]"
+        ),
+    ] = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Peak.  [default: 0.0003]")
+    ] = None,
+    batch_seconds: Annotated[
+        float | None, typer.Option(min=1, help="Audio of a step.  [default: 32]")
+    ] = None,
+    freeze_steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Steps at the start that train the head alone.  [default: 100]"),
+    ] = None,
+    train_front_end: Annotated[
+        bool | None, typer.Option("--train-front-end", help="Train the convolutions too.")
+    ] = None,
+    mask: Annotated[
+        float | None,
+        typer.Option(min=0, help="Share of frames that start a masked span.  [default: 0]"),
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(min=0, help="[default: 0.1]")] = None,
+    from_scratch: Annotated[
+        bool | None,
+        typer.Option("--from-scratch", help="Random weights: what pre-training is worth."),
+    ] = None,
+    assign: Assign = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    devices: Devices = 1,
+    strategy: Strategy = "auto",
+    num_nodes: NumNodes = 1,
+    accelerator: Accelerator = "cpu",
+    precision: Precision = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a self-supervised model to write what is said (CTC).
+
+    The folder it writes is a CTC model of transformers, and a teacher like any other. A resumed
+    run keeps its own settings.
+    """
+    require("train", "torch", "lightning_fabric", "transformers", "torchaudio", "tensorboard")
+    if transcripts is None:
+        raise EnhanceError("--transcripts: name a file with columns path and text")
+    check_resume(output, resume)
+    from distill.ctc.card import share
+    from distill.ctc.config import CtcConfig
+    from distill.ctc.train import FORMAT, finetune
+    from enhance.training.processes import Hardware
+
+    show_progress(quiet)
+    given = {
+        "backbone": backbone,
+        "units": units,
+        "minutes": minutes,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "batch_seconds": batch_seconds,
+        "freeze_steps": freeze_steps,
+        "train_front_end": train_front_end,
+        "mask": mask,
+        "dropout": dropout,
+        "from_scratch": from_scratch,
+        "seed": seed,
+        "threads": threads,
+        "precision": precision,
+    }
+    settings = _settings(CtcConfig, FORMAT, given, assign, output if resume else None)
+    record = finetune(
+        settings,
+        transcripts,
+        output or new_run("ctc"),
+        evaluation=evaluation,
+        resume=resume,
+        hardware=Hardware(accelerator, devices, strategy, num_nodes),
+        quiet=quiet,
+    )
+    _finished(record)
+    kind = "characters" if settings.units == "char" else "tokens"
+    told = f"error rate of {kind}: {share(record['token_error'])}"
+    if "word_error" in record:
+        told += f", of words: {share(record['word_error'])}"
+    typer.echo(f"{told}; one text for every recording: {share(record['constant'])}")
+
+
+@teacher_app.command()
+def table(
+    names: Teachers,
     audio: Annotated[
         Path | None,
         typer.Option(help="Folder of recordings: measure extraction in audio seconds a second."),
@@ -131,3 +342,23 @@ def teachers(
     print(teacher_table.markdown(rows))
     if out is not None:
         teacher_table.write(rows, out)
+
+
+def _settings(
+    kind: type[C],
+    kept_as: str,
+    given: Mapping[str, Any],
+    assign: Sequence[str] | None,
+    resumed: Path | None,
+) -> C:
+    """Settings of a run: those of the one that is resumed, below what the command line says."""
+    from distill.training.config import configure
+    from distill.training.loop import begun
+
+    start = {} if resumed is None else begun(resumed, kept_as)["config"]
+    return configure(kind, given, assign or [], start)
+
+
+def _finished(record: Mapping[str, Any]) -> None:
+    if "stopped" in record:
+        raise typer.Exit(130)

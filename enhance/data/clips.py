@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 log = logging.getLogger("enhance")
+Weights = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
+"""See `source_weights`."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +211,7 @@ def split(
     return kept, [clip for clip, root in zip(clips, group, strict=True) if root in held]
 
 
-def source_weights(
-    store: ClipStore, balance: float
-) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+def source_weights(store: ClipStore, balance: float) -> Weights:
     """How clips are drawn: a source by its hours to the power ``balance``, a clip by its length.
 
     Returns
@@ -230,6 +230,18 @@ def source_weights(
     ends = [np.cumsum([store.length(i) for i in ids], dtype=np.int64) for ids in members]
     chances = np.cumsum([math.pow(float(end[-1]), balance) for end in ends])
     return members, ends, chances / chances[-1]
+
+
+def draw_clip(weights: Weights, rng: np.random.Generator) -> tuple[int, int]:
+    """A source and one of its clips, by their numbers; see `source_weights`."""
+    source = min(int(np.searchsorted(weights[2], rng.random(), "right")), len(weights[2]) - 1)
+    return source, clip_of(weights, source, rng)
+
+
+def clip_of(weights: Weights, source: int, rng: np.random.Generator) -> int:
+    """A clip of a source, by its length."""
+    members, ends = weights[0][source], weights[1][source]
+    return int(members[np.searchsorted(ends, rng.integers(ends[-1]), "right")])
 
 
 def _groups(clips: Sequence[Clip], by: str) -> list[int]:

@@ -29,23 +29,25 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class SharedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose statistics in training are those of all processes together.
+class _Shared(nn.modules.batchnorm._BatchNorm):
+    """A batch norm whose statistics in training are those of all processes together.
 
     Every process must bring the same number of values.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C, H, W) -> (B, C, H, W)"""
+        """Shape: (B, C, ...) -> (B, C, ...)"""
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None
         assert self.running_var is not None
         world = torch.distributed.get_world_size()
+        other = [axis for axis in range(x.ndim) if axis != 1]
+        shape = [-1] + [1] * (x.ndim - 2)
         x32 = x.float()  # sums over thousands of values need more than bfloat16
-        mean = _Sum.apply(x32.mean((0, 2, 3))) / world  # (C,)
-        centred = x32 - mean[:, None, None]
-        var = _Sum.apply(centred.square().mean((0, 2, 3))) / world  # (C,), biased
+        mean = _Sum.apply(x32.mean(other)) / world  # (C,)
+        centred = x32 - mean.view(shape)
+        var = _Sum.apply(centred.square().mean(other)) / world  # (C,), biased
         with torch.no_grad():
             count = world * x.numel() / x.shape[1]
             rate = self.momentum if self.momentum is not None else 0.1
@@ -54,14 +56,24 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked += 1
         scale = self.weight * (var + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+class SharedBatchNorm1d(_Shared, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` over all processes."""
+
+
+class SharedBatchNorm2d(_Shared, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over all processes."""
+
+
+_KINDS: dict[type, type] = {nn.BatchNorm1d: SharedBatchNorm1d, nn.BatchNorm2d: SharedBatchNorm2d}
 
 
 def share_batch_norms(module: nn.Module) -> None:
-    """Make every `nn.BatchNorm2d` inside ``module`` a `SharedBatchNorm2d`, in place.
+    """Let every batch norm inside ``module`` share its statistics, in place.
 
     The parameters, their names and their values stay.
     """
     for child in module.modules():
-        if type(child) is nn.BatchNorm2d:
-            child.__class__ = SharedBatchNorm2d
+        child.__class__ = _KINDS.get(type(child), type(child))

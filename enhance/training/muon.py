@@ -84,6 +84,7 @@ class Muon(torch.optim.AdamW):
     def _step(self, parameters: list[nn.Parameter], rate: float) -> None:
         alike: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
         for p in parameters:
+            assert p.grad is not None
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
             gradient = cast(Tensor, p.grad)

@@ -200,6 +200,12 @@ def share(fabric: Fabric, values: list[float]) -> list[list[float]]:
     return torch.stack(rows).tolist()
 
 
+def same_everywhere(tensor: torch.Tensor) -> None:
+    """Give all processes the first one's values, in place."""
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast(tensor, 0)
+
+
 def collect(fabric: Fabric, value: Any) -> list[Any]:
     """The same kind of plain data from every process, in order of rank."""
     if fabric.world_size == 1:

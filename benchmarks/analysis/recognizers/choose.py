@@ -69,8 +69,8 @@ def listen_with(name: str | None) -> Listening:
     ----------
     name
         A folder or hub id of speechbrain's CRDNN recognisers, or a folder that
-        ``enhance finetune-ctc`` wrote. None tries `DEFAULT` and goes without where it cannot be
-        had; ``"none"`` wants none.
+        ``enhance teacher finetune-ctc`` wrote. None tries `DEFAULT` and goes without where it
+        cannot be had; ``"none"`` wants none.
 
     Raises
     ------
@@ -107,13 +107,13 @@ def load(name: str) -> Recognizer:
             return recognizer.load(folder)
         raise EnhanceError(
             f"--recognizer {name}: a folder without {crdnn.SETTINGS} (speechbrain) and without "
-            "vocab.json (enhance finetune-ctc)"
+            "vocab.json (enhance teacher finetune-ctc)"
         )
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return crdnn.load(crdnn.download(name), name)
     raise EnhanceError(
         f"--recognizer {name}: no such folder, and no hub id like {DEFAULT}; leave it out to go "
-        "without, or name a folder that enhance finetune-ctc wrote"
+        "without, or name a folder that enhance teacher finetune-ctc wrote"
     )
 
 

@@ -37,6 +37,7 @@ from enhance.files import atomic, check_writable, sha256, write_json, write_json
 from enhance.measure.metrics import versions
 from enhance.measure.timing import hardware
 from enhance.training.interrupt import Interrupt
+from enhance.training.processes import Hardware
 
 log = logging.getLogger("enhance")
 
@@ -91,7 +92,7 @@ def reconstruct(
     cache
         Folder of the feature cache.
     device
-        Where teachers run; decoders are small and stay on the CPU.
+        Where teachers run and decoders learn.
     resume
         Go on with what is in the folder.
     quiet
@@ -134,7 +135,8 @@ def reconstruct(
             trained: list[Trained] = []
             for source in found:
                 folder = output / "decoders" / slug(source.name)
-                one = train(config, source, data, folder, interrupt, quiet=quiet)
+                where = Hardware(device.partition(":")[0])
+                one = train(config, source, data, folder, interrupt, hardware=where, quiet=quiet)
                 if one is None:
                     return _stopped(f"decoder from {source.name}")
                 trained.append(one)

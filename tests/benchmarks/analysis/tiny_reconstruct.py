@@ -41,7 +41,7 @@ def make_teacher(folder: Path) -> Path:
 
 
 def make_ctc(folder: Path) -> Path:
-    """A CTC model as `enhance finetune-ctc` writes it, random weights."""
+    """A CTC model as `enhance teacher finetune-ctc` writes it, random weights."""
     transformers = import_transformers()
     vocabulary = Vocabulary.of(["GO ON"], "char")
     config = transformers.HubertConfig(

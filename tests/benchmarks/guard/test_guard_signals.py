@@ -100,7 +100,7 @@ def test_made_signals_are_what_they_are_called() -> None:
         assert played.wave.dtype == np.float32
         assert s.rms_dbfs(played.wave) == pytest.approx(level, abs=1e-3)
         np.testing.assert_array_equal(played.wave, s.Made(what, 6.0).make().wave)
-        assert played.reference is None
+        assert (played.reference is not None) == (what == "music")  # music shall stay
     steps = s.dither(4.0) * 32768
     assert set(np.unique(steps)) == {-1, 0, 1}
     assert s.rms_dbfs(s.dither(4.0)) == pytest.approx(-96.3, abs=0.1)
@@ -145,6 +145,31 @@ def test_choice_is_in_proportion() -> None:
     assert c.LANGUAGE not in cases
 
 
+def test_what_stays_is_measured_whatever_is_added() -> None:
+    rng = np.random.default_rng(0)
+    x, noise = rng.standard_normal((2, 16000))
+    noise -= x * (np.sum(noise * x) / np.sum(x * x))  # nothing of it resembles x
+    assert c.kept_db(x, x) == 0
+    assert c.kept_db(x, 0.5 * x + 3 * noise) == pytest.approx(-6.0206, abs=1e-4)
+    assert c.kept_db(x, noise) < -200 + 1e-9
+    assert c.kept_db(x, np.zeros_like(x)) == s.FLOOR_DBFS
+
+
+def test_made_pieces_differ_by_their_seed() -> None:
+    pieces = [s.music(3.0, seed) for seed in range(c.MADE_CLIPS)]
+    likeness = np.abs(np.corrcoef(pieces) - np.eye(c.MADE_CLIPS))
+    assert likeness.max() < 0.5
+
+
+def test_labels_tell_the_noise_that_is_played() -> None:
+    told = {"speaker": "ann", "noise_name": "rain"}
+    cases = {x.name: x for x in c.make_cases([Pair("a", "", "", told, "", "")], 4)}
+    labels = {name: case.stimuli[0][0].labels for name, case in cases.items()}
+    assert labels["0 dB"] == told
+    assert labels[next(iter(c.CLEAN))] == labels[next(iter(c.KINDS))] == {"speaker": "ann"}
+    assert labels[c.NOISE] == {"noise_name": "rain"}
+
+
 @pytest.mark.parametrize(
     ("labels", "sex"),
     [
@@ -183,9 +208,11 @@ def test_probe_travels_and_measures_as_metrics_do(tmp_path: Path) -> None:
     row = probe.measure(harm.resolve_all([], noisy=True)[0], lambda wave: 0.5 * wave)
     played = stimulus.make()
     expected = measure(played.reference, 0.5 * played.wave, RATE)
+    kept = row["metrics"].pop(c.KEPT)
     assert row["metrics"] == pytest.approx(expected)
+    assert kept == pytest.approx(c.kept_db(played.reference, played.wave) - 6.0206, abs=1e-3)
     assert row["change_db"] == pytest.approx(-6.0206, abs=1e-4)
     json.dumps(row, allow_nan=False)
     still = probe.measure(harm.resolve_all([], noisy=True)[0], np.zeros_like)
-    assert still["metrics"] == {}
+    assert still["metrics"] == {c.KEPT: s.FLOOR_DBFS}
     assert {item["metric"] for item in still["refusals"]} == set(case.metrics)

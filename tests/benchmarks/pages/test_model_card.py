@@ -22,6 +22,7 @@ from benchmarks.figures.tables import number, plus_minus
 from benchmarks.guard.run import guard
 from benchmarks.latency.bench import bench
 from benchmarks.pages.card import write_card
+from benchmarks.pages.card_guards import GUARDED, GUARDS, LIMITS, renew_guards
 from benchmarks.pages.report import DIGITS
 from benchmarks.quality.evaluate import evaluate
 from enhance.cli import app as cli
@@ -169,11 +170,42 @@ def test_every_record_is_in_the_card(whole: Made) -> None:
     for check in harm["checks"]:
         if check["verdict"] == "fail":
             shown = number(check["value"], 3) if check["value"] is not None else "-"
-            assert re.search(rf"\| {re.escape(check['name'])} \| [^|]* \| {shown} FAIL \|", card)
+            row = rf"\| {re.escape(check['name'])} \| [^|]* \| {re.escape(shown)}( \[.*\])? FAIL \|"
+            assert re.search(row, card)
             case, _, figure = check["name"].partition(": ")
             assert f"{case} ({figure}" in limits or f"; {figure}" in limits
     assert harm["checks"]
     assert "was not measured: other language (gain of PESQ-WB; gain of ESTOI;" in limits
+
+
+def test_guards_are_renewed_and_all_else_stays(made: Made) -> None:
+    card = made.root / "shipped/m.md"
+    before = made.card(out=card)
+    assert renew_guards(made.model, [made.report]) == card
+    assert card.read_text("utf-8") == before
+
+    def spoil(row: dict[str, Any]) -> None:
+        for check in row.get("checks", []):
+            check["verdict"] = "pass"
+        for check in row.get("checks", [])[-1:]:
+            check["verdict"] = "not shown"
+
+    change_rows(made, spoil)
+    renew_guards(made.model, [made.report])
+    after = card.read_text("utf-8")
+    old, new = (text.split("\n\n## ") for text in (before, after))
+    changed = [a.partition("\n")[0] for a, b in zip(old, new, strict=True) if a != b]
+    assert changed == [GUARDS, LIMITS]
+    assert "not shown by at most 4 clips: women less men" in after
+    assert [line for line in new[-1].split("\n") if not line.startswith(GUARDED)] == [
+        line for line in old[-1].split("\n") if not line.startswith(GUARDED)
+    ]
+    card.write_text(before.replace(sha256(made.model), "0" * 64), "utf-8")
+    with pytest.raises(EnhanceError, match="is no card of this"):
+        renew_guards(made.model, [made.report])
+    card.unlink()
+    with pytest.raises(EnhanceError, match="no card to renew"):
+        renew_guards(made.model, [made.report])
 
 
 def test_training_is_told_by_the_run(whole: Made) -> None:

@@ -15,7 +15,6 @@ import pytest
 import soundfile
 import tiny_ctc
 import torch
-import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -25,7 +24,7 @@ from distill.ctc.data import CtcData, batch_up
 from distill.ctc.folder import build, open_backbone
 from distill.ctc.train import FORMAT, CtcLearner, finetune
 from distill.teacher import contract as teacher
-from enhance.cli.ctc import finetune_ctc
+from enhance.cli.app import app
 from enhance.errors import EnhanceError
 from enhance.training.learner import Learner
 from enhance.training.state import load_tensors
@@ -212,12 +211,9 @@ def test_record_card_and_history(backbone, files, whole: Path) -> None:
 
 def test_the_command_of_the_card_makes_the_same_weights(files, whole: Path, tmp_path: Path) -> None:
     text = (whole / "README.md").read_text("utf-8")
-    words = shlex.split(re.search(r"`enhance (finetune-ctc .*?)`", text, re.S)[1])
+    words = shlex.split(re.search(r"`enhance (teacher finetune-ctc .*?)`", text, re.S)[1])
     places = iter([str(files["train"]), str(files["eval"])])
     words = [next(places) if x == "FILE" else str(tmp_path) if x == "DIR" else x for x in words]
-    app = typer.Typer()
-    app.command("finetune-ctc")(finetune_ctc)
-    app.command("other")(lambda: None)
     assert "--set" in words
     result = CliRunner().invoke(app, [*words, "--quiet"])
     assert result.exit_code == 0, result.output
@@ -337,11 +333,9 @@ def test_the_learner_leaves_modes_as_they_were(backbone, files) -> None:
 
 
 def test_the_command(backbone, files, tmp_path: Path) -> None:
-    app = typer.Typer()
-    app.command()(finetune_ctc)
 
     def call(*words: object) -> Any:
-        return CliRunner().invoke(app, [str(word) for word in words])
+        return CliRunner().invoke(app, ["teacher", "finetune-ctc", *map(str, words)])
 
     assert "--transcripts" in str(call(backbone).exception)
     files_given = ["--transcripts", files["phones"], "--units", "word", "-q"]

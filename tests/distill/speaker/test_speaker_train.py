@@ -8,12 +8,12 @@ import importlib.util
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -24,7 +24,7 @@ from distill.speaker.config import AamConfig, DinoConfig, SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.train import FORMAT, train
 from distill.teacher.contract import load
-from enhance.cli.speaker import pretrain_speaker
+from enhance.cli.app import app
 from enhance.data.mixing_config import MixingConfig
 from enhance.errors import EnhanceError
 from enhance.training.state import load_tensors
@@ -337,12 +337,13 @@ def test_minutes_only_decide_when_the_last_quarter_begins(corpus: Path, tmp_path
 
 
 def test_the_command(corpus: Path, others: Path, tmp_path: Path) -> None:
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command("pretrain-speaker")(pretrain_speaker)
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, ["teacher", "pretrain-speaker", *words])
+
     out = tmp_path / "model"
     words = ["--corpus", str(corpus), "--eval", str(others), "--output", str(out), "--quiet"]
     words += ["--minutes", "0", "--steps", "1", "--batch", "2"]
-    done = CliRunner().invoke(app, words)
+    done = run(*words)
     assert done.exit_code == 0, done.output
     assert "EER of 3 unseen speakers, trained: " in done.output
     assert load(out).widths == (128, 128, 128, 128, 256)
@@ -350,17 +351,17 @@ def test_the_command(corpus: Path, others: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     words = ["--corpus", str(corpus), "--output", str(other), "--quiet", "--objective", "dino"]
     words += ["--minutes", "0", "--steps", "2", "--batch", "2", "--set", "dino.outputs=16"]
-    assert CliRunner().invoke(app, words).exit_code == 0
+    assert run(*words).exit_code == 0
     assert " --set 'dino.outputs=16' --corpus" in (other / "README.md").read_text().replace(
         "\n", " "
     )
     again = ["--corpus", str(corpus), "--output", str(other), "--quiet", "--resume"]
-    assert CliRunner().invoke(app, again).exit_code == 0  # keeps its settings; nothing is left
+    assert run(*again).exit_code == 0  # keeps its settings; nothing is left
     for wrong, told in (
         (["--set", "dino.output=16"], "did you mean 'outputs'"),
         (["--resume", "--seed", "3"], "begun with another seed"),
     ):
-        refused = CliRunner().invoke(app, words[:5] + wrong)
+        refused = run(*words[:5], *wrong)
         assert isinstance(refused.exception, EnhanceError) and told in str(refused.exception)
-    missing = CliRunner().invoke(app, ["--output", str(out)])
+    missing = run("--output", str(out))
     assert isinstance(missing.exception, EnhanceError) and "--corpus" in str(missing.exception)

@@ -240,3 +240,13 @@ def test_the_interval_goes_by_file_not_by_crop() -> None:
     assert half == pytest.approx(1.96 * math.sqrt(0.25 / 40), rel=0.1)
     with pytest.raises(ValueError, match="1 kinds of hits, need 2"):
         tally.add(0, 1, 1)
+
+
+def test_codes_that_are_never_taken_leave_the_gradient_finite() -> None:
+    soft = torch.tensor([[[0.25, 0.75, 0.0]]], requires_grad=True)
+    found = contrastive.perplexities(soft)
+    found.sum().backward()
+    assert found.item() == pytest.approx(np.exp(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75))))
+    assert soft.grad is not None and soft.grad.isfinite().all()
+    # d exp(H) / dp = -exp(H) (log p + 1)
+    assert soft.grad[0, 0, 0].item() == pytest.approx(-found.item() * (np.log(0.25) + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def test_record_history_and_card(case: str, made: dict[str, Path]) -> None:
     assert f"{100 * found['accuracy']['mean']:.1f} %" in card
     assert f"| {100 * found['chance']:.1f} % |" in card
     family = CASES[case][0]
-    assert f"enhance pretrain-ssl --family {family} --corpus DIR" in card
+    assert f"enhance teacher pretrain --family {family} --corpus DIR" in card
     assert f"\n- {family}\n" in card
     assert "licence" in card
     assert f"| 4 | {record['curve'][1]['loss']:.3f} |" in card
@@ -278,7 +279,7 @@ def test_the_cards_command_makes_the_same_weights(
     import shlex
 
     card = (made["wav2vec2"] / "README.md").read_text()
-    line = next(x for x in card.splitlines() if "enhance pretrain-ssl --family" in x)
+    line = next(x for x in card.splitlines() if "enhance teacher pretrain --family" in x)
     words = shlex.split(line[line.index("`enhance ") + 1 :].rstrip("`."))[1:]
     words = [str(tiny_corpus) if w == "DIR" and words[i - 1] == "--corpus" else w
              for i, w in enumerate(words)]  # fmt: skip
@@ -294,7 +295,7 @@ def test_teachers_prints_and_writes_a_table(
 ) -> None:
     names = [str(made[case]) for case in ("wav2vec", "wav2vec2", "hubert")]
     options = ["--audio", str(tiny_corpus), "--seconds", "2", "-o", str(tmp_path / "t"), "-q"]
-    result = CliRunner().invoke(app, ["teachers", *names, *options])
+    result = CliRunner().invoke(app, ["teacher", "table", *names, *options])
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "t.json").read_text())
     assert [row["family"] for row in rows] == ["wav2vec", "wav2vec2", "hubert"]
@@ -308,7 +309,7 @@ def test_teachers_prints_and_writes_a_table(
     assert f"| accuracy {100 * mean:.1f} % (" in text
     assert f"| {100 * record['iterations'][0]['clean']['chance']:.1f} % |" in text
     assert "3 x 16" in text and "2 x 8, 1 x 12" in text
-    again = CliRunner().invoke(app, ["teachers", names[0], "-o", str(tmp_path / "t")])
+    again = CliRunner().invoke(app, ["teacher", "table", names[0], "-o", str(tmp_path / "t")])
     assert isinstance(again.exception, EnhanceError)
     assert "exists already" in str(again.exception)
 
@@ -341,14 +342,13 @@ def test_a_teacher_below_its_baseline_is_told(made: dict[str, Path], tmp_path: P
 
 
 def test_a_record_of_another_kind_is_no_metric(made: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
 
     folder = tmp_path / "model"
     shutil.copytree(made["hubert"], folder)
     (folder / "record.json").write_text('{"config": {"lr": 1}}')
     assert teacher_table.describe(str(folder))["metric"] is None
     (folder / "record.json").write_text('{"config": {"family": "hubert"}, "iterations": []}')
-    with pytest.raises(EnhanceError, match="not a record of enhance pretrain-ssl"):
+    with pytest.raises(EnhanceError, match="not a record of enhance teacher pretrain"):
         teacher_table.describe(str(folder))
 
 
