@@ -18,29 +18,8 @@ _FLAGS = ("train_front_end", "from_scratch")
 _BUDGET = {"backbone", "units", "minutes", "steps"}
 
 
-def write(folder: Path) -> Path:
-    """Write ``README.md`` of a model folder from its ``record.json``.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no record.
-    """
-    return card.write(folder, text)
-
-
 def text(record: dict[str, Any], name: str, size: int) -> str:
-    """The card of a record.
-
-    Parameters
-    ----------
-    record
-        As in ``record.json``.
-    name
-        Of the model.
-    size
-        Bytes of its weights.
-    """
+    """The card of a record; arguments as in `distill.training.card.Text`."""
     # No licence: it follows from the backbone and the recordings, which a record does not know.
     front = {
         "library_name": "transformers",

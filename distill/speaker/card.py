@@ -13,29 +13,8 @@ _OPTIONS = ("batch", "learning_rate", "seed", "threads", "preset", "source")
 _BUDGET = {"objective", "minutes", "steps"}
 
 
-def write(folder: Path) -> Path:
-    """Write ``README.md`` of a model folder from its ``record.json``.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no record.
-    """
-    return card.write(folder, text)
-
-
 def text(record: dict[str, Any], name: str, size: int) -> str:
-    """The card of a record.
-
-    Parameters
-    ----------
-    record
-        As in ``record.json``.
-    name
-        Of the model.
-    size
-        Bytes of its weights.
-    """
+    """The card of a record; arguments as in `distill.training.card.Text`."""
     front = {
         "license": record.get("licence", "unknown"),
         "model_name": name,

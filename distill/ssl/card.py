@@ -63,17 +63,7 @@ def write(folder: Path, probe: dict[str, Any] | None = None) -> Path:
 
 
 def text(record: dict[str, Any], name: str, size: int) -> str:
-    """The card of a record.
-
-    Parameters
-    ----------
-    record
-        As in ``record.json``.
-    name
-        Of the model.
-    size
-        Bytes of its weights.
-    """
+    """The card of a record; arguments as in `distill.training.card.Text`."""
     config = settings(record)
     family = config["family"]
     own = family in KINDS  # a network of transformers

@@ -11,7 +11,7 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic
 
 Text = Callable[[dict[str, Any], str, int], str]
-"""Card of a record, the model's name and the bytes of its weights."""
+"""Card of a record (as in ``record.json``), the model's name and the bytes of its weights."""
 
 LINES = 12
 """Lines of a learning curve that a card shows."""
