@@ -56,7 +56,7 @@ class Records:
     seconds: float | None
     """Time trained; None where the run does not tell."""
     data: dict[str, list[Row]]
-    """Sources by use, see `enhance.data.inventory.USES`."""
+    """Rows of `enhance.data.inventory.by_source` for each use that the card's table has."""
     quality: list[list[Row]]
     """One list for each evaluation set: the noisy input, then the model."""
     harm: list[list[Row]]

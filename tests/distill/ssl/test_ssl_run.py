@@ -197,7 +197,7 @@ def test_the_card_tells_the_record(whole: Path) -> None:
     card = (whole / "README.md").read_text()
     record = json.loads((whole / "record.json").read_text())
     accuracy = record["iterations"][1]["clean"]["accuracy"]["mean"]
-    assert card.startswith("---\nlicense: ")
+    assert card.startswith("---\n") and "\nlicense: unknown\n" in card.split("---\n")[1]
     assert f"{100 * accuracy:.1f} %" in card
     assert "Not measured." in card
     assert "--steps 6 --steps 4 --units 4 --units 5" in card
