@@ -23,7 +23,6 @@ import numpy as np
 from enhance.data import augment, distant, filters
 from enhance.data.babble import Voices
 from enhance.data.clips import ClipStore, source_weights
-from enhance.data.mixing_config import MixingConfig
 from enhance.data.pieces import (
     assemble,
     at_level,
@@ -36,6 +35,7 @@ from enhance.data.pieces import (
 from enhance.data.recipe import Distant, Mixture, Piece, Recipe, in_segment
 from enhance.data.rooms import Response, bank
 from enhance.errors import EnhanceError
+from enhance.mixing_config import MixingConfig
 
 __all__ = ["Mixer", "MixingConfig", "Mixture", "Piece", "Recipe", "bank"]
 

@@ -25,8 +25,8 @@ from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.train import FORMAT, train
 from distill.teacher.contract import load
 from enhance.cli.speaker import pretrain_speaker
-from enhance.data.mixing_config import MixingConfig
 from enhance.errors import EnhanceError
+from enhance.mixing_config import MixingConfig
 from enhance.training.state import load_tensors
 
 pytestmark = pytest.mark.skipif(
