@@ -23,7 +23,6 @@ from enhance.data import augment, distant, filters
 from enhance.data.babble import Voices
 from enhance.data.clip_store import ClipStore
 from enhance.data.clips import draw_clip, source_weights
-from enhance.data.mixing_config import MixingConfig
 from enhance.data.pieces import (
     assemble,
     at_level,
@@ -38,6 +37,7 @@ from enhance.data.pieces import (
 from enhance.data.recipe import Distant, Mixture, Piece, Recipe, in_segment
 from enhance.data.rooms import Response, bank
 from enhance.errors import EnhanceError
+from enhance.mixing_config import MixingConfig
 
 ATTEMPTS = 20
 """Crops drawn by chance until one is not silent; then audible ones are searched."""

@@ -11,8 +11,9 @@ import pytest
 import soundfile
 from audio_clips import clip, speech_and_noise
 
+from enhance.config import DataConfig
 from enhance.data import demo_corpus, evaluation_set, formulas, mixing
-from enhance.data.clips import DataConfig, split
+from enhance.data.clips import split
 from enhance.data.evaluation_set import EvaluationSet, make_set, mix, open_set
 from enhance.data.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError

@@ -14,8 +14,8 @@ import pytest
 import tiny_training as tiny
 import torch
 
-from enhance.config import RunConfig, TrainingConfig
-from enhance.data.clips import DataConfig, load_clips
+from enhance.config import DataConfig, RunConfig, TrainingConfig
+from enhance.data.clips import load_clips
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
 from enhance.network.tensors import load_tensors
