@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from enhance.checked import read
 from enhance.config import MODELS, ModelConfig, RunConfig
+from enhance.config.checked import read
 from enhance.errors import EnhanceError, require
 from enhance.stft import FRAMINGS
 
@@ -24,7 +24,7 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     Parameters
     ----------
     cls
-        A dataclass of `enhance.checked.checked`.
+        A dataclass of `enhance.config.checked.checked`.
     mapping
         Plain data, as YAML or JSON give it. Absent keys keep their defaults.
     where

@@ -42,8 +42,8 @@ from typing import Any
 
 from benchmarks.study.grid import ModesGrid, expand
 from distill.modes.choose import check_mode, planned_model
-from enhance.checked import checked
 from enhance.config import RunConfig
+from enhance.config.checked import checked
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import difference
 from enhance.settings import included, load_yaml, merge, override, parse, to_dict

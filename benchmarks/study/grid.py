@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.figures.tables import Table
 from distill.modes.choose import MODES, parts
-from enhance.checked import checked
+from enhance.config.checked import checked
 from enhance.errors import EnhanceError
 
 PAPER = "Shankar, Tan, Xu and Kumar, arXiv 2403.01369"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from distill.ctc.vocabulary import UNITS
 from distill.training.config import LoopConfig
-from enhance.checked import Field, NonNegativeInt, Part, PositiveFloat, PositiveInt, checked
+from enhance.config.checked import Field, NonNegativeInt, Part, PositiveFloat, PositiveInt, checked
 from enhance.errors import EnhanceError
 
 

@@ -27,8 +27,8 @@ from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.frames import FrameGrid, resample
 from distill.teacher.layers import Layers, LayerSum
 from distill.teacher.windows import listen
-from enhance.checked import PositiveInt, checked
 from enhance.config import ModelConfig
+from enhance.config.checked import PositiveInt, checked
 from enhance.errors import EnhanceError
 from enhance.network.companion import Companion, Frozen, OneWave
 from enhance.settings import to_dict

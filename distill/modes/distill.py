@@ -24,8 +24,8 @@ from distill.modes.distances import Distance, distance
 from distill.modes.targets import Precompute, Targets, pays
 from distill.teacher.contract import Teacher
 from distill.teacher.frames import FrameGrid, resample
-from enhance.checked import NonNegativeFloat, checked
 from enhance.config import LossConfig, ModelConfig, RunConfig
+from enhance.config.checked import NonNegativeFloat, checked
 from enhance.network.gcrn import Gcrn
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import parse, to_dict

@@ -29,8 +29,8 @@ from distill.modes.wrapper import Around
 from distill.teacher.contract import Teacher
 from distill.teacher.frames import FrameGrid, resample
 from distill.teacher.windows import listen
-from enhance.checked import Field, NonNegativeFloat, PositiveInt, checked
 from enhance.config import ModelConfig, TrainingConfig
+from enhance.config.checked import Field, NonNegativeFloat, PositiveInt, checked
 from enhance.errors import EnhanceError
 from enhance.network.gcrn import Gcrn
 from enhance.network.waveform_model import WaveformModel

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from distill.backbones.ecapa_model import EcapaConfig
 from distill.training.config import LoopConfig
-from enhance.checked import (
+from enhance.config.checked import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -18,8 +18,8 @@ from enhance.checked import (
     Share,
     checked,
 )
+from enhance.config.mixing import MixingConfig
 from enhance.errors import EnhanceError
-from enhance.mixing_config import MixingConfig
 
 OBJECTIVES = ("aam", "dino")
 PRESETS = {

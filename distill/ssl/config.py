@@ -8,7 +8,7 @@ on them in each, the other families have one.
 from __future__ import annotations
 
 from distill.training.config import LoopConfig
-from enhance.checked import NonNegativeFloat, Part, PositiveFloat, PositiveInt, checked
+from enhance.config.checked import NonNegativeFloat, Part, PositiveFloat, PositiveInt, checked
 from enhance.errors import EnhanceError
 
 

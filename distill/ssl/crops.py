@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 
 from distill.ssl.mfcc import FIELD, STRIDE, frame_count
-from enhance.checked import Field, PositiveFloat, Rising, Share, checked
+from enhance.config.checked import Field, PositiveFloat, Rising, Share, checked
 from enhance.data.clip_store import ClipStore
 from enhance.data.rooms import Response
 

@@ -29,7 +29,7 @@ from distill.ssl.transformer import Architecture
 from distill.ssl.units import Units
 from distill.ssl.warm_up import mfcc_units, warm_up
 from distill.training.accuracy import code_usage
-from enhance.checked import (
+from enhance.config.checked import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from distill.backbones import import_transformers
 from distill.ssl.crops import normalize
-from enhance.checked import checked
+from enhance.config.checked import checked
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 

@@ -19,7 +19,7 @@ from distill.backbones.vq_wav2vec import VqWav2Vec, VqWav2VecConfig
 from distill.ssl.data import SslData
 from distill.ssl.wav2vec import Future, FutureConfig
 from distill.training.accuracy import code_usage
-from enhance.checked import NonNegativeFloat, checked
+from enhance.config.checked import NonNegativeFloat, checked
 from enhance.training.processes import same_everywhere
 
 

@@ -24,7 +24,7 @@ from distill.ssl.family import Losses, Work
 from distill.ssl.future_loss import FuturePrediction, shared_hits
 from distill.ssl.masked_accuracy import BATCH_FRAMES, CROP_FRAMES
 from distill.training.accuracy import Tally
-from enhance.checked import PositiveInt, checked
+from enhance.config.checked import PositiveInt, checked
 
 
 @checked

@@ -35,7 +35,7 @@ from distill.ssl.masked_units_loss import span_mask
 from distill.ssl.transformer import Architecture
 from distill.ssl.warm_up import mfcc_units, warm_up
 from distill.training.accuracy import Tally, code_usage
-from enhance.checked import (
+from enhance.config.checked import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
-from enhance.checked import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, checked
+from enhance.config.checked import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
 from enhance.settings import merge, override, parse, to_dict
 
 C = TypeVar("C", bound="LoopConfig")

@@ -94,9 +94,9 @@ def make_set(
     """
     import soundfile
 
+    from enhance.config.mixing import MixingConfig
     from enhance.data.clip_store import ClipStore
     from enhance.data.mixing import Mixer
-    from enhance.mixing_config import MixingConfig
     from enhance.progress import progress_bar
 
     if not 1 <= count <= 100_000 or not -60 <= snr_db <= 60:

@@ -19,6 +19,7 @@ from functools import partial
 
 import numpy as np
 
+from enhance.config.mixing import MixingConfig
 from enhance.data import augment, distant, filters
 from enhance.data.babble import Voices
 from enhance.data.clip_store import ClipStore
@@ -37,7 +38,6 @@ from enhance.data.pieces import (
 from enhance.data.recipe import Distant, Mixture, Piece, Recipe, in_segment
 from enhance.data.rooms import Response, bank
 from enhance.errors import EnhanceError
-from enhance.mixing_config import MixingConfig
 
 ATTEMPTS = 20
 """Crops drawn by chance until one is not silent; then audible ones are searched."""

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from enhance.config.mixing import MixingConfig
 from enhance.data import formulas
 from enhance.data.clip_store import ClipStore
 from enhance.data.clips import Weights, clip_of, draw_clip
 from enhance.data.recipe import Formula, Piece
-from enhance.mixing_config import MixingConfig
 
 _SHORTEST = 0.25  # seconds: less room than this at a segment's end is left silent
 

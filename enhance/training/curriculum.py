@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from enhance.mixing_config import MixingConfig
+from enhance.config.mixing import MixingConfig
 
 
 def mixing_at(found: Sequence[tuple[int, MixingConfig]], step: int) -> MixingConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from distill.training.config import LoopConfig
-from enhance.checked import (
+from enhance.config.checked import (
     NonNegativeFloat,
     NonNegativeInt,
     Part,

@@ -25,8 +25,8 @@ from distill.speaker.config import AamConfig, DinoConfig, SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.train import FORMAT, train
 from enhance.cli.app import app
+from enhance.config.mixing import MixingConfig
 from enhance.errors import EnhanceError
-from enhance.mixing_config import MixingConfig
 from enhance.network.tensors import load_tensors
 
 pytestmark = pytest.mark.skipif(

@@ -12,6 +12,7 @@ import soundfile
 from audio_clips import RATE, clip, speech_and_noise, tone
 
 from enhance.config import DataConfig
+from enhance.config.mixing import MixingConfig
 from enhance.data import distant
 from enhance.data.clip_store import ClipStore
 from enhance.data.clips import load_clips
@@ -20,7 +21,6 @@ from enhance.data.pieces import assemble, audible_crop, energy
 from enhance.data.recipe import Distant, Mixture, Piece
 from enhance.data.rooms import Response, bank, simulated_bank
 from enhance.errors import EnhanceError
-from enhance.mixing_config import MixingConfig
 
 PLAIN = MixingConfig(segment_seconds=1.0)
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from enhance.checked import (
+from enhance.config.checked import (
     Field,
     NonNegativeFloat,
     PositiveFloat,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
 
-from enhance.checked import (
+from enhance.config.checked import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -19,8 +19,8 @@ from enhance.checked import (
     checked,
     read,
 )
+from enhance.config.mixing import MixingConfig
 from enhance.errors import EnhanceError
-from enhance.mixing_config import MixingConfig
 from enhance.stft import StftConfig
 
 __all__ = [
