@@ -303,7 +303,7 @@ RENAMED: dict[str, tuple[str, Callable[..., None]]] = {
 class _Renamed(TyperCommand):
     """A command under its old name: works, and tells the new one on standard error."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         old = str(ctx.info_name)
         print(f"enhance: {old} is now {RENAMED[old][0]}", file=sys.stderr)
         return super().invoke(ctx)

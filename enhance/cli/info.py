@@ -113,7 +113,7 @@ def _network(c: GcrnConfig) -> str:
     rnn = f"{c.rnn_layers} x {c.cell} {c.hidden}"
     kind = f"in {c.groups} groups"
     if c.bottleneck == "dual_path":
-        kind = f"over time, {c.mixing} over frequency"
+        kind = f"with {c.mixing} mixing"
     return f"{channels}, {rnn} {kind}, {c.output}"
 
 
