@@ -7,7 +7,7 @@ OUT := demo-output
 NAME ?= default
 RUN := runs/$(NAME)
 
-.PHONY: demo test lint model ship clean
+.PHONY: demo test lint rooms model ship clean
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,7 +33,12 @@ test: .venv/.ready lint
 lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# How many files, lines, rooms, arrows and circles the packages have.
+rooms: .venv/.ready
+	$(BIN)/python tests/rooms.py
 
 # make model NAME=default CORPUS=DIR: a shipped model from configs/NAME.yaml and a corpus folder that
 # holds train/, dev/ and analysis/. Stopped at any time, it goes on where it was. Where there is a

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from distill.teacher.contract import load
+from distill.backbones.find import load
 from distill.teacher.features import Features
 from enhance import parallel
 from enhance.data.clip_store import ClipStore
@@ -26,7 +26,7 @@ class Wanted:
     """Which features; a worker opens the teacher by it."""
 
     teacher: str
-    """As `distill.teacher.contract.load` takes it."""
+    """As `distill.backbones.find.load` takes it."""
     layers: str
     """As `distill.teacher.layers.Layers.parse` takes them."""
     cache: Path

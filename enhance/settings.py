@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
-import types
-import typing
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
+from enhance.checked import read
 from enhance.config import MODELS, ModelConfig, RunConfig
 from enhance.errors import EnhanceError, require
 from enhance.stft import FRAMINGS
@@ -26,7 +24,7 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     Parameters
     ----------
     cls
-        The dataclass; its fields may be dataclasses, tuples, lists, dicts, literals, optional.
+        A dataclass of `enhance.checked.checked`.
     mapping
         Plain data, as YAML or JSON give it. Absent keys keep their defaults.
     where
@@ -35,22 +33,14 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     Raises
     ------
     EnhanceError
-        For an unknown key (the nearest known one is named) or a value of the wrong type.
+        For an unknown key (the nearest known one is named) or a value that is not allowed.
     """
-    if not isinstance(mapping, Mapping):
-        raise EnhanceError(f"{where}: expected keys and values, found {mapping!r}")
     if cls is ModelConfig:
         mapping = _expand_presets(mapping, where)
-    hints = get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    values = {}
-    for key, value in mapping.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise EnhanceError(f"{where}: unknown key {key!r}; {hint}")
-        values[key] = _convert(hints[key], value, f"{where}: {key}")
-    return cls(**values)
+    elif issubclass(cls, RunConfig) and isinstance(mapping, Mapping) and "model" in mapping:
+        model = _expand_presets(mapping["model"], f"{where}: model")
+        mapping = {**mapping, "model": model}
+    return read(cls, mapping, where)
 
 
 def to_dict(value: Any) -> Any:
@@ -64,35 +54,44 @@ def to_dict(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def load_yaml(path: Path | str) -> dict[str, Any]:
+def load_yaml(path: Path | str, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a YAML file whose top is a mapping. A key `include` names a file to refine, or several
     in a list, each refining those before it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    includers
+        Files that include it, resolved.
 
     Raises
     ------
     EnhanceError
-        If the file is missing, is not YAML, or holds something else.
+        If the file is missing, is not YAML, holds something else or a key twice, or includes
+        itself.
     """
-    require("train", "yaml")
-    import yaml
-
     path = Path(path)
+    chain = (*includers, path.resolve())
+    if chain[-1] in includers:
+        raise EnhanceError(f"{path}: includes itself")
     try:
-        value = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except FileNotFoundError as error:
         raise EnhanceError(f"{path}: no such configuration file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise EnhanceError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise EnhanceError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    value = _plain(text, str(path))
     if value is None:
         value = {}
     if not isinstance(value, dict):
         raise EnhanceError(f"{path}: expected keys and values at the top")
-    return included(value, path.parent, str(path))
+    return included(value, path.parent, str(path), chain)
 
 
-def included(mapping: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:
+def included(
+    mapping: Mapping[str, Any], folder: Path, where: str, includers: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """``mapping`` without its key `include`, over the files of ``folder`` which that names.
 
     Raises
@@ -107,7 +106,10 @@ def included(mapping: Mapping[str, Any], folder: Path, where: str) -> dict[str, 
         raise EnhanceError(f"{where}: include: expected a file or a list of them, found {names!r}")
     result: dict[str, Any] = {}
     for name in names:
-        result = merge(result, load_yaml(folder / name))
+        try:
+            result = merge(result, load_yaml(folder / name, includers))
+        except EnhanceError as error:
+            raise EnhanceError(f"{where}: include: {error}") from error
     return merge(result, rest)
 
 
@@ -140,18 +142,12 @@ def override(
     EnhanceError
         If one has no ``=`` or no key.
     """
-    require("train", "yaml")
-    import yaml
-
     result = dict(mapping)
     for text in assignments:
         key, sign, value = text.partition("=")
         if not sign or not key.strip("."):
             raise EnhanceError(f"--set {text}: expected KEY.KEY=VALUE")
-        try:
-            leaf: Any = value if _is_text(cls, key) else yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise EnhanceError(f"--set {text}: the value is not YAML") from error
+        leaf: Any = value if _is_text(cls, key) else _plain(value, f"--set {text}")
         for part in reversed(key.split(".")):
             leaf = {part: leaf}
         result = merge(result, leaf)
@@ -194,6 +190,8 @@ def _is_text(cls: type | None, key: str) -> bool:
 
 
 def _expand_presets(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(mapping, Mapping):
+        raise EnhanceError(f"{where}: expected keys and values, found {mapping!r}")
     mapping = dict(mapping)
     for key, place, presets in (("preset", "gcrn", MODELS), ("framing", "stft", FRAMINGS)):
         name = mapping.pop(key, None)
@@ -205,47 +203,43 @@ def _expand_presets(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
     return mapping
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    origin, args = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
+def _plain(text: str, where: str) -> Any:
+    """What YAML text says; `1e-3` is a number, as in YAML 1.2, a key that stands twice refused."""
+    require("train", "yaml")
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        if node is None:
             return None
-        rest = [a for a in args if a is not type(None)]
-        for option in rest[:-1]:
-            try:
-                return _convert(option, value, where)
-            except EnhanceError:
-                continue
-        return _convert(rest[-1], value, where)
-    if origin is Literal:
-        if value in args and type(value) in {type(a) for a in args}:
-            return value
-        raise EnhanceError(f"{where}: {value!r} is none of {', '.join(map(repr, args))}")
-    if dataclasses.is_dataclass(kind):
-        return parse(typing.cast(type, kind), value, where)
-    if origin is dict:
-        if isinstance(value, Mapping):
-            return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-        raise EnhanceError(f"{where}: expected keys and values, found {value!r}")
-    if origin in (list, tuple):
-        if not isinstance(value, (list, tuple)):
-            raise EnhanceError(f"{where}: expected a list, found {value!r}")
-        if origin is list or args[-1] is Ellipsis:
-            return origin(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-        if len(value) != len(args):
-            raise EnhanceError(f"{where}: expected {len(args)} values, found {len(value)}")
-        pairs = zip(args, value, strict=True)
-        return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(pairs))
-    if kind is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as text, because it has no dot.
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is Path and isinstance(value, str):
-        value = Path(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise EnhanceError(f"{where}: expected {kind.__name__}, found {value!r}")
-    return value
+        _refuse_doubles(node, where)
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise EnhanceError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
+
+
+def _refuse_doubles(node: Any, where: str) -> None:
+    """A key that stands twice: YAML would keep the last without a word."""
+    seen: set[int] = set()
+    open_nodes = [node]
+    while open_nodes:
+        node = open_nodes.pop()
+        if id(node) in seen or isinstance(node.value, str):  # text, or a node that * repeats
+            continue
+        seen.add(id(node))
+        if node.id == "sequence":
+            open_nodes += node.value
+            continue
+        keys = set()
+        for key, value in node.value:
+            if key.id == "scalar" and key.value in keys:
+                line = key.start_mark.line + 1
+                raise EnhanceError(f"{where}, line {line}: key {key.value!r} stands twice")
+            keys.add(str(key.value))
+            open_nodes.append(value)

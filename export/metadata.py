@@ -8,7 +8,7 @@ import enhance
 from enhance.network.checkpoint import CheckpointInfo
 from enhance.network.waveform_model import WaveformModel, macs_per_second
 from enhance.settings import to_dict
-from export.graph.step import OPSET
+from export.graph.recurrence import OPSET
 
 UNKNOWN = "unknown"
 """Licence of exported weights where neither the exporter nor the training record names one."""

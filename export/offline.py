@@ -15,11 +15,11 @@ from enhance.device.offline import KIND, OfflineEnhancer
 from enhance.errors import EnhanceError
 from enhance.files import check_writable, kind_of, temporary_folder
 from enhance.measure.metrics import versions
-from enhance.network.checkpoint import CheckpointInfo, identity, load_model
+from enhance.network.checkpoint import CheckpointInfo, identity, load_model, read_info
 from enhance.network.companion import Factory
 from enhance.network.waveform_model import WaveformModel
+from enhance.parallel import torch_threads
 from enhance.progress import progress_bar
-from enhance.threads import torch_threads
 from export import certificate as proof
 from export.certificate import Bounds, Clip, Streams
 from export.graph.step import operators, save
@@ -70,6 +70,7 @@ def export_offline(
         raise EnhanceError(f"{out}: must end in .onnx")
     if kind_of(out) is not None and not force:
         raise EnhanceError(f"{out}: exists already; use --force to replace it")
+    read_info(checkpoint)  # refused, it leaves no folder behind
     check_writable(out)
     model, info = load_model(checkpoint, companion)
     rate = model.config.stft.sample_rate

@@ -25,8 +25,8 @@ from enhance.files import (
     write_jsonl,
 )
 from enhance.network.checkpoint import CheckpointInfo, load_model, read_info
+from enhance.parallel import torch_threads
 from enhance.progress import progress_bar
-from enhance.threads import torch_threads
 from export import certificate as proof
 from export.causality import look_ahead
 from export.certificate import Bounds, Clip
@@ -110,8 +110,9 @@ def export_model(
     for path in paths.values():
         if kind_of(path) is not None and not force:
             raise EnhanceError(f"{path}: exists already; use --force to replace it")
-        check_writable(path)
     _refuse_companions(read_info(checkpoint), checkpoint)
+    for path in paths.values():
+        check_writable(path)
     model, info = load_model(checkpoint)
     pairs, source = certifying_clips(clips, clip_count, model.config.stft.sample_rate, quiet)
     written: list[Artefact] = []

@@ -58,7 +58,7 @@ def both(request: pytest.FixtureRequest) -> tuple[ModelProto, ModelProto]:
     """The shipped file, and the checkpoint exported today."""
     torch = pytest.importorskip("torch")
     from enhance.network.checkpoint import load_model
-    from enhance.threads import torch_threads
+    from enhance.parallel import torch_threads
     from export.graph.quantize import quantize
     from export.graph.step import step_graph
     from export.metadata import describe

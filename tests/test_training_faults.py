@@ -19,11 +19,12 @@ from torch import Tensor
 
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
+from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
+from enhance.training.engine import seed_everything
 from enhance.training.interrupt import Interrupt
-from enhance.training.loop import fit, seed_everything
+from enhance.training.loop import fit
 from enhance.training.objective import Enhancement
-from enhance.training.state import load_tensors
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,10 @@ from enhance.config import (
     RunConfig,
     TrainingConfig,
 )
+from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import dump_yaml
 from enhance.training.objective import Enhancement, Objective
-from enhance.training.state import load_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ModelConfig(gcrn=GcrnConfig(channels=(4, 4, 4), hidden=16))

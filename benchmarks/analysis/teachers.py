@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill.backbones import find as teachers
 from distill.ssl.family import FAMILIES
-from distill.teacher import contract as teachers
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 
@@ -44,7 +44,7 @@ def describe(
     Parameters
     ----------
     name
-        As `distill.teacher.contract.load` takes it.
+        As `distill.backbones.find.load` takes it.
     audio
         Folder of recordings; None measures no throughput.
     seconds

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures.results import read_rows
 from benchmarks.figures.seeds import claims
-from benchmarks.quality.clips import read_rows
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
 from enhance.measure.timing import REGIMES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,32 @@ def _question(row: Row) -> tuple[Any, ...]:
     if row.get("kind") == "comparison":
         return ("comparison", row.get("a_hash"), row.get("b_hash"), row.get("set_hash"))
     return (row.get("kind"), row.get("run"), row.get("model"))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of an earlier evaluation; a last line that was cut off in writing is left out.
+
+    Raises
+    ------
+    EnhanceError
+        If another line is not JSON, or the file cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnhanceError(f"{path}: cannot be read ({error}); remove it") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # no newline after it: the process was killed in writing
+                break
+            raise EnhanceError(f"{path}, line {number}: not JSON; remove the file") from error
+        if isinstance(row, dict) and {"clip", "model_hash", "clip_hash", "set_hash"} <= row.keys():
+            rows.append(row)
+    return rows

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from enhance.measure.dnsmos import DNSMOS
+from enhance.measure.metrics import TITLES
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+
+DIGITS = {"pesq_wb": 3, "stoi": 3, "estoi": 3, "si_sdr": 2, **dict.fromkeys(DNSMOS, 2)}
+"""Decimals of each metric."""
 
 
 @dataclass
@@ -74,3 +81,22 @@ def size(count: float | None, unit: str = "B") -> str:
         if abs(count) >= factor:
             return f"{count / factor:.3g} {prefix}{unit}"
     return f"{count:.0f} {unit}".rstrip()
+
+
+def show(tables: Iterable[Table], lines: Iterable[str] = ()) -> None:
+    """Print tables to standard output and warnings to standard error."""
+    from rich.console import Console
+
+    # Unwatched output (a file, a pipe) is as wide as its tables.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for table in tables:
+        console.print(table.rich())
+    errors = Console(stderr=True)
+    for line in lines:
+        errors.print(f"warning: {line}", style="yellow", markup=False, highlight=False,
+                     soft_wrap=True)  # fmt: skip
+
+
+def metric_title(metric: str) -> str:
+    """Name of a metric, with its unit."""
+    return TITLES[metric] + (" dB" if metric == "si_sdr" else "")

@@ -24,7 +24,6 @@ from benchmarks.guard import cases as c
 from benchmarks.guard.bounds import Harm
 from benchmarks.guard.cases import Case, Probe
 from benchmarks.guard.summary import Rows, summary
-from benchmarks.pages.report import write_report
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
 from benchmarks.quality.clips import Pair, Row
@@ -82,7 +81,7 @@ def guard(
     set
         Folder with ``clean/`` and ``noisy/`` of the same names. None: the built-in synthetic set.
     out
-        Folder for ``guard-clips.jsonl``, ``results.jsonl`` and ``report.md``.
+        Folder for ``guard-clips.jsonl`` and ``results.jsonl``.
     speech
         Folder or manifest of clean speech in another language; without it that is not measured.
     noise
@@ -155,7 +154,6 @@ def guard(
     summaries = [summary(candidate, rows, cases, bounds, sex) | common for candidate in candidates]
     write_jsonl(folder / CLIPS, [row for own in rows.values() for row in own])
     merge_results(folder, summaries)
-    write_report(folder)
     warnings = []
     if not speech:
         warnings.append("another language was not measured; name a folder of it with --speech")

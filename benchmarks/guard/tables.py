@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.figures.tables import Table, number, plus_minus, with_interval
+from benchmarks.figures.tables import DIGITS as REPORT_DIGITS
+from benchmarks.figures.tables import Table, metric_title, number, plus_minus, show, with_interval
 from benchmarks.guard.bounds import DIGITS
 from benchmarks.guard.cases import EXACT_DB, FIGURES, KEPT
-from benchmarks.pages.report import DIGITS as REPORT_DIGITS
-from benchmarks.pages.report import show
-from enhance.measure.metrics import METRICS, TITLES
+from enhance.measure.metrics import METRICS
 
 if TYPE_CHECKING:
     from benchmarks.guard.run import Guard
@@ -49,7 +48,7 @@ def _verdict(check: Row) -> str:
 
 def cases_table(rows: Sequence[Row]) -> Table:
     """Every condition, one line per model, the input first."""
-    headers = ["condition", "clips", "model", *(_title(metric) for metric in METRICS)]
+    headers = ["condition", "clips", "model", *(metric_title(metric) for metric in METRICS)]
     headers += ["worst tenth PESQ-WB", "worst tenth SI-SDR", "level dB", "peak rise dB"]
     table = Table("figures by condition: mean and 95 % interval", [*headers, "peak dBFS"])
     for case, model in _by_case(rows):
@@ -76,7 +75,7 @@ def cases_table(rows: Sequence[Row]) -> Table:
 
 def gains_table(rows: Sequence[Row]) -> Table:
     """Gain over the input where metrics have a meaning, and its change with the level."""
-    headers = ["condition", "clips", "model", *(_title(metric) for metric in METRICS)]
+    headers = ["condition", "clips", "model", *(metric_title(metric) for metric in METRICS)]
     table = Table("gain over the input (paired)", headers)
     for case, model in _by_case(rows):
         entry = model["cases"][case]
@@ -102,7 +101,8 @@ def group_tables(rows: Sequence[Row]) -> list[Table]:
     }
     tables = []
     for key, title in titles.items():
-        headers = ["group", "clips", "speakers", "model", *map(_title, METRICS), "speech level dB"]
+        headers = ["group", "clips", "speakers", "model", *map(metric_title, METRICS)]
+        headers.append("speech level dB")
         table = Table(title, headers)
         for row in rows:
             group = row["groups"].get(key)
@@ -191,7 +191,3 @@ def _by_case(rows: Sequence[Row]) -> list[tuple[str, Row]]:
 
 def _case(name: str, entry: Row) -> str:
     return f"{name} (made)" if entry["synthetic"] else name
-
-
-def _title(metric: str) -> str:
-    return TITLES[metric] + (" dB" if metric == "si_sdr" else "")

@@ -19,7 +19,6 @@ import numpy as np
 from benchmarks.figures.results import merge_results
 from benchmarks.figures.statistics import ratio_of_medians
 from benchmarks.latency import cold_start
-from benchmarks.pages.report import write_report
 from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError, require
@@ -80,7 +79,7 @@ class Bench:
     """What `bench` found."""
 
     folder: Path | None
-    """Where rows and report lie, if anywhere."""
+    """Where the rows lie, if anywhere."""
     models: list[Row]
     """One row per model, in the order given."""
     hardware: Row
@@ -109,7 +108,8 @@ def bench(
     seconds
         Measuring time per model and regime: two models take about 7 times as long in all.
     out
-        Folder for ``results.jsonl`` and the report; None writes nothing.
+        Folder for ``results.jsonl``; None writes nothing. The page of it is
+        `benchmarks.pages.report.write_report`.
     audio
         Audio file to feed; None feeds noise (the time of a network hardly depends on it).
     regimes
@@ -179,7 +179,6 @@ def bench(
     if out is not None:
         folder = Path(out)
         merge_results(folder, rows)
-        write_report(folder)
     return Bench(folder, rows, machine, lines)
 
 

@@ -56,7 +56,7 @@ class Records:
     seconds: float | None
     """Time trained; None where the run does not tell."""
     data: dict[str, list[Row]]
-    """Sources by use, see `enhance.data.inventory.USES`."""
+    """Rows of `enhance.data.inventory.by_source` for each use that the card's table has."""
     quality: list[list[Row]]
     """One list for each evaluation set: the noisy input, then the model."""
     harm: list[list[Row]]
@@ -191,9 +191,9 @@ def _certificate(path: Path, digest: str) -> Row:
 def _check_run(run: Path, path: Path, training: Row, model: Row) -> Row:
     """The run's configuration as it stands in its folder, if this run trained the file."""
     from enhance.network import checkpoint
+    from enhance.network.tensors import load_tensors
     from enhance.training.history import HISTORY
     from enhance.training.run_folder import CONFIG
-    from enhance.training.state import load_tensors
 
     names = (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.HEARD, CONFIG, HISTORY)
     missing = [name for name in names if not (run / name).is_file()]

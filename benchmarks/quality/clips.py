@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,9 +14,10 @@ import numpy as np
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance, load
 from enhance import parallel
 from enhance.audio import read as audio
+from enhance.audio.resampling import resample
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, MetricRefusal, measure
-from enhance.threads import torch_threads
+from enhance.parallel import torch_threads
 
 Row = dict[str, Any]
 
@@ -92,8 +92,8 @@ def measure_pair(
     """Enhance one clip and measure it: a row of ``clips.jsonl`` without gains."""
     clean, noisy, rate = read_pair(pair.clean, pair.noisy)
     if rate != SAMPLE_RATE:
-        clean = audio.resample(clean, rate, SAMPLE_RATE)
-        noisy = audio.resample(noisy, rate, SAMPLE_RATE)
+        clean = resample(clean, rate, SAMPLE_RATE)
+        noisy = resample(noisy, rate, SAMPLE_RATE)
     estimate = np.asarray(enhance(noisy), dtype=np.float32)
     if estimate.shape != noisy.shape:
         raise EnhanceError(
@@ -148,35 +148,6 @@ def _measure(work: tuple[Task, Candidate]) -> Row:
     task, candidate = work
     with torch_threads(1) if candidate.kind == "checkpoint" else contextlib.nullcontext():
         return task.measure(candidate, _loaded(candidate))
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Rows of an earlier evaluation; a last line that was cut off in writing is left out.
-
-    Raises
-    ------
-    EnhanceError
-        If another line is not JSON, or the file cannot be read.
-    """
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnhanceError(f"{path}: cannot be read ({error}); remove it") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # no newline after it: the process was killed in writing
-                break
-            raise EnhanceError(f"{path}, line {number}: not JSON; remove the file") from error
-        if isinstance(row, dict) and {"clip", "model_hash", "clip_hash", "set_hash"} <= row.keys():
-            rows.append(row)
-    return rows
 
 
 def missing_metrics(row: Row, metrics: Sequence[str]) -> tuple[str, ...]:

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures.clusters import clustering, clusters_of
-from benchmarks.figures.results import merge_results
+from benchmarks.figures.results import merge_results, read_rows
 from benchmarks.figures.statistics import paired_difference, row_interval
-from benchmarks.pages.report import write_report
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
 from benchmarks.quality.clips import Pair, Row, Task
@@ -88,7 +87,8 @@ def evaluate(
     snr
         SNR in dB that every pair must have within `SNR_TOLERANCE_DB`; None checks nothing.
     out
-        Folder for ``clips.jsonl``, ``results.jsonl``, ``report.md`` and the plot.
+        Folder for ``clips.jsonl`` and ``results.jsonl``; the page of it is
+        `benchmarks.pages.report.write_report`.
     jobs
         Worker processes; 0 for all cores.
     dnsmos
@@ -157,7 +157,6 @@ def evaluate(
         found = compare(first, second, metrics)
         comparisons.append({"kind": "comparison", **who, **common, "metrics": found})
     merge_results(folder, summaries + comparisons)
-    write_report(folder)
     return Evaluation(folder, set_hash, summaries, comparisons, warnings, reused)
 
 
@@ -326,7 +325,7 @@ def _measure(
     done: dict[tuple[str, str, str], Row] = {}
     parts: dict[tuple[str, str, str], Row] = {}
     others: list[Row] = []
-    for row in rows_of.read_rows(path):
+    for row in read_rows(path):
         key = (row["model_hash"], row["clip_hash"], row["clip"])
         words = str(row.get("tools", "")).split(" ")
         old = dict(zip(words[::2], words[1::2], strict=False))

@@ -35,7 +35,7 @@ from filelock import Timeout
 
 from benchmarks.figures.plots import difference_plot
 from benchmarks.figures.results import RESULTS
-from benchmarks.pages.report import show
+from benchmarks.figures.tables import show
 from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import evaluate
 from benchmarks.study.file import Study, Trial, read_study

@@ -42,6 +42,7 @@ from typing import Any
 
 from benchmarks.study.grid import ModesGrid, expand
 from distill.modes.choose import check_mode, planned_model
+from enhance.checked import checked
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import difference
@@ -56,7 +57,7 @@ _ROUNDING = 1e-3
 """Relative difference of two budgets that whole numbers of steps excuse."""
 
 
-@dataclass(frozen=True)
+@checked
 class StudyFile:
     """Keys of a study file."""
 
@@ -74,7 +75,7 @@ class StudyFile:
     """More runs: every mode with every teacher."""
 
 
-@dataclass(frozen=True)
+@checked
 class RunEntry(RunConfig):
     """Keys of one run in a study file."""
 
@@ -177,10 +178,9 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
     """
     path = Path(path)
     found = parse(StudyFile, load_yaml(path), str(path))
-    _refuse_doubles(path)
     base = included(_nested(found.base, f"{path}: base"), path.parent, f"{path}: base")
     try:
-        base = override(base, list(assignments))
+        base = override(base, list(assignments), RunConfig)
     except EnhanceError as error:
         raise EnhanceError(str(error).replace("--set", "--base", 1)) from error
     parse(RunConfig, base, f"{path}: base")  # so that its errors are not told of a run
@@ -363,25 +363,6 @@ def _nested(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
             leaf = {part: leaf}
         result = merge(result, leaf)
     return result
-
-
-def _refuse_doubles(path: Path) -> None:
-    """A key that stands twice: YAML would keep the last without a word, and lose a run."""
-    import yaml
-
-    def walk(node: yaml.Node | None) -> None:
-        if isinstance(node, yaml.MappingNode):
-            names = [key.value for key, _ in node.value]
-            for key, value in node.value:
-                if names.count(key.value) > 1:
-                    line = key.start_mark.line + 1
-                    raise EnhanceError(f"{path}, line {line}: key {key.value!r} stands twice")
-                walk(value)
-        elif isinstance(node, yaml.SequenceNode):
-            for item in node.value:
-                walk(item)
-
-    walk(yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader))
 
 
 _OF_ENTRY = frozenset(f.name for f in fields(RunEntry)) - {f.name for f in fields(RunConfig)}

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.tables import Table
 from distill.modes.choose import MODES, parts
+from enhance.checked import checked
 from enhance.errors import EnhanceError
 
 PAPER = "Shankar, Tan, Xu and Kumar, arXiv 2403.01369"
@@ -35,7 +36,7 @@ PAPER_ROWS = (("GCRN and its variants with wav2vec 2.0 (all)", "1.59 to 1.60", "
 """What seed 004 tells of the paper: models, PESQ, SI-SDR in dB. Not checked, not reproduced."""
 
 
-@dataclass(frozen=True)
+@checked
 class ModesGrid:
     """Keys of ``modes`` in a study file."""
 

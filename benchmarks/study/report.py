@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.seeds import ENOUGH, Row, claims, no_claim
-from benchmarks.figures.tables import Table, number, plus_minus, size
-from benchmarks.pages.report import DIGITS, machine_lines
+from benchmarks.figures.tables import DIGITS, Table, number, plus_minus, size
+from benchmarks.latency.tables import machine_lines
 from benchmarks.study.grid import paper_lines
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
@@ -243,9 +243,9 @@ def _scope(rows: Sequence[Row]) -> list[str]:
         size(row["parameters"], "") for row in shown_rows(rows) if not row["baseline"]
     )
     return [
-        f"What this covers: {_and(told)}; a student of {_and(list(sizes)) or '-'} parameters; "
-        f"{head['hours_heard']:.3g} h of mixtures; this set. A stronger teacher, another student "
-        "or a longer training may turn it.",
+        f"What this covers: {_and(told) or 'no run yet'}; a student of {_and(list(sizes)) or '-'} "
+        f"parameters; {head['hours_heard']:.3g} h of mixtures; this set. A stronger teacher, "
+        "another student or a longer training may turn it.",
         "",
     ]
 
@@ -324,7 +324,9 @@ def _seeds(seeds: Iterable[int]) -> str:
 
 
 def _and(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    if len(parts) < 2:
+        return parts[0] if parts else ""
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _short(value: Any) -> str:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.clusters import clustering, clusters_of
-from benchmarks.figures.results import FORMAT
+from benchmarks.figures.results import FORMAT, read_rows
 from benchmarks.figures.seeds import Row, Scores, by_group, differences, mean_scores
-from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import GROUP_LABELS
 from benchmarks.study.file import Study, Trial, changes, changes_since, digest, newer_settings, told
@@ -99,7 +98,7 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
 
 def _teachers(study: Study) -> dict[str, Row | None]:
     """Each teacher of a study of modes, and how far its phone probe lies over the best of MFCC."""
-    from distill.teacher.contract import SHIPPED
+    from distill.backbones.find import SHIPPED
 
     found: dict[str, Row | None] = {}
     for trial in study.trials:
@@ -276,7 +275,7 @@ def _scores(path: Path, set_hash: str, model_hash: str) -> Scores:
     """Rows of one model on one set, by clip."""
     return {
         row["clip"]: row
-        for row in rows_of.read_rows(path)
+        for row in read_rows(path)
         if row["set_hash"] == set_hash and row["model_hash"] == model_hash
     }
 

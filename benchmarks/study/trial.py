@@ -27,6 +27,7 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS
+from enhance.network.tensors import load_tensors
 from enhance.settings import to_dict
 from enhance.training import run_folder
 from enhance.training import state as trainer_state
@@ -242,7 +243,7 @@ def _header(folder: Path) -> dict[str, Any]:
     path = folder / trainer_state.FILE
     if not path.is_file():
         return {}
-    return trainer_state.load_tensors(path, trainer_state.FORMAT, tensors=False)[1]
+    return load_tensors(path, trainer_state.FORMAT, tensors=False)[1]
 
 
 def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -> None:

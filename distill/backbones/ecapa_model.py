@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from enhance.errors import EnhanceError, require
 from enhance.files import atomic, write_json
-from enhance.training.state import load_exactly
+from enhance.network.tensors import load_exactly
 
 SAMPLE_RATE = 16000
 FIELD = 400

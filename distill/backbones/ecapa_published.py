@@ -182,7 +182,7 @@ def _follow(settings: dict[str, Any], value: Any, where: str) -> Any:
 def _load(model: Ecapa, path: Path) -> None:
     import torch
 
-    from enhance.training.state import load_exactly
+    from enhance.network.tensors import load_exactly
 
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)

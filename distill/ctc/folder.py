@@ -10,12 +10,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrize
 
+from distill.backbones import find as teacher
 from distill.backbones import import_transformers, read_json
 from distill.backbones.hf import CLASSES, HfTeacher, from_pretrained
 from distill.ctc.config import CtcConfig
 from distill.ctc.model import SAMPLE_RATE, CtcModel
 from distill.ctc.vocabulary import Vocabulary
-from distill.teacher import contract as teacher
+from distill.teacher.contract import check_rate
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 
@@ -40,7 +41,7 @@ def open_backbone(name: str) -> HfTeacher:
             "classes in transformers have one (wav2vec and vq-wav2vec have no attention over the "
             "clip, ECAPA-TDNN is for voices)"
         )
-    teacher.check_rate(found, SAMPLE_RATE)
+    check_rate(found, SAMPLE_RATE)
     return found
 
 
@@ -100,7 +101,7 @@ def _copy(source: nn.Module, target: nn.Module, name: str) -> None:
 
 
 def save(model: CtcModel, vocabulary: Vocabulary, folder: Path) -> None:
-    """Write a folder that `AutoModelForCTC`, `AutoProcessor` and `distill.teacher.contract.load`
+    """Write a folder that `AutoModelForCTC`, `AutoProcessor` and `distill.backbones.find.load`
     read."""
     network = model.network
     tensors = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}

@@ -23,6 +23,7 @@ from distill.ctc.folder import build, load, open_backbone, save
 from distill.ctc.model import SAMPLE_RATE, CtcModel, ctc_loss
 from distill.ctc.vocabulary import tokens_of
 from distill.ssl.masked_units_loss import span_mask
+from distill.training.card import write
 from distill.training.loop import Loop
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, write_json
@@ -149,7 +150,7 @@ class Finetuning:
             ],
         }
         write_json(self.output / "record.json", record)
-        card.write(self.output)
+        write(self.output, card.text)
         return record
 
     def _measure(self) -> dict[str, Any]:

@@ -159,10 +159,10 @@ def make_objective(settings: RunConfig, quiet: bool) -> Objective:
     seed_everything(settings.seed, verbose=False)
     if not parts(settings.mode):
         return Enhancement(settings.loss)
+    from distill.backbones.find import load
     from distill.modes.concat import Concatenation
     from distill.modes.distill import Distillation
     from distill.modes.pretrain import Pretraining
-    from distill.teacher.contract import load
 
     found = read_objective(settings)
     teachers: dict[str, Teacher] = {}

@@ -15,17 +15,19 @@ In training the teacher is live in each step: mixtures never repeat, so that not
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distill.backbones.find import load
 from distill.modes.wrapper import Around
-from distill.teacher.contract import Teacher, check_rate, load
+from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.frames import FrameGrid, resample
 from distill.teacher.layers import Layers, LayerSum
 from distill.teacher.windows import listen
+from enhance.checked import PositiveInt, checked
 from enhance.config import ModelConfig
 from enhance.errors import EnhanceError
 from enhance.network.companion import Companion, Frozen, OneWave
@@ -37,7 +39,7 @@ KIND = "teacher-features-1"
 """Format of `TeacherFeatures.describe`."""
 
 
-@dataclass(frozen=True)
+@checked
 class ConcatConfig:
     """Settings of mode `concat`: keys of `objective` in a run's configuration."""
 
@@ -47,13 +49,9 @@ class ConcatConfig:
     """Which hidden states are summed under learned weights: `weighted` (all), `first_k:k`,
     `last_k:k`; `last` and `single:k` take one. `enhance info layers` tells what is claimed of
     them."""
-    size: int = 64
+    size: PositiveInt = 64
     """Features that the sum is projected to, beside the recurrent output: a fifth of `gcrn-small`'s
     320. Sets `model.gcrn.extra_features`."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise EnhanceError(f"objective.size {self.size}: must be positive")
 
 
 class TeacherFeatures(Companion):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from distill.modes.distances import Distance, distance
 from distill.modes.targets import Precompute, Targets, pays
 from distill.teacher.contract import Teacher
 from distill.teacher.frames import FrameGrid, resample
+from enhance.checked import NonNegativeFloat, checked
 from enhance.config import LossConfig, ModelConfig, RunConfig
-from enhance.errors import EnhanceError
 from enhance.network.gcrn import Gcrn
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import parse, to_dict
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from enhance.data.clip_store import ClipStore
 
 
-@dataclass(frozen=True)
+@checked
 class DistillConfig:
     """Settings of mode `distill`: the keys of `objective` in a run's configuration."""
 
@@ -51,7 +50,7 @@ class DistillConfig:
     distance: Distance = "l1"
     """`l1` (the paper's), `cosine` or `correlation`: see `distill.modes.distances` for their
     scales."""
-    weight: float = 0.5
+    weight: NonNegativeFloat = 0.5
     """Factor on the distance. The scale of L1 is about 0.8 for a constant guess; at weight 1 its
     gradient in the encoder was half of the enhancement loss' (`gcrn-tiny`, steps 60 to 120)."""
     shuffle_targets: bool = False
@@ -60,7 +59,7 @@ class DistillConfig:
     cache: str = ""
     """Folder of the feature cache, shared by any runs, teachers and analyses; empty for the
     user's cache folder."""
-    cache_gb: float = 20.0
+    cache_gb: NonNegativeFloat = 20.0
     """Bound on that folder as a whole. Where it is reached, features that nobody has used for an
     hour are removed, the longest unused first; where none are, further targets are made anew
     whenever they are needed. 0 keeps nothing. An hour of audio takes 0.28 GB at 768 features and
@@ -69,12 +68,6 @@ class DistillConfig:
     """Fill the cache before the first step (with a progress bar; Ctrl-C keeps what is done).
     `auto` does so if the run will draw at least as many mixtures of unaltered speech as there
     are clips; otherwise each target is made when its clip is first drawn."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < float("inf"):
-            raise EnhanceError(f"objective.weight {self.weight}: must be zero or positive")
-        if not self.cache_gb >= 0:
-            raise EnhanceError(f"objective.cache_gb {self.cache_gb}: must not be negative")
 
 
 class Distillation(Objective):

@@ -18,8 +18,7 @@ fine-tuning begins nothing is validated and no model is kept.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from distill.modes.wrapper import Around
 from distill.teacher.contract import Teacher
 from distill.teacher.frames import FrameGrid, resample
 from distill.teacher.windows import listen
+from enhance.checked import Field, NonNegativeFloat, PositiveInt, checked
 from enhance.config import ModelConfig, TrainingConfig
 from enhance.errors import EnhanceError
 from enhance.network.gcrn import Gcrn
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from enhance.data.clip_store import ClipStore
 
 
-@dataclass(frozen=True)
+@checked
 class PretrainConfig:
     """Settings of mode `pretrain`: keys of `objective` in a run's configuration."""
 
@@ -55,30 +55,17 @@ class PretrainConfig:
     speech (from the cache of targets, as in mode distill)."""
     distance: Distance = "l1"
     """`l1` (the paper's), `cosine` or `correlation`: see `distill.modes.distances`."""
-    pretrain_steps: int = 2000
+    pretrain_steps: PositiveInt = 2000
     """Steps of the first phase; part of `training.steps`."""
-    freeze_steps: int = 0
+    freeze_steps: Annotated[int, Field(ge=-1)] = 0
     """Steps of fine-tuning in which the encoder is frozen: 0 for none, -1 for all."""
     cache: str = ""
     """Folder of the feature cache (target clean); empty for the user's cache folder."""
-    cache_gb: float = 20.0
+    cache_gb: NonNegativeFloat = 20.0
     """Bound on that folder as a whole (target clean): see mode distill."""
     precompute: Precompute = "auto"
     """Fill the cache before the first step (target clean); `auto` does so if the first phase will
     draw at least as many mixtures of unaltered speech as there are clips."""
-
-    def __post_init__(self) -> None:
-        if self.pretrain_steps < 1:
-            raise EnhanceError(
-                f"objective.pretrain_steps {self.pretrain_steps}: must be positive; "
-                "mode base has no such phase"
-            )
-        if self.freeze_steps < -1:
-            raise EnhanceError(
-                f"objective.freeze_steps {self.freeze_steps}: must be a number of steps, 0 or -1"
-            )
-        if not self.cache_gb >= 0:
-            raise EnhanceError(f"objective.cache_gb {self.cache_gb}: must not be negative")
 
 
 class Pretraining(Around):

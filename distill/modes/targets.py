@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.teacher.contract import Teacher, check_rate, load
+from distill.backbones.find import load
+from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.features import Features
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
@@ -33,7 +34,7 @@ from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
     from enhance.data.clip_store import ClipStore
-    from enhance.data.mixing import Piece
+    from enhance.data.recipe import Piece
 
 log = logging.getLogger("enhance")
 

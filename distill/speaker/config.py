@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import field, replace
+from typing import Annotated, ClassVar
 
 from distill.backbones.ecapa_model import EcapaConfig
 from distill.training.config import LoopConfig
-from enhance.data.mixing_config import MixingConfig
+from enhance.checked import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Part,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    checked,
+)
 from enhance.errors import EnhanceError
+from enhance.mixing_config import MixingConfig
 
 OBJECTIVES = ("aam", "dino")
 PRESETS = {
@@ -26,53 +36,53 @@ PRESETS = {
 """Sizes: `small` trains on one CPU core, `published` is that of spkrec-ecapa-voxceleb."""
 
 
-@dataclass(frozen=True)
+@checked
 class AamConfig:
     """Supervised training: additive angular margin softmax (Deng et al. 2019)."""
 
-    margin: float = 0.2
+    margin: NonNegativeFloat = 0.2
     """Radians added to the angle to the own speaker."""
-    scale: float = 30.0
+    scale: PositiveFloat = 30.0
     """Of the cosines."""
-    crop_seconds: float = 2.0
+    crop_seconds: PositiveFloat = 2.0
     """Length of a training crop."""
 
 
-@dataclass(frozen=True)
+@checked
 class DinoConfig:
     """Training without labels: self-distillation (Caron et al. 2021)."""
 
-    global_crops: int = 2
+    global_crops: Annotated[int, Field(ge=2)] = 2
     """Long crops of a clip, heard by teacher and student."""
-    global_seconds: float = 1.6
+    global_seconds: PositiveFloat = 1.6
     """Their length."""
-    local_crops: int = 4
+    local_crops: NonNegativeInt = 4
     """Short crops, heard by the student."""
-    local_seconds: float = 0.8
+    local_seconds: PositiveFloat = 0.8
     """Their length."""
-    outputs: int = 512
+    outputs: PositiveInt = 512
     """Dimensions K of the distributions."""
-    hidden: int = 256
+    hidden: PositiveInt = 256
     """Width of the head's two hidden layers."""
-    bottleneck: int = 64
+    bottleneck: PositiveInt = 64
     """Width before the last layer, where vectors have length 1."""
-    student_temperature: float = 0.1
+    student_temperature: PositiveFloat = 0.1
     """Divides the student's outputs."""
-    teacher_temperature: tuple[float, float] = (0.04, 0.04)
+    teacher_temperature: tuple[PositiveFloat, PositiveFloat] = (0.04, 0.04)
     """Divides the teacher's outputs: at the start, and after the warm-up. The paper ends at 0.07
     with a hundred times the outputs; with few, that is close to uniform."""
-    temperature_steps: int = 200
+    temperature_steps: NonNegativeInt = 200
     """Steps of that warm-up, linear."""
-    centre_momentum: float = 0.9
+    centre_momentum: Share = 0.9
     """Of the mean that is taken off the teacher's outputs."""
-    teacher_momentum: float = 0.99
+    teacher_momentum: Share = 0.99
     """Of the teacher's weights; rises to 1 by a half cosine over the last quarter. Trainings of
     many thousand steps take 0.996."""
-    frozen_steps: int = 10
+    frozen_steps: NonNegativeInt = 10
     """Steps in which the last layer stays as it is."""
 
 
-@dataclass(frozen=True)
+@checked
 class SpeakerConfig(LoopConfig):
     """Everything that decides the weights."""
 
@@ -84,21 +94,21 @@ class SpeakerConfig(LoopConfig):
     """Sizes where no preset is named."""
     source: str = ""
     """Only clips of this source (column `source` of the manifest); empty for all."""
-    steps: int = 0
+    steps: NonNegativeInt = 0
     """Number of steps; 0 where the clock decides."""
-    batch: int = 32
+    batch: Annotated[int, Field(ge=2)] = 32
     """Clips of one step."""
-    learning_rate: float = 2e-3
+    learning_rate: PositiveFloat = 2e-3
     """Peak, after the warm-up; falls to 0 over the last quarter."""
-    warmup_steps: int = 30
+    warmup_steps: NonNegativeInt = 30
     """Linear rise of the learning rate."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """AdamW's, on matrices only."""
-    clip_norm: float = 3.0
+    clip_norm: PositiveFloat = 3.0
     """Bound on the norm of all gradients."""
-    held_back: float = 0.1
+    held_back: Part = 0.1
     """Share of the speech kept for validation, by speaker."""
-    clean_probability: float = 0.3
+    clean_probability: Share = 0.3
     """Share of crops without noise and room."""
     mixing: MixingConfig = field(
         default_factory=lambda: MixingConfig(snr=(0.0, 15.0), rir_probability=0.3, rir_count=32)
@@ -108,28 +118,23 @@ class SpeakerConfig(LoopConfig):
     """Of `aam`."""
     dino: DinoConfig = field(default_factory=DinoConfig)
     """Of `dino`."""
-    log_every: int = 10
+    log_every: PositiveInt = 10
     """Steps between lines of history.jsonl."""
-    validate_every: int = 100
+    validate_every: PositiveInt = 100
     """Steps between measurements on the speakers held back."""
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     epsilon: ClassVar[float] = 1e-8
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise EnhanceError(
                 f"--objective {self.objective}: unknown; there is {', '.join(OBJECTIVES)}"
             )
         if self.preset and self.preset not in PRESETS:
             raise EnhanceError(f"--preset {self.preset}: unknown; there is {', '.join(PRESETS)}")
-        if self.steps < 0 or not (self.minutes or self.steps):
+        if not (self.minutes or self.steps):
             raise EnhanceError("--minutes or --steps: one of them must be positive")
-        if self.batch < 2:
-            raise EnhanceError(f"--batch {self.batch}: batch norm needs two clips or more")
-        if self.dino.global_crops < 2:
-            raise EnhanceError("dino.global_crops: two or more, or there is nothing to match")
 
     @property
     def sizes(self) -> EcapaConfig:

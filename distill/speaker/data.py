@@ -226,7 +226,7 @@ class Crops:
             return wave
         mixer = self._mixers[seconds]
         recipe = mixer.draw(step, item * len(self.lengths) + view)
-        return mixer.mix(replace(recipe, speech=pieces)).noisy
+        return mixer.render(replace(recipe, speech=pieces)).noisy
 
     def _pieces(self, clip: int, n: int, rng: np.random.Generator) -> tuple[Piece, ...]:
         """A stretch of the clip, or the clip over and over from a random place on."""

@@ -21,6 +21,7 @@ from distill.speaker.aam import Aam
 from distill.speaker.config import SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.dino import Dino
+from distill.training.card import write
 from distill.training.loop import Loop
 from enhance.files import write_json
 from enhance.training.interrupt import Interrupt
@@ -130,7 +131,7 @@ class Training:
             )
         ecapa_model.save(encoder, self.output)
         write_json(self.output / "record.json", record)
-        card.write(self.output)
+        write(self.output, card.text)
         return record
 
 

@@ -7,44 +7,38 @@ on them in each, the other families have one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from distill.training.config import LoopConfig
+from enhance.checked import NonNegativeFloat, Part, PositiveFloat, PositiveInt, checked
 from enhance.errors import EnhanceError
 
 
-@dataclass(frozen=True)
+@checked
 class PretrainConfig(LoopConfig):
     """What decides the weights, apart from the family's own settings."""
 
     family: str = ""
     """Kind of model and loss."""
-    minutes: float = 48.0
+    minutes: NonNegativeFloat = 48.0
     """Wall time of training over all iterations, units not counted; 0 for no limit."""
-    steps: tuple[int, ...] = ()
+    steps: tuple[PositiveInt, ...] = ()
     """Steps of each iteration; one number is for all iterations together; empty for no limit."""
-    batch_seconds: float = 16.0
+    batch_seconds: PositiveFloat = 16.0
     """Audio of one step."""
-    crop_seconds: float = 5.0
+    crop_seconds: PositiveFloat = 5.0
     """Longest crop."""
-    held_back: float = 0.05
+    held_back: Part = 0.05
     """Share of speech (by speaker, where known) and noise kept out of training."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.minutes and not self.steps:
             raise EnhanceError("--minutes or --steps: one of them must be positive")
         rounds = self.rounds
-        if self.steps and (len(self.steps) not in (1, rounds) or min(self.steps) < 1):
+        if self.steps and len(self.steps) not in (1, rounds):
             counts = f"the {rounds} iterations" if rounds > 1 else "the one iteration"
             raise EnhanceError(
                 f"--steps {','.join(map(str, self.steps))}: give one positive number, or one for "
                 f"each of {counts}"
             )
-        if not 0 < self.held_back < 1:
-            raise EnhanceError(f"held_back {self.held_back}: must lie between 0 and 1")
-        if min(self.batch_seconds, self.crop_seconds) <= 0:
-            raise EnhanceError("batch_seconds and crop_seconds: must be positive")
 
     @property
     def rounds(self) -> int:

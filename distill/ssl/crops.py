@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from distill.ssl.mfcc import FIELD, STRIDE, frame_count
+from enhance.checked import Field, PositiveFloat, Rising, Share, checked
 from enhance.data.clip_store import ClipStore
 from enhance.data.rooms import Response
-from enhance.errors import EnhanceError
 
 MIN_FRAMES = 25
 """Shorter files (half a second) are left out."""
@@ -97,7 +98,7 @@ def epochs(
         epoch += 1
 
 
-@dataclass(frozen=True)
+@checked
 class Disturbance:
     """How often and how much the input is mixed; targets stay those of the clean crop.
 
@@ -106,41 +107,27 @@ class Disturbance:
     that, before it: noise and other speech lie over the crop as the room returns it.
     """
 
-    noise_probability: float = 0.25
+    noise_probability: Share = 0.25
     """Share of crops with noise over their whole length."""
-    noise_snr: tuple[float, float] = (-5.0, 20.0)
+    noise_snr: Annotated[tuple[float, float], Rising] = (-5.0, 20.0)
     """Range of the signal-to-noise ratio over the crop, dB, uniform."""
-    speech_probability: float = 0.15
+    speech_probability: Share = 0.15
     """Share of crops overlapped by another crop of the batch."""
-    speech_ratio: tuple[float, float] = (-5.0, 5.0)
+    speech_ratio: Annotated[tuple[float, float], Rising] = (-5.0, 5.0)
     """Range of the energy ratio of the crop to the one laid over it, dB, uniform."""
-    speech_overlap: tuple[float, float] = (0.0, 0.5)
+    speech_overlap: Annotated[tuple[Share, Share], Rising] = (0.0, 0.5)
     """Range of the share of the crop that the other speech covers, uniform, one sample or more."""
-    reverberation_probability: float = 0.0
+    reverberation_probability: Share = 0.0
     """Share of crops heard through a simulated room; the direct path keeps its place in time."""
-    reverberation_rooms: int = 64
+    reverberation_rooms: Annotated[int, Field(ge=2)] = 64
     """Number of simulated rooms; one in eight is kept for held-back files."""
-    reverberation_rt60: tuple[float, float] = (0.15, 0.6)
+    reverberation_rt60: Annotated[tuple[PositiveFloat, float], Rising] = (0.15, 0.6)
     """Range of the rooms' reverberation time, seconds."""
 
     def __post_init__(self) -> None:
         shares = (self.noise_probability, self.speech_probability)
-        if min(shares) < 0 or sum(shares) > 1 or not 0 <= self.reverberation_probability <= 1:
-            raise EnhanceError(
-                f"disturbance: shares {shares} of noise and speech must be 0 or more and 1 or "
-                "less together, that of reverberation from 0 to 1"
-            )
-        if not 0 <= self.speech_overlap[0] <= self.speech_overlap[1] <= 1:
-            raise EnhanceError(f"disturbance.speech_overlap {self.speech_overlap}: not in 0 to 1")
-        if (
-            self.reverberation_rooms < 2
-            or not 0 < self.reverberation_rt60[0] <= (self.reverberation_rt60[1])
-        ):
-            raise EnhanceError("disturbance: needs two rooms or more, and 0 < first <= second rt60")
-        for name in ("noise_snr", "speech_ratio"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise EnhanceError(f"disturbance.{name} ({low}, {high}): the first is the larger")
+        if sum(shares) > 1:
+            raise ValueError(f"noise_probability and speech_probability {shares}: more than 1")
 
 
 def disturb(

@@ -8,9 +8,11 @@ from typing import Any
 
 from distill.ssl.crops import MIN_FRAMES
 from distill.ssl.mfcc import frame_count
+from enhance.config import DataConfig
 from enhance.data.clip_store import ClipStore
-from enhance.data.clips import Clip, DataConfig, load_clips, split
+from enhance.data.clips import load_clips, split
 from enhance.data.inventory import by_source
+from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 
 

@@ -113,7 +113,7 @@ class Family(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `distill.teacher.contract.load` reads."""
+        """Write a folder that `distill.backbones.find.load` reads."""
         ...
 
 

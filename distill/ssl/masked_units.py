@@ -10,9 +10,9 @@ time).
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,15 @@ from distill.ssl.transformer import Architecture
 from distill.ssl.units import Units
 from distill.ssl.warm_up import mfcc_units, warm_up
 from distill.training.accuracy import code_usage
+from enhance.checked import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Part,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
 from enhance.data.rooms import Response, simulated_bank
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
@@ -36,44 +45,38 @@ from enhance.progress import progress_bar
 log = logging.getLogger("enhance")
 
 
-@dataclass(frozen=True)
+@checked
 class MaskedUnitsConfig(PretrainConfig):
     """What decides the weights of a HuBERT or WavLM; the defaults are the mini teacher's."""
 
     family: str = "wavlm"
     """`wavlm`, or `hubert`, which has no gated relative position bias."""
-    iterations: int = 2
+    iterations: PositiveInt = 2
     """Rounds of making units and training on them."""
-    units: tuple[int, ...] = (100, 200)
+    units: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = (100, 200)
     """Number K of units in each iteration; the last one holds for later iterations too."""
-    unit_layer: int = 4
+    unit_layer: NonNegativeInt = 4
     """Hidden state whose k-means makes the units from the second iteration on."""
-    first_share: float = 0.4
+    first_share: Part = 0.4
     """Share of minutes or steps that the first iteration gets; the others share the rest."""
     architecture: Architecture = field(default_factory=Architecture)
     """Size of the model."""
     disturbance: Disturbance = field(default_factory=Disturbance)
     """Noise, other speech and rooms in the input."""
-    front_end_steps: int = 0
+    front_end_steps: NonNegativeInt = 0
     """Steps before the first iteration in which the convolutions alone learn to tell the units of
     the (visible) frames: four times as fast a step, since there is no transformer."""
-    front_end_rate: float = 2e-3
+    front_end_rate: PositiveFloat = 2e-3
     """Learning rate of these steps, after a warm-up over the first 40."""
-    visible_weight: tuple[float, ...] = (1.0, 0.5)
+    visible_weight: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (1.0, 0.5)
     """Weight of the loss over visible frames beside that over masked ones, in each iteration; the
     last holds for later ones. HuBERT prefers 0; but a loss over visible frames teaches the
     front end directly, and without it nothing was learnt in the first minutes of a CPU."""
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or not self.units or min(self.units) < 2:
-            raise EnhanceError("--iterations and --units: need one iteration and two units or more")
         super().__post_init__()
-        if not 0 <= self.unit_layer <= self.architecture.layers:
+        if self.unit_layer > self.architecture.layers:
             raise EnhanceError(f"unit_layer {self.unit_layer}: not a hidden state of the model")
-        if not self.visible_weight or min(self.visible_weight) < 0 or self.front_end_steps < 0:
-            raise EnhanceError("visible_weight and front_end_steps: must not be negative or empty")
-        if not 0 < self.first_share < 1:
-            raise EnhanceError(f"first_share {self.first_share}: must lie between 0 and 1")
 
     @property
     def rounds(self) -> int:

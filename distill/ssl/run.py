@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.analysis import phone_probe
 from distill.ssl import card as ssl_card
 from distill.ssl import family as families
 from distill.ssl.config import PretrainConfig
@@ -46,7 +45,7 @@ def pretrain(
     output: Path | str,
     *,
     resume: bool = False,
-    probe: Path | str | None = None,
+    probe: Callable[[Path], dict[str, Any]] | None = None,
     hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -65,8 +64,8 @@ def pretrain(
     resume
         Go on from ``output/state``; repeats an unstopped run exactly when limited by steps.
     probe
-        Folder with phone alignments for `benchmarks.analysis.phone_probe.probe`, measured at the
-        end; None leaves the probe out, and the card says so.
+        Measures the finished folder, as `benchmarks.analysis.phone_probe.probe` does; what it finds
+        goes into record and card. None leaves the probe out, and the card says so.
     hardware
         See `distill.training.loop.Loop`.
     quiet
@@ -88,8 +87,7 @@ def pretrain(
     with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **where) as loop:
         record = Pretraining(config, Path(corpus), loop, resume).run(interrupt)
     if "stopped" not in record:
-        found = phone_probe.probe(Path(output), Path(probe), quiet=quiet) if probe else None
-        ssl_card.write(Path(output), found)
+        ssl_card.write(Path(output), probe(Path(output)) if probe else None)
     return record
 
 

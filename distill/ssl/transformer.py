@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 
 from distill.backbones import import_transformers
 from distill.ssl.crops import normalize
+from enhance.checked import checked
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 
@@ -33,7 +33,7 @@ KINDS = {
 """For each family the configuration, what is trained, and what is loaded to extract features."""
 
 
-@dataclass(frozen=True)
+@checked
 class Architecture:
     """Size of the model. Kernels and strides of the front end are those of wav2vec 2.0."""
 

@@ -7,7 +7,7 @@ that collapses gives exactly chance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from distill.backbones.vq_wav2vec import VqWav2Vec, VqWav2VecConfig
 from distill.ssl.data import SslData
 from distill.ssl.wav2vec import Future, FutureConfig
 from distill.training.accuracy import code_usage
-from enhance.errors import EnhanceError
+from enhance.checked import NonNegativeFloat, checked
 from enhance.training.processes import same_everywhere
 
 
@@ -28,7 +28,7 @@ def _small() -> VqWav2VecConfig:
     return VqWav2VecConfig.small(vq_temperature=(2.0, 0.5, 0.9993))
 
 
-@dataclass(frozen=True)
+@checked
 class VqFutureConfig(FutureConfig):
     """What decides the weights of a vq-wav2vec."""
 
@@ -39,13 +39,8 @@ class VqFutureConfig(FutureConfig):
     infonce: bool = True
     """Softmax over true and false frames in place of the logistic loss, as in the public recipe.
     The logistic loss let the codebook collapse within 20 steps."""
-    diversity_weight: float = 0.1
+    diversity_weight: NonNegativeFloat = 0.1
     """Gumbel: weight of the share of the codebook that the mean softmax leaves unused."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.diversity_weight < 0:
-            raise EnhanceError(f"diversity_weight {self.diversity_weight}: must not be negative")
 
 
 CONFIG = VqFutureConfig

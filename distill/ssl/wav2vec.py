@@ -6,7 +6,7 @@ Source: Schneider et al. 2019. The network is `distill.backbones.wav2vec`, the l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from distill.ssl.family import Losses, Work
 from distill.ssl.future_loss import FuturePrediction, shared_hits
 from distill.ssl.masked_accuracy import BATCH_FRAMES, CROP_FRAMES
 from distill.training.accuracy import Tally
-from enhance.errors import EnhanceError
+from enhance.checked import PositiveInt, checked
 
 
-@dataclass(frozen=True)
+@checked
 class FutureConfig(PretrainConfig):
     """What decides the weights of a wav2vec."""
 
@@ -35,17 +35,12 @@ class FutureConfig(PretrainConfig):
     """`wav2vec`."""
     architecture: Wav2VecConfig = field(default_factory=Wav2VecConfig.small)
     """Layers of encoder and aggregator."""
-    prediction_steps: int = 12
+    prediction_steps: PositiveInt = 12
     """K, frames to predict, the first as far ahead as a field is long."""
-    negatives: int = 10
+    negatives: PositiveInt = 10
     """False frames beside each true one, from the same clip."""
     infonce: bool = False
     """Softmax over true and false frames in place of the logistic loss."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.prediction_steps < 1 or self.negatives < 1:
-            raise EnhanceError("prediction_steps and negatives: must be 1 or more")
 
 
 CONFIG = FutureConfig

@@ -6,9 +6,9 @@ Source: Baevski et al. 2020. The network and its product quantiser are those of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -35,10 +35,18 @@ from distill.ssl.masked_units_loss import span_mask
 from distill.ssl.transformer import Architecture
 from distill.ssl.warm_up import mfcc_units, warm_up
 from distill.training.accuracy import Tally, code_usage
-from enhance.errors import EnhanceError
+from enhance.checked import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Part,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
 
 
-@dataclass(frozen=True)
+@checked
 class Wav2Vec2Config(PretrainConfig):
     """What decides the weights of a wav2vec 2.0."""
 
@@ -46,64 +54,49 @@ class Wav2Vec2Config(PretrainConfig):
     """`wav2vec2`."""
     architecture: Architecture = field(default_factory=Architecture)
     """Size of the model."""
-    mask_probability: float = 0.065
+    mask_probability: Part = 0.065
     """Share of the frames that start a masked span."""
-    mask_length: int = 10
+    mask_length: Annotated[int, Field(ge=2)] = 10
     """Frames of a span."""
-    groups: int = 2
+    groups: PositiveInt = 2
     """G, codebooks of the product quantiser."""
-    entries: int = 320
+    entries: Annotated[int, Field(ge=2)] = 320
     """V, entries of each."""
-    code_width: int = 128
+    code_width: PositiveInt = 128
     """Width of the quantised frame, all groups together."""
-    projection: int = 128
+    projection: PositiveInt = 128
     """Width in which context and targets are compared."""
-    distractors: int = 100
+    distractors: PositiveInt = 100
     """K, of each masked frame."""
-    similarity_temperature: float = 0.1
+    similarity_temperature: PositiveFloat = 0.1
     """Divisor of the cosine similarities."""
-    diversity_weight: float = 0.1
+    diversity_weight: NonNegativeFloat = 0.1
     """Weight of the diversity loss."""
-    front_end_steps: int = 0
+    front_end_steps: NonNegativeInt = 0
     """Steps before the training in which the convolutions alone learn to tell k-means units of
     MFCC, as HuBERT's and WavLM's may. The paper has no such thing: it needs days instead."""
-    front_end_rate: float = 2e-3
+    front_end_rate: PositiveFloat = 2e-3
     """Learning rate of these steps."""
-    front_end_units: int = 100
+    front_end_units: Annotated[int, Field(ge=2)] = 100
     """Number of those units."""
-    visible_weight: float = 0.0
+    visible_weight: NonNegativeFloat = 0.0
     """Weight of the same loss over the frames that are not masked, told from other visible frames;
     the paper's is 0. It teaches the front end directly, but what tells a frame from all others
     need not be what its neighbours foretell."""
-    gumbel: tuple[float, float] = (2.0, 0.5)
+    gumbel: tuple[PositiveFloat, PositiveFloat] = (2.0, 0.5)
     """Temperature of the Gumbel softmax, first and last."""
-    gumbel_steps: int = 2000
+    gumbel_steps: NonNegativeInt = 2000
     """Steps from the first to the last temperature, by a constant factor each (the paper's factor
     0.999995 takes 277,000)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.groups < 1 or self.entries < 2 or self.code_width % self.groups:
-            raise EnhanceError(
-                f"code_width {self.code_width}: must be a multiple of groups {self.groups}, and "
-                f"entries {self.entries} be 2 or more"
+        if self.code_width % self.groups:
+            raise ValueError(
+                f"code_width {self.code_width}: must be a multiple of groups {self.groups}"
             )
-        if not 0 < self.gumbel[1] <= self.gumbel[0] or self.gumbel_steps < 0:
-            raise EnhanceError(f"gumbel {self.gumbel}: must fall and stay above 0")
-        if not 0 < self.mask_probability < 1 or self.mask_length < 2 or self.distractors < 1:
-            raise EnhanceError(
-                f"mask_probability {self.mask_probability}, mask_length {self.mask_length}, "
-                f"distractors {self.distractors}: need 0 to 1, 2 or more, 1 or more"
-            )
-        if self.similarity_temperature <= 0 or self.projection < 1:
-            raise EnhanceError("similarity_temperature and projection: must be positive")
-        if min(self.diversity_weight, self.visible_weight) < 0:
-            raise EnhanceError("diversity_weight and visible_weight: must not be negative")
-        if self.front_end_steps < 0 or self.front_end_units < 2 or self.front_end_rate <= 0:
-            raise EnhanceError(
-                f"front_end_steps {self.front_end_steps}, front_end_units {self.front_end_units}, "
-                f"front_end_rate {self.front_end_rate}: need 0 or more, 2 or more, above 0"
-            )
+        if self.gumbel[1] > self.gumbel[0]:
+            raise ValueError(f"gumbel {self.gumbel}: must fall")
 
 
 CONFIG = Wav2Vec2Config

@@ -1,9 +1,9 @@
-"""What the cards of trained models have in common: written from a measured record, nothing else."""
+"""What all model cards have in common: a measured record and a jinja2 template in, a page out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,13 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic
 
 Text = Callable[[dict[str, Any], str, int], str]
-"""Card of a record, the model's name and the bytes of its weights."""
+"""Card of a record (as in ``record.json``), the model's name and the bytes of its weights."""
+
+LINES = 12
+"""Lines of a learning curve that a card shows."""
+
+WATCH = {"log_every", "validate_every", "checkpoint_seconds"}
+"""Settings that do not decide the weights."""
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -45,6 +51,50 @@ def write(folder: Path, text: Text) -> Path:
     return folder / "README.md"
 
 
+def render(template: Path, front: Mapping[str, Any], **facts: Any) -> str:
+    """The card: front matter of the Hugging Face hub, then Markdown.
+
+    Parameters
+    ----------
+    template
+        Markdown with jinja2; it may import ``macros.md.jinja`` of this folder. A fact that it
+        names and does not get is an error, never an empty place.
+    front
+        Fields of `huggingface_hub.ModelCardData`; empty ones are left out.
+    facts
+        What the template tells.
+    """
+    import jinja2
+    from huggingface_hub import ModelCard, ModelCardData
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fmt": format, "share": share, "thin": thin}
+    body = environment.get_template(template.name).render(**facts)
+    data = ModelCardData(**{key: value for key, value in front.items() if value})
+    frame = "---\n{{ card_data }}\n---\n\n{{ body }}\n"
+    return str(ModelCard.from_template(data, template_str=frame, body=body.strip()))
+
+
+def languages(data: Mapping[str, Any]) -> list[str]:
+    """Codes of the languages that a model was trained on, of its sources by use."""
+    return sorted({x for row in data["train"] for x in row["languages"]})
+
+
+def share(row: Mapping[str, float], key: str = "mean") -> str:
+    """A share or a rate with its interval."""
+    return f"{100 * row[key]:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+
+
+def thin(rows: Sequence[Any]) -> Sequence[Any]:
+    """At most `LINES` of the rows, evenly spread, the last among them."""
+    return rows[::-1][:: max(1, -(-len(rows) // LINES))][::-1]
+
+
 def leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of nested settings."""
     for key, value in tree.items():
@@ -56,24 +106,33 @@ def leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
 
 def changes(
     config: Mapping[str, Any], usual: Mapping[str, Any], skip: Collection[str]
-) -> list[tuple[str, Any]]:
-    """Settings that differ from the usual ones, those of the top-level keys ``skip`` left out.
+) -> list[str]:
+    """Settings that differ from the usual ones, as words of a command: ``--set 'key=value'``.
 
     Parameters
     ----------
     config, usual
         Nested settings, plain data.
     skip
-        Keys that a command has options for, or that do not decide the weights.
+        Top-level keys to leave out beside `WATCH`: what the command has options for.
     """
     plain = dict(leaves(json.loads(json.dumps(usual))))
     return [
-        (key, value)
+        f"--set '{key}={json.dumps(value)}'"
         for key, value in leaves(config)
-        if key.split(".")[0] not in skip and plain.get(key) != value
+        if key.split(".")[0] not in {*skip, *WATCH} and plain.get(key) != value
     ]
 
 
-def assignments(found: list[tuple[str, Any]]) -> list[str]:
-    """As words of a command line: ``--set 'key=value'``."""
-    return [f"--set '{key}={json.dumps(value)}'" for key, value in found]
+def options(config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Settings as options of a command: ``--learning-rate 0.001``, ``--from-scratch``."""
+    words = []
+    for name in names:
+        value, option = config[name], f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [option] * value
+        elif not isinstance(value, str):
+            words.append(f"{option} {value:g}")
+        elif value:
+            words.append(f"{option} {value}")
+    return words

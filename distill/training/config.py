@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from enhance.errors import EnhanceError
+from enhance.checked import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from enhance.settings import merge, override, parse, to_dict
 
 C = TypeVar("C", bound="LoopConfig")
@@ -15,47 +14,37 @@ FREE = ("minutes", "checkpoint_seconds")
 """What a resumed run may have otherwise: the clock decides only where a training ends."""
 
 
-@dataclass(frozen=True)
+@checked
 class LoopConfig:
     """Budget, learning rate, records."""
 
     seed: int = 0
     """Of everything random."""
-    minutes: float = 30.0
+    minutes: NonNegativeFloat = 30.0
     """Wall time of training; 0 for no limit."""
-    learning_rate: float = 1e-3
+    learning_rate: PositiveFloat = 1e-3
     """Peak: after the warm-up, until the last quarter of the steps, in which it falls to 0."""
-    warmup_steps: int = 150
+    warmup_steps: NonNegativeInt = 150
     """Linear rise of the learning rate."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegativeFloat = 0.01
     """AdamW's, on matrices only."""
-    clip_norm: float = 1.0
+    clip_norm: PositiveFloat = 1.0
     """Bound on the norm of all gradients."""
-    log_every: int = 50
+    log_every: PositiveInt = 50
     """Steps between lines of history.jsonl."""
-    validate_every: int = 400
+    validate_every: PositiveInt = 400
     """Steps between measurements on held-back files."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: NonNegativeFloat = 60.0
     """Wall time between saved states."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """What the network computes in; see `TrainingConfig.precision`."""
-    threads: int = 1
+    threads: PositiveInt = 1
     """CPU threads of torch; the weights are repeatable for the same number."""
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
     """AdamW's momenta."""
     epsilon: ClassVar[float] = 1e-6
     """AdamW's."""
-
-    def __post_init__(self) -> None:
-        if self.minutes < 0:
-            raise EnhanceError(f"--minutes {self.minutes}: must be positive, or 0 for no limit")
-        if min(self.learning_rate, self.clip_norm) <= 0:
-            raise EnhanceError("learning_rate and clip_norm: must be positive")
-        if min(self.log_every, self.validate_every, self.threads) < 1 or self.warmup_steps < 0:
-            raise EnhanceError("log_every, validate_every and threads must be 1 or more")
-        if self.weight_decay < 0 or self.checkpoint_seconds < 0:
-            raise EnhanceError("weight_decay and checkpoint_seconds: must not be negative")
 
     def rate(self, step: int, total: int | None) -> float:
         """Learning rate of the step after ``step`` finished ones: rise, plateau, last quarter."""
@@ -96,6 +85,6 @@ def configure(
     EnhanceError
         For an unknown key or a value that does not fit.
     """
-    named = override({k: v for k, v in given.items() if v is not None}, list(assignments))
+    named = override({k: v for k, v in given.items() if v is not None}, list(assignments), kind)
     whole = to_dict(parse(kind, dict(begun), "the run to be resumed"))
     return parse(kind, merge(whole, named), "--set")

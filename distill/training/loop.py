@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from distill.training.config import FREE, LoopConfig, total_from
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import WEIGHTS
+from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.settings import merge
 from enhance.training import run_folder
 from enhance.training.engine import Engine
@@ -28,7 +29,7 @@ from enhance.training.history import HISTORY
 from enhance.training.interrupt import Interrupt
 from enhance.training.learner import Learner, Plan, State, adamw
 from enhance.training.processes import Hardware, end_others, on_first, precision_of
-from enhance.training.state import below, gather, load_exactly, load_tensors, save_tensors
+from enhance.training.state import below, gather
 
 
 class LoopPlan(Plan):

@@ -16,36 +16,11 @@ import numpy as np
 import soundfile
 
 from enhance.audio.containers import ADVICE, look, truncated
-from enhance.audio.resampling import StreamingResampler, resample, resampled_length
-from enhance.audio.write import (
-    BLOCK,
-    SUFFIXES,
-    AudioWriter,
-    native,
-    output_format,
-    reason,
-    write,
-    writer,
-)
+from enhance.audio.resampling import resample
+from enhance.audio.samples import LOUDEST, RATES, too_loud
+from enhance.audio.write import BLOCK, native, reason
 from enhance.errors import EnhanceError
 from enhance.files import Kind, kind_of
-from enhance.samples import LOUDEST, RATES, too_loud
-
-__all__ = [
-    "BLOCK",
-    "SUFFIXES",
-    "AudioInfo",
-    "AudioReader",
-    "AudioWriter",
-    "StreamingResampler",
-    "info",
-    "output_format",
-    "read",
-    "resample",
-    "resampled_length",
-    "write",
-    "writer",
-]
 
 
 @dataclass(frozen=True)
@@ -95,7 +70,7 @@ class AudioReader:
     ------
     EnhanceError
         On opening as `info` does; on reading if a sample is NaN, infinite or far beyond full
-        scale (`enhance.samples.LOUDEST`), the data are damaged, or there are fewer than the
+        scale (`enhance.audio.samples.LOUDEST`), the data are damaged, or there are fewer than the
         header promised.
     """
 

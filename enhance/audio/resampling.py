@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 import soxr
 
+from enhance.audio.samples import check_layout, rate_of, whole_number
 from enhance.errors import EnhanceError
-from enhance.samples import check_layout, rate_of, whole_number
 
 
 def resampled_length(length: int, from_rate: int, to_rate: int) -> int:
@@ -34,7 +34,8 @@ class StreamingResampler:
     Raises
     ------
     EnhanceError
-        If a rate is no whole number of Hz (`enhance.samples.RATES`) or C no number of channels.
+        If a rate is no whole number of Hz (`enhance.audio.samples.RATES`) or C no number of
+        channels.
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int = 1) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from enhance.audio.samples import check_layout, rate_of
 from enhance.errors import EnhanceError
 from enhance.files import atomic, unwritable
-from enhance.samples import check_layout, rate_of
 
 BLOCK = 1 << 16
 """Samples, all channels together, that are held at a time."""

@@ -238,14 +238,15 @@ def export(
         raise EnhanceError("enhance export: name a format: --onnx (a stream) or --offline")
     if offline and (onnx or int8 or int8_weights or require_faster):
         raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
-    from enhance.network.checkpoint import newest_run
+    from enhance.network.checkpoint import newest_run, read_info
 
-    folder = checkpoint or newest_run()
+    folder = read_info(checkpoint or newest_run()).folder
+    name = folder.resolve().name
     if offline:
         from distill.modes.choose import find_companion
         from export.offline import export_offline
 
-        place = out or folder / f"{folder.name}.offline.onnx"
+        place = out or folder / f"{name}.offline.onnx"
         export_offline(
             folder, place, find_companion, clips=clips, licence=licence, force=force, quiet=quiet
         )
@@ -254,7 +255,7 @@ def export(
 
     export_model(
         folder,
-        out or folder / f"{folder.name}.onnx",
+        out or folder / f"{name}.onnx",
         int8=int8,
         int8_weights=int8_weights,
         clips=clips,

@@ -145,7 +145,8 @@ def data_features(
     """Let a teacher hear the speech of a corpus, so that training and analysis need not wait."""
     require("train", "torch", "transformers", "safetensors")
     from distill.extract import Wanted, extract
-    from enhance.data.clips import DataConfig, load_clips
+    from enhance.config import DataConfig
+    from enhance.data.clips import load_clips
     from enhance.files import cache_folder
     from enhance.measure.timing import cores
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import util
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from enhance.config import MODELS, GcrnConfig, ModelConfig
 from enhance.device.hub import find_model, shipped_models
 from enhance.errors import EnhanceError, require
 from enhance.files import is_folder
-from enhance.settings import parse
 from enhance.stft import FRAMINGS, StftConfig
+
+if TYPE_CHECKING:
+    from enhance.config import ModelConfig
 
 
 def describe(model: str | None, framing: str = "25-20") -> None:
@@ -36,7 +40,9 @@ def describe(model: str | None, framing: str = "25-20") -> None:
     if model is not None:
         facts = [_facts(model, framing)]
     else:
-        require("train", "torch")
+        require("train", "torch", "pydantic")
+        from enhance.config import MODELS
+
         facts = [_facts(name, framing) for name in (*MODELS, *shipped_models())]
     table = Table(box=None, header_style="bold")
     table.add_column("")
@@ -60,8 +66,6 @@ def describe(model: str | None, framing: str = "25-20") -> None:
 
 
 def _facts(model: str, framing: str) -> dict[str, Any]:
-    if model in MODELS:
-        return _of_config(model, "preset", ModelConfig(FRAMINGS[framing], MODELS[model]))
     if is_folder(model):
         require("train", "torch", "safetensors")
         from enhance.network.checkpoint import read_info
@@ -71,6 +75,11 @@ def _facts(model: str, framing: str) -> dict[str, Any]:
         if info.companion is not None:
             facts["needs"] = f"{info.companion.get('needs')}, at run time: offline only"
         return facts
+    if util.find_spec("pydantic") is not None:  # without it there are only ONNX files
+        from enhance.config import MODELS, ModelConfig
+
+        if model in MODELS:
+            return _of_config(model, "preset", ModelConfig(FRAMINGS[framing], MODELS[model]))
     from enhance.device.enhancer import Enhancer
 
     enhancer = Enhancer.from_pretrained(model)
@@ -86,7 +95,7 @@ def _facts(model: str, framing: str) -> dict[str, Any]:
         "parameters": f"{int(m['parameters']):,}",
         "MAC/s": f"{int(m['macs_per_second']) / 1e6:,.1f} M",
         "size": f"{find_model(model).stat().st_size / 1e6:.2f} MB",
-        "network": _network(parse(ModelConfig, json.loads(m["config"]), model).gcrn),
+        "network": _network(json.loads(m["config"])["gcrn"]),
         "licence": m.get("licence", ""),
         **_framing(stft),
     }
@@ -103,18 +112,18 @@ def _of_config(name: str, kind: str, config: ModelConfig) -> dict[str, Any]:
         "parameters": f"{parameters:,}",
         "MAC/s": f"{macs_per_second(config) / 1e6:,.1f} M",
         "size": f"{4 * parameters / 1e6:.2f} MB of fp32 weights",
-        "network": _network(config.gcrn),
+        "network": _network(asdict(config.gcrn)),
         **_framing(config.stft),
     }
 
 
-def _network(c: GcrnConfig) -> str:
-    channels = "-".join(map(str, c.channels))
-    rnn = f"{c.rnn_layers} x {c.cell} {c.hidden}"
-    kind = f"in {c.groups} groups"
-    if c.bottleneck == "dual_path":
-        kind = f"with {c.mixing} mixing"
-    return f"{channels}, {rnn} {kind}, {c.output}"
+def _network(c: Mapping[str, Any]) -> str:
+    channels = "-".join(map(str, c["channels"]))
+    rnn = f"{c['rnn_layers']} x {c['cell']} {c['hidden']}"
+    kind = f"in {c['groups']} groups"
+    if c.get("bottleneck") == "dual_path":  # files from before there was a choice name none
+        kind = f"over time, {c['mixing']} over frequency"
+    return f"{channels}, {rnn} {kind}, {c['output']}"
 
 
 def _framing(c: StftConfig) -> dict[str, str]:

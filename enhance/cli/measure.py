@@ -52,8 +52,9 @@ def evaluate(
 ) -> None:
     """Measure PESQ-WB, STOI, ESTOI, SI-SDR, at a fixed SNR unless told otherwise."""
     require("bench", "pesq", "pystoi", "matplotlib")
-    from benchmarks.pages.report import show_evaluation
+    from benchmarks.pages.report import write_report
     from benchmarks.quality.evaluate import evaluate as measure
+    from benchmarks.quality.tables import show_evaluation
 
     level = read_snr(snr)
     found = measure(
@@ -68,6 +69,7 @@ def evaluate(
         limit=limit,
         quiet=quiet,
     )
+    write_report(found.folder)
     show_evaluation(found)
 
 
@@ -86,9 +88,12 @@ def bench(
     """
     require("bench", "psutil", "matplotlib")
     from benchmarks.latency.bench import bench as measure
-    from benchmarks.pages.report import show_bench
+    from benchmarks.latency.tables import show_bench
+    from benchmarks.pages.report import write_report
 
-    show_bench(measure(models or ["default"], seconds=seconds, out=out, quiet=quiet))
+    found = measure(models or ["default"], seconds=seconds, out=out, quiet=quiet)
+    write_report(out)
+    show_bench(found)
 
 
 def guard(
@@ -126,6 +131,7 @@ def guard(
     from benchmarks.guard.run import SEX
     from benchmarks.guard.run import guard as measure
     from benchmarks.guard.tables import show_guard
+    from benchmarks.pages.report import write_report
 
     found = measure(
         models,
@@ -139,6 +145,7 @@ def guard(
         jobs=jobs,
         quiet=quiet,
     )
+    write_report(out)
     show_guard(found)
     if strict and found.failed:
         raise typer.Exit(1)

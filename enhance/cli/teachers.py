@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -91,6 +92,7 @@ def pretrain(
     """
     require("train", "torch", "lightning_fabric", "transformers", "sklearn", "scipy", "tensorboard")
     check_resume(output, resume)
+    from benchmarks.analysis import phone_probe
     from distill.ssl import family as families
     from distill.ssl import run
     from enhance.data import demo_corpus
@@ -115,7 +117,7 @@ def pretrain(
         corpus or demo_corpus.ensure(quiet=quiet),
         output or new_run(f"ssl-{config.family}"),
         resume=resume,
-        probe=probe,
+        probe=partial(phone_probe.probe, corpus=probe, quiet=quiet) if probe else None,
         hardware=Hardware(accelerator, devices, strategy, num_nodes),
         quiet=quiet,
     )

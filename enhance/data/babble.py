@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from enhance.data.clips import ClipStore, source_weights
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import source_weights
 
 
 class Voices:

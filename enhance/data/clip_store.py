@@ -142,6 +142,7 @@ class ClipStore:
         import soundfile
 
         from enhance.audio import read as audio
+        from enhance.audio.resampling import resample
         from enhance.audio.write import native
 
         path, rate = self.clips[i].path, self.sample_rate
@@ -154,14 +155,15 @@ class ClipStore:
         wave = audio.read(path)
         if found.sample_rate == rate:
             return _quantise(wave)
-        return _quantise(audio.resample(wave, found.sample_rate, rate))
+        return _quantise(resample(wave, found.sample_rate, rate))
 
     def _declared(self, i: int) -> int:
         from enhance.audio import read as audio
+        from enhance.audio.resampling import resampled_length
 
         # A manifest's duration may be rounded: what it adds is not there, what it lacks unheard.
         found = audio.info(self.clips[i].path)
-        return audio.resampled_length(found.frames, found.sample_rate, self.sample_rate)
+        return resampled_length(found.frames, found.sample_rate, self.sample_rate)
 
     def _cuts_exactly(self, i: int) -> bool:
         if i not in self._seekable:

@@ -5,82 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from enhance.config import DataConfig
 from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import (
-    Clip,
-    make_manifest,
-    read_manifest,
-    scan_folder,
-    write_manifest,
-)
+from enhance.data.manifest import Clip, read_manifest, scan_folder
 from enhance.errors import EnhanceError
 from enhance.files import is_file, is_folder
 
-__all__ = [
-    "Clip",
-    "ClipStore",
-    "DataConfig",
-    "load_clips",
-    "make_manifest",
-    "read_manifest",
-    "scan_folder",
-    "split",
-    "write_manifest",
-]
-
 log = logging.getLogger("enhance")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What to train on. With no corpus, speech or noise named: the built-in synthetic corpus."""
-
-    corpus: str = ""
-    """Folder of speech and noise: a manifest whose `kind` column tells them apart, or
-    subfolders `speech` and `noise`."""
-    speech: list[str] = field(default_factory=list)
-    """Manifests or folders of clean speech."""
-    noise: list[str] = field(default_factory=list)
-    """Manifests or folders of noise."""
-    held_back: float = 0.05
-    """Fraction kept from training for validation: by speaker for speech (by recording where the
-    speaker is unknown), by recording for noise."""
-    held_out: list[str] = field(default_factory=list)
-    """Sources (the manifest's `source`) that neither training nor validation hears:
-    `enhance data mix --held-out` makes a set of them."""
-    balance: float = 0.5
-    """A source is drawn with probability in proportion to its hours to this power: 1 draws every
-    hour equally often, 0 every source."""
-    workers: int = 1
-    """Processes that mix ahead of training; 0 mixes in the training process. Any number gives
-    the same mixtures."""
-    cache_mb: int = 2000
-    """Decoded audio held in memory, in megabytes; an hour takes 115. Beyond it files are read at
-    each mixture: keep those as WAV or FLAC at the model's rate."""
-    cache_gb: float = 4.0
-    """Decoded audio kept on disk for the next start, in the user's cache folder
-    (`$XDG_CACHE_HOME/enhance/decoded`), in gigabytes, all corpora together: for a new one the
-    longest unused are removed. A changed file is decoded anew. 0 keeps nothing."""
-    rirs: str = ""
-    """Folder of room impulse responses, for `mixing.rir_source: folder`."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.held_back < 1:
-            raise EnhanceError(f"data.held_back {self.held_back}: must be in [0, 1)")
-        if not 0 <= self.balance <= 1:
-            raise EnhanceError(f"data.balance {self.balance}: must be in [0, 1]")
-        if self.workers < 0 or self.cache_mb < 0:
-            raise EnhanceError("data.workers and data.cache_mb must not be negative")
-        if not 0 <= self.cache_gb < math.inf:
-            raise EnhanceError(
-                f"data.cache_gb {self.cache_gb}: must be a number, at least 0 (which keeps nothing)"
-            )
+Weights = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
+"""See `source_weights`."""
 
 
 def load_clips(
@@ -209,9 +147,7 @@ def split(
     return kept, [clip for clip, root in zip(clips, group, strict=True) if root in held]
 
 
-def source_weights(
-    store: ClipStore, balance: float
-) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+def source_weights(store: ClipStore, balance: float) -> Weights:
     """How clips are drawn: a source by its hours to the power ``balance``, a clip by its length.
 
     Returns
@@ -230,6 +166,18 @@ def source_weights(
     ends = [np.cumsum([store.length(i) for i in ids], dtype=np.int64) for ids in members]
     chances = np.cumsum([math.pow(float(end[-1]), balance) for end in ends])
     return members, ends, chances / chances[-1]
+
+
+def draw_clip(weights: Weights, rng: np.random.Generator) -> tuple[int, int]:
+    """A source and one of its clips, by their numbers; see `source_weights`."""
+    source = min(int(np.searchsorted(weights[2], rng.random(), "right")), len(weights[2]) - 1)
+    return source, clip_of(weights, source, rng)
+
+
+def clip_of(weights: Weights, source: int, rng: np.random.Generator) -> int:
+    """A clip of a source, by its length."""
+    members, ends = weights[0][source], weights[1][source]
+    return int(members[np.searchsorted(ends, rng.integers(ends[-1]), "right")])
 
 
 def _groups(clips: Sequence[Clip], by: str) -> list[int]:

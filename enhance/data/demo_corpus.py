@@ -59,7 +59,7 @@ def make(
     Path
         ``folder``.
     """
-    from enhance.audio import read as audio
+    from enhance.audio.write import write
 
     if minutes_speech <= 0 or minutes_noise <= 0 or speakers < 1 or seed < 0:
         raise EnhanceError("a synthetic corpus needs positive minutes, speakers and seed")
@@ -74,7 +74,7 @@ def make(
         def add(name: str, wave: np.ndarray, kind: str, speaker: str, label: str) -> None:
             path = place / kind / f"{name}.flac"
             # The loudest sample sets the level where 16 bits would clip.
-            audio.write(path, wave * min(1, 0.99 / np.abs(wave).max()), RATE)
+            write(path, wave * min(1, 0.99 / np.abs(wave).max()), RATE)
             labels = {"synthetic": "yes", "recording": name, "type": label}
             clips.append(Clip(path, len(wave) / RATE, RATE, kind, SOURCE, speaker, labels))
             bar.update(task, advance=1)

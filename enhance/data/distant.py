@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from enhance.data import augment, filters, rooms
-from enhance.data.clips import ClipStore
-from enhance.data.mixing_config import MixingConfig
+from enhance.data.clip_store import ClipStore
 from enhance.data.pieces import assemble, at_level
 from enhance.data.recipe import Distant, Piece
 from enhance.data.rooms import Response
+from enhance.mixing_config import MixingConfig
 
 _DIRECT_DB = (-20.0, -3.0)
 _CUTOFF_HZ = (900.0, 5000.0)

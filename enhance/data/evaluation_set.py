@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from enhance.data.clips import DataConfig, load_clips, split
+from enhance.config import DataConfig
+from enhance.data.clips import load_clips, split
 from enhance.data.formulas import FAMILIES
 from enhance.data.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
 from enhance.data.recipe import Formula, Piece, Recipe
@@ -94,7 +95,8 @@ def make_set(
     import soundfile
 
     from enhance.data.clip_store import ClipStore
-    from enhance.data.mixing import Mixer, MixingConfig
+    from enhance.data.mixing import Mixer
+    from enhance.mixing_config import MixingConfig
     from enhance.progress import progress_bar
 
     if not 1 <= count <= 100_000 or not -60 <= snr_db <= 60:

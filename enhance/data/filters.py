@@ -8,6 +8,8 @@ from enhance.data.rooms import Response
 
 EQUALISER_HZ = (60.0, 180.0, 500.0, 1300.0, 3200.0, 7500.0)
 """Where an equaliser's points stand."""
+LEAST_SHARE = 1e-5
+"""Of a signal's energy: what filters leave below it is clicks at the ends and rounding."""
 _TAIL = 2048  # samples of room for the ringing of equaliser and band limit
 
 
@@ -22,6 +24,9 @@ def apply(
     noise_response: Response | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Equaliser of each, band limit of both, rooms; without delay.
+
+    A signal of which equaliser and band limit would leave nothing keeps all of it: to bring its
+    rounding noise to a level would make another signal.
 
     Parameters
     ----------
@@ -58,11 +63,14 @@ def apply(
 
     def spectrum_of(wave: np.ndarray, curve: tuple[float, ...]) -> np.ndarray:
         spectrum = fft.rfft(wave, size)
+        if not curve and band is None:
+            return spectrum
+        before = _energy(spectrum)
         if curve:
             spectrum *= equaliser(size, sample_rate, curve)
         if band is not None:
             spectrum *= band
-        return spectrum
+        return spectrum if _energy(spectrum) >= LEAST_SHARE * before else fft.rfft(wave, size)
 
     def wave_of(spectrum: np.ndarray, start: int = 0) -> np.ndarray:
         return fft.irfft(spectrum, size, overwrite_x=True)[start : start + n]
@@ -104,6 +112,10 @@ def fade_out(x: np.ndarray, full: float, none: float) -> np.ndarray:
     """1 up to ``full``, 0 from ``none`` on, half a cosine between; float32."""
     position = np.clip((x - np.float32(full)) / np.float32(none - full), 0, 1)
     return 0.5 + 0.5 * np.cos(np.float32(np.pi) * position)
+
+
+def _energy(spectrum: np.ndarray) -> float:
+    return float(np.square(np.abs(spectrum)).sum(dtype=np.float64))
 
 
 def _frequencies(size: int, sample_rate: int) -> np.ndarray:

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from enhance.data.manifest import Clip
-
-LANGUAGES = {"en": "English", "de": "German", "nl": "Dutch", "fr": "French", "es": "Spanish"}
-"""Names of language codes; another code stands for itself."""
-
-USES = {
-    "train": "speech, trained on",
-    "held_back": "speech, held back",
-    "noise": "noise, mixed in",
-    "noise_held_back": "noise, held back",
-}
-"""What the parts of a run's data are used for."""
 
 
 def by_source(clips: Sequence[Clip]) -> list[dict[str, Any]]:
@@ -38,19 +27,3 @@ def by_source(clips: Sequence[Clip]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def source_table(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Markdown lines: every source of each part of `USES`, and the hours trained on."""
-    lines = ["| source | use | languages | files | hours | licence |", "|" + "---|" * 6]
-    for key, use in USES.items():
-        for row in data[key]:
-            languages = ", ".join(LANGUAGES.get(x, x) for x in row["languages"])
-            licences = "; ".join(row["licences"]) or "not stated in the manifest"
-            lines.append(
-                f"| {row['source']} | {use} | {languages} | {row['files']} | {row['hours']:.2f} "
-                f"| {licences} |"
-            )
-    total = {key: sum(row["hours"] for row in data[key]) for key in USES}
-    lines += ["", f"Trained on {total['train']:.2f} h of speech, {total['noise']:.2f} h of noise."]
-    return lines

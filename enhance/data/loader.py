@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from enhance.data.mixing import Mixer, MixingConfig, Mixture
+from enhance.data.mixing import Mixer
+from enhance.data.recipe import Mixture
 from enhance.errors import EnhanceError
+from enhance.mixing_config import MixingConfig
 
 Key = tuple[int, int, MixingConfig | None]
 """Epoch, index, and how to mix: None for the mixer's own configuration."""

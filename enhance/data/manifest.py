@@ -24,6 +24,10 @@ KINDS = {"speech": "speech", "clean": "speech", "noise": "noise"}
 """Words for a clip's kind that folders and manifests use, and what they mean here."""
 UNKNOWN = frozenset({"", "-", "none", "unknown", "n/a", "na", "nan", "?"})
 """Entries of a speaker column that name nobody."""
+COLUMNS = frozenset({
+    "path", "duration", "seconds", "sample_rate", "kind", "source", "speaker", "labels",
+})  # fmt: skip
+"""What a manifest tells of a clip, whatever the case of its names; the rest is labels."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,9 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EnhanceError(f"{path}: cannot be read as CSV ({error})") from error
-    if len(names) == 1 and ";" in names[0]:
-        raise EnhanceError(f"{path}: its columns are parted by semicolons; write commas")
+    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and mark in names[0]:
+            raise EnhanceError(f"{path}: its columns are parted by {word}; write commas")
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise EnhanceError(f"{path}, entry {number}: has another number of columns than line 1")
@@ -249,7 +254,7 @@ def _probe(path: Path) -> tuple[int, int]:
 
 
 def _clip(row: Mapping[str, Any], folder: Path, where: str) -> Clip:
-    row = dict(row)
+    row = _by_name(row, where)
     path = row.pop("path", None)
     if not isinstance(path, str) or not path:
         raise EnhanceError(f"{where}: lacks `path`")
@@ -257,16 +262,18 @@ def _clip(row: Mapping[str, Any], folder: Path, where: str) -> Clip:
     seconds = row.pop("seconds", None) if seconds in (None, "") else seconds
     place = Path(os.path.normpath(folder / path))
     try:
-        rate = int(row.pop("sample_rate", None) or 0)
-    except (TypeError, ValueError) as error:
-        raise EnhanceError(f"{where}: `sample_rate` is no whole number") from error
+        rate = float(row.pop("sample_rate", None) or 0)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not (rate >= 0 and rate.is_integer()):
+        raise EnhanceError(f"{where}: `sample_rate` is no whole number")
     duration = 1.0  # a file that is not there is told with all others
     if seconds not in (None, ""):
         try:
             duration = float(seconds)
         except (TypeError, ValueError):
             duration = math.nan
-    elif place.is_file():
+    elif is_file(place):
         frames, rate = _probe(place)
         duration = frames / rate
     if not 0 < duration < math.inf:
@@ -279,12 +286,24 @@ def _clip(row: Mapping[str, Any], folder: Path, where: str) -> Clip:
     return Clip(
         path=place,
         duration=duration,
-        sample_rate=rate,
+        sample_rate=int(rate),
         kind=KINDS.get(kind, kind),
         source=str(row.pop("source", None) or ""),
         speaker="" if speaker.lower() in UNKNOWN else speaker,
         labels={str(k): str(v) for k, v in {**row, **labels}.items() if v not in (None, "")},
     )
+
+
+def _by_name(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    # Written by hand, a column is ` Speaker` as well; unseen, it would be a label.
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        key = name.strip()
+        key = key.lower() if key.lower() in COLUMNS else key
+        if key in found:
+            raise EnhanceError(f"{where}: has `{key}` twice")
+        found[key] = value.strip() if isinstance(value, str) and key != "path" else value
+    return found
 
 
 def _row(clip: Clip, folder: Path) -> dict[str, Any]:

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from enhance.data import augment, distant, filters
 from enhance.data.babble import Voices
-from enhance.data.clips import ClipStore, source_weights
-from enhance.data.mixing_config import MixingConfig
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import draw_clip, source_weights
 from enhance.data.pieces import (
     assemble,
     at_level,
@@ -32,25 +31,19 @@ from enhance.data.pieces import (
     draw_formulas,
     energy,
     name,
+    noise_pieces,
+    speech_pieces,
 )
 from enhance.data.recipe import Distant, Mixture, Piece, Recipe, in_segment
 from enhance.data.rooms import Response, bank
 from enhance.errors import EnhanceError
-
-__all__ = ["Mixer", "MixingConfig", "Mixture", "Piece", "Recipe", "bank"]
+from enhance.mixing_config import MixingConfig
 
 ATTEMPTS = 20
 """Crops drawn by chance until one is not silent; then audible ones are searched."""
-LEAST_SHARE = 1e-5
-"""Of a signal's energy: what filters leave below it is clicks at the ends and rounding."""
-_SHORTEST = 0.25  # seconds: less room than this at a segment's end is left silent
 _FADE = 80  # samples of fade where noise pieces meet inside a segment
 _PEAK = np.float32(0.99)
 _VOICE_DB = (-6.0, 0.0)  # levels of the voices in babble
-
-
-class NothingLeft(EnhanceError):
-    """Filters left nothing of speech or noise."""
 
 
 class Mixer:
@@ -130,15 +123,7 @@ class Mixer:
 
     def __call__(self, epoch: int, index: int) -> Mixture:
         """Mixture ``index`` of ``epoch``."""
-        return self.mix(self.draw(epoch, index))
-
-    def mix(self, recipe: Recipe) -> Mixture:
-        """`render`, unfiltered where the filters would leave nothing."""
-        try:
-            return self.render(recipe)
-        except NothingLeft:
-            plain = replace(recipe, cutoff_hz=None, speech_equaliser_db=(), noise_equaliser_db=())
-            return self.render(plain)
+        return self.render(self.draw(epoch, index))
 
     def using(self, config: MixingConfig) -> Mixer:
         """The same mixer, clips and rooms, with other chances and ranges; what is 0 stays 0."""
@@ -241,16 +226,12 @@ class Mixer:
         Raises
         ------
         EnhanceError
-            If a file has gone.
-        NothingLeft
-            If the equaliser and band limit leave nothing of speech or noise.
+            If a file has gone, or a room leaves nothing of speech or noise.
         """
         early = round(self.config.early_ms * self.sample_rate / 1000)
-        spoken, disturbance = self._spoken(recipe), self._disturbance(recipe)
-        least = [LEAST_SHARE * energy(wave) for wave in (spoken, disturbance)]
         speech, clean, noise = filters.apply(
-            spoken,
-            disturbance,
+            self._spoken(recipe),
+            self._disturbance(recipe),
             (recipe.speech_equaliser_db, recipe.noise_equaliser_db),
             recipe.cutoff_hz,
             None if recipe.rir is None else self.responses[recipe.rir],
@@ -261,14 +242,14 @@ class Mixer:
         others = (*recipe.babble, *(voice.pieces for voice in recipe.distant))
         parts = ((self.speech, (recipe.speech,)), (self.noise, recipe.noise), (self.speech, others))
         files = tuple(name(store, piece) for store, rows in parts for row in rows for piece in row)
-        if energy(speech) <= least[0] or energy(noise) <= least[1]:
-            raise NothingLeft(f"{files[0]}, {files[-1]}: nothing is left after filtering")
         if recipe.distant:
             voices = distant.render(
                 recipe.distant, self.speech, self.responses, self.segment, early, recipe.cutoff_hz
             )
             noise = beside(noise, voices, min(recipe.snr_db - recipe.distant_db, 0.0))
         speech_energy, noise_energy = energy(speech), energy(noise)
+        if not (speech_energy > 0 and noise_energy > 0):
+            raise EnhanceError(f"{files[0]}, {files[-1]}: nothing is left after filtering")
         gain = 10 ** (recipe.level_dbfs / 20) / (speech_energy / self.segment) ** 0.5
         noise_gain = gain * (speech_energy / noise_energy * 10 ** (-recipe.snr_db / 10)) ** 0.5
         noise *= np.float32(noise_gain)
@@ -318,27 +299,16 @@ class Mixer:
         )
 
     def _draw_speech(self, rng: np.random.Generator, n: int) -> tuple[Piece, ...]:
-        return self._spoken_from(_draw_clip(self._speech_weights, rng)[1], rng, n)
+        return self._spoken_from(draw_clip(self._speech_weights, rng)[1], rng, n)
 
     def _spoken_from(self, i: int, rng: np.random.Generator, n: int) -> tuple[Piece, ...]:
-        """Clip ``i``, and others of its speaker where it is too short."""
-        a, c = self.alignment, self.config
-        length = self.speech.length(i)
-        if length >= n:
-            return (Piece(i, int(rng.integers((length - n) // a + 1)) * a, 0, n),)
-        if rng.random() < c.silence_probability:
-            return (Piece(i, 0, int(rng.integers((n - length) // a + 1)) * a, length),)
         clip = self.speech.clips[i]
         companions = self._companions[clip.source, clip.speaker]
-        pieces, position = [], 0
-        start = int(rng.integers(length // 4 // a + 1)) * a
-        while position == 0 or n - position >= _SHORTEST * self.sample_rate:
-            take = min(self.speech.length(i) - start, n - position)
-            pieces.append(Piece(i, start, position, take))
-            gap = rng.uniform(*c.join_gap_seconds) * self.sample_rate
-            position = -(-(position + take + max(1, int(gap))) // a) * a
-            i, start = companions[int(rng.integers(len(companions)))], 0
-        return tuple(pieces)
+        return speech_pieces(self.speech, i, companions, self.config, self.alignment, n, rng)
+
+    def _draw_noise(self, rng: np.random.Generator, n: int) -> tuple[Piece, ...]:
+        chance = self.config.noise_switch_probability
+        return noise_pieces(self.noise, self._noise_weights, chance, n, rng)
 
     def _draw_babble(self, target: int, rng: np.random.Generator) -> tuple[tuple[Piece, ...], ...]:
         """A row for each voice behind clip ``target``; none where there are too few others."""
@@ -368,25 +338,6 @@ class Mixer:
             return self._audible(self.speech, spoken, n, rng, voice=True)
 
         return distant.draw(self.config, clips, pieces_of, self.segment, len(self.responses), rng)
-
-    def _draw_noise(self, rng: np.random.Generator, n: int) -> tuple[Piece, ...]:
-        source, i = _draw_clip(self._noise_weights, rng)
-        turn = n
-        if rng.random() < self.config.noise_switch_probability:
-            turn = int(rng.uniform(0.25, 0.75) * n)
-        pieces: list[Piece] = []
-        position = 0
-        while position < n:
-            length = self.noise.length(i)
-            take = min(length, (turn if position < turn else n) - position)
-            start = int(rng.integers(length - take + 1))
-            pieces.append(Piece(i, start, position, take))
-            position += take
-            if position == turn:
-                source, i = _draw_clip(self._noise_weights, rng)
-            else:
-                i = _clip_of(self._noise_weights, source, rng)
-        return tuple(pieces)
 
     def _draw_curve(self, rng: np.random.Generator) -> tuple[float, ...]:
         c = self.config
@@ -436,22 +387,6 @@ class Mixer:
         if recipe.noise_gain_db:
             augment.vary_gain(noise, recipe.noise_gain_db)
         return noise
-
-
-def _draw_clip(
-    weights: tuple[list[np.ndarray], list[np.ndarray], np.ndarray], rng: np.random.Generator
-) -> tuple[int, int]:
-    source = min(int(np.searchsorted(weights[2], rng.random(), "right")), len(weights[2]) - 1)
-    return source, _clip_of(weights, source, rng)
-
-
-def _clip_of(
-    weights: tuple[list[np.ndarray], list[np.ndarray], np.ndarray],
-    source: int,
-    rng: np.random.Generator,
-) -> int:
-    members, ends = weights[0][source], weights[1][source]
-    return int(members[np.searchsorted(ends, rng.integers(ends[-1]), "right")])
 
 
 def _perhaps(rng: np.random.Generator, chance: float, bounds: tuple[float, float]) -> float | None:

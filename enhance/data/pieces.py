@@ -8,8 +8,12 @@ from itertools import pairwise
 import numpy as np
 
 from enhance.data import formulas
-from enhance.data.clips import ClipStore
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import Weights, clip_of, draw_clip
 from enhance.data.recipe import Formula, Piece
+from enhance.mixing_config import MixingConfig
+
+_SHORTEST = 0.25  # seconds: less room than this at a segment's end is left silent
 
 
 def assemble(
@@ -32,6 +36,58 @@ def assemble(
             part[-len(ramp) :] *= ramp[::-1]
         wave[piece.segment_start : end] = part
     return wave
+
+
+def speech_pieces(
+    store: ClipStore,
+    i: int,
+    companions: Sequence[int],
+    config: MixingConfig,
+    alignment: int,
+    n: int,
+    rng: np.random.Generator,
+) -> tuple[Piece, ...]:
+    """``n`` samples of clip ``i``, and of others of its speaker where it is too short.
+
+    ``companions`` are the clips of its speaker, ``alignment`` is that of `Mixer`.
+    """
+    a, length = alignment, store.length(i)
+    if length >= n:
+        return (Piece(i, int(rng.integers((length - n) // a + 1)) * a, 0, n),)
+    if rng.random() < config.silence_probability:
+        return (Piece(i, 0, int(rng.integers((n - length) // a + 1)) * a, length),)
+    pieces, position = [], 0
+    start = int(rng.integers(length // 4 // a + 1)) * a
+    while position == 0 or n - position >= _SHORTEST * store.sample_rate:
+        take = min(store.length(i) - start, n - position)
+        pieces.append(Piece(i, start, position, take))
+        gap = rng.uniform(*config.join_gap_seconds) * store.sample_rate
+        position = -(-(position + take + max(1, int(gap))) // a) * a
+        i, start = companions[int(rng.integers(len(companions)))], 0
+    return tuple(pieces)
+
+
+def noise_pieces(
+    store: ClipStore, weights: Weights, switch_probability: float, n: int, rng: np.random.Generator
+) -> tuple[Piece, ...]:
+    """``n`` samples of clips of one source, or of two in turn; see `source_weights`."""
+    source, i = draw_clip(weights, rng)
+    turn = n
+    if rng.random() < switch_probability:
+        turn = int(rng.uniform(0.25, 0.75) * n)
+    pieces: list[Piece] = []
+    position = 0
+    while position < n:
+        length = store.length(i)
+        take = min(length, (turn if position < turn else n) - position)
+        start = int(rng.integers(length - take + 1))
+        pieces.append(Piece(i, start, position, take))
+        position += take
+        if position == turn:
+            source, i = draw_clip(weights, rng)
+        else:
+            i = clip_of(weights, source, rng)
+    return tuple(pieces)
 
 
 def audible_crop(
@@ -70,7 +126,8 @@ def audible_crop(
         take = min(n, length)
         sums = np.concatenate([[0], np.cumsum(np.square(store.whole(i), dtype=np.float64))])
         starts = np.arange(0, length - take + 1, step)
-        audible = starts[sums[starts + take] - sums[starts] >= floor]
+        least = floor * take / n if fill else floor
+        audible = starts[sums[starts + take] - sums[starts] >= least]
         if len(audible):
             start, end = int(audible[rng.integers(len(audible))]), n if fill else take
             return tuple(

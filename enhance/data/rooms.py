@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from enhance.data.manifest import scan_folder
-from enhance.data.mixing_config import MixingConfig
 from enhance.errors import EnhanceError, require
+from enhance.mixing_config import MixingConfig
 from enhance.progress import progress_bar
 
 _LARGEST_ORDER = 40  # reflections; later ones are below what noise leaves audible

@@ -7,8 +7,8 @@ from typing import Protocol, Self
 import numpy as np
 
 from enhance.audio.resampling import StreamingResampler, check_block
+from enhance.audio.samples import MOST_CHANNELS, check_samples, floats, rate_of, whole_number
 from enhance.device.strength import mix
-from enhance.samples import MOST_CHANNELS, check_samples, floats, rate_of, whole_number
 
 
 class Model(Protocol):

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from enhance.audio.samples import check_finite, check_layout, check_samples, floats, whole_number
 from enhance.device.aligned_stream import AlignedStream
 from enhance.device.hub import find_model
 from enhance.device.strength import mix, wet_share
 from enhance.errors import EnhanceError
-from enhance.samples import check_finite, check_layout, check_samples, floats, whole_number
 
 if TYPE_CHECKING:
     import onnxruntime

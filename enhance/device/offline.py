@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from enhance.audio.samples import check_samples, floats
 from enhance.device.enhancer import Enhancer, open_session
 from enhance.device.hub import find_model
 from enhance.device.strength import wet_share
 from enhance.errors import EnhanceError
-from enhance.samples import check_samples, floats
 
 KIND = "gcrn-offline"
 """`model_type` in the metadata of such a file."""

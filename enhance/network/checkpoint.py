@@ -14,9 +14,9 @@ from enhance.config import ModelConfig
 from enhance.errors import EnhanceError
 from enhance.files import is_file, is_folder, read_jsonl, write_json
 from enhance.network.companion import Companion, Factory
+from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import parse, to_dict
-from enhance.training.state import load_exactly, load_tensors, save_tensors
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

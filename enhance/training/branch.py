@@ -15,9 +15,10 @@ from enhance.config import RunConfig
 from enhance.errors import EnhanceError
 from enhance.files import sha256
 from enhance.network.checkpoint import difference
+from enhance.network.tensors import load_tensors, save_tensors
 from enhance.settings import parse, to_dict
 from enhance.training.run_folder import of_cache, refuse_present
-from enhance.training.state import FILE, FORMAT, load_tensors, save_tensors
+from enhance.training.state import FILE, FORMAT
 
 _SAME = ("mode", "model.", "described.", "training.optimizer")
 """Settings that the tensors of a state depend on."""

@@ -6,50 +6,10 @@ So the mixtures of a step are the same for any number of workers and processes, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
-from enhance.data.mixing_config import MixingConfig
-from enhance.errors import EnhanceError
-
-FIXED = ("segment_seconds", "rir_source", "rir_count", "rir_rt60")
-"""What a mixer decides once: the shape of a batch, and the rooms."""
-
-
-@dataclass(frozen=True)
-class Knot:
-    """What mixtures are like at one step."""
-
-    step: int
-    """Counted from the start of the run."""
-    mixing: dict[str, Any] = field(default_factory=dict)
-    """Fields of `MixingConfig`; others keep their values of the knot before, at the first those of
-    `RunConfig.mixing`."""
-
-
-def knots(mixing: MixingConfig, curriculum: Sequence[Knot]) -> list[tuple[int, MixingConfig]]:
-    """Steps and the configurations reached there, the first at step 0.
-
-    Raises
-    ------
-    EnhanceError
-        If steps do not rise, a field is unknown or has a wrong value, or one of `FIXED` changes.
-    """
-    from enhance.settings import merge, parse, to_dict
-
-    found = [(0, mixing)]
-    for number, knot in enumerate(curriculum):
-        where = f"curriculum[{number}]"
-        if knot.step < found[-1][0] or (number and knot.step == found[-1][0]):
-            raise EnhanceError(f"{where}: step {knot.step}: steps must rise, from 0 on")
-        found.append((
-            knot.step,
-            parse(MixingConfig, merge(to_dict(found[-1][1]), knot.mixing), f"{where}: mixing"),
-        ))  # fmt: skip
-        for name in FIXED:
-            if getattr(found[-1][1], name) != getattr(mixing, name):
-                raise EnhanceError(f"{where}: mixing.{name} must be the same for the whole run")
-    return found[1:] if curriculum and curriculum[0].step == 0 else found
+from enhance.mixing_config import MixingConfig
 
 
 def mixing_at(found: Sequence[tuple[int, MixingConfig]], step: int) -> MixingConfig:
@@ -58,7 +18,7 @@ def mixing_at(found: Sequence[tuple[int, MixingConfig]], step: int) -> MixingCon
     Parameters
     ----------
     found
-        What `knots` returned.
+        What `enhance.config.knots` returned.
     step
         Steps that were finished before: 0 in the first.
 

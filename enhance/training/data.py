@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from enhance.config import RunConfig
+from enhance.config import RunConfig, knots
 from enhance.data.clip_store import ClipStore
 from enhance.data.clips import load_clips, split
 from enhance.data.manifest import Clip
-from enhance.data.mixing import Mixer, bank
+from enhance.data.mixing import Mixer
+from enhance.data.rooms import bank
 from enhance.errors import EnhanceError
-from enhance.training.curriculum import knots, mixing_at, widest
+from enhance.training.curriculum import mixing_at, widest
 from enhance.training.run_folder import fingerprint
 
 SPLIT_SEED = 0

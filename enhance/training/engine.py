@@ -25,6 +25,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from enhance.network.tensors import save_tensors
 from enhance.training import state as files
 from enhance.training.batchnorm import share_batch_norms
 from enhance.training.interrupt import Interrupt
@@ -260,7 +261,7 @@ class Engine:
 
     def _write(self) -> None:
         header = {**asdict(self.state), "precision": precision_of(self.fabric), **self.header()}
-        files.save_tensors(self.file, files.gather(self.modules, self.optimizer), header, self.tag)
+        save_tensors(self.file, files.gather(self.modules, self.optimizer), header, self.tag)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from enhance import __version__
 from enhance.config import RunConfig
 from enhance.data.loader import batches
-from enhance.data.mixing import bank
+from enhance.data.rooms import bank
 from enhance.errors import EnhanceError
 from enhance.files import sha256
 from enhance.measure.timing import processor_name

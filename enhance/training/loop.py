@@ -13,20 +13,19 @@ import torch
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import start_from
+from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import to_dict
 from enhance.training import branch as branches
 from enhance.training import run_folder
 from enhance.training import state as files
 from enhance.training.data import TrainingData
-from enhance.training.engine import Engine, seed_everything
+from enhance.training.engine import Engine
 from enhance.training.enhancer import Enhancer, EnhancerPlan
 from enhance.training.interrupt import Interrupt
 from enhance.training.learner import State
 from enhance.training.objective import Objective
 from enhance.training.processes import Hardware, end_others, in_turn, on_first, together
-
-__all__ = ["fit", "seed_everything"]
 
 
 def fit(
@@ -122,7 +121,7 @@ def fit(
         go_on = fabric.broadcast(on_first(fabric, begin))
         objective.to(fabric.device)
         together(fabric, lambda: objective.prepare(data.mixer.speech))
-        tensors, header = files.load_tensors(run / files.FILE, files.FORMAT) if go_on else ({}, {})
+        tensors, header = load_tensors(run / files.FILE, files.FORMAT) if go_on else ({}, {})
         interrupt = stack.enter_context(Interrupt())
         plan = EnhancerPlan(config, header.get("branch"))
         start = None if go_on else init

@@ -14,7 +14,7 @@ from enhance.network.waveform_model import WaveformModel
 from enhance.training.losses import enhancement_loss
 
 if TYPE_CHECKING:
-    from enhance.data.clips import ClipStore
+    from enhance.data.clip_store import ClipStore
     from enhance.network.companion import Companion
 
 

@@ -18,12 +18,13 @@ from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.files import atomic, read_jsonl, sha256, write_jsonl
 from enhance.network.checkpoint import HEARD, WEIGHTS, difference
+from enhance.network.tensors import load_tensors
 from enhance.progress import progress_bar
 from enhance.settings import dump_yaml, parse, to_dict
 from enhance.training.history import HISTORY
 from enhance.training.processes import resolve
 from enhance.training.schedule import is_stable, progress, since
-from enhance.training.state import FILE, FORMAT, load_tensors
+from enhance.training.state import FILE, FORMAT
 
 CONFIG = "config.yaml"
 HARMLESS = frozenset(

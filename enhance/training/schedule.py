@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from enhance.training.config import TrainingConfig
+from enhance.config import TrainingConfig
 
 
 def progress(config: TrainingConfig, step: int, seconds: float) -> float:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from enhance.config import RunConfig
-from enhance.data.clips import ClipStore
-from enhance.data.mixing import Mixer, Mixture
+from enhance.data.clip_store import ClipStore
+from enhance.data.mixing import Mixer
+from enhance.data.recipe import Mixture
 from enhance.data.rooms import Response
 from enhance.measure.metrics import MetricRefused, pesq_wb
 from enhance.network.waveform_model import WaveformModel

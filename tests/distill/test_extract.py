@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from clip_stores import Counting, store_of
 
+from distill.backbones.find import load
 from distill.extract import Wanted, extract
 from distill.modes.targets import Targets
-from distill.teacher.contract import load
 from distill.teacher.features import Features
 from enhance.errors import EnhanceError
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from test_families import CASES, TINY, configured
 
+from distill.backbones.find import load
 from distill.ssl.run import FORMAT, pretrain
-from distill.teacher import contract as teacher
 from distill.training.loop import Loop
 from enhance.errors import EnhanceError
 
@@ -51,7 +51,7 @@ def test_two_processes_hear_twice_as_much(case: str, tiny_corpus: Path, tmp_path
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     record = json.loads((tmp_path / "two" / "record.json").read_text())
     assert record["iterations"][0]["steps"] == 3
-    assert teacher.load(str(tmp_path / "two")).num_layers
+    assert load(str(tmp_path / "two")).num_layers
 
 
 @pytest.mark.parametrize("kept", ["model.safetensors", "history.jsonl", "record.json"])

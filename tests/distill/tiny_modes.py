@@ -15,9 +15,9 @@ from torch import Tensor
 from distill.modes.choose import make_objective
 from distill.modes.wrapper import Around
 from enhance.config import RunConfig
+from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.loop import fit
-from enhance.training.state import load_tensors
 
 PHASES = {"pretrain_steps": 3, "freeze_steps": 2}
 

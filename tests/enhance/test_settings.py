@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +57,7 @@ def test_several_files_are_included_in_order(tmp_path: Path) -> None:
         ({"hidden": "many"}, "hidden.*expected int.*many"),
         ({"hidden": 2.5}, "hidden.*expected int"),
         ({"hidden": True}, "hidden.*expected int"),
-        ({"cell": "rnn"}, "cell.*'lstm', 'gru'"),
+        ({"cell": "rnn"}, "cell: expected 'lstm' or 'gru', found 'rnn'"),
         ({"channels": 3}, "channels.*list"),
         ({"channels": [3, "x"]}, r"channels\[1\]"),
     ],
@@ -117,3 +120,118 @@ def test_set_takes_text_as_it_stands_and_is_blamed_itself(tmp_path: Path) -> Non
     path.write_text("training: {steps: many}\n")
     with pytest.raises(EnhanceError, match=r"^\S*c\.yaml: .*steps"):
         load_run(path, ["seed=4"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training: {minutes: .nan}", "training.minutes: expected a finite number, found nan"),
+        ("mixing: {snr: [-.inf, 0]}", "mixing.snr[0]: expected a finite number, found -inf"),
+        ("loss: {si_sdr: '0.1'}", "loss.si_sdr: expected a number, found '0.1'"),
+        ("loss: {pesq: true}", "loss.pesq: expected a number, found True"),
+        ("loss: {level_invariant: 1}", "loss.level_invariant: expected true or false, found 1"),
+        ("model: {gcrn: {decoders: true}}", "model.gcrn.decoders: expected int, found True"),
+        ("model: {stft: {hop_length: 2.0}}", "model.stft.hop_length: expected int, found 2.0"),
+        ("data: {corpus: 3}", "data.corpus: expected text, found 3"),
+        ("mixing: {snr: [1]}", "mixing.snr[1]: expected a value, found [1]"),
+        ("mixing: {snr: [1, 2, 3]}", "mixing.snr: expected 2 values or fewer, found [1, 2, 3]"),
+        ("mixing: {snr: [2, 1]}", "mixing.snr: the first must not be larger, found [2, 1]"),
+        ("mixing: {speed: [0.4, 1]}", "mixing.speed[0]: expected 0.5 or more, found 0.4"),
+        ("training: {ema_decay: 1}", "training.ema_decay: expected less than 1, found 1"),
+        ("training: {batch_size: 0}", "training.batch_size: expected more than 0, found 0"),
+        (
+            "loss: {multi_resolution_sizes: [3]}",
+            "loss.multi_resolution_sizes[0]: expected a multiple of 2, found 3",
+        ),
+        ("loss:", "loss: expected keys and values, found None"),
+        ("curriculum: [{stp: 1}]", "curriculum[0]: unknown key 'stp'; did you mean 'step'?"),
+        (
+            "curriculum: [{step: 1, mixing: {rir_count: 0}}]",
+            "curriculum[0].mixing: rir_count: expected more than 0, found 0",
+        ),
+        (
+            "training: {steps: 0}",
+            "training.steps 0: a cosine has an end; set steps or minutes, or schedule: wsd",
+        ),
+        ("seed: &a [*a]", "no plain keys and values (Circular reference detected)"),
+        ("seed: 2026-02-31", None),
+        ("2026-01-01: 3", None),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_one_line(
+    tmp_path: Path, text: str, words: str | None
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(EnhanceError) as caught:
+        load_run(path, [])
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert words is None or message == f"{path}: {words}"
+
+
+def test_a_key_that_stands_twice_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("loss: {pesq: 1}\ntraining:\n  steps: 3\n  steps: 4\n")
+    with pytest.raises(EnhanceError, match=r"c\.yaml, line 4: key 'steps' stands twice$"):
+        load_yaml(path)
+    with pytest.raises(EnhanceError, match=r"^--set loss=\{.*line 1: key 'pesq' stands twice$"):
+        override({}, ["loss={pesq: 1, pesq: 2}"])
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: *a\n")  # refined, not doubled
+    assert load_yaml(path)["b"] == {"x": 3, "y": 2}
+
+
+def test_includes_that_lead_nowhere_or_back(tmp_path: Path) -> None:
+    for name, text in (("a", "include: b.yaml"), ("b", "include: [c.yaml]"), ("c", "seed: 1")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert load_yaml(tmp_path / "a.yaml") == {"seed": 1}
+    (tmp_path / "d.yaml").write_text("include: [b.yaml, c.yaml]")  # the same twice is no loop
+    assert load_yaml(tmp_path / "d.yaml") == {"seed": 1}
+    (tmp_path / "c.yaml").write_text("include: a.yaml")
+    with pytest.raises(EnhanceError, match=r"^\S*a\.yaml: include: .*a\.yaml: includes itself$"):
+        load_yaml(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("include: no.yaml")
+    with pytest.raises(EnhanceError, match=r"c\.yaml: include: \S*no\.yaml: no such config"):
+        load_yaml(tmp_path / "c.yaml")
+
+
+def test_the_constructor_checks_too_and_numbers_survive() -> None:
+    with pytest.raises(EnhanceError, match=r"^GcrnConfig: hidden: expected more than 0, found 0$"):
+        GcrnConfig(hidden=0)
+    with pytest.raises(EnhanceError, match=r"^GcrnConfig: unknown key 'hiden'; did you mean 'hid"):
+        GcrnConfig(hiden=3)  # type: ignore[call-arg]
+    for value in (0.1, 1e-300, 1 / 3, 123456789.123456789):
+        assert parse(RunConfig, {"loss": {"waveform": value}}, "test").loss.waveform == value
+
+
+def test_shipped_models_keep_their_words() -> None:
+    """What a checkpoint says of its model, read and written again, is the same text."""
+    found = sorted((Path(__file__).parents[2] / "checkpoints").glob("*/config.json"))
+    assert found
+    for path in found:
+        text = json.dumps(json.loads(path.read_text("utf-8"))["model"], indent=2)
+        read = to_dict(parse(ModelConfig, json.loads(text), str(path)))
+        known = {part: set(json.loads(text)[part]) for part in ("stft", "gcrn")}
+        older = {part: {k: v for k, v in read[part].items() if k in known[part]} for part in known}
+        assert json.dumps(older, indent=2) == text, path
+
+
+def test_without_pydantic_a_line_names_the_extra() -> None:
+    code = (
+        "import importlib.util as u; f = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'pydantic' else f(n, *a)\n"
+        "from enhance.cli.app import main; main()"
+    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+        )
+
+    absent = run("train", "--set", "training.steps=1")
+    assert absent.returncode == 2 and "Traceback" not in absent.stderr
+    assert "pydantic" in absent.stderr and "enhance[train]" in absent.stderr
+    from enhance.device.hub import shipped_models
+
+    shown = run("info", next(iter(shipped_models())))
+    assert shown.returncode == 0 and "MAC/s" in shown.stdout

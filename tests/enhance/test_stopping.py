@@ -40,6 +40,8 @@ def test_a_stopped_run_leaves_no_part(tmp_path: Path, long: Path, number: signal
     process = subprocess.Popen(
         [sys.executable, "-m", "enhance", "run", "-f", str(long), str(older)],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        # Under nohup or in the background the signal would be ignored from the start.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )  # fmt: skip
     stop_at_first_part(process, tmp_path, number)
     assert [path.name for path in tmp_path.iterdir()] == ["out.wav"]

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from tiny_export import TINY, Exported, voice
 
+from enhance.cli import app as cli
 from enhance.config import ModelConfig
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
@@ -23,6 +24,7 @@ from enhance.settings import parse
 from export import stream as command
 from export.certificate import Bounds, Clip, Streams, judge, snr_db
 from export.metadata import describe
+from export.offline import export_offline
 from export.stream import export_model, summary
 
 GENEROUS = Bounds(si_sdr_db=2.0, pesq=1.0, snr_db=20.0)
@@ -231,11 +233,33 @@ def test_bad_requests(checkpoint: Path, exported: Exported, pairs: Path, tmp_pat
     with pytest.raises(EnhanceError, match=r"must end in \.onnx"):
         export_model(checkpoint, tmp_path / "a.bin", clips=pairs, quiet=True)
     with pytest.raises(EnhanceError, match="no such checkpoint"):
-        export_model(tmp_path / "absent", tmp_path / "a.onnx", clips=pairs, quiet=True)
+        export_model(tmp_path / "absent", tmp_path / "new" / "a.onnx", clips=pairs, quiet=True)
+    with pytest.raises(EnhanceError, match="no such checkpoint"):
+        export_offline(tmp_path / "absent", tmp_path / "new" / "a.onnx", clips=pairs, quiet=True)
+    assert not list(tmp_path.iterdir())
     config = replace(TINY, gcrn=replace(TINY.gcrn, extra_features=3))
     save_model(tmp_path / "concat", WaveformModel(config), CheckpointInfo(config))
     with pytest.raises(EnhanceError, match="extra_features 3"):
         export_model(tmp_path / "concat", tmp_path / "a.onnx", clips=pairs, quiet=True)
+
+
+def test_a_file_of_the_run_stands_for_the_run(checkpoint: Path, tmp_path: Path) -> None:
+    before = sorted(checkpoint.iterdir())
+    for offline in (False, True):
+        # No such set: all before it went well.
+        with pytest.raises(EnhanceError, match="no set"):
+            cli.export(
+                checkpoint / "model.safetensors",
+                clips=tmp_path / "no set",
+                onnx=not offline,
+                offline=offline,
+                quiet=True,
+            )
+        other = tmp_path / "some.yaml"
+        other.touch()
+        with pytest.raises(EnhanceError, match="no such checkpoint folder"):
+            cli.export(other, onnx=not offline, offline=offline, quiet=True)
+    assert sorted(checkpoint.iterdir()) == before
 
 
 def test_set_that_is_too_short(checkpoint: Path, pairs: Path, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from torch import nn
 
 from benchmarks.quality.candidates import load as load_candidate
 from benchmarks.quality.candidates import resolve
+from distill.backbones.find import load
 from distill.modes.choose import find_companion, load_model
 from distill.modes.concat import TeacherFeatures
 from distill.modes.teacher_features import overlap_weights
-from distill.teacher.contract import load
 from distill.teacher.frames import FrameGrid, overlaps
 from enhance.config import GcrnConfig, ModelConfig
 from enhance.device.clean import run_path

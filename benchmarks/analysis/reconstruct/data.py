@@ -13,8 +13,9 @@ import numpy as np
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.spectrum import HOP, SAMPLE_RATE, WINDOW, level
 from distill.ssl.crops import Disturbance, disturb
+from enhance.config import DataConfig
 from enhance.data.clip_store import ClipStore
-from enhance.data.clips import DataConfig, load_clips, split
+from enhance.data.clips import load_clips, split
 from enhance.data.inventory import by_source
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError

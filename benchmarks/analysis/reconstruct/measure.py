@@ -15,7 +15,7 @@ from benchmarks.analysis.recognizers.choose import Listening
 from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.training import Trained, decode
 from benchmarks.quality.clips import Pair, read_pair
-from enhance.audio import read as audio
+from enhance.audio.resampling import resample
 from enhance.measure.metrics import MetricRefusal, measure
 
 METRICS = ("pesq_wb", "stoi", "estoi")
@@ -88,8 +88,8 @@ def read_clip(pair: Pair, *, noisy: bool) -> tuple[np.ndarray, np.ndarray]:
     """
     clean, mixture, rate = read_pair(pair.clean, pair.noisy)
     if rate != spectrum.SAMPLE_RATE:
-        clean = audio.resample(clean, rate, spectrum.SAMPLE_RATE)
-        mixture = audio.resample(mixture, rate, spectrum.SAMPLE_RATE)
+        clean = resample(clean, rate, spectrum.SAMPLE_RATE)
+        mixture = resample(mixture, rate, spectrum.SAMPLE_RATE)
     return clean, mixture if noisy else clean
 
 

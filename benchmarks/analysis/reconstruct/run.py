@@ -17,11 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.analysis import sources
 from benchmarks.analysis.recognizers.choose import Listening, listen_with, references
 from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct import report as reconstruct_report
-from benchmarks.analysis.reconstruct import spectrum
+from benchmarks.analysis.reconstruct import sources, spectrum
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.data import DecoderData
 from benchmarks.analysis.reconstruct.measure import ORIGINAL
@@ -68,7 +67,7 @@ def reconstruct(
     Parameters
     ----------
     teachers
-        As `distill.teacher.contract.load` takes them.
+        As `distill.backbones.find.load` takes them.
     corpus
         Folder with speech to learn from (and noise, where ``config.noisy``).
     clips

@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.data import DecoderData
 from benchmarks.analysis.reconstruct.decoder import Decoder
+from benchmarks.analysis.reconstruct.sources import Source
 from benchmarks.analysis.reconstruct.spectrum import (
     GRID,
     HOP,
@@ -30,7 +31,6 @@ from benchmarks.analysis.reconstruct.spectrum import (
     decibels,
     magnitudes,
 )
-from benchmarks.analysis.sources import Source
 from distill.teacher.frames import FrameGrid, resample
 from distill.training.loop import Loop, state_file
 from enhance.progress import progress_bar

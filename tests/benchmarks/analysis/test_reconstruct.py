@@ -24,9 +24,9 @@ from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct import results as reconstruct_results
 from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.run import slug
-from benchmarks.analysis.sources import TeacherSource, open_teachers, random_twin
+from benchmarks.analysis.reconstruct.sources import TeacherSource, open_teachers, random_twin
 from benchmarks.figures.statistics import mean_interval
-from distill.teacher import contract as teachers
+from distill.backbones import find as teachers
 from distill.teacher.features import Features
 from enhance.cli.app import main
 from enhance.errors import EnhanceError

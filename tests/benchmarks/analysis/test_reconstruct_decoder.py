@@ -16,8 +16,8 @@ from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.data import DecoderData
 from benchmarks.analysis.reconstruct.decoder import Decoder
+from benchmarks.analysis.reconstruct.sources import LogMel
 from benchmarks.analysis.reconstruct.training import Trained, train
-from benchmarks.analysis.sources import LogMel
 from enhance.errors import EnhanceError
 from enhance.training.interrupt import Interrupt
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks.analysis.reconstruct import spectrum
+from benchmarks.analysis.reconstruct.sources import LogMel
 from benchmarks.analysis.reconstruct.training import on_frames
-from benchmarks.analysis.sources import LogMel
 from distill.teacher.frames import FrameGrid, resample
 
 RATE = 16000

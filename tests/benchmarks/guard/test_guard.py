@@ -26,6 +26,7 @@ from benchmarks.guard.bounds import Check, Harm, Sign, judge, verdict
 from benchmarks.guard.run import Guard, guard
 from benchmarks.guard.summary import gap, signals_and_noise, worst_tenth
 from benchmarks.guard.tables import checks_table, show_guard
+from benchmarks.pages.report import write_report
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import Candidate, Enhance
 from benchmarks.quality.clips import Pair
@@ -222,7 +223,7 @@ def test_figures_follow_from_the_rows_kept(found: Guard) -> None:
 
 
 def test_the_report_holds_every_verdict(found: Guard) -> None:
-    text = (found.folder / "report.md").read_text("utf-8")
+    text = write_report(found.folder).read_text("utf-8")
     assert "## Harm guards" in text
     (table,) = [checks_table(found.models)]
     assert all("| " + " | ".join(row) + " |" in text for row in table.rows)
@@ -243,7 +244,7 @@ def test_another_run_stands_beside_the_first(found: Guard, place: Path, tmp_path
     rows = read_jsonl(out / "results.jsonl")
     assert rows[:-2] == read_jsonl(found.folder / "results.jsonl")
     assert [(row["model"], row["limit"]) for row in rows[-2:]] == [("noisy", 5), ("half", 5)]
-    text = (out / "report.md").read_text("utf-8")
+    text = write_report(out).read_text("utf-8")
     assert text.count("## Harm guards") == 2
     # No speech was named: those checks say so, and do not pass.
     verdicts = {x["name"]: x["verdict"] for x in rows[-1]["checks"]}

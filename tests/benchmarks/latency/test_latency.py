@@ -11,7 +11,8 @@ import pytest
 from benchmarks.latency import bench as latency
 from benchmarks.latency import cold_start
 from benchmarks.latency.bench import bench
-from benchmarks.pages.report import latency_tables
+from benchmarks.latency.tables import latency_tables
+from benchmarks.pages.report import write_report
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 
@@ -42,7 +43,7 @@ def test_bench_of_two_models(make_model: ModelMaker, tmp_path: Path) -> None:
     assert second["ratio"]["hot"]["low"] > 2
     rows = read_jsonl(out / "results.jsonl")
     assert [row["run"] for row in rows] == [first["run"]] * 2
-    report = (out / "report.md").read_text()
+    report = write_report(out).read_text()
     assert found.hardware["processor"] in report
     assert (out / "latency.png").read_bytes().startswith(b"\x89PNG")
     cpu, wall, start, size = latency_tables(rows)

@@ -18,19 +18,19 @@ import soundfile
 import tiny_training as tiny
 import yaml
 
-from benchmarks.figures.tables import number, plus_minus
+from benchmarks.figures.tables import DIGITS, number, plus_minus
 from benchmarks.guard.run import guard
 from benchmarks.latency.bench import bench
 from benchmarks.pages.card import write_card
 from benchmarks.pages.card_guards import GUARDED, GUARDS, LIMITS, renew_guards
-from benchmarks.pages.report import DIGITS
 from benchmarks.quality.evaluate import evaluate
 from enhance.cli import app as cli
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256, write_json, write_jsonl
 from enhance.measure.metrics import METRICS
 from enhance.settings import dump_yaml, load_run, load_yaml, to_dict
-from enhance.training.loop import fit, seed_everything
+from enhance.training.engine import seed_everything
+from enhance.training.loop import fit
 from enhance.training.objective import Enhancement
 from export.certificate import Bounds
 from export.stream import export_model

@@ -13,6 +13,7 @@ from benchmarks.figures.results import FORMAT
 from benchmarks.figures.tables import Table, number, plus_minus, size, with_interval
 from benchmarks.pages import report
 from benchmarks.quality.heard import telling_name
+from benchmarks.quality.tables import comparison_table
 from enhance.errors import EnhanceError
 from enhance.files import write_jsonl
 from enhance.measure.metrics import METRICS
@@ -98,12 +99,12 @@ def test_comparison_marks_what_holds_among_all_of_the_table() -> None:
     first = dict(zip(METRICS, (entry(0.005), entry(0.04), None, entry(0.001)), strict=True))
     second = dict.fromkeys(METRICS, entry(1e-9, 0.0004))  # rounding noise is no finding
     first_row = {"a": "x", "b": "y", "metrics": first}
-    (row,) = report.comparison_table([first_row]).rows
+    (row,) = comparison_table([first_row]).rows
     assert row == ["y - x", "+0.300 ±0.100 *", "+0.300 ±0.100", "-", "+0.30 ±0.10 *"]
-    table = report.comparison_table([first_row, {"a": "x", "b": "z", "metrics": second}])
+    table = comparison_table([first_row, {"a": "x", "b": "z", "metrics": second}])
     assert table.rows[1] == ["z - x", *["+0.000 ±0.100"] * 3, "+0.00 ±0.10"]
     older = {m: {k: v for k, v in entry(None).items() if k != "p"} for m in METRICS}
-    (row,) = report.comparison_table([{"a": "x", "b": "y", "metrics": older}]).rows
+    (row,) = comparison_table([{"a": "x", "b": "y", "metrics": older}]).rows
     assert not any("*" in cell for cell in row)  # rows of before say nothing of p
 
 

@@ -12,6 +12,8 @@ import pytest
 import soundfile
 
 from benchmarks.figures import results
+from benchmarks.figures.results import read_rows
+from benchmarks.pages.report import write_report
 from benchmarks.quality import clips
 from benchmarks.quality.clips import snr_db
 from benchmarks.quality.evaluate import check_snr, evaluate
@@ -72,7 +74,7 @@ def test_compares_models_pair_by_pair_and_draws(
     (pair,) = found.comparisons
     assert (pair["a"], pair["b"]) == ("a", "b")
     assert pair["metrics"]["si_sdr"]["n"] == 4
-    report = (tmp_path / "out" / "report.md").read_text()
+    report = write_report(found.folder).read_text()
     assert "b - a" in report
     assert found.set_hash in report
     image = (tmp_path / "out" / f"quality-{found.set_hash[:8]}.png").read_bytes()
@@ -124,7 +126,7 @@ def test_refused_clips_are_counted_and_named(make_set: SetMaker, tmp_path: Path)
     assert row["metrics"]["stoi"]["n"] == 3
     assert {item["clip"] for item in row["refusals"]} == {"000"}
     assert any("stoi refused 1 of 4" in line and "000" in line for line in found.warnings)
-    assert "refused 000" in (tmp_path / "out" / "report.md").read_text()
+    assert "refused 000" in write_report(found.folder).read_text()
 
 
 def test_groups_are_reported_apart(make_set: SetMaker, tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_dnsmos_is_added_to_what_was_measured(
     assert {m: row[m] for m in METRICS} == plain.models[0]["metrics"]
     values = [dnsmos(waves(folder, f"00{i}.wav")[1])["dnsmos_sig"] for i in range(2)]
     assert row["dnsmos_sig"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
-    assert "DNSMOS OVRL" in (out / "report.md").read_text()
+    assert "DNSMOS OVRL" in write_report(out).read_text()
     asked.clear()
     again = evaluate("noisy", folder, -5, out, 1, quiet=True)
     assert (again.reused, asked) == (2, [])
@@ -278,7 +280,7 @@ def test_unreadable_rows_are_named(tmp_path: Path) -> None:
     path = tmp_path / "clips.jsonl"
     path.write_text('{"clip": 1}\nnot json\n{"a": 1}\n')
     with pytest.raises(EnhanceError, match="line 2"):
-        clips.read_rows(path)
+        read_rows(path)
 
 
 def test_missing_things_are_one_line(make_set: SetMaker, tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_it_is_frozen_and_its_print_tells_weights_and_padding(own: Path, tmp_pat
 
 
 def test_the_front_door_finds_both_kinds(own: Path, published: Path) -> None:
-    from distill.teacher.contract import load
+    from distill.backbones.find import load
 
     ours, theirs = load(own), load(published)
     assert ours.widths == theirs.widths and ours.fingerprint == theirs.fingerprint

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.backbones.fairseq_files import read
+from distill.backbones.find import load, resolve
 from distill.backbones.hf import HfTeacher
 from distill.backbones.published import settings
-from distill.teacher.contract import load, resolve
 from enhance.errors import EnhanceError
 
 KINDS = ["wav2vec2", "hubert", "wavlm"]

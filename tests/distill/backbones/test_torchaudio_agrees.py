@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.backbones import import_transformers
+from distill.backbones.find import load
 from distill.backbones.hf import CLASSES, HfTeacher, conv_geometry
 from distill.backbones.published import settings
-from distill.teacher.contract import load
 
 KINDS = ["wav2vec2", "hubert", "wavlm"]
 BASE = {"norm": "group", "do_stable_layer_norm": False, "conv_bias": False}

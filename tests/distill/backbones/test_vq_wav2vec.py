@@ -9,16 +9,12 @@ import torch
 from fairseq_layout import aggregate, arguments, checkpoint, encode, quantize, weights
 from torch import Tensor
 
+from distill.backbones.find import load
 from distill.backbones.quantizer import GumbelQuantizer, KmeansQuantizer
-from distill.backbones.vq_wav2vec import (
-    VqWav2Vec,
-    VqWav2VecConfig,
-    VqWav2VecTeacher,
-)
+from distill.backbones.vq_wav2vec import VqWav2Vec, VqWav2VecConfig, VqWav2VecTeacher
 from distill.backbones.wav2vec_published import load_published
 from distill.backbones.wav2vec_teacher import read_model, save
 from distill.ssl.future_loss import FuturePrediction
-from distill.teacher.contract import load
 from enhance.errors import EnhanceError
 
 GUMBEL = {"vq_type": "gumbel", "vq_depth": 2, "combine_groups": True, "vq_vars": 7, "vq_groups": 2,

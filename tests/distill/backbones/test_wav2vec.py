@@ -12,11 +12,11 @@ from fairseq_layout import aggregate, arguments, checkpoint, encode, weights
 from torch import Tensor, nn
 
 from distill.backbones import fairseq_files
+from distill.backbones.find import load
 from distill.backbones.wav2vec import Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec_published import load_published
 from distill.backbones.wav2vec_teacher import Wav2VecTeacher, read_model, save
 from distill.ssl.future_loss import FuturePrediction
-from distill.teacher.contract import load
 from enhance.errors import EnhanceError
 
 TINY = Wav2VecConfig(

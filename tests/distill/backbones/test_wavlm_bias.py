@@ -27,8 +27,8 @@ import torch
 from torch.nn import functional as F
 
 from distill.backbones import import_transformers
+from distill.backbones.find import load
 from distill.backbones.hf import HfTeacher
-from distill.teacher.contract import load
 
 BUCKETS, DISTANCE = 320, 800
 

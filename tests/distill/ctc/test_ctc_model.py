@@ -18,13 +18,13 @@ from test_published import write as write_published
 from tiny_ctc import config
 from torch.nn import functional as F
 
+from distill.backbones import find as teacher
 from distill.backbones import import_transformers
 from distill.ctc import recognizer
 from distill.ctc.folder import build, load, open_backbone, save
 from distill.ctc.model import CtcModel, ctc_loss, least_frames
 from distill.ctc.vocabulary import Vocabulary
 from distill.ssl.masked_units_loss import span_mask
-from distill.teacher import contract as teacher
 from enhance.errors import EnhanceError
 
 KINDS = ["wavlm", "hubert", "wav2vec2"]

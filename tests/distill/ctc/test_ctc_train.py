@@ -18,16 +18,16 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from distill.backbones import find as teacher
 from distill.ctc import card, recognizer, score
 from distill.ctc.config import CtcConfig
 from distill.ctc.data import CtcData, batch_up
 from distill.ctc.folder import build, open_backbone
 from distill.ctc.train import FORMAT, CtcLearner, finetune
-from distill.teacher import contract as teacher
 from enhance.cli.app import app
 from enhance.errors import EnhanceError
+from enhance.network.tensors import load_tensors
 from enhance.training.learner import Learner
-from enhance.training.state import load_tensors
 
 SIZE = {
     "hidden_size": 32,

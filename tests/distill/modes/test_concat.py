@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill.backbones.find import load
 from distill.modes.choose import load_model
 from distill.modes.concat import ConcatConfig, Concatenation, TeacherFeatures
 from distill.teacher import windows
-from distill.teacher.contract import Teacher, load
+from distill.teacher.contract import Teacher
 from enhance.config import GcrnConfig, LossConfig, ModelConfig
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import CheckpointInfo, save_model

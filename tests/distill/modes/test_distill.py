@@ -10,8 +10,9 @@ import pytest
 import soundfile
 import torch
 
+from distill.backbones.find import load
 from distill.modes.distill import Distillation, DistillConfig, shuffle
-from distill.teacher.contract import Teacher, load
+from distill.teacher.contract import Teacher
 from enhance.config import (
     GcrnConfig,
     LossConfig,
@@ -23,7 +24,8 @@ from enhance.config import (
 from enhance.data.clip_store import ClipStore
 from enhance.data.loader import collate
 from enhance.data.manifest import Clip
-from enhance.data.mixing import Mixer, Piece
+from enhance.data.mixing import Mixer
+from enhance.data.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.network.waveform_model import WaveformModel
 from enhance.settings import parse

@@ -18,8 +18,8 @@ from enhance.config import RunConfig, TrainingConfig
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.network.checkpoint import read_info
+from enhance.network.tensors import load_tensors
 from enhance.settings import parse
-from enhance.training.state import load_tensors
 
 ALL = ("concat", "pretrain", "concat+distill", "pretrain+distill", "concat+pretrain+distill")
 
@@ -179,12 +179,12 @@ def test_parameters_of_a_concat_model_are_told(runs: dict[str, Path]) -> None:
 
 
 def test_one_teacher_for_two_modes_is_loaded_once(data: Path, teacher: Path, monkeypatch) -> None:
-    import distill.teacher.contract
+    import distill.backbones.find
 
     asked = []
-    original = distill.teacher.contract.load
+    original = distill.backbones.find.load
     monkeypatch.setattr(
-        distill.teacher.contract, "load", lambda name: asked.append(name) or original(name)
+        distill.backbones.find, "load", lambda name: asked.append(name) or original(name)
     )
     make_objective(tiny.settings(data, "concat+pretrain+distill", teacher), True)
     assert asked == [str(teacher)]

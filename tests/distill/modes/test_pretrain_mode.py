@@ -12,11 +12,12 @@ import tiny_modes as tiny
 import torch
 from torch import Tensor
 
+from distill.backbones.find import load
 from distill.modes.choose import make_objective
 from distill.modes.distances import distance
 from distill.modes.distill import Distillation, DistillConfig
 from distill.modes.pretrain import PretrainConfig, Pretraining
-from distill.teacher.contract import Teacher, load
+from distill.teacher.contract import Teacher
 from enhance.config import LossConfig
 from enhance.data.loader import collate
 from enhance.data.mixing import Mixer

@@ -10,12 +10,12 @@ import pytest
 import torch
 from clip_stores import Counting, by_hand, store_of
 
+from distill.backbones.find import load
 from distill.modes.distill import DistillConfig
 from distill.modes.targets import Targets
-from distill.teacher.contract import load
 from distill.teacher.features import Features
 from enhance.data.clip_store import ClipStore
-from enhance.data.mixing import Piece
+from enhance.data.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 

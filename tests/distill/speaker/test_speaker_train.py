@@ -19,15 +19,15 @@ from typer.testing import CliRunner
 
 from benchmarks.analysis import teachers as teacher_table
 from distill.backbones.ecapa_model import EcapaConfig
+from distill.backbones.find import load
 from distill.speaker import score
 from distill.speaker.config import AamConfig, DinoConfig, SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.train import FORMAT, train
-from distill.teacher.contract import load
 from enhance.cli.app import app
-from enhance.data.mixing_config import MixingConfig
 from enhance.errors import EnhanceError
-from enhance.training.state import load_tensors
+from enhance.mixing_config import MixingConfig
+from enhance.network.tensors import load_tensors
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("speechbrain") is None, reason="needs the extra `speaker`"

@@ -15,6 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.analysis import teachers as teacher_table
+from distill.backbones import find as teacher
 from distill.ssl import card as ssl_card
 from distill.ssl import contrastive_loss as contrastive
 from distill.ssl import family as families
@@ -23,7 +24,6 @@ from distill.ssl import run as pretrain_ssl
 from distill.ssl.config import PretrainConfig
 from distill.ssl.data import SslData
 from distill.ssl.run import pretrain
-from distill.teacher import contract as teacher
 from distill.training.loop import Loop
 from enhance.cli.app import app
 from enhance.errors import EnhanceError

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from enhance.data.clip_store import ClipStore
 from enhance.data.manifest import Clip
 from enhance.data.rooms import Response
 from enhance.errors import EnhanceError
-from enhance.training.state import load_tensors
+from enhance.network.tensors import load_tensors
 
 TINY = MaskedUnitsConfig(
     minutes=0,
@@ -196,7 +197,7 @@ def test_the_card_tells_the_record(whole: Path) -> None:
     card = (whole / "README.md").read_text()
     record = json.loads((whole / "record.json").read_text())
     accuracy = record["iterations"][1]["clean"]["accuracy"]["mean"]
-    assert card.startswith("---\nlicense: ")
+    assert card.startswith("---\n") and "\nlicense: unknown\n" in card.split("---\n")[1]
     assert f"{100 * accuracy:.1f} %" in card
     assert "Not measured." in card
     assert "--steps 6 --steps 4 --units 4 --units 5" in card
@@ -209,6 +210,32 @@ def test_the_card_tells_the_record(whole: Path) -> None:
         assert f"| {row['step']} | {row['loss']:.3f} | {100 * row['accuracy']:.1f} % |" in card
     code = record["iterations"][1]["codes"][0]
     assert f"| 2 | 1 | 5 | {code['used']} | {code['perplexity']:.1f} |" in card
+
+
+def test_what_the_probe_finds_stands_in_record_and_card(
+    whole: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    share = {"mean": 0.5, "low": 0.375, "high": 0.625}
+    found = {
+        "corpus": ["made"], "phones": 3, "frames": 70, "utterances": 7, "speakers": 2,
+        "split": "each speaker left out in turn", "best": "model, hidden state 1",
+        "rows": [{"features": "MFCC, deltas", **share}],
+        "gains": [{"over": "MFCC, deltas", **share}],
+    }  # fmt: skip
+    asked: list[Path] = []
+
+    def probe(model: Path) -> dict[str, Any]:
+        asked.append(model)
+        assert (model / "model.safetensors").is_file()  # the folder is finished
+        return found
+
+    pretrain(TINY, tiny_corpus, folder, resume=True, probe=probe, quiet=True)
+    assert asked == [folder]
+    assert json.loads((folder / "record.json").read_text())["phone_probe"] == found
+    card = (folder / "README.md").read_text()
+    assert "- over MFCC, deltas: +50.0 (+37.5 to +62.5)" in card and "Not measured." not in card
 
 
 def test_front_end_equals_the_models_own() -> None:
@@ -376,7 +403,7 @@ def test_what_is_refused(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None
         pretrain(TINY, tiny_corpus, tmp_path, resume=True, quiet=True)
     future = configure("wav2vec", None, {})
     with pytest.raises(EnhanceError, match="--probe: knows the frames of wavlm, hubert, wav2vec2"):
-        pretrain(future, tiny_corpus, tmp_path, probe=tmp_path, quiet=True)
+        pretrain(future, tiny_corpus, tmp_path, probe=lambda _: {}, quiet=True)
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "trainer.safetensors").write_text("no")
     with pytest.raises(EnhanceError, match="not a whole safetensors file"):

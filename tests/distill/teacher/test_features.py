@@ -12,12 +12,12 @@ import pytest
 import torch
 from clip_stores import Counting, by_hand, store_of, wave_of
 
+from distill.backbones.find import load
 from distill.modes.targets import Targets
 from distill.teacher.cache import FeatureCache
 from distill.teacher.cache_bound import IN_USE_SECONDS, STAMP
-from distill.teacher.contract import load
 from distill.teacher.features import Features
-from enhance.data.mixing import Piece
+from enhance.data.recipe import Piece
 from enhance.errors import EnhanceError
 
 HALF = 2**-11  # relative error of half precision

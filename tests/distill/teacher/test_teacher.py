@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from distill.backbones import find as teachers
 from distill.backbones import import_transformers
+from distill.backbones.find import load
 from distill.backbones.hf import HfTeacher, conv_geometry
-from distill.teacher import contract as teachers
-from distill.teacher.contract import load
 from enhance.errors import EnhanceError
 
 KINDS = ["wavlm", "hubert", "wav2vec2"]

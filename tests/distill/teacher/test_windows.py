@@ -11,11 +11,11 @@ import torch
 from clip_stores import wave_of
 from torch import nn
 
+from distill.backbones.find import load
 from distill.backbones.hf import HfTeacher
 from distill.backbones.wav2vec import Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec_teacher import Wav2VecTeacher
 from distill.teacher import windows
-from distill.teacher.contract import load
 from distill.teacher.features import Features
 from distill.teacher.windows import hear, spans
 

@@ -16,7 +16,7 @@ import soundfile
 from enhance.audio import read as audio
 from enhance.audio.read import AudioReader, info, read
 from enhance.audio.resampling import StreamingResampler, resample
-from enhance.audio.write import write
+from enhance.audio.write import write, writer
 from enhance.errors import EnhanceError
 
 RNG = np.random.default_rng(1)
@@ -243,11 +243,11 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_long_wav_becomes_rf64(tmp_path: Path) -> None:
-    with audio.writer(tmp_path / "a.wav", 16000, 1, frames=1 << 32) as out:
+    with writer(tmp_path / "a.wav", 16000, 1, frames=1 << 32) as out:
         out.write(noise(100, 1))
     assert (tmp_path / "a.wav").read_bytes()[:4] == b"RF64"
     assert len(read(tmp_path / "a.wav")) == 100
-    with audio.writer(tmp_path / "b.wav", 16000, 1, frames=1 << 30) as out:
+    with writer(tmp_path / "b.wav", 16000, 1, frames=1 << 30) as out:
         out.write(noise(100, 1))
     assert info(tmp_path / "b.wav").format == "WAV"
 

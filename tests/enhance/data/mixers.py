@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from enhance.data.clips import ClipStore
+from enhance.data.clip_store import ClipStore
 from enhance.data.mixing import Mixer, MixingConfig
 from enhance.data.rooms import Response
 

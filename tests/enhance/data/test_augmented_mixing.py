@@ -12,8 +12,9 @@ import pytest
 from audio_clips import RATE, clip, speech_and_noise
 from mixers import PLAIN, ROOM, mixer_of
 
-from enhance.data.clips import ClipStore
-from enhance.data.mixing import Mixer, MixingConfig, Mixture
+from enhance.data.clip_store import ClipStore
+from enhance.data.mixing import Mixer, MixingConfig
+from enhance.data.recipe import Mixture
 from enhance.errors import EnhanceError
 
 EVERYTHING = replace(

@@ -11,7 +11,7 @@ import pytest
 from audio_clips import clip
 
 from enhance.data.babble import Voices
-from enhance.data.clips import ClipStore
+from enhance.data.clip_store import ClipStore
 from enhance.data.manifest import Clip
 from enhance.data.mixing import Mixer, MixingConfig
 from enhance.errors import EnhanceError

@@ -13,18 +13,11 @@ import pytest
 import soundfile
 from audio_clips import RATE, clip, make_odd_files, speech_and_noise
 
+from enhance.config import DataConfig
 from enhance.data import demo_corpus
-from enhance.data.clips import (
-    Clip,
-    ClipStore,
-    DataConfig,
-    load_clips,
-    make_manifest,
-    read_manifest,
-    scan_folder,
-    split,
-    write_manifest,
-)
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import load_clips, split
+from enhance.data.manifest import Clip, make_manifest, read_manifest, scan_folder, write_manifest
 from enhance.errors import EnhanceError
 
 

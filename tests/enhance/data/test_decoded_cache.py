@@ -20,9 +20,11 @@ import pytest
 import soundfile
 from audio_clips import clip, make_odd_files, speech_and_noise, tone
 
+from enhance.config import DataConfig
 from enhance.data import decoded_cache
-from enhance.data.clips import Clip, ClipStore, DataConfig
+from enhance.data.clip_store import ClipStore
 from enhance.data.decoded_cache import DecodedCache
+from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 
 
@@ -281,7 +283,7 @@ def test_reader_never_sees_half_a_file(
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
 def test_bad_cache_size_is_refused(bad: float) -> None:
-    with pytest.raises(EnhanceError, match=f"data.cache_gb {bad}: must be a number, at least 0"):
+    with pytest.raises(EnhanceError, match=f"cache_gb: expected .*, found {bad}"):
         DataConfig(cache_gb=bad)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from enhance.audio import read as audio
 from enhance.data import demo_corpus
-from enhance.data.clips import read_manifest
+from enhance.data.manifest import read_manifest
 from enhance.data.synthetic.noise import NOISES
 from enhance.data.synthetic.voice import Voice, utterance
 from enhance.errors import EnhanceError

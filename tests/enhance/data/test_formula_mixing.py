@@ -16,11 +16,11 @@ import torch
 from audio_clips import RATE, clip, speech_and_noise
 from mixers import PLAIN, ROOM, mixer_of
 
-from enhance.data.clips import ClipStore
+from enhance.data.clip_store import ClipStore
 from enhance.data.formulas import KINDS, make
 from enhance.data.loader import batches
-from enhance.data.mixing import Mixer, MixingConfig, Mixture
-from enhance.data.recipe import Formula
+from enhance.data.mixing import Mixer, MixingConfig
+from enhance.data.recipe import Formula, Mixture
 from enhance.data.rooms import bank, tail
 from enhance.errors import EnhanceError
 

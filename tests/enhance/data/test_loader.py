@@ -12,7 +12,7 @@ import pytest
 import torch
 from audio_clips import RATE, clip, speech_and_noise
 
-from enhance.data.clips import ClipStore
+from enhance.data.clip_store import ClipStore
 from enhance.data.loader import batches, keys_of_step
 from enhance.data.mixing import Mixer, MixingConfig
 from enhance.errors import EnhanceError

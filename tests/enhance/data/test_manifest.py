@@ -35,9 +35,41 @@ def test_a_length_that_is_none_is_still_refused(tmp_path: Path) -> None:
         read_manifest(tmp_path / "m.csv")
 
 
-def test_semicolons_are_named(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("path;seconds\na.wav;1,5\n")
-    with pytest.raises(EnhanceError, match="semicolons"):
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_columns_are_seen_however_they_are_written(tmp_path: Path, name: str) -> None:
+    clip(tmp_path, "a", 0.5)
+    rows = {
+        "m.csv": "path, Kind, Speaker,Sample_Rate,Room\na.wav, clean, ann,16000.0,hall\n",
+        "m.jsonl": '{"path": "a.wav", " Kind": " clean", "Speaker": "ann", "Sample_Rate": 16000.0, '
+        '"Room": "hall"}\n',
+    }
+    (tmp_path / name).write_text(rows[name])
+    (found,) = read_manifest(tmp_path / name)
+    assert (found.kind, found.speaker, found.sample_rate) == ("speech", "ann", RATE)
+    assert (found.duration, found.labels) == (0.5, {"Room": "hall"})
+
+
+@pytest.mark.parametrize("rate", ["16000.5", "-1", "nan", "fast"])
+@pytest.mark.parametrize(
+    "form", ["path,sample_rate\na.wav,{}\n", '{{"path": "a", "sample_rate": "{}"}}']
+)
+def test_a_rate_that_is_none_is_refused(tmp_path: Path, form: str, rate: str) -> None:
+    place = tmp_path / ("m.csv" if form.startswith("path") else "m.jsonl")
+    place.write_text(form.format(rate))
+    with pytest.raises(EnhanceError, match="entry 1: `sample_rate` is no whole number"):
+        read_manifest(place)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,Speaker,speaker\na.wav,ann,bob\n")
+    with pytest.raises(EnhanceError, match="entry 1: has `speaker` twice"):
+        read_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(("mark", "word"), [(";", "semicolons"), ("\t", "tabs")])
+def test_other_separators_are_named(tmp_path: Path, mark: str, word: str) -> None:
+    (tmp_path / "m.csv").write_text(f"path{mark}seconds\na.wav{mark}1.5\n")
+    with pytest.raises(EnhanceError, match=word):
         read_manifest(tmp_path / "m.csv")
 
 

@@ -11,10 +11,16 @@ import pytest
 import soundfile
 from audio_clips import RATE, clip, speech_and_noise, tone
 
-from enhance.data.clips import ClipStore, DataConfig, load_clips
-from enhance.data.mixing import Mixer, MixingConfig, Mixture, NothingLeft, bank
-from enhance.data.rooms import Response, simulated_bank
+from enhance.config import DataConfig
+from enhance.data import distant
+from enhance.data.clip_store import ClipStore
+from enhance.data.clips import load_clips
+from enhance.data.mixing import Mixer
+from enhance.data.pieces import assemble, audible_crop, energy
+from enhance.data.recipe import Distant, Mixture, Piece
+from enhance.data.rooms import Response, bank, simulated_bank
 from enhance.errors import EnhanceError
+from enhance.mixing_config import MixingConfig
 
 PLAIN = MixingConfig(segment_seconds=1.0)
 
@@ -187,13 +193,46 @@ def test_what_the_filters_leave_nothing_of_is_mixed_unfiltered(tmp_path: Path, p
     ]
     config = replace(PLAIN, band_limit_probability=1.0, band_limit_hz=(3000.0, 3000.0))
     mixer = Mixer(stores[0], stores[1], config)
-    recipe = mixer.draw(0, 0)
-    with pytest.raises(NothingLeft, match="nothing is left after filtering"):
-        mixer.render(recipe)
     mixture = mixer(0, 0)
-    heard = mixture.clean if part == 0 else mixture.noisy - mixture.clean
-    spectrum = np.abs(np.fft.rfft(heard))
-    assert spectrum.argmax() == round(6000 * len(heard) / RATE)
+    heard = [np.abs(np.fft.rfft(x)) for x in (mixture.clean, mixture.noisy - mixture.clean)]
+    bins = np.fft.rfftfreq(len(mixture.clean), 1 / RATE)
+    assert bins[heard[part].argmax()] == 6000
+    assert np.square(heard[1 - part])[bins > 3400].sum() < 1e-3 * np.square(heard[1 - part]).sum()
+
+
+def test_rooms_may_be_quiet(stores: tuple[ClipStore, ClipStore]) -> None:
+    config = replace(PLAIN, rir_probability=1.0, band_limit_probability=1.0)
+    loud = np.zeros(800, np.float32)
+    loud[10], loud[700] = 1, 0.5
+    wanted, got = (
+        Mixer(*stores, config, responses=[Response(gain * loud, 10)])(0, 0)
+        for gain in (np.float32(1), np.float32(2**-10))
+    )
+    np.testing.assert_allclose(got.noisy, wanted.noisy, atol=1e-5)
+
+
+def test_a_voice_far_away_that_the_filters_leave_nothing_of_is_no_rounding_noise(
+    tmp_path: Path,
+) -> None:
+    high = 0.3 * np.sin(2 * np.pi * 6000 / RATE * np.arange(2 * RATE))
+    store = ClipStore([clip(tmp_path, "bat", 0, wave=high)], quiet=True)
+    n = 2 * RATE
+    voice = Distant((Piece(0, 0, 0, n),), 0.0, 1.0, 1.0, 3000.0, 0, 0, -3.0)
+    room = np.zeros(100, np.float32)
+    room[0] = 1
+    heard = distant.render([voice], store, [Response(room, 0)], n, 0, None)
+    assert np.abs(np.fft.rfft(heard)).argmax() == 12000
+    assert np.abs(heard).max() > 0.1
+
+
+def test_a_short_noise_that_is_quiet_is_audible_over_and_over(tmp_path: Path) -> None:
+    wave = 1.2e-3 * np.sign(tone(0.25, 1))
+    store = ClipStore([clip(tmp_path, "n", 0, kind="noise", wave=wave)], quiet=True)
+    floor = 1e-6 * 2 * RATE
+    rng = np.random.default_rng(0)
+    found = audible_crop(store, 0, 2 * RATE, floor, 1, rng, fill=True, voice=False)
+    assert energy(assemble(store, found, 2 * RATE)) >= floor
+    assert audible_crop(store, 0, 2 * RATE, floor, 1, rng, fill=False, voice=False) == ()
 
 
 def test_rooms_line_up_with_the_direct_path(stores: tuple[ClipStore, ClipStore]) -> None:

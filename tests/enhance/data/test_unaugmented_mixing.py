@@ -13,7 +13,7 @@ import pytest
 from audio_clips import speech_and_noise
 from mixers import PLAIN, mixer_of
 
-from enhance.data.clips import ClipStore
+from enhance.data.clip_store import ClipStore
 
 OLD_FIELDS = (
     "epoch", "index", "speech", "noise", "layer_db", "snr_db", "level_dbfs", "rir",

@@ -20,8 +20,9 @@ from enhance.network.checkpoint import (
     newest_run,
     save_model,
 )
+from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.network.waveform_model import WaveformModel
-from enhance.training.state import gather, load_exactly, load_tensors, save_tensors, scatter
+from enhance.training.state import gather, scatter
 
 CONFIG = ModelConfig(gcrn=GcrnConfig(channels=(4, 4, 4), cell="lstm", hidden=16))
 
@@ -83,7 +84,7 @@ def test_save_is_whole_or_absent(
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("enhance.training.state.save_file", full)
+    monkeypatch.setattr("enhance.network.tensors.save_file", full)
     with pytest.raises(EnhanceError, match="No space left"):
         save_model(folder, model, CheckpointInfo(CONFIG))
     assert (folder / "model.safetensors").read_bytes() == before

@@ -13,8 +13,8 @@ import torch
 
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
+from enhance.network.tensors import load_tensors
 from enhance.training.loop import fit
-from enhance.training.state import load_tensors
 
 DECAY = {"schedule": "wsd", "decay_share": 1.0}
 

@@ -15,13 +15,13 @@ import torch
 from audio_clips import speech_and_noise
 from mixers import PLAIN, ROOM
 
-from enhance.config import RunConfig
-from enhance.data.clips import ClipStore
+from enhance.config import Knot, RunConfig, knots
+from enhance.data.clip_store import ClipStore
 from enhance.data.loader import batches
 from enhance.data.mixing import Mixer, MixingConfig
 from enhance.errors import EnhanceError
 from enhance.settings import load_run, to_dict
-from enhance.training.curriculum import Knot, knots, mixing_at, widest
+from enhance.training.curriculum import mixing_at, widest
 from enhance.training.loop import fit
 
 WIDENING = [
@@ -73,10 +73,10 @@ def test_a_knot_at_the_start_refines_what_mixing_says() -> None:
         ([Knot(-1, {})], r"curriculum\[0\]: step -1"),
         (
             [Knot(5, {"snrs": 1})],
-            r"curriculum\[0\]: mixing: unknown key 'snrs'; did you mean 'snr'",
+            r"curriculum\[0\]\.mixing: unknown key 'snrs'; did you mean 'snr'",
         ),
-        ([Knot(5, {"snr": "loud"})], r"curriculum\[0\]: mixing: snr: expected a list"),
-        ([Knot(5, {"rir_probability": 2.0})], r"rir_probability: must be in"),
+        ([Knot(5, {"snr": "loud"})], r"curriculum\[0\]\.mixing: snr: expected a list"),
+        ([Knot(5, {"rir_probability": 2.0})], r"rir_probability: expected 1 or less, found 2"),
         ([Knot(5, {"segment_seconds": 2.0})], r"mixing.segment_seconds must be the same"),
     ],
 )

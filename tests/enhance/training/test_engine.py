@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from enhance.config import RunConfig, TrainingConfig
 from enhance.errors import EnhanceError
+from enhance.network.tensors import load_tensors
 from enhance.training.engine import Engine
 from enhance.training.enhancer import EnhancerPlan
 from enhance.training.interrupt import Interrupt
 from enhance.training.learner import Learner, Plan, State, Step, adamw
 from enhance.training.processes import Hardware
-from enhance.training.state import load_tensors
 
 RATES = [0.1, 0.3, 0.2, 0.05]
 

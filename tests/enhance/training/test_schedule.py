@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from enhance.config import TrainingConfig
 from enhance.errors import EnhanceError
-from enhance.training.config import TrainingConfig
 from enhance.training.ema import Ema
 from enhance.training.schedule import is_stable, learning_rate, progress, since
 
@@ -55,7 +55,7 @@ def test_a_run_without_an_end_stays_at_its_peak() -> None:
     used = progress(c, 10**7, 1e9)
     assert used == 0
     assert learning_rate(c, 10**7, used) == 0.5
-    with pytest.raises(EnhanceError, match=r"training\.steps 0"):
+    with pytest.raises(EnhanceError, match=r"steps 0: a cosine has an end"):
         TrainingConfig(steps=0)
     assert TrainingConfig(steps=0, minutes=3).steps == 0
 

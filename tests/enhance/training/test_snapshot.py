@@ -11,10 +11,10 @@ import torch
 
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
+from enhance.network.tensors import load_tensors
 from enhance.settings import load_yaml
 from enhance.training.loop import fit
 from enhance.training.snapshot import snapshot
-from enhance.training.state import load_tensors
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:

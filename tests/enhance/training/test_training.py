@@ -14,15 +14,16 @@ import pytest
 import tiny_training as tiny
 import torch
 
-from enhance.config import RunConfig, TrainingConfig
-from enhance.data.clips import DataConfig, load_clips
+from enhance.config import DataConfig, RunConfig, TrainingConfig
+from enhance.data.clips import load_clips
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
-from enhance.training.loop import fit, seed_everything
+from enhance.network.tensors import load_tensors
+from enhance.training.engine import seed_everything
+from enhance.training.loop import fit
 from enhance.training.objective import Enhancement, Objective
 from enhance.training.processes import Hardware, resolve
 from enhance.training.run_folder import write_heard
-from enhance.training.state import load_tensors
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ from enhance.config import GcrnConfig, ModelConfig
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 from enhance.network.waveform_model import WaveformModel
+from export.graph.recurrence import OPSET
 from export.graph.rewrite import for_single_frames
-from export.graph.step import OPSET, check, save, step_graph
+from export.graph.step import check, save, step_graph
 
 ROOT = Path(__file__).resolve().parents[3]
 META = {

@@ -147,7 +147,7 @@ def open_teachers(
     Parameters
     ----------
     names
-        As `distill.teacher.contract.load` takes them.
+        As `distill.backbones.find.load` takes them.
     layers
         As `distill.teacher.layers.Layers.parse` takes them.
     cache
@@ -172,7 +172,8 @@ def open_teachers(
         If a teacher cannot be loaded, hears another rate, or has no such layers, two rows would
         have one name, or there is no such device.
     """
-    from distill.teacher import contract as teachers
+    from distill.backbones import find as teachers
+    from distill.teacher.contract import check_rate
     from distill.teacher.features import Features
 
     _check_device(device)
@@ -181,7 +182,7 @@ def open_teachers(
     missing = []
     for name in names:
         teacher = teachers.load(name)
-        teachers.check_rate(teacher, SAMPLE_RATE)
+        check_rate(teacher, SAMPLE_RATE)
         where = teachers.resolve(name)
         label = where.name if where.is_dir() and where.name else name
         found += [

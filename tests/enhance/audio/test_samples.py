@@ -12,7 +12,8 @@ import soundfile
 from tiny_onnx import build
 
 from enhance.audio import read as audio
-from enhance.audio.resampling import StreamingResampler
+from enhance.audio.resampling import StreamingResampler, resample
+from enhance.audio.write import write
 from enhance.device.aligned_stream import AlignedStream
 from enhance.device.clean import run_path
 from enhance.device.enhancer import Enhancer
@@ -43,10 +44,8 @@ def noise(*shape: int) -> np.ndarray:
 def test_whole_numbers_of_any_type_are_rates(delay: Enhancer, tmp_path: Path, rate: object) -> None:
     wave = noise(700)
     np.testing.assert_array_equal(delay(wave, rate), delay(wave, 48000))
-    np.testing.assert_array_equal(
-        audio.resample(wave, rate, 16000), audio.resample(wave, 48000, 16000)
-    )
-    audio.write(tmp_path / "a.wav", wave, rate)
+    np.testing.assert_array_equal(resample(wave, rate, 16000), resample(wave, 48000, 16000))
+    write(tmp_path / "a.wav", wave, rate)
     assert audio.info(tmp_path / "a.wav").sample_rate == 48000
 
 
@@ -56,8 +55,8 @@ def test_what_is_no_rate_is_one_line(delay: Enhancer, tmp_path: Path, rate: obje
         lambda: delay(noise(700), rate),
         lambda: AlignedStream(delay, rate, 1),
         lambda: StreamingResampler(16000, rate),
-        lambda: audio.resample(noise(700), rate, 16000),
-        lambda: audio.write(tmp_path / "a.wav", noise(700), rate),
+        lambda: resample(noise(700), rate, 16000),
+        lambda: write(tmp_path / "a.wav", noise(700), rate),
     ):
         with pytest.raises(EnhanceError, match=r"sample_rate .*: must be") as caught:
             call()
@@ -79,9 +78,9 @@ def test_frames_by_channels_is_refused_at_once(
     delay: Enhancer, tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     wave = np.zeros(shape, np.float32)
-    calls = [lambda: delay(wave, 16000), lambda: audio.write(tmp_path / "a.wav", wave, 16000)]
+    calls = [lambda: delay(wave, 16000), lambda: write(tmp_path / "a.wav", wave, 16000)]
     if shape[0] > shape[1]:
-        calls.append(lambda: audio.resample(wave, 16000, 8000))
+        calls.append(lambda: resample(wave, 16000, 8000))
     for call in calls:
         with pytest.raises(EnhanceError, match="transpose it"):
             call()

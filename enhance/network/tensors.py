@@ -1,0 +1,99 @@
+"""Files of tensors: safetensors with a JSON header, whole or absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from enhance.errors import EnhanceError
+from enhance.files import atomic
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], tag: str) -> None:
+    """Write tensors and a JSON header, atomically.
+
+    Parameters
+    ----------
+    path
+        The file.
+    tensors
+        Any device, any strides; views of one storage are written apart.
+    header
+        Plain data.
+    tag
+        Name of the format, checked by `load_tensors`.
+    """
+    plain = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+    with atomic(path) as temporary:
+        save_file(plain, temporary, {"format": "pt", "enhance": tag, "header": json.dumps(header)})
+
+
+def load_tensors(
+    path: Path, tag: str, *, tensors: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    tag
+        Format that the file must have.
+    tensors
+        False reads the header only.
+
+    Raises
+    ------
+    EnhanceError
+        If the file is missing, damaged, or was written by other code.
+    """
+    if not path.is_file():
+        raise EnhanceError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            values = {n: file.get_tensor(n) for n in file.keys()} if tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise EnhanceError(
+            f"{path}: not a whole safetensors file ({' '.join(str(error).split())}); "
+            "take another checkpoint"
+        ) from error
+    found = metadata.get("enhance")
+    if found != tag:
+        what = f"its format is {found!r}" if found else "it has no header of enhance"
+        raise EnhanceError(f"{path}: written by other code ({what}, need {tag!r})")
+    try:
+        header = json.loads(metadata["header"])
+    except (KeyError, ValueError) as error:
+        raise EnhanceError(f"{path}: the header is damaged ({error})") from error
+    return values, header
+
+
+def load_exactly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Load a state dict; missing, unexpected or misshapen tensors are named.
+
+    Raises
+    ------
+    EnhanceError
+        If the names or shapes differ.
+    """
+    own = module.state_dict()
+    problems = [f"missing {n}" for n in own if n not in tensors]
+    problems += [f"unexpected {n}" for n in tensors if n not in own]
+    problems += [
+        f"{n} is {tuple(tensors[n].shape)}, need {tuple(t.shape)}"
+        for n, t in own.items()
+        if n in tensors and tensors[n].shape != t.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise EnhanceError(
+            f"{where}: tensors do not fit the model ({'; '.join(problems[:3])}{more}); "
+            "the file belongs to another model or another version"
+        )
+    module.load_state_dict(tensors)
