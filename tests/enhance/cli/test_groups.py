@@ -38,8 +38,7 @@ def shown(group: Any) -> list[str]:
 
 
 def facts(parameter: Any) -> tuple[Any, ...]:
-    keys = ("name", "opts", "help", "metavar", "nargs", "required")
-    return *(getattr(parameter, key) for key in keys), parameter.type_descriptor.annotation
+    return tuple(getattr(parameter, key) for key in ("name", "opts", "help", "metavar", "nargs"))
 
 
 def test_the_groups() -> None:
