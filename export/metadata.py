@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import enhance
+from enhance.config.settings import to_dict
 from enhance.network.checkpoint import CheckpointInfo
 from enhance.network.waveform_model import WaveformModel, macs_per_second
-from enhance.settings import to_dict
 from export.graph.recurrence import OPSET
 
 UNKNOWN = "unknown"

@@ -25,9 +25,9 @@ from enhance.config import (
     RunConfig,
     TrainingConfig,
 )
+from enhance.config.settings import dump_yaml
 from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
-from enhance.settings import dump_yaml
 from enhance.training.objective import Enhancement, Objective
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,11 +17,11 @@ from benchmarks.pages.card_guards import guard_limits, guard_section
 from benchmarks.pages.card_records import Records, gather, model_name
 from benchmarks.quality.tables import gain_table, group_tables, quality_table
 from distill.training import card
+from enhance.config.settings import dump_yaml
 from enhance.device.hub import MODELS, find_model
 from enhance.errors import EnhanceError
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
-from enhance.settings import dump_yaml
 from export.metadata import UNKNOWN
 
 Row = dict[str, Any]

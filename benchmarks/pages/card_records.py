@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.figures.results import FORMAT, RESULTS
 from benchmarks.quality.candidates import NOISY
 from enhance.config import ModelConfig, RunConfig
+from enhance.config.settings import CORPUS, load_run, load_yaml, parse, portable, to_dict
 from enhance.data.clips import load_clips
 from enhance.data.inventory import by_source
 from enhance.data.manifest import Clip
@@ -23,7 +24,6 @@ from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
-from enhance.settings import CORPUS, load_run, load_yaml, parse, portable, to_dict
 
 Row = dict[str, Any]
 

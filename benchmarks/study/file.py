@@ -44,9 +44,9 @@ from benchmarks.study.grid import ModesGrid, expand
 from distill.modes.choose import check_mode, planned_model
 from enhance.config import RunConfig
 from enhance.config.checked import checked
+from enhance.config.settings import included, load_yaml, merge, override, parse, to_dict
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import difference
-from enhance.settings import included, load_yaml, merge, override, parse, to_dict
 from enhance.training.run_folder import HARMLESS
 
 Change = tuple[str, Any, Any]

@@ -22,8 +22,8 @@ from benchmarks.study.trial import CLIPS, EVALUATION, Record, is_done, read_reco
 from distill.training import card
 from distill.training.card import leaves
 from enhance.config import RunConfig
+from enhance.config.settings import to_dict
 from enhance.measure.metrics import versions
-from enhance.settings import to_dict
 
 STALE = "stale"
 FAILED = "failed"

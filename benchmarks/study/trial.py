@@ -23,12 +23,12 @@ from filelock import FileLock
 
 from benchmarks.study.file import Trial, changes_since, digest, hours_heard, told
 from distill.modes.choose import load_model, make_objective
+from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS
 from enhance.network.tensors import load_tensors
-from enhance.settings import to_dict
 from enhance.training import run_folder
 from enhance.training import state as trainer_state
 from enhance.training.history import HISTORY

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enhance.config import ModelConfig, RunConfig
+from enhance.config.settings import parse
 from enhance.errors import EnhanceError
-from enhance.settings import parse
 from enhance.training.objective import Enhancement, Objective
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from distill.teacher.layers import Layers, LayerSum
 from distill.teacher.windows import listen
 from enhance.config import ModelConfig
 from enhance.config.checked import PositiveInt, checked
+from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
 from enhance.network.companion import Companion, Frozen, OneWave
-from enhance.settings import to_dict
 from enhance.stft import StftConfig
 from enhance.training.objective import Objective
 

@@ -26,9 +26,9 @@ from distill.teacher.contract import Teacher
 from distill.teacher.frames import FrameGrid, resample
 from enhance.config import LossConfig, ModelConfig, RunConfig
 from enhance.config.checked import NonNegativeFloat, checked
+from enhance.config.settings import parse, to_dict
 from enhance.network.gcrn import Gcrn
 from enhance.network.waveform_model import WaveformModel
-from enhance.settings import parse, to_dict
 from enhance.training.objective import Objective, clean_loss, enhance_batch
 
 _ENDLESS = 10**9  # steps of a run without a limit

@@ -31,10 +31,10 @@ from distill.teacher.frames import FrameGrid, resample
 from distill.teacher.windows import listen
 from enhance.config import ModelConfig, TrainingConfig
 from enhance.config.checked import Field, NonNegativeFloat, PositiveInt, checked
+from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
 from enhance.network.gcrn import Gcrn
 from enhance.network.waveform_model import WaveformModel
-from enhance.settings import to_dict
 from enhance.training.objective import Objective, encode_batch
 
 if TYPE_CHECKING:

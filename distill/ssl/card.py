@@ -12,8 +12,8 @@ from distill.ssl.family import config_class
 from distill.ssl.presets import PRESETS
 from distill.ssl.transformer import KINDS
 from distill.training import card
+from enhance.config.settings import merge, parse, to_dict
 from enhance.files import write_json
-from enhance.settings import merge, parse, to_dict
 
 TITLES = {
     "wav2vec": "wav2vec",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from distill.ssl.config import PretrainConfig
 from distill.ssl.presets import PRESETS
+from enhance.config.settings import merge, parse, to_dict
 from enhance.errors import EnhanceError
-from enhance.settings import merge, parse, to_dict
 
 if TYPE_CHECKING:
     import numpy as np

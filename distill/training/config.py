@@ -12,7 +12,7 @@ from enhance.config.checked import (
     PositiveInt,
     checked,
 )
-from enhance.settings import merge, override, parse, to_dict
+from enhance.config.settings import merge, override, parse, to_dict
 
 C = TypeVar("C", bound="LoopConfig")
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.training.config import FREE, LoopConfig, total_from
+from enhance.config.settings import merge
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import WEIGHTS
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
-from enhance.settings import merge
 from enhance.training import run_folder
 from enhance.training.engine import Engine
 from enhance.training.history import HISTORY

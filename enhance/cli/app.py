@@ -143,8 +143,8 @@ def train(
     """
     require("train", "torch", "lightning_fabric", "safetensors", "yaml", "pesq", "tensorboard")
     from distill.modes.choose import make_objective
+    from enhance.config.settings import load_run
     from enhance.network.checkpoint import newest_run
-    from enhance.settings import load_run
     from enhance.training.loop import fit
     from enhance.training.processes import Hardware
 

@@ -84,7 +84,7 @@ def data_mix(
     require("train", "scipy")
     data = DataConfig(corpus=corpus)
     if config or assign:
-        from enhance.settings import load_run
+        from enhance.config.settings import load_run
 
         extra = [f"data.corpus={corpus}"] if corpus else []
         data = load_run(config, [*(assign or []), *extra]).data

@@ -95,8 +95,8 @@ def pretrain(
     from benchmarks.analysis import phone_probe
     from distill.ssl import family as families
     from distill.ssl import run
+    from enhance.config.settings import override
     from enhance.data import demo_corpus
-    from enhance.settings import override
     from enhance.training.processes import Hardware
 
     show_progress(quiet)

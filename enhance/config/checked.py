@@ -110,7 +110,7 @@ def checked(cls: type[T]) -> type[T]:
 
 
 def read(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Make a `checked` dataclass from plain data; see `enhance.settings.parse`."""
+    """Make a `checked` dataclass from plain data; see `enhance.config.settings.parse`."""
     if not isinstance(mapping, Mapping):
         raise EnhanceError(f"{where}: expected keys and values, found {mapping!r}")
     try:

@@ -11,12 +11,12 @@ from typing import Any, cast
 import torch
 
 from enhance.config import ModelConfig
+from enhance.config.settings import parse, to_dict
 from enhance.errors import EnhanceError
 from enhance.files import is_file, is_folder, read_jsonl, write_json
 from enhance.network.companion import Companion, Factory
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.network.waveform_model import WaveformModel
-from enhance.settings import parse, to_dict
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from enhance.config import RunConfig
+from enhance.config.settings import parse, to_dict
 from enhance.errors import EnhanceError
 from enhance.files import sha256
 from enhance.network.checkpoint import difference
 from enhance.network.tensors import load_tensors, save_tensors
-from enhance.settings import parse, to_dict
 from enhance.training.run_folder import of_cache, refuse_present
 from enhance.training.state import FILE, FORMAT
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from enhance import __version__
 from enhance.config import RunConfig
+from enhance.config.settings import to_dict
 from enhance.data.loader import batches
 from enhance.data.rooms import bank
 from enhance.errors import EnhanceError
@@ -20,7 +21,6 @@ from enhance.files import sha256
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS, CheckpointInfo, save_model, start_from
 from enhance.network.waveform_model import WaveformModel
-from enhance.settings import to_dict
 from enhance.training import bad_batch
 from enhance.training.data import TrainingData
 from enhance.training.ema import Ema

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from enhance.config import RunConfig
+from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import start_from
 from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
-from enhance.settings import to_dict
 from enhance.training import branch as branches
 from enhance.training import run_folder
 from enhance.training import state as files

@@ -14,13 +14,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from enhance.config import RunConfig
+from enhance.config.settings import dump_yaml, parse, to_dict
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.files import atomic, read_jsonl, sha256, write_jsonl
 from enhance.network.checkpoint import HEARD, WEIGHTS, difference
 from enhance.network.tensors import load_tensors
 from enhance.progress import progress_bar
-from enhance.settings import dump_yaml, parse, to_dict
 from enhance.training.history import HISTORY
 from enhance.training.processes import resolve
 from enhance.training.schedule import is_stable, progress, since

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from enhance.config import RunConfig
+from enhance.config.settings import dump_yaml, parse, portable, to_dict
 from enhance.errors import EnhanceError
 from enhance.files import atomic_folder
 from enhance.network.tensors import load_tensors, save_tensors
-from enhance.settings import dump_yaml, parse, portable, to_dict
 from enhance.training.run_folder import CONFIG
 from enhance.training.state import FILE, FORMAT
 

@@ -12,8 +12,8 @@ import yaml
 
 from benchmarks.study import compare
 from benchmarks.study.compare import Comparison
+from enhance.config.settings import to_dict
 from enhance.files import read_jsonl
-from enhance.settings import to_dict
 
 RUNS: dict[str, Any] = {
     "plain": {},

@@ -14,13 +14,13 @@ from tiny_export import TINY, Exported, voice
 
 from enhance.cli import app as cli
 from enhance.config import ModelConfig
+from enhance.config.settings import parse
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 from enhance.files import sha256
 from enhance.measure.metrics import si_sdr
 from enhance.network.checkpoint import CheckpointInfo, load_model, save_model
 from enhance.network.waveform_model import WaveformModel
-from enhance.settings import parse
 from export import stream as command
 from export.certificate import Bounds, Clip, Streams, judge, snr_db
 from export.metadata import describe

@@ -25,10 +25,10 @@ from benchmarks.pages.card import write_card
 from benchmarks.pages.card_guards import GUARDED, GUARDS, LIMITS, renew_guards
 from benchmarks.quality.evaluate import evaluate
 from enhance.cli import app as cli
+from enhance.config.settings import dump_yaml, load_run, load_yaml, to_dict
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256, write_json, write_jsonl
 from enhance.measure.metrics import METRICS
-from enhance.settings import dump_yaml, load_run, load_yaml, to_dict
 from enhance.training.engine import seed_everything
 from enhance.training.loop import fit
 from enhance.training.objective import Enhancement

@@ -21,6 +21,7 @@ from enhance.config import (
     RunConfig,
     TrainingConfig,
 )
+from enhance.config.settings import parse
 from enhance.data.clip_store import ClipStore
 from enhance.data.loader import collate
 from enhance.data.manifest import Clip
@@ -28,7 +29,6 @@ from enhance.data.mixing import Mixer
 from enhance.data.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.network.waveform_model import WaveformModel
-from enhance.settings import parse
 from enhance.stft import FRAMINGS
 
 TINY = GcrnConfig(channels=(4, 4, 6, 6, 8), hidden=16)

@@ -15,11 +15,11 @@ import torch
 from benchmarks.quality.candidates import load, resolve
 from distill.modes.choose import MODES, check_mode, load_model, make_objective, parts
 from enhance.config import RunConfig, TrainingConfig
+from enhance.config.settings import parse
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.network.checkpoint import read_info
 from enhance.network.tensors import load_tensors
-from enhance.settings import parse
 
 ALL = ("concat", "pretrain", "concat+distill", "pretrain+distill", "concat+pretrain+distill")
 

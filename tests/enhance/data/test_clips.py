@@ -281,7 +281,7 @@ def test_store_refuses(tmp_path: Path, odd_files: list[Clip]) -> None:
 
 
 def test_what_the_configuration_holds_out_is_in_the_corpus(corpus: Path) -> None:
-    from enhance.settings import load_run
+    from enhance.config.settings import load_run
 
     path = Path(__file__).parents[3] / "configs" / "held-out.yaml"
     data = load_run(path, [f"data.corpus={corpus / 'train'}"]).data

@@ -16,11 +16,11 @@ from audio_clips import speech_and_noise
 from mixers import PLAIN, ROOM
 
 from enhance.config import Knot, RunConfig, knots
+from enhance.config.settings import load_run, to_dict
 from enhance.data.clip_store import ClipStore
 from enhance.data.loader import batches
 from enhance.data.mixing import Mixer, MixingConfig
 from enhance.errors import EnhanceError
-from enhance.settings import load_run, to_dict
 from enhance.training.curriculum import mixing_at, widest
 from enhance.training.loop import fit
 

@@ -10,9 +10,9 @@ import tiny_training as tiny
 import torch
 
 from enhance.config import RunConfig
+from enhance.config.settings import load_yaml
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
-from enhance.settings import load_yaml
 from enhance.training.loop import fit
 from enhance.training.snapshot import snapshot
 
@@ -33,7 +33,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def settings_of(run: Path, steps: int) -> RunConfig:
-    from enhance.settings import load_run
+    from enhance.config.settings import load_run
 
     return load_run(run / "config.yaml", [f"training.steps={steps}"])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -19,7 +19,7 @@ def test_it_parses(path: Path) -> None:
         study = read_study(path)
         assert study.trials and all(trial.config.training.steps for trial in study.trials)
     else:
-        from enhance.settings import load_run
+        from enhance.config.settings import load_run
 
         training = load_run(path, []).training
         assert training.steps > 0 or training.schedule == "wsd"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from enhance.config import MODELS, GcrnConfig, ModelConfig, RunConfig
+from enhance.config.settings import dump_yaml, load_run, load_yaml, override, parse, to_dict
 from enhance.errors import EnhanceError
-from enhance.settings import dump_yaml, load_run, load_yaml, override, parse, to_dict
 from enhance.stft import FRAMINGS
 
 
@@ -206,7 +206,7 @@ def test_the_constructor_checks_too_and_numbers_survive() -> None:
 
 def test_shipped_models_keep_their_words() -> None:
     """What a checkpoint says of its model, read and written again, is the same text."""
-    found = sorted((Path(__file__).parents[2] / "checkpoints").glob("*/config.json"))
+    found = sorted((Path(__file__).parents[3] / "checkpoints").glob("*/config.json"))
     assert found
     for path in found:
         text = json.dumps(json.loads(path.read_text("utf-8"))["model"], indent=2)
