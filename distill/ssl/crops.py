@@ -127,7 +127,9 @@ class Disturbance:
     def __post_init__(self) -> None:
         shares = (self.noise_probability, self.speech_probability)
         if sum(shares) > 1:
-            raise ValueError(f"noise_probability and speech_probability {shares}: more than 1")
+            raise ValueError(
+                f"noise_probability and speech_probability {shares}: more than 1 together"
+            )
 
 
 def disturb(

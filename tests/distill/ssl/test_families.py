@@ -259,7 +259,7 @@ def test_the_present_frame_guess_by_plain_loops() -> None:
 
 def test_settings_that_do_not_fit_are_refused() -> None:
     for case, settings, message in (
-        ("wav2vec2", {"entries": 1}, "entries 1 be 2 or more"),
+        ("wav2vec2", {"entries": 1}, "entries: expected 2 or more"),
         ("wav2vec2", {"gumbel": [0.5, 2.0]}, "gumbel"),
         ("wav2vec2", {"steps": [3, 4]}, "the one iteration"),
         ("wav2vec", {"negatives": 0}, "negatives"),

@@ -352,7 +352,7 @@ def test_sources_are_drawn_by_hours_to_a_power(
     ],
 )
 def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(EnhanceError, match=rf"mixing\..*{next(iter(wrong))}"):
+    with pytest.raises(EnhanceError, match=rf"MixingConfig.*{next(iter(wrong))}"):
         MixingConfig(**wrong)  # type: ignore[arg-type]
 
 
