@@ -183,7 +183,7 @@ def card(
     checked against its hash, and a missing or strange one is refused. --guards needs a card and
     the guard's records alone: the rest of the card stays as it is.
     """
-    require("train", "yaml")
+    require("train", "yaml", "huggingface_hub", "jinja2")
     from benchmarks.pages.card import write_card
     from benchmarks.pages.card_guards import renew_guards
 
