@@ -76,8 +76,8 @@ def render(template: Path, front: Mapping[str, Any], **facts: Any) -> str:
     environment.filters |= {"fmt": format, "share": share, "thin": thin}
     body = environment.get_template(template.name).render(**facts)
     data = ModelCardData(**{key: value for key, value in front.items() if value})
-    frame = "---\n{{ card_data }}\n---\n\n{{ body }}\n"
-    return str(ModelCard.from_template(data, template_str=frame, body=body.strip()))
+    frame = "---\n{{ card_data }}\n---\n\n{{ body }}"
+    return f"{ModelCard.from_template(data, template_str=frame, body=body.strip())}\n"
 
 
 def languages(data: Mapping[str, Any]) -> list[str]:
