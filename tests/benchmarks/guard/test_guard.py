@@ -424,7 +424,7 @@ def test_not_shown_is_counted_apart_and_no_failure(
     assert told in capsys.readouterr().out
     assert counts["not shown"] >= len(c.CLEAN)
     assert replace(spoilt, models=[row_of(spoilt, "slightly")]).failed == 0
-    text = (spoilt.folder / "report.md").read_text("utf-8")
+    text = write_report(spoilt.folder).read_text("utf-8")
     assert re.search(
         r"change of level \| ± 1 dB \|.* -2\.000 \[-\d\.\d+, \d\.\d+\] not shown \|", text
     )
