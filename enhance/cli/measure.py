@@ -145,7 +145,7 @@ def guard(
         jobs=jobs,
         quiet=quiet,
     )
-    write_report(out)
+    write_report(found.folder)
     show_guard(found)
     if strict and found.failed:
         raise typer.Exit(1)
