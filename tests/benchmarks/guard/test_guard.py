@@ -267,7 +267,6 @@ def test_command_and_strict(
     codes = []
     for extra in ([], ["--strict"]):
         words = ["enhance", "guard", "a.onnx", "b", "--set", "S", "--speech", "T", *extra]
-        words += ["-o", str(found.folder)]
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as caught:
             cli.main()
