@@ -29,6 +29,7 @@ ENCODINGS = [
     for subtype in soundfile.available_subtypes(container)
     if container not in ("RAW", "SD2")  # without header, without data fork
 ]
+MP3_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
 TAGS = {"title": "Talk", "artist": "Ann", "album": "B", "comment": "said", "genre": "Speech"}
 
 
@@ -45,7 +46,7 @@ def noise(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("rate", [8000, 48000, 11127])
 def test_every_encoding_goes_into_every_suffix(tmp_path: Path, delay: Enhancer, rate: int) -> None:
     """Or is refused in one line because nothing of that suffix has the rate."""
-    tried, refused = 0, set()
+    tried, refused, rates = 0, set(), set()
     for container, subtype in ENCODINGS:
         source = tmp_path / "in"
         try:
@@ -53,6 +54,7 @@ def test_every_encoding_goes_into_every_suffix(tmp_path: Path, delay: Enhancer, 
             about, _ = info(source), read(source)
         except (RuntimeError, ValueError, EnhanceError):  # libsndfile cannot make this one
             continue
+        rates.add(about.sample_rate)  # VOC makes 50,000 Hz of 48,000
         for suffix in SUFFIXES:
             target = tmp_path / f"out{suffix}"
             tried += 1
@@ -66,7 +68,7 @@ def test_every_encoding_goes_into_every_suffix(tmp_path: Path, delay: Enhancer, 
             assert made.subtype == "OPUS" or suffix != ".opus"
     assert tried > 500
     assert refused <= {(".opus", True), (".mp3", True)}
-    assert ((".mp3", True) in refused) == (rate == 11127)
+    assert ((".mp3", True) in refused) == bool(rates - MP3_RATES)
 
 
 @pytest.mark.parametrize(

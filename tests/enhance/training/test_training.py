@@ -362,5 +362,5 @@ def test_unknown_strategy(data: Path, tmp_path: Path) -> None:
     [("steps", 0), ("ema_decay", 1.0), ("final_rate", 2.0), ("minutes", -1), ("log_every", 0)],
 )
 def test_config_refuses(field: str, value: float) -> None:
-    with pytest.raises(EnhanceError, match=f"training.{field}"):
+    with pytest.raises(EnhanceError, match=f"TrainingConfig: {field}"):
         TrainingConfig(**{field: value})
