@@ -347,5 +347,5 @@ def test_natural_share_is_the_share_of_unaltered_targets(
     ],
 )
 def test_nonsense_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(EnhanceError, match=rf"mixing\.{next(iter(wrong))}"):
+    with pytest.raises(EnhanceError, match=f"MixingConfig: {next(iter(wrong))}"):
         MixingConfig(**wrong)
