@@ -31,7 +31,7 @@ ENGINE = "enhance/training/engine.py"
 STEPS = (
     "tests/enhance/training/test_engine.py::test_every_step_has_its_rate_its_scale_and_its_bound"
 )
-GROUP = "tests/test_training_faults.py::test_a_signal_to_the_whole_group"
+GROUP = "tests/enhance/training/test_training_faults.py::test_a_signal_to_the_whole_group"
 MUTANTS = (
     Mutant(
         "clip norm ignored", ENGINE, "max_norm=plan.clip_norm or math.inf", "max_norm=math.inf",
@@ -44,7 +44,7 @@ MUTANTS = (
     Mutant(
         "EMA decay ignored", "enhance/training/enhancer.py",
         "Ema(self.model, config.training.ema_decay)", "Ema(self.model, 0.999)",
-        "tests/test_training_faults.py::test_the_average_has_its_decay",
+        "tests/enhance/training/test_training_faults.py::test_the_average_has_its_decay",
     ),
     Mutant(
         "weight decay ignored", "enhance/training/enhancer.py",
@@ -67,7 +67,7 @@ MUTANTS = (
     Mutant(
         "second Ctrl-C doing nothing", "enhance/training/interrupt.py",
         "raise KeyboardInterrupt", "return",
-        "tests/test_training_faults.py::test_a_second_ctrl_c_interrupts_at_once",
+        "tests/enhance/training/test_training_faults.py::test_a_second_ctrl_c_interrupts_at_once",
     ),
     Mutant(
         "gradient not looked at", ENGINE, "and math.isfinite(norm)", "",
@@ -76,7 +76,7 @@ MUTANTS = (
     Mutant(
         "a folder for two", "enhance/training/run_folder.py",
         'FileLock(folder / ".lock", timeout=0)', 'FileLock(folder / f".{id(folder)}", timeout=0)',
-        "tests/test_training_faults.py::test_one_process_to_a_run",
+        "tests/enhance/training/test_training_faults.py::test_one_process_to_a_run",
     ),
     Mutant(
         "transposed kernels taken as they lie", "enhance/training/muon.py",

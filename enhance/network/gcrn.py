@@ -215,7 +215,7 @@ class Gcrn(nn.Module):
     ) -> tuple[Tensor, State]:
         """The recurrent bottleneck.
 
-        Shape: x (B, C, T, F'), extra (B, T, D) -> (B, C, T, F'), state
+        Shape: x (B, C, T, F'), extra (B, T, D) -> (B, T, F', C), state
         """
         state = self.initial_state(x.shape[0]) if state is None else state
         dual = self.config.bottleneck == "dual_path"
@@ -229,18 +229,19 @@ class Gcrn(nn.Module):
             y, carried = rnn(y, tuple(state[name] for name in names))
             new.update(zip(names, carried, strict=True))
         if dual and extra is None:
-            return y.permute(0, 3, 1, 2), new
+            return y, new
         if dual:
             y = y.transpose(2, 3).flatten(2)  # (B, T, C F')
         if extra is not None:
             y = torch.cat([y, extra], -1)
-        return self.join(y).unflatten(-1, (x.shape[1], -1)).transpose(1, 2), new
+        return self.join(y).unflatten(-1, (self.config.channels[-1], -1)).transpose(2, 3), new
 
     def decode(self, x: Tensor, skips: list[Tensor], spec: Tensor) -> Tensor:
         """From the bottleneck to the enhanced spectrum.
 
-        Shape: x (B, C, T, F'), spec (B, 2, T, F) -> (B, 2, T, F)
+        Shape: x (B, T, F', C), spec (B, 2, T, F) -> (B, 2, T, F)
         """
+        x = x.permute(0, 3, 1, 2)  # (B, C, T, F')
         parts = []
         for decoder in cast(Iterable[Iterable[GatedDeconv]], self.decoders):
             y = x
@@ -257,7 +258,6 @@ class Gcrn(nn.Module):
         if self.config.output == "complex_mapping":
             return compress(out, 1 / self.config.compression)
         mask = 2 * torch.tanh(out)
-        sr, si = spec.unbind(1)
         if self.config.output == "magnitude_phase":
             mr, mi, magnitude = mask.unbind(1)
             # A direction needs some length: below 1e-2 the mask shrinks instead of turning.
@@ -265,16 +265,23 @@ class Gcrn(nn.Module):
             mr, mi = mr * turn, mi * turn
         else:
             mr, mi = mask.unbind(1)
+        sr, si = spec.unbind(1)
         return torch.stack([mr * sr - mi * si, mr * si + mi * sr], 1)
 
     def forward_with_encoding(
         self, spec: Tensor, state: State | None = None, extra: Tensor | None = None
     ) -> tuple[Tensor, State, Tensor]:
         """As `forward`, with the encoder's output (B, T, encoding_size) as third value."""
+        out, state, encoded = self._run(spec, state, extra)
+        return out, state, flat(encoded)
+
+    def _run(
+        self, spec: Tensor, state: State | None, extra: Tensor | None
+    ) -> tuple[Tensor, State, Tensor]:
         state = self.initial_state(spec.shape[0]) if state is None else state
         skips, seen = self.encode(spec, state)
         x, recurrent = self.recur(skips[-1], state, extra)
-        return self.decode(x, skips, spec), {**seen, **recurrent}, flat(skips[-1])
+        return self.decode(x, skips, spec), {**seen, **recurrent}, skips[-1]
 
     def forward(
         self, spec: Tensor, state: State | None = None, extra: Tensor | None = None
@@ -297,7 +304,7 @@ class Gcrn(nn.Module):
         state
             To be handed to the next call.
         """
-        out, state, _ = self.forward_with_encoding(spec, state, extra)
+        out, state, _ = self._run(spec, state, extra)
         return out, state
 
 

@@ -22,24 +22,24 @@ def gates_together(cell: Literal["lstm", "gru"], rows: Tensor) -> Tensor:
     return torch.cat([i, f, o, g])
 
 
-def cell_step(
-    cell: Literal["lstm", "gru"], wx: Tensor, wh: Tensor, state: tuple[Tensor, ...]
-) -> list[Tensor]:
+def cell_step(cell: Literal["lstm", "gru"], wx: Tensor, wh: Tensor, held: Tensor) -> list[Tensor]:
     """One step of a cell from the products of its input and its state, gates ordered as above.
 
-    Shape: wx, wh (..., gates H), every state (..., H) -> states (..., H)
+    Shape: wx, wh (..., gates H), held (an LSTM's c, a GRU's h) as many numbers as (..., H)
+    -> states (..., H)
     """
-    size = state[0].shape[-1]
+    last = wx.ndim - 1
+    size = wx.shape[last] // (4 if cell == "lstm" else 3)
     if cell == "lstm":
-        gates, g = (wx + wh).split([3 * size, size], -1)
-        i, f, o = gates.sigmoid().chunk(3, -1)
-        c = f * state[1] + i * g.tanh()
+        gates, g = (wx + wh).split([3 * size, size], last)
+        i, f, o = gates.sigmoid().chunk(3, last)
+        c = f * held.view(f.shape) + i * g.tanh()
         return [o * c.tanh(), c]
-    gates_x, new_x = wx.split([2 * size, size], -1)
-    gates_h, new_h = wh.split([2 * size, size], -1)
-    r, z = (gates_x + gates_h).sigmoid().chunk(2, -1)
+    gates_x, new_x = wx.split([2 * size, size], last)
+    gates_h, new_h = wh.split([2 * size, size], last)
+    r, z = (gates_x + gates_h).sigmoid().chunk(2, last)
     g = (new_x + r * new_h).tanh()
-    return [g + z * (state[0] - g)]
+    return [g + z * (held.view(g.shape) - g)]
 
 
 class OnnxRnn(nn.Module):

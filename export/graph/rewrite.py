@@ -45,11 +45,8 @@ class MatmulConv(nn.Module):
         """Shape: (B, C, past + T, F) -> (B, C', T, F'), F' = (F - 3) // 2 + 1"""
         x = x.permute(0, 2, 3, 1)  # (B, past + T, F, C)
         size, frames = (x.shape[2] - 3) // 2 + 1, x.shape[1] - self.past
-        taps = [
-            x[:, t : t + frames, k : k + 2 * size - 1 : 2]
-            for t in range(self.past + 1)
-            for k in range(3)
-        ]
+        rows = [x] if not self.past else [x[:, t : t + frames] for t in range(self.past + 1)]
+        taps = [row[:, :, k : k + 2 * size - 1 : 2] for row in rows for k in range(3)]
         y = torch.cat(taps, 3) @ self.weight + self.bias  # (B, T, F', 2 C')
         return F.elu(F.glu(y, -1) + self.shift).permute(0, 3, 1, 2)
 
@@ -114,10 +111,9 @@ class StepRnn(nn.Module):
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Shape: x (B, 1, D), every state (B, H) -> (B, 1, H), states (B, H)"""
-        n = len(self.inputs)
         wx = self._products(x.squeeze(1), self.inputs, self.input_biases)  # (B, n, gates H/n)
         wh = self._products(state[0], self.states, self.state_biases)
-        new = cell_step(self.cell, wx, wh, tuple(s.unflatten(1, (n, -1)) for s in state))
+        new = cell_step(self.cell, wx, wh, state[1] if self.cell == "lstm" else state[0])
         states = tuple(value.flatten(1) for value in new)
         return states[0][:, None], states
 
@@ -146,7 +142,7 @@ class StepPath(nn.Module):
         rows = x.flatten(0, 2)  # (F, C)
         wx = rows @ self.input_weight + self.input_bias
         wh = state[0][0] @ self.state_weight + self.state_bias
-        new = cell_step(self.cell, wx, wh, tuple(s[0] for s in state))
+        new = cell_step(self.cell, wx, wh, state[1][0] if self.cell == "lstm" else state[0][0])
         rows = rows + (new[0] @ self.time_weight + self.time_bias)
         mixed = self.mix(rows[None])[0]
         rows = rows + (mixed @ self.mix_weight + self.mix_bias)
@@ -159,9 +155,8 @@ class StepGcrn(Gcrn):
     def decode(self, x: Tensor, skips: list[Tensor], spec: Tensor) -> Tensor:
         """As `Gcrn.decode`.
 
-        Shape: x (1, C, 1, F'), spec (1, 2, 1, F) -> (1, 2, 1, F)
+        Shape: x (1, 1, F', C), spec (1, 2, 1, F) -> (1, 2, 1, F)
         """
-        x = x.permute(0, 2, 3, 1)  # (1, 1, F', C)
         both: Sequence[Tensor] = [x]
         for layer, skip in zip(self.decoders, reversed(skips), strict=True):
             beside = skip.permute(0, 2, 3, 1)  # (1, 1, F', C)
