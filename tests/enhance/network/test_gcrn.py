@@ -256,7 +256,7 @@ def test_groups_are_rearranged_between_layers() -> None:
         )
         halves = gradient[0, 0].chunk(2)
         assert all(half.abs().max() > 0 for half in halves)
-    assert out.shape == (1, 8, 1, net.encoding_size // 8)
+    assert out.shape == (1, 1, net.encoding_size // 8, 8)
 
 
 def test_extra_features_stand_beside_the_recurrent_output() -> None:
