@@ -70,7 +70,8 @@ def run(
     left = dict(enumerate(items))
     folder = str(Path.cwd()) if cluster else ""
     for death in range(1, DEATHS + 1):
-        with _backend(cluster, min(jobs, len(left)), threads) as settings:
+        # Never one worker: joblib would then work in this process, and what kills a worker is near.
+        with _backend(cluster, max(2, min(jobs, len(left))), threads) as settings:
             pool = Parallel(return_as="generator_unordered", batch_size=batch, **settings)
             found = pool(
                 delayed(_call)(function, folder, index, item) for index, item in list(left.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,17 @@ def die_at_two(mark: Path, deaths: int, x: int) -> int:
     """Kills its process at item 2, so many times."""
     if x == 2 and (number := len(list(mark.iterdir()))) < deaths:
         (mark / str(number)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x * x
+
+
+def die_alone(mark: Path, parent: int, x: int) -> int:
+    """Kills its process at item 1 when item 0 has long been returned."""
+    if os.getpid() == parent:
+        raise AssertionError("the item that kills processes came to this one")
+    if x == 1 and not (mark / "died").exists():
+        time.sleep(1)
+        (mark / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return x * x
 
@@ -45,6 +57,12 @@ def test_a_dead_worker_costs_only_time_and_many_end_the_work(tmp_path: Path) -> 
     with pytest.raises(EnhanceError, match=f"{DEATHS} worker processes died .* fewer --jobs"):
         list(run(partial(die_at_two, tmp_path, 99), range(5), jobs=2))
     assert len(list(tmp_path.iterdir())) == 1 + DEATHS
+
+
+def test_a_single_item_left_by_a_dead_worker_stays_out_of_this_process(tmp_path: Path) -> None:
+    work = partial(die_alone, tmp_path, os.getpid())
+    assert sorted(run(work, range(2), jobs=2)) == SQUARES[:2]
+    assert (tmp_path / "died").exists()
 
 
 @pytest.fixture
