@@ -75,6 +75,29 @@ def label(name_or_path: str | Path) -> str:
     return f"{kind}{colon}{path.resolve().name}" if path.is_dir() else text
 
 
+def family(name_or_path: str | Path) -> str:
+    """Kind of a model: ``model_type`` of its configuration, ``log-mel``, ``encoder`` or ``random``.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such model.
+    """
+    text = str(name_or_path)
+    kind, colon, _ = text.partition(":")
+    if kind == "log-mel" or (colon and kind in ("random", "encoder")):
+        return kind
+    from distill.backbones import ECAPA, read_json
+
+    path = resolve(text)
+    if path.is_file():
+        model: Any = getattr(load(text), "model", None)
+        return str(getattr(model, "model_type", None) or getattr(model.config, "model_type", ""))
+    if (path / "hyperparams.yaml").is_file():
+        return ECAPA.rpartition(".")[2] + "-tdnn"
+    return str(read_json(path / "config.json", "it names the kind of model").get("model_type"))
+
+
 def _split_number(text: str, default: int) -> tuple[str, int]:
     """``a:7`` to ``("a", 7)``; the default where no number stands behind."""
     name, colon, number = text.rpartition(":")
