@@ -28,7 +28,7 @@ from distill.teacher.features import Features
 from distill.teacher.windows import hear
 from distill.training.accuracy import interval
 from enhance.audio import read as audio
-from enhance.data.manifest import read_manifest, read_rows
+from enhance.data.corpus.manifest import read_manifest, read_rows
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.progress import progress_bar

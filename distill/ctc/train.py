@@ -27,10 +27,10 @@ from distill.training.card import write
 from distill.training.loop import Loop
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, write_json
-from enhance.training.history import HISTORY
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Step
-from enhance.training.processes import Hardware, on_cpu
+from enhance.training.engine.history import HISTORY
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Step
+from enhance.training.engine.processes import Hardware, on_cpu
 
 log = logging.getLogger("enhance")
 

@@ -34,7 +34,7 @@ from enhance.training.objective import Objective, clean_loss, enhance_batch
 _ENDLESS = 10**9  # steps of a run without a limit
 
 if TYPE_CHECKING:
-    from enhance.data.clip_store import ClipStore
+    from enhance.data.corpus.clip_store import ClipStore
 
 
 @checked

@@ -24,9 +24,9 @@ from distill.speaker.dino import Dino
 from distill.training.card import write
 from distill.training.loop import Loop
 from enhance.files import write_json
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Step
-from enhance.training.processes import Hardware, on_cpu
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Step
+from enhance.training.engine.processes import Hardware, on_cpu
 
 log = logging.getLogger("enhance")
 
@@ -54,8 +54,8 @@ def train(
     config
         What to train and how long.
     corpus
-        Folder with speech and noise, as `enhance.data.clips.load_clips` reads it; `aam` needs
-        the column `speaker`.
+        Folder with speech and noise, as `enhance.data.corpus.clips.load_clips` reads it; `aam`
+        needs the column `speaker`.
     output
         Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,
         ``record.json``, ``history.jsonl``, ``README.md``; what a stopped run needs to go on is

@@ -15,8 +15,8 @@ import numpy as np
 
 from distill.ssl.mfcc import FIELD, STRIDE, frame_count
 from enhance.config.checked import Field, PositiveFloat, Rising, Share, checked
-from enhance.data.clip_store import ClipStore
-from enhance.data.rooms import Response
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.mixing.rooms import Response
 
 MIN_FRAMES = 25
 """Shorter files (half a second) are left out."""

@@ -9,10 +9,10 @@ from typing import Any
 from distill.ssl.crops import MIN_FRAMES
 from distill.ssl.mfcc import frame_count
 from enhance.config import DataConfig
-from enhance.data.clip_store import ClipStore
-from enhance.data.clips import load_clips, split
-from enhance.data.inventory import by_source
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.clips import load_clips, split
+from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 

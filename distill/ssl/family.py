@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from distill.ssl.crops import Crop
     from distill.ssl.data import SslData
-    from enhance.training.interrupt import Interrupt
+    from enhance.training.engine.interrupt import Interrupt
 
 FAMILIES = {
     "wav2vec": "distill.ssl.wav2vec",

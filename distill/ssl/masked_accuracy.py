@@ -18,7 +18,7 @@ from distill.ssl.data import SslData
 from distill.ssl.masked_units_loss import MaskedUnitLoss, span_mask
 from distill.ssl.units import Units
 from distill.training.accuracy import Tally
-from enhance.data.rooms import Response
+from enhance.data.mixing.rooms import Response
 
 BATCH_FRAMES, CROP_FRAMES = 1200, 250
 """Bounds on a held-back batch and crop: 24 s and 5 s."""

@@ -20,7 +20,7 @@ from distill.ssl.data import SslData
 from distill.ssl.wav2vec import Future, FutureConfig
 from distill.training.accuracy import code_usage
 from enhance.config.checked import NonNegativeFloat, checked
-from enhance.training.processes import same_everywhere
+from enhance.training.engine.processes import same_everywhere
 
 
 def _small() -> VqWav2VecConfig:

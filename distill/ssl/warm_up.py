@@ -21,7 +21,7 @@ from distill.ssl.masked_units_loss import MaskedUnitLoss
 from distill.ssl.mfcc import mfcc_with_deltas
 from distill.ssl.units import Units
 from enhance.progress import progress_bar
-from enhance.training.interrupt import Interrupt
+from enhance.training.engine.interrupt import Interrupt
 
 log = logging.getLogger("enhance")
 

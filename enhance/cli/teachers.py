@@ -96,8 +96,8 @@ def pretrain(
     from distill.ssl import family as families
     from distill.ssl import run
     from enhance.config.settings import override
-    from enhance.data import demo_corpus
-    from enhance.training.processes import Hardware
+    from enhance.data.corpus import demo_corpus
+    from enhance.training.engine.processes import Hardware
 
     show_progress(quiet)
     given = {
@@ -176,7 +176,7 @@ def pretrain_speaker(
     check_resume(output, resume)
     from distill.speaker.config import SpeakerConfig
     from distill.speaker.train import FORMAT, train
-    from enhance.training.processes import Hardware
+    from enhance.training.engine.processes import Hardware
 
     show_progress(quiet)
     given = {
@@ -277,7 +277,7 @@ def finetune_ctc(
     from distill.ctc.card import share
     from distill.ctc.config import CtcConfig
     from distill.ctc.train import FORMAT, finetune
-    from enhance.training.processes import Hardware
+    from enhance.training.engine.processes import Hardware
 
     show_progress(quiet)
     given = {

@@ -29,7 +29,7 @@ from enhance.config.settings import dump_yaml, load_run, load_yaml, to_dict
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256, write_json, write_jsonl
 from enhance.measure.metrics import METRICS
-from enhance.training.engine import seed_everything
+from enhance.training.engine.engine import seed_everything
 from enhance.training.loop import fit
 from enhance.training.objective import Enhancement
 from export.certificate import Bounds

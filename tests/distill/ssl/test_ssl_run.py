@@ -25,9 +25,9 @@ from distill.ssl.presets import PRESETS
 from distill.ssl.run import pretrain
 from distill.training.config import total_from
 from distill.training.loop import Loop
-from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import Clip
-from enhance.data.rooms import Response
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
+from enhance.data.mixing.rooms import Response
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
 
