@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from distill import backbones
 from distill.backbones.hf import HfTeacher
-from distill.ssl import transformer
-from distill.ssl.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
+from distill.ssl.data.crops import FIELD, SAMPLE_RATE, STRIDE
+from distill.ssl.families import transformer
+from distill.ssl.units.mfcc import mfcc_with_deltas
 from distill.teacher.features import Features
 from distill.teacher.windows import hear
 from distill.training.accuracy import interval
@@ -192,7 +193,7 @@ def probe(
     Parameters
     ----------
     model
-        Model folder as `distill.ssl.transformer.save` writes it.
+        Model folder as `distill.ssl.families.transformer.save` writes it.
     corpus
         See `read_aligned`.
     seed

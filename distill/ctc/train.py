@@ -22,7 +22,7 @@ from distill.ctc.data import CtcData, batch_up
 from distill.ctc.folder import build, load, open_backbone, save
 from distill.ctc.model import SAMPLE_RATE, CtcModel, ctc_loss
 from distill.ctc.vocabulary import tokens_of
-from distill.ssl.masked_units_loss import span_mask
+from distill.ssl.losses.masked_units import span_mask
 from distill.training.card import write
 from distill.training.loop import Loop
 from enhance.errors import EnhanceError

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill.ssl.family import config_class
-from distill.ssl.presets import PRESETS
-from distill.ssl.transformer import KINDS
+from distill.ssl.families.family import config_class
+from distill.ssl.families.presets import PRESETS
+from distill.ssl.families.transformer import KINDS
 from distill.training import card
 from enhance.config.settings import merge, parse, to_dict
 from enhance.files import write_json

@@ -1,7 +1,8 @@
 """Pre-training of a small self-supervised model on unlabelled speech: `enhance teacher pretrain`.
 
 What the families have in common: files, iterations, one training by `distill.training.loop` in
-each, record and card. What is learnt and how it is measured is behind `distill.ssl.family.Family`.
+each, record and card. What is learnt and how it is measured is behind
+`distill.ssl.families.family.Family`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import torch
 from torch import nn
 
 from distill.ssl import card as ssl_card
-from distill.ssl import family as families
-from distill.ssl.config import PretrainConfig
-from distill.ssl.crops import Crop, epochs
-from distill.ssl.data import SslData
-from distill.ssl.family import Family, Work
-from distill.ssl.transformer import KINDS, parameter_count
+from distill.ssl.data.corpus import SslData
+from distill.ssl.data.crops import Crop, epochs
+from distill.ssl.families import family as families
+from distill.ssl.families.config import PretrainConfig
+from distill.ssl.families.family import Family, Work
+from distill.ssl.families.transformer import KINDS, parameter_count
 from distill.training.loop import Loop
 from distill.training.loop import begun as begun_run
 from enhance.errors import EnhanceError

@@ -93,8 +93,8 @@ def pretrain(
     require("train", "torch", "lightning_fabric", "transformers", "sklearn", "scipy", "tensorboard")
     check_resume(output, resume)
     from benchmarks.analysis import phone_probe
-    from distill.ssl import family as families
     from distill.ssl import run
+    from distill.ssl.families import family as families
     from enhance.config.settings import override
     from enhance.data import demo_corpus
     from enhance.training.processes import Hardware

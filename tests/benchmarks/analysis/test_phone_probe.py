@@ -13,7 +13,7 @@ from benchmarks.analysis import phone_probe
 from benchmarks.analysis.phone_probe import Aligned, classify, hits, majority_hits, phone_of_frames
 from distill.backbones.hf import HfTeacher
 from distill.ssl import card as ssl_card
-from distill.ssl import transformer
+from distill.ssl.families import transformer
 from enhance.errors import EnhanceError
 
 

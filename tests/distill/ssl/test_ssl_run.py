@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, WavLMModel
 
-from distill.ssl import crops, masked_units, transformer
 from distill.ssl import run as pretrain_ssl
-from distill.ssl.config import PretrainConfig
-from distill.ssl.family import configure
-from distill.ssl.masked_units import MaskedUnitsConfig
-from distill.ssl.presets import PRESETS
+from distill.ssl.data import crops
+from distill.ssl.families import masked_units, transformer
+from distill.ssl.families.config import PretrainConfig
+from distill.ssl.families.family import configure
+from distill.ssl.families.masked_units import MaskedUnitsConfig
+from distill.ssl.families.presets import PRESETS
 from distill.ssl.run import pretrain
 from distill.training.config import total_from
 from distill.training.loop import Loop

@@ -172,8 +172,8 @@ def test_clips_too_short_for_a_frame_have_none(teacher, tmp_path: Path) -> None:
 
 
 def test_states_of_several_widths(tmp_path: Path) -> None:
-    from distill.backbones.wav2vec import Wav2Vec, Wav2VecConfig
-    from distill.backbones.wav2vec_teacher import Wav2VecTeacher
+    from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
+    from distill.backbones.wav2vec.teacher import Wav2VecTeacher
 
     encoder = ((6, 10, 5), (8, 8, 4), (10, 4, 2), (10, 4, 2), (10, 4, 2))
     config = Wav2VecConfig(encoder=encoder, aggregator=((10, 2, 1), (12, 3, 1)))
