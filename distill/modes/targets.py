@@ -219,6 +219,7 @@ class Targets:
         """
         store = self._bound()
         cache, count, made, audio = self.features.cache, len(store), 0, 0.0
+        whole = cache.bound
         start = secrets.randbelow(count) if world == 1 else rank * count // world
         begin = time.perf_counter()
         with progress_bar(quiet=quiet or rank > 0) as bar:
@@ -238,7 +239,7 @@ class Targets:
                     log.warning(
                         "%s: full, %d of %d clips added; other targets are made anew in training: "
                         "raise objective.cache_gb (%.1f GB for all of %s) or free disk space",
-                        cache.folder, made, count, cache.room.limit_bytes / 1e9, cache.room.folder,
+                        cache.folder, made, count, whole.limit_bytes / 1e9, whole.folder,
                     )  # fmt: skip
                     break
         self.filling_seconds += time.perf_counter() - begin
@@ -249,7 +250,7 @@ class Targets:
     ) -> None:
         """Bind the clips and, if wanted, fill the cache, each process its own share first."""
         self.bind(store)
-        if wanted and self.features.cache.room.limit_bytes > 0:
+        if wanted and self.features.cache.bound.limit_bytes > 0:
             spread = torch.distributed.is_available() and torch.distributed.is_initialized()
             self.precompute(
                 device=device,

@@ -255,10 +255,10 @@ def test_from_settings(make_teacher, tmp_path: Path) -> None:
     targets = Targets.from_settings(named, 16000)
     cache = targets.features.cache
     assert (targets.layers.indices, targets.width) == ((1,), 24)
-    assert (cache.room.folder, cache.room.limit_bytes) == (tmp_path, 3e9)
+    assert (cache.bound.folder, cache.bound.limit_bytes) == (tmp_path, 3e9)
     usual = Targets.from_settings(DistillConfig(), 16000, targets.teacher)
     assert usual.teacher is targets.teacher  # and not the one that is named
-    assert usual.features.cache.room.folder == cache_folder("features")
+    assert usual.features.cache.bound.folder == cache_folder("features")
     with pytest.raises(EnhanceError, match="16000 Hz, the model 8000 Hz"):
         Targets.from_settings(named, 8000)
 
