@@ -213,6 +213,9 @@ class Shelf:
             return None
         except (OSError, ValueError, EOFError) as error:
             log.warning("%s: cannot be used (%s) and is made anew", path, error)
+            if not isinstance(error, OSError):  # its room is needed for the new one
+                with contextlib.suppress(OSError):
+                    path.unlink()
             return None
         self._sound.add(key)
         return found

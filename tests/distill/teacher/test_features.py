@@ -80,7 +80,7 @@ def test_ctrl_c_loses_nothing(teacher, tmp_path: Path, monkeypatch) -> None:
     def interrupted(self: FeatureCache, *args: Any) -> np.ndarray:
         puts.append(self.name)
         if len(puts) == 2:
-            monkeypatch.setattr(np, "save", stop)  # inside the writing of a file
+            monkeypatch.setattr(np.lib.format, "write_array_header_1_0", stop)  # while writing
         return put(self, *args)
 
     def stop(file: Any, *args: Any, **more: Any) -> None:
