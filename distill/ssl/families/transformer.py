@@ -8,7 +8,6 @@ to three times as fast on a CPU where layer norm would transpose every layer's o
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 
 KINDS = {
-    "wavlm": ("WavLMConfig", "WavLMModel", "WavLMModel"),
-    "hubert": ("HubertConfig", "HubertModel", "HubertModel"),
-    "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2ForPreTraining", "Wav2Vec2Model"),
+    "wavlm": ("WavLMConfig", "WavLMModel"),
+    "hubert": ("HubertConfig", "HubertModel"),
+    "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2ForPreTraining"),
 }
-"""For each family the configuration, what is trained, and what is loaded to extract features."""
+"""For each family the configuration, and what is trained."""
 
 
 @checked
@@ -202,38 +201,3 @@ def save(model: Any, folder: Path) -> None:
         return_attention_mask=True,
     )
     write_json(folder / "preprocessor_config.json", extractor.to_dict())
-
-
-def load(folder: Path) -> Any:
-    """Read what `save` wrote, without pre-training heads, in fp32 and eval mode.
-
-    Raises
-    ------
-    EnhanceError
-        If the folder holds no such model.
-    """
-    try:
-        kind = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
-    except FileNotFoundError as error:
-        raise EnhanceError(f"{folder}: no config.json there; is it a model folder?") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EnhanceError(f"{folder / 'config.json'}: names no model_type ({error})") from error
-    if kind not in KINDS:
-        raise EnhanceError(f"{folder}: model_type {kind!r} is no transformer of {', '.join(KINDS)}")
-    from distill.backbones.hf import silent
-
-    try:
-        with silent():  # pre-training heads that features do not need are left in the file
-            model = getattr(import_transformers(), KINDS[kind][2]).from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EnhanceError(f"{folder}: no {kind} can be read from it ({error})") from error
-    return with_fast_front_end(model.eval())
-
-
-def twin(model: Any, seed: int) -> nn.Module:
-    """The same architecture with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return with_fast_front_end(type(model)(model.config).eval())

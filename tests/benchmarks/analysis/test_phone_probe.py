@@ -90,7 +90,7 @@ def test_probe_and_card(tmp_path: Path, monkeypatch) -> None:
         HfTeacher, "forward", lambda self, *args: heard.append(self.name) or forward(self, *args)
     )
     assert phone_probe.probe(model, folder, cache=tmp_path / "cache", quiet=True) == found
-    assert heard == ["random twin"] * 8
+    assert heard == [f"random:{model}:0"] * 8
     assert found["frames"] == 8 * 44  # of 49 frames, five have their centre in the silence
     names = [row["features"] for row in found["rows"]]
     assert names[0] == "majority guess"
