@@ -22,6 +22,7 @@ from distill.backbones.published.fairseq_files import literal
 from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec.teacher import Model, Wav2VecTeacher
 from distill.backbones.wav2vec.vq import VqWav2Vec, VqWav2VecConfig, VqWav2VecTeacher
+from enhance.config.settings import parse
 from enhance.errors import EnhanceError
 
 _DEFAULTS: dict[str, Any] = {
@@ -107,7 +108,7 @@ def model_from(args: dict[str, Any], tensors: dict[str, Tensor], name: str) -> W
     EnhanceError
         If a setting is not understood, or weights are missing, surplus or of another shape.
     """
-    model = Wav2Vec(Wav2VecConfig(**_settings(args, name)))
+    model = Wav2Vec(parse(Wav2VecConfig, _settings(args, name), name))
     return _filled(model, {_renamed(n, name): t for n, t in _used(tensors)}, name)
 
 
@@ -120,16 +121,16 @@ def vq_model_from(args: dict[str, Any], tensors: dict[str, Tensor], name: str) -
         raise EnhanceError(
             f"{name}: codewords of {given['vq_dim']} features for z of {width} are not supported"
         )
-    config = VqWav2VecConfig(
-        **settings,
-        vq_type=given["vq_type"],
-        vq_codes=given["vq_vars"],
-        vq_groups=given["vq_groups"],
-        vq_shared=given["combine_groups"],
-        vq_depth=given["vq_depth"],
-        vq_temperature=literal(given["vq_temp"], f"{name}: vq_temp"),
-        vq_gamma=given["vq_gamma"],
-    )
+    settings |= {
+        "vq_type": given["vq_type"],
+        "vq_codes": given["vq_vars"],
+        "vq_groups": given["vq_groups"],
+        "vq_shared": given["combine_groups"],
+        "vq_depth": given["vq_depth"],
+        "vq_temperature": literal(given["vq_temp"], f"{name}: vq_temp"),
+        "vq_gamma": given["vq_gamma"],
+    }
+    config = parse(VqWav2VecConfig, settings, name)
     mine = {_renamed(n, name): t for n, t in _used(tensors)}
     book = mine.get("quantizer.codebook")
     if book is not None and book.ndim == 3:

@@ -14,21 +14,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.backbones.hf import conv_geometry
-from enhance.errors import EnhanceError
+from enhance.config.checked import Field, PositiveFloat, PositiveInt, checked
+from enhance.config.settings import parse
 
-ConvLayers = tuple[tuple[int, int, int], ...]
+ConvLayers = Annotated[
+    tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(min_length=1)
+]
 """Channels, kernel and stride of each layer."""
 
 
-@dataclass(frozen=True)
+@checked
 class Wav2VecConfig:
     """Architecture. The defaults are those of the published ``wav2vec_large`` (32.5 M weights)."""
 
@@ -48,7 +50,7 @@ class Wav2VecConfig:
     """Add a layer's (decimated) input to its output where the channels agree."""
     skip_aggregator: bool = True
     """Add a layer's input to its output, by a 1 x 1 convolution where the channels differ."""
-    residual_scale: float = 0.5
+    residual_scale: PositiveFloat = 0.5
     """A sum with a skip connection is multiplied by the square root of this."""
     aggregator_bias: bool = True
     """Whether the aggregator's convolutions have a bias; the encoder's have none."""
@@ -64,22 +66,8 @@ class Wav2VecConfig:
     """Of c, training only."""
 
     def __post_init__(self) -> None:
-        for name in ("encoder", "aggregator"):
-            try:
-                rows = tuple((int(c), int(k), int(s)) for c, k, s in getattr(self, name))
-            except (TypeError, ValueError) as error:
-                raise EnhanceError(
-                    f"{name} {getattr(self, name)!r}: must be a list of (channels, kernel, stride)"
-                ) from error
-            if not rows or min(min(row) for row in rows) < 1:
-                raise EnhanceError(f"{name}: needs layers of positive channels, kernel and stride")
-            object.__setattr__(self, name, rows)
         if any(stride != 1 for *_, stride in self.aggregator):
-            raise EnhanceError("aggregator: every stride must be 1, or frames would be lost")
-        if self.activation not in ("relu", "gelu"):
-            raise EnhanceError(f"activation {self.activation!r}: must be relu or gelu")
-        if not self.residual_scale > 0:
-            raise EnhanceError(f"residual_scale {self.residual_scale}: must be above 0")
+            raise ValueError("aggregator: every stride must be 1, or frames would be lost")
 
     @classmethod
     def small(cls, **changes: Any) -> Self:
@@ -97,19 +85,16 @@ class Wav2VecConfig:
         return cls(**{**rows, **changes})
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Read what `to_dict` made.
+    def from_dict(cls, values: dict[str, Any], where: str) -> Self:
+        """Read what `to_dict` made; ``where`` is the file, for messages.
 
         Raises
         ------
         EnhanceError
             If a field is unknown or its value makes no sense.
         """
-        values = {k: v for k, v in values.items() if k not in ("model_type", "architectures")}
-        unknown = values.keys() - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise EnhanceError(f"{cls.model_type} has no setting {', '.join(sorted(unknown))}")
-        return cls(**values)
+        given = {k: v for k, v in values.items() if k not in ("model_type", "architectures")}
+        return parse(cls, given, where)
 
     def to_dict(self) -> dict[str, Any]:
         """As ``config.json`` holds it."""

@@ -10,19 +10,19 @@ clip: the teachers are not causal, and clips run alone or with others of exactly
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.backbones import read_json
+from distill.backbones.folder import prepared, write
 from distill.backbones.frozen import FrozenTeacher, fingerprint
 from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
 from enhance.errors import EnhanceError
-from enhance.files import atomic, write_json
 
 SAMPLE_RATE = 16000
 
@@ -98,17 +98,9 @@ def save(model: Wav2Vec, folder: Path) -> None:
     EnhanceError
         If a weight is not finite, or a file cannot be written.
     """
-    tensors = {n: t.detach().cpu().float().contiguous() for n, t in model.state_dict().items()}
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise EnhanceError(f"{folder}: {bad[0]} is not finite; the training diverged")
-    with atomic(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
-    write_json(
-        folder / "preprocessor_config.json",
-        {"do_normalize": False, "sampling_rate": SAMPLE_RATE},
-    )
-    write_json(folder / "config.json", model.config.to_dict())
+    tensors = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    prepare = {"do_normalize": False, "sampling_rate": SAMPLE_RATE}
+    write(folder, tensors, model.config.to_dict(), prepare)
 
 
 def read_model(kind: type[Model], folder: Path) -> Model:
@@ -126,10 +118,8 @@ def read_model(kind: type[Model], folder: Path) -> Model:
             f"{folder}: model_type {values.get('model_type')!r} is not {config_type.model_type}"
         )
     try:
-        model = kind(config_type.from_dict(values))
+        model = kind(config_type.from_dict(values, str(folder / "config.json")))
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except EnhanceError as error:
-        raise EnhanceError(f"{folder / 'config.json'}: {error}") from error
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise EnhanceError(
@@ -147,25 +137,3 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> Wav2VecTeacher
         If a file is missing or does not fit.
     """
     return Wav2VecTeacher(read_model(Wav2Vec, folder), name, left_pad=left_pad, **prepared(folder))
-
-
-def prepared(folder: Path) -> dict[str, Any]:
-    """What a folder's ``preprocessor_config.json`` asks for.
-
-    Raises
-    ------
-    EnhanceError
-        If the file is missing or does not say whether to normalise.
-    """
-    prepare = read_json(
-        folder / "preprocessor_config.json", "do_normalize decides what the model hears"
-    )
-    if not isinstance(prepare.get("do_normalize"), bool):
-        raise EnhanceError(
-            f"{folder / 'preprocessor_config.json'}: do_normalize must be true or false "
-            "(it decides what the model hears)"
-        )
-    return {
-        "do_normalize": prepare["do_normalize"],
-        "sample_rate": int(prepare.get("sampling_rate", SAMPLE_RATE)),
-    }

@@ -11,21 +11,21 @@ What `distill.backbones.wav2vec.model` says on group norm over time holds here t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
+from distill.backbones.folder import prepared
 from distill.backbones.frozen import by_length, check_lengths
 from distill.backbones.wav2vec.model import ConvLayers, Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec.quantizer import GumbelQuantizer, KmeansQuantizer, Quantized
-from distill.backbones.wav2vec.teacher import Wav2VecTeacher, prepared, read_model
-from enhance.errors import EnhanceError
+from distill.backbones.wav2vec.teacher import Wav2VecTeacher, read_model
+from enhance.config.checked import PositiveInt, checked
 
 
-@dataclass(frozen=True)
+@checked
 class VqWav2VecConfig(Wav2VecConfig):
     """Architecture. The defaults are those of the published Gumbel recipe."""
 
@@ -39,30 +39,18 @@ class VqWav2VecConfig(Wav2VecConfig):
     """z = log(|x| + 1)."""
     vq_type: Literal["gumbel", "kmeans"] = "gumbel"
     """Kind of quantiser."""
-    vq_codes: int = 320
+    vq_codes: PositiveInt = 320
     """V, codewords per group."""
-    vq_groups: int = 2
+    vq_groups: PositiveInt = 2
     """G, groups."""
     vq_shared: bool = True
     """One codebook for all groups."""
-    vq_depth: int = 2
+    vq_depth: PositiveInt = 2
     """Layers of the Gumbel scores."""
     vq_temperature: tuple[float, float, float] = (2.0, 0.5, 0.999995)
     """Gumbel: first value, last value, factor per step."""
     vq_gamma: float = 0.25
     """k-means: weight of the commitment term."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.vq_type not in ("gumbel", "kmeans"):
-            raise EnhanceError(f"vq_type {self.vq_type!r}: must be gumbel or kmeans")
-        try:
-            start, end, decay = (float(value) for value in self.vq_temperature)
-        except (TypeError, ValueError) as error:
-            raise EnhanceError(
-                f"vq_temperature {self.vq_temperature!r}: must be first value, last value, factor"
-            ) from error
-        object.__setattr__(self, "vq_temperature", (start, end, decay))
 
     @classmethod
     def small(cls, **changes: Any) -> Self:

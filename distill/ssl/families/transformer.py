@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.backbones import import_transformers
+from distill.backbones.folder import write_transformer
 from distill.ssl.data.crops import normalize
 from enhance.config.checked import checked
 from enhance.errors import EnhanceError
-from enhance.files import atomic, write_json
 
 KINDS = {
     "wavlm": ("WavLMConfig", "WavLMModel"),
@@ -160,44 +159,14 @@ def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def half(model: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The weights in fp16.
-
-    Raises
-    ------
-    EnhanceError
-        If one is not finite in fp16.
-    """
-    tensors = {n: t.detach().half().contiguous() for n, t in model.state_dict().items()}
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise EnhanceError(f"{folder}: {bad[0]} is not finite in fp16; the training diverged")
-    return tensors
-
-
 def save(model: Any, folder: Path) -> None:
     """Write a model folder in the format of transformers, weights in fp16.
 
-    ``config.json`` names float32 as type: `from_pretrained` then computes in fp32 without being
-    told to. ``preprocessor_config.json`` asks for the normalisation that training used.
+    ``preprocessor_config.json`` asks for the normalisation that training used.
 
     Raises
     ------
     EnhanceError
         If a weight is not finite in fp16, or a file cannot be written.
     """
-    tensors = half(model, folder)
-    with atomic(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
-    config: dict[str, Any] = model.config.to_dict()
-    config |= {"architectures": [type(model).__name__], "dtype": "float32"}
-    config.pop("_name_or_path", None)
-    write_json(folder / "config.json", config)
-    extractor = import_transformers().Wav2Vec2FeatureExtractor(
-        feature_size=1,
-        sampling_rate=16000,
-        padding_value=0.0,
-        do_normalize=True,
-        return_attention_mask=True,
-    )
-    write_json(folder / "preprocessor_config.json", extractor.to_dict())
+    write_transformer(folder, model, {n: t.half() for n, t in model.state_dict().items()})
