@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -32,8 +31,6 @@ from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import check_writable, sha256, write_jsonl
 from enhance.measure.metrics import versions
-from enhance.measure.timing import cores
-from enhance.progress import progress_bar
 
 CLIPS = "guard-clips.jsonl"
 
@@ -172,16 +169,9 @@ def _measure(
         for index in range(len(candidates))
     ]
     rows: Rows = {(case.name, own.sha256): [] for own in candidates for case in cases}
-    start = time.perf_counter()
-    with (
-        progress_bar(quiet=quiet) as bar,
-        contextlib.closing(rows_of.run(probes, candidates, jobs or cores())) as stream,
-    ):
-        job = bar.add_task("measuring", total=len(probes), speed="")
-        for number, row in enumerate(stream, 1):
+    with contextlib.closing(rows_of.run(probes, candidates, jobs, quiet=quiet)) as stream:
+        for row in stream:
             rows[row["case"], row["model_hash"]].append(row)
-            speed = number / (time.perf_counter() - start)
-            bar.update(job, advance=1, speed=f"{speed:.1f} clips/s")
     for case in cases:
         order = {pair.name: number for number, (pair, _) in enumerate(case.stimuli)}
         inputs = {row["clip"]: row["metrics"] for row in rows[case.name, NOISY]}

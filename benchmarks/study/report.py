@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.seeds import ENOUGH, Row, claims, no_claim
-from benchmarks.figures.tables import DIGITS, Table, number, plus_minus, size
+from benchmarks.figures.tables import (
+    Table,
+    difference_cell,
+    metric_cell,
+    metric_title,
+    number,
+    size,
+    visible,
+)
 from benchmarks.latency.tables import machine_lines
 from benchmarks.study.grid import paper_lines
 from enhance.files import atomic
@@ -38,7 +46,7 @@ def score_table(rows: Sequence[Row], *, brief: bool = False) -> Table:
         "settings": lambda row: row["config_hash"][:8],
         "seeds": lambda row: _seeds(row["seeds"]),
         "heard h": lambda row: number(row["hours_heard"], 2),
-        **{_title(metric): _score(metric) for metric in METRICS},
+        **{metric_title(metric): _score(metric) for metric in METRICS},
         "parameters": lambda row: size(row["parameters"], ""),
         "hop ms": lambda row: _plain((row["cpu"] or {}).get("hop_ms")),
         "CPU ms": lambda row: number(row["cpu_ms_p50"]),
@@ -49,7 +57,7 @@ def score_table(rows: Sequence[Row], *, brief: bool = False) -> Table:
         for name in ("settings", "heard h", "cold", "training CPU min"):
             del columns[name]
     table = Table("scores: mean and 95 % interval", ["run", *columns])
-    measured = {_title(metric) for metric in METRICS}
+    measured = {metric_title(metric) for metric in METRICS}
     for row in rows:
         if row["kind"] == "noisy":
             cells = [cell(row) if name in measured else "" for name, cell in columns.items()]
@@ -63,13 +71,13 @@ def difference_table(rows: Sequence[Row]) -> Table:
     """Paired differences to each run's baseline, a star where one holds among all of them."""
     table = Table(
         "paired differences (* holds among all of this table)",
-        ["run - baseline", "what differs", "seeds", *(_title(metric) for metric in METRICS)],
+        ["run - baseline", "what differs", "seeds", *(metric_title(metric) for metric in METRICS)],
     )
     held = claims(shown_rows(rows))
     for row in shown_rows(rows):
         if row["difference"]:
             cells = [
-                _difference_cell(row["difference"][m], m, (row["name"], m) in held) for m in METRICS
+                difference_cell(row["difference"][m], m, (row["name"], m) in held) for m in METRICS
             ]
             seeds = _seeds(row.get("difference_seeds") or row["seeds"])
             seeds += f" ({silence})" if (silence := no_claim(row)) else ""
@@ -88,12 +96,12 @@ def group_tables(rows: Sequence[Row]) -> list[Table]:
         clips = {v: counts.get(label, {}).get(v, {}).get("clips", "?") for v in values}
         for metric in GROUP_METRICS:
             table = Table(
-                f"{_title(metric)} by {label}: paired differences",
+                f"{metric_title(metric)} by {label}: paired differences",
                 ["run - baseline", *(f"{value} ({clips[value]})" for value in values)],
             )
             for row in shown:
                 found = row["group_difference"][label]
-                cells = [_difference_cell(found[value][metric], metric) for value in values]
+                cells = [difference_cell(found[value][metric], metric) for value in values]
                 table.rows.append([f"{row['name']} - {row['baseline']}", *cells])
             tables.append(table)
     return tables
@@ -125,9 +133,9 @@ def sentence(row: Row, held: Collection[tuple[str, str]]) -> str:
         entry = row["difference"][metric]
         if entry:
             unit = " dB" if metric == "si_sdr" else ""
-            text = f"{TITLES[metric]} ({plus_minus(entry, DIGITS[metric], True)}{unit})"
+            text = f"{TITLES[metric]} ({metric_cell(entry, metric, True)}{unit})"
             side = "higher" if entry["mean"] > 0 else "lower"
-            claimed = (row["name"], metric) in held and _visible(entry, metric)
+            claimed = (row["name"], metric) in held and visible(entry, metric)
             sides[side if claimed else "undecided"].append(text)
     start = f"{name} against `{row['baseline']}`: "
     if silence := no_claim(row):
@@ -182,8 +190,7 @@ def page(rows: Sequence[Row]) -> str:
     groups = group_tables(rows)
     if groups:
         parts += ["## By group", "", "Clips of each group in brackets.", ""]
-        for table in groups:
-            parts += [f"### {table.title}", "", table.markdown(), ""]
+        parts += [line for table in groups for line in table.section()]
     notes = [*rows[0]["warnings"], *_warnings(rows), *_untimed(rows)]
     if notes:
         parts += ["## Notes", "", *(f"- {note}" for note in notes), ""]
@@ -294,21 +301,8 @@ def _untimed(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _visible(entry: Row, metric: str) -> bool:
-    return bool(round(entry["mean"], DIGITS[metric]))  # rounding noise is no finding
-
-
-def _difference_cell(entry: Row | None, metric: str, held: bool = False) -> str:
-    star = " *" if held and entry and _visible(entry, metric) else ""
-    return plus_minus(entry, DIGITS[metric], True) + star
-
-
-def _title(metric: str) -> str:
-    return TITLES[metric] + (" dB" if metric == "si_sdr" else "")
-
-
 def _score(metric: str) -> Callable[[Row], str]:
-    return lambda row: plus_minus(row["metrics"][metric], DIGITS[metric])
+    return lambda row: metric_cell(row["metrics"][metric], metric)
 
 
 def _plain(value: float | None) -> str:
