@@ -25,8 +25,8 @@ from benchmarks.guard.cases import Case, Probe
 from benchmarks.guard.summary import Rows, summary
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
-from benchmarks.quality.clips import Pair, Row
-from enhance.data import evaluation_set
+from benchmarks.quality.clips import Row
+from benchmarks.quality.evaluate import open_pairs
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import check_writable, sha256, write_jsonl
@@ -121,11 +121,7 @@ def guard(
         load(candidate)  # a broken model is told before the long work
     folder = Path(out)
     check_writable(folder / CLIPS)
-    found = evaluation_set.open_set(set) if set else evaluation_set.builtin_set(quiet=quiet)
-    pairs = [
-        Pair(name, str(clean), str(noisy), dict(labels), "", "")
-        for name, clean, noisy, labels in found.pairs
-    ]
+    name, set_hash, pairs = open_pairs(set, quiet=quiet)
     given = {
         kind: c.find_clips(place, kind) if place else []
         for kind, place in (("speech", speech), ("noise", noise), ("music", music))
@@ -138,8 +134,8 @@ def guard(
     settings = json.dumps([limit, hashes, asdict(bounds), sex], sort_keys=True)
     common: Row = {
         "kind": "harm",
-        "set": str(set) if set else "built-in (synthetic)",
-        "set_hash": found.hash,
+        "set": name,
+        "set_hash": set_hash,
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         "limit": limit,
         "given": sources,

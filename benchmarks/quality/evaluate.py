@@ -126,7 +126,7 @@ def evaluate(
     for candidate in candidates:
         load(candidate)  # a broken model is told before the long work
     folder = Path(out)
-    name, set_hash, pairs = _open(set, snr, limit, quiet)
+    name, set_hash, pairs = open_pairs(set, snr, limit, quiet=quiet)
     labels = _group_labels(pairs, groups)
     rows, reused = _measure(candidates, pairs, metrics, set_hash, folder, jobs, cluster, quiet)
     table = {(row["model_hash"], row["clip"]): row for row in rows}
@@ -243,10 +243,10 @@ def check_snr(found: Sequence[tuple[str, float]], snr: float, where: str) -> Non
         )
 
 
-def _open(
-    folder: Path | str | None, snr: float | None, limit: int, quiet: bool
+def open_pairs(
+    folder: Path | str | None, snr: float | None = None, limit: int = 0, *, quiet: bool = False
 ) -> tuple[str, str, list[Pair]]:
-    """Read, hash and check every pair of a set: its name, hash and pairs."""
+    """Read, hash and check every pair of a set, as `evaluate`: its name, hash and pairs."""
     from enhance.data import evaluation_set
 
     if folder is None:
