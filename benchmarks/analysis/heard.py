@@ -1,0 +1,107 @@
+"""Which clips an analysis hears, and what backbones make of them, in whatever process asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distill.backbones import find
+from distill.teacher.contract import check_rate
+from distill.teacher.features import Features
+from distill.teacher.frames import FrameGrid, resample
+from enhance.audio import read as audio
+from enhance.data.manifest import Clip
+from enhance.errors import EnhanceError
+
+SAMPLE_RATE = 16000
+MOST_SECONDS = 20
+"""Longer files are heard up to here, so that memory is bounded by this and not by a file."""
+
+
+def draw(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
+    """Some of the clips, evenly over speakers (sources, where nobody is named); 0 for all."""
+    order = np.random.default_rng(np.random.SeedSequence([seed, 0])).permutation(len(clips))
+    heard: dict[str, int] = {}
+    turns = []
+    for i in order:
+        who = clips[i].speaker or f"? {clips[i].source}"
+        heard[who] = heard.get(who, 0) + 1
+        turns.append((heard[who], len(turns), i))
+    return [clips[i] for _, _, i in sorted(turns)[: limit or None]]
+
+
+def wave_of(path: Path | str) -> np.ndarray:
+    """The samples of a file at 16 kHz, `MOST_SECONDS` at most, float32 (N,)."""
+    found = audio.info(path)
+    most = MOST_SECONDS * found.sample_rate
+    return audio.read(path, SAMPLE_RATE, frames=most if found.frames > most else -1)
+
+
+def check(backbones: Sequence[str], cache: Path) -> None:
+    """Refuse backbones before anything is measured.
+
+    Raises
+    ------
+    EnhanceError
+        If there is none, one comes twice, or one cannot be had or hears another rate.
+    """
+    if not backbones or len(set(backbones)) < len(backbones):
+        raise EnhanceError("--backbone: name one or more, each once")
+    for name in backbones:
+        check_rate(features(name, cache).teacher, SAMPLE_RATE)
+
+
+@lru_cache(maxsize=32)
+def features(name: str, cache: Path) -> Features:
+    """A backbone with all its hidden states, loaded once in each process."""
+    return Features(find.load(name), "weighted", cache)
+
+
+def states_of(name: str, cache: Path, wave: np.ndarray) -> list[np.ndarray]:
+    """Hidden states of a clip, raw.
+
+    Shape: (N,) to float32 (T', D) each
+    """
+    return [state.astype(np.float32) for state in features(name, cache).states(wave)]
+
+
+def coarsest(backbones: Sequence[str], cache: Path) -> str:
+    """The backbone with the longest stride, the first of several."""
+    return max(backbones, key=lambda name: features(name, cache).grid.stride)
+
+
+def aligned(backbones: Sequence[str], cache: Path, wave: np.ndarray) -> list[np.ndarray]:
+    """Hidden states of several backbones on the grid of the `coarsest`, one after the other.
+
+    Frames that one of them lacks (at the ends of the clip) are left out of all.
+
+    Shape: (N,) to float32 (T, D) each
+    """
+    target = features(coarsest(backbones, cache), cache)
+    frames = target.teacher.frames(len(wave))
+    states: list[np.ndarray] = []
+    whole = np.ones(frames, bool)
+    for name in backbones:
+        own = states_of(name, cache, wave)
+        grid: FrameGrid = features(name, cache).grid
+        if grid != target.grid or len(own[0]) != frames:
+            valid = torch.ones(1, len(own[0]), dtype=torch.bool)
+            joint = torch.from_numpy(np.concatenate(own, axis=1))[None]
+            moved, covered = resample(joint, valid, grid, target.grid, frames)
+            own = np.split(moved[0].numpy(), np.cumsum([x.shape[1] for x in own])[:-1], axis=1)
+            whole &= covered[0].numpy()
+        states += own
+    return [state[whole] for state in states]
+
+
+def state_names(backbones: Sequence[str], cache: Path) -> list[tuple[str, int]]:
+    """Backbone and number of each state, in the order of `aligned`."""
+    return [
+        (name, layer)
+        for name in backbones
+        for layer in range(features(name, cache).teacher.num_layers + 1)
+    ]
