@@ -160,7 +160,7 @@ def cka(
     EnhanceError
         If a backbone or the corpus cannot be had, or there are too few clips.
     """
-    cache = cache or cache_folder("features")
+    cache = (cache or cache_folder("features")).resolve()
     heard.check(backbones, cache)
     clips = heard.draw(speech_of(corpus.expanduser(), "", False, quiet)[0], limit, seed)
     if len(clips) < 2:
@@ -193,17 +193,17 @@ def cka(
                 for _ in done:
                     bar.update(task, advance=1)
             found |= _without_each(folder, len(groups), pairs, widths)
-    rows = []
+    label, rows = heard.labels(backbones), []
     for (i, j), values in found.items():
         interval = jackknife(values[1:], found[i, i][1:], found[j, j][1:], factor)
-        a, b = ({"backbone": states[k][0], "state": states[k][1]} for k in (i, j))
         rows.append({
-            **{f"{key}_a": value for key, value in a.items()},
-            **{f"{key}_b": value for key, value in b.items()},
+            "backbone_a": label[states[i][0]], "state_a": states[i][1],
+            "backbone_b": label[states[j][0]], "state_b": states[j][1],
             "cka": interval.mean, "low": interval.low, "high": interval.high,
         })  # fmt: skip
     about = {
-        "backbones": list(backbones),
+        "title": "Debiased linear CKA of hidden states",
+        "backbones": list(label.values()),
         "corpus": by_source(clips),
         "clips": len(clips),
         "frames": int(next(iter(found.values()))[0]),

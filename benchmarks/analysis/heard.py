@@ -98,6 +98,15 @@ def aligned(backbones: Sequence[str], cache: Path, wave: np.ndarray) -> list[np.
     return [state[whole] for state in states]
 
 
+def labels(backbones: Sequence[str]) -> dict[str, str]:
+    """What tables call each backbone: a path's last part, where that tells it from all others."""
+    short = [find.label(name) for name in backbones]
+    return {
+        name: text if short.count(text) == 1 else name
+        for name, text in zip(backbones, short, strict=True)
+    }
+
+
 def state_names(backbones: Sequence[str], cache: Path) -> list[tuple[str, int]]:
     """Backbone and number of each state, in the order of `aligned`."""
     return [

@@ -23,7 +23,6 @@ from benchmarks.analysis.phone_probe import label_at, read_phones
 from benchmarks.figures.clusters import clusters_of
 from benchmarks.figures.statistics import mean_interval
 from benchmarks.figures.tables import Table, number, with_interval
-from distill.backbones.find import label
 from distill.speaker.data import speech_of
 from enhance import parallel
 from enhance.data.inventory import by_source
@@ -90,7 +89,7 @@ def maps(
     EnhanceError
         If a backbone, the corpus or a column cannot be had, or frames are too few.
     """
-    cache = cache or cache_folder("features")
+    cache = (cache or cache_folder("features")).resolve()
     heard.check(backbones, cache)
     corpus = corpus.expanduser()
     phones: dict[Path, Any] = {}
@@ -127,7 +126,7 @@ def maps(
     clusters = clusters_of([{"speaker": clip.speaker, "source": clip.source} for clip in clips])
     spoken = np.unique(owner)  # clips without a labelled frame have none
     clusters = {factor: [own[i] for i in spoken] for factor, own in clusters.items()}
-    rows = []
+    label, rows = heard.labels(backbones), []
     for place, (name, layer) in enumerate(states):
         points, near = done[place]
         figures = {}
@@ -137,11 +136,11 @@ def maps(
             figures |= {
                 f"{column}_{key}": getattr(interval, key) for key in ("mean", "low", "high")
             }
-        row = {"backbone": label(name), "state": layer, **figures}
+        row = {"backbone": label[name], "state": layer, **figures}
         rows.append({**row, "points": np.round(points, 2).tolist()})
     about = {
         "title": "Maps of hidden states",
-        "backbones": [label(name) for name in backbones],
+        "backbones": list(label.values()),
         "corpus": by_source(clips),
         "clips": len(clips),
         "chance": {column: _chance(values, owner) for column, values in labels.items()},

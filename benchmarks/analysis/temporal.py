@@ -175,7 +175,7 @@ def temporal(
     EnhanceError
         If a backbone or the clips cannot be had, or all clips are too short.
     """
-    cache = cache or cache_folder("features")
+    cache = (cache or cache_folder("features")).resolve()
     heard.check(backbones, cache)
     clips = Pairs.open(corpus, pairs, snrs, limit, seed, quiet=quiet)
     items, heads = clips.items, [None, *clips.snrs]
@@ -205,10 +205,10 @@ def temporal(
                 for s, values in enumerate(by_state):
                     cells[c][s].add(clip, values)
             _add(facing, own)
-    rows = []
+    label, rows = heard.labels(backbones), []
     for c, snr_db in enumerate(heads):
         for s, (name, layer) in enumerate(states):
-            who = {"backbone": name, "state": layer, "heard": "noisy" if c else "clean"}
+            who = {"backbone": label[name], "state": layer, "heard": "noisy" if c else "clean"}
             ms = 1000 * strides[s] / heard.SAMPLE_RATE * np.arange(lags[s])
             unrelated = _unrelated(sums, facing, c, s)
             for q, quantity in enumerate(QUANTITIES):
@@ -221,7 +221,8 @@ def temporal(
     made = {
         "analysis": "temporal",
         "about": {
-            "backbones": list(backbones),
+            "title": "Temporal structure of hidden states",
+            "backbones": list(label.values()),
             **clips.about,
             "clips": len(items),
             "intervals": {"clean": clustering(factors[0]), "noisy": clustering(factors[1])},
