@@ -101,15 +101,18 @@ class Pairs:
             return cls(items, [one], None, {**about, "set": place.name})
         if not noises:
             raise EnhanceError(f"{place}: no noise there (column `kind` of its manifest)")
-        store = ClipStore(noises, heard.SAMPLE_RATE, 500, name="noise", quiet=quiet)
-        drawn = [int(np.random.default_rng([seed, 1, i]).integers(len(store)))
-                 for i in range(len(clips))]  # fmt: skip
-        items = [
-            Item(c.path, {**own, "noise_name": store.clips[k].recordings[0]}, None, k, (seed, 2, i))
-            for i, (c, own, k) in enumerate(zip(clips, labels, drawn, strict=True))
+        drawn = [
+            np.random.default_rng([seed, 1, i]).integers(len(noises)) for i in range(len(clips))
         ]
-        about["noise"] = by_source([store.clips[k] for k in sorted(set(drawn))])
-        return cls(items, list(snrs), store, about)
+        used = sorted(set(drawn))  # the others need not be decoded
+        noises = [noises[k] for k in used]
+        store = ClipStore(noises, heard.SAMPLE_RATE, 500, name="noise", quiet=quiet)
+        items = []
+        for i, (clip, own) in enumerate(zip(clips, labels, strict=True)):
+            k = used.index(drawn[i])
+            own["noise_name"] = noises[k].recordings[0]
+            items.append(Item(clip.path, own, None, k, (seed, 2, i)))
+        return cls(items, list(snrs), store, {**about, "noise": by_source(noises)})
 
 
 def _of_set(folder: Path) -> list[Clip]:
