@@ -162,9 +162,8 @@ def cka(
     """
     cache = (cache or cache_folder("features")).resolve()
     heard.check(backbones, cache)
-    clips = heard.draw(speech_of(corpus.expanduser(), "", False, quiet)[0], limit, seed)
-    if len(clips) < 2:
-        raise EnhanceError(f"{corpus}: {len(clips)} clip of speech; cka needs two or more")
+    corpus = corpus.expanduser()
+    clips = heard.draw(speech_of(corpus, "", False, quiet)[0], limit, seed, corpus)
     labels = [{"speaker": clip.speaker, "source": clip.source} for clip in clips]
     factor, numbers = next(iter(coarse(labels, GROUPS).items()))
     groups = [

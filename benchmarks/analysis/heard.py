@@ -22,8 +22,23 @@ MOST_SECONDS = 20
 """Longer files are heard up to here, so that memory is bounded by this and not by a file."""
 
 
-def draw(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
-    """Some of the clips, evenly over speakers (sources, where nobody is named); 0 for all."""
+def draw(clips: Sequence[Clip], limit: int, seed: int, place: Path) -> list[Clip]:
+    """Some of the clips of a place, evenly over speakers (sources, where nobody is named).
+
+    Parameters
+    ----------
+    clips, place
+        What to draw from, and where it was found.
+    limit
+        How many; 0 for all, in random order.
+    seed
+        Of the order.
+
+    Raises
+    ------
+    EnhanceError
+        If there are fewer than two.
+    """
     order = np.random.default_rng(np.random.SeedSequence([seed, 0])).permutation(len(clips))
     heard: dict[str, int] = {}
     turns = []
@@ -31,7 +46,13 @@ def draw(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
         who = clips[i].speaker or f"? {clips[i].source}"
         heard[who] = heard.get(who, 0) + 1
         turns.append((heard[who], len(turns), i))
-    return [clips[i] for _, _, i in sorted(turns)[: limit or None]]
+    found = [clips[i] for _, _, i in sorted(turns)[: limit or None]]
+    if len(found) < 2:
+        raise EnhanceError(
+            f"{place}: {len(found)} clip(s) of speech that are long enough; an analysis needs two "
+            "or more"
+        )
+    return found
 
 
 def wave_of(path: Path | str) -> np.ndarray:

@@ -99,7 +99,7 @@ def maps(
         phones = dict(zip((clip.path for clip in clips), spans, strict=True))
     else:
         clips = list(speech_of(corpus, "", False, quiet)[0])
-    clips = heard.draw(clips, limit or min(len(clips), frames), seed)
+    clips = heard.draw(clips, limit or min(len(clips), frames), seed, corpus)
     times, labels, owner = _frames(clips, by, phones, names, -(-frames // len(clips)))
     if len(owner) <= 3 * perplexity:
         raise EnhanceError(

@@ -87,9 +87,7 @@ class Pairs:
             raise EnhanceError("name clips: --corpus DIR with speech and noise, or --set DIR")
         place = (pairs or corpus or Path()).expanduser()
         clips, noises = (_of_set(place), []) if pairs else speech_of(place, "", False, quiet)
-        clips = heard.draw([c for c in clips if c.duration >= SHORTEST], limit, seed)
-        if len(clips) < 2:
-            raise EnhanceError(f"{place}: {len(clips)} clips of {SHORTEST} s; two are needed")
+        clips = heard.draw([c for c in clips if c.duration >= SHORTEST], limit, seed, place)
         labels = [{**c.labels, "speaker": c.speaker, "source": c.source} for c in clips]
         about: dict[str, Any] = {"speech": by_source(clips)}
         if pairs:
