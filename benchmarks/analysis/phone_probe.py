@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from distill.ssl.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
 from torch.nn import functional as F
 
 from distill import backbones
-from distill.ssl.data.crops import FIELD, SAMPLE_RATE, STRIDE
-from distill.ssl.units.mfcc import mfcc_with_deltas
-from distill.teacher.contract import Teacher
+from distill.backbones.hf import HfTeacher
+from distill.ssl import transformer
 from distill.teacher.features import Features
 from distill.teacher.windows import hear
 from distill.training.accuracy import interval
 from enhance.audio import read as audio
-from enhance.data.corpus.manifest import read_manifest, read_rows
+from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.progress import progress_bar
@@ -36,6 +36,7 @@ from enhance.progress import progress_bar
 log = logging.getLogger("enhance")
 
 SILENCE = "SIL"
+Span = tuple[float, float, int]
 _CONTEXT = 4  # frames to each side in the MFCC baseline with context
 
 
@@ -59,26 +60,59 @@ class Aligned:
     """Names of the speakers."""
 
 
-def phone_of_frames(rows: list[tuple[float, float, int]], frames: int) -> np.ndarray:
-    """Phone at the centre of each frame.
+def phone_of_frames(rows: list[Span], frames: int) -> np.ndarray:
+    """Phone at the centre of each frame, as `label_at`; int (T,) of ``frames`` T."""
+    return label_at(rows, (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE)
+
+
+def label_at(spans: list[Span], seconds: np.ndarray) -> np.ndarray:
+    """Phone at each time.
 
     Parameters
     ----------
-    rows
+    spans
         (start, end, phone) in seconds.
-    frames
-        T.
+    seconds
+        (T,).
 
     Returns
     -------
     np.ndarray
         (T,) int, -1 where no phone stands.
     """
-    centres = (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE
-    labels = np.full(frames, -1)
-    for start, end, phone in rows:
-        labels[(centres >= start) & (centres < end)] = phone
+    labels = np.full(len(seconds), -1)
+    for start, end, phone in spans:
+        labels[(seconds >= start) & (seconds < end)] = phone
     return labels
+
+
+def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
+    """Clips of a folder, the phones of each (see `label_at`), and the names of the phones.
+
+    See `read_aligned`; silence is left out.
+
+    Raises
+    ------
+    EnhanceError
+        If a file or column is missing.
+    """
+    clips = read_manifest(folder / "manifest.csv")
+    rows: dict[Path, list[tuple[float, float, str]]] = {}
+    try:
+        for row in read_rows(folder / "phones.csv"):
+            name = row.get("phone_base") or row["phone"]
+            if name != SILENCE:
+                span = (float(row["start_s"]), float(row["end_s"]), name)
+                rows.setdefault((folder / row["file"]).resolve(), []).append(span)
+    except (KeyError, ValueError) as error:
+        raise EnhanceError(f"{folder / 'phones.csv'}: not a table of phones ({error})") from error
+    phones = sorted({name for spans in rows.values() for _, _, name in spans})
+    number = {name: i for i, name in enumerate(phones)}
+    spans = [
+        [(start, end, number[name]) for start, end, name in rows.get(clip.path.resolve(), [])]
+        for clip in clips
+    ]
+    return clips, spans, phones
 
 
 def read_aligned(folder: Path) -> Aligned:
@@ -91,26 +125,14 @@ def read_aligned(folder: Path) -> Aligned:
     EnhanceError
         If a file or column is missing, or there are fewer than two speakers.
     """
-    clips = read_manifest(folder / "manifest.csv")
+    clips, spans, phones = read_phones(folder)
     speakers = sorted({clip.speaker for clip in clips})
     if len(speakers) < 2:
         raise EnhanceError(f"{folder}: the phone probe leaves speakers out; two or more are needed")
-    rows: dict[Path, list[tuple[float, float, str]]] = {}
-    try:
-        for row in read_rows(folder / "phones.csv"):
-            name = row.get("phone_base") or row["phone"]
-            if name != SILENCE:
-                span = (float(row["start_s"]), float(row["end_s"]), name)
-                rows.setdefault((folder / row["file"]).resolve(), []).append(span)
-    except (KeyError, ValueError) as error:
-        raise EnhanceError(f"{folder / 'phones.csv'}: not a table of phones ({error})") from error
-    phones = sorted({name for spans in rows.values() for _, _, name in spans})
-    number = {name: i for i, name in enumerate(phones)}
     waves, speech, labels, utterance, speaker = [], [], [], [], []
     for u, clip in enumerate(clips):
         wave = audio.read(clip.path, SAMPLE_RATE)
-        spans = [(a, b, number[name]) for a, b, name in rows.get(clip.path.resolve(), [])]
-        found = phone_of_frames(spans, len(mfcc_with_deltas(wave)))
+        found = phone_of_frames(spans[u], len(mfcc_with_deltas(wave)))
         waves.append(wave)
         speech.append(np.flatnonzero(found >= 0))
         labels.append(found[found >= 0])
@@ -192,7 +214,7 @@ def probe(
     Parameters
     ----------
     model
-        Model folder as `distill.ssl.families.transformer.save` writes it.
+        Model folder as `distill.ssl.transformer.save` writes it.
     corpus
         See `read_aligned`.
     seed
@@ -215,12 +237,13 @@ def probe(
         If the model or the corpus cannot be read.
     """
     data = read_aligned(corpus)
+    trained = transformer.load(model)
     # No zeros on the left: the labels are those of frames that begin with the clip.
     teacher = backbones.load(model, str(model), 0)
     known = Features(teacher, "weighted", cache or cache_folder("features"))
     found: dict[str, np.ndarray] = {"majority guess": majority_hits(data)}
     with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("phone probe", total=2 + 2 * (teacher.num_layers + 1))
+        task = bar.add_task("phone probe", total=2 + 2 * (trained.config.num_hidden_layers + 1))
         bar.update(task, speed="")
 
         def measure(name: str, features: np.ndarray) -> None:
@@ -232,7 +255,7 @@ def probe(
         measure("MFCC, deltas", _pick(cepstra, data))
         wide = [_with_context(x, _CONTEXT) for x in cepstra]
         measure(f"MFCC, deltas, {_CONTEXT} frames each side", _pick(wide, data))
-        for label, states in (("random twin", _twin(teacher, seed)), ("model", known.states)):
+        for label, states in (("random twin", _twin(trained, seed)), ("model", known.states)):
             spoken = [
                 [state[chosen] for state in states(wave)]
                 for wave, chosen in zip(data.waves, data.speech, strict=True)
@@ -269,12 +292,18 @@ def probe(
     }
 
 
-def _twin(teacher: Teacher, seed: int) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+def _twin(trained: Any, seed: int) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
     """Raw states of a clip by the architecture with random weights, as `Features.states`."""
-    twin = teacher.twin(seed)
+    teacher = HfTeacher(
+        transformer.twin(trained, seed),
+        "random twin",
+        sample_rate=SAMPLE_RATE,
+        do_normalize=True,  # as `transformer.save` writes it of every model
+        left_pad=0,
+    )
 
     def states(wave: np.ndarray) -> Sequence[np.ndarray]:
-        heard = hear(twin, torch.from_numpy(wave)[None], lambda hidden: hidden[:, 0])
+        heard = hear(teacher, torch.from_numpy(wave)[None], lambda hidden: hidden[:, 0])
         return list(heard.numpy().astype(np.float16))
 
     return states
