@@ -9,30 +9,35 @@ asked the same questions with the same splits, so that gains are paired clip by 
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.analysis.probes.answers import (
+    SUMS,
+    Answer,
+    Pool,
+    answer,
+    by_clip,
+    choices,
+    hear,
+    opened,
+)
+from benchmarks.analysis.probes.read import read
+from benchmarks.analysis.probes.tasks import Data
 from benchmarks.analysis.record import keep
 from benchmarks.figures.clusters import Clusters, clustering, clusters_of
 from benchmarks.figures.seeds import crossed_interval
 from benchmarks.figures.tables import Table, number
-from enhance import parallel
+from distill.backbones.find import label as label_of
+from distill.speaker.eer import equal_error_rate, of_trials, resampled
 from enhance.files import cache_folder
-from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from benchmarks.analysis.tasks import Data
-    from distill.teacher.features import Features
 
 log = logging.getLogger("enhance")
 
@@ -68,7 +73,7 @@ def probe(
     backbones
         As `distill.backbones.find.load` takes them.
     task, corpus, label, group, trials, limit, frames
-        See `benchmarks.analysis.tasks.read`.
+        See `benchmarks.analysis.probes.read.read`.
     output
         Folder of the record.
     pool
@@ -89,8 +94,6 @@ def probe(
     EnhanceError
         If a model or the corpus cannot be read, or no split without a leak is possible.
     """
-    from benchmarks.analysis.tasks import read
-
     name = task if task != "label" else label.partition(":")[0]
     where = cache or cache_folder("features")
     entries = [entry for b in backbones for entry in _controls(b, where, seed, seeds)]
@@ -98,14 +101,12 @@ def probe(
                 folder=output / f"mixtures-{task}", seed=seed, quiet=quiet)  # fmt: skip
     data.splits(folds, seed)  # what is impossible is told before the long work
     answers: dict[tuple[str, str, str], list[Answer]] = {}
-    widths: dict[str, tuple[int, ...]] = {}
     for backbone, kind, load, its_seeds in entries:
         raw, normal = hear(data, load, where, pool, jobs, cluster, quiet)
-        for features, states in choices(raw, normal).items():
-            found = [answer(data, states, folds, s) for s in its_seeds]
+        for features, chosen in choices(raw, normal).items():
+            found = [answer(data, *chosen, folds, s) for s in its_seeds]
             answers.setdefault((backbone, kind, features), []).extend(found)
             log.info("probe %s: %s %s %s", name, backbone, kind, features)
-        widths[load] = tuple(state.shape[1] for state in raw)
     clusters = clusters_of([{**c.labels, "speaker": c.speaker, "source": c.source}
                             for c in data.clips])  # fmt: skip
     rows = [_guess(data, folds, range(seed, seed + seeds), clusters)]
@@ -135,8 +136,6 @@ def probe(
             "intervals": "95 %, EER: bootstrap over speakers"
             if data.task.metric == "EER"
             else f"95 %, {clustering(clusters)}",
-            "widths": {load: list(w) for load, w in widths.items()},
-            "versions": {"python": platform.python_version(), "numpy": np.__version__},
         },
         "rows": rows,
         "gains": _gains(data, answers, clusters),
@@ -150,46 +149,42 @@ def _controls(
 ) -> list[tuple[str, str, str, list[int]]]:
     """What is heard for one backbone: its name, the kind of row, what to load, and the seeds."""
     all_seeds = list(range(seed, seed + seeds))
-    found = [(backbone, "model", backbone, all_seeds)]
+    name = label_of(backbone)
+    found = [(name, "model", backbone, all_seeds)]
     if not backbone.startswith(_ALONE):
         stride = opened(backbone, cache).grid.stride
-        found += [(backbone, "random", f"random:{backbone}:{s}", [s]) for s in all_seeds]
-        found.append((backbone, "log-mel", f"log-mel:{stride}", all_seeds))
+        found += [(name, "random", f"random:{backbone}:{s}", [s]) for s in all_seeds]
+        found.append((name, "log-mel", f"log-mel:{min(stride, 400)}", all_seeds))
     return found
 
 
 def _row(data: Data, found: list[Answer], clusters: Clusters) -> dict[str, Any]:
-    row: dict[str, Any] = {"shares": np.mean([a.shares for a in found], 0).round(4).tolist()}
+    shares = np.mean([a.shares for a in found], 0)
+    row: dict[str, Any] = {"states": found[0].states, "shares": shares.round(4).tolist()}
     if found[0].trials is None:
         row |= crossed_interval(np.stack([a.values for a in found], 1), clusters).row()
         if found[0].explained is not None:
             row["explained"] = float(np.mean([a.explained for a in found]))
-        means = [float(a.values.mean()) for a in found]
     else:
-        from distill.speaker.eer import equal_error_rate, of_trials
-
         result = of_trials(*_trials(data, found), len(data.clips), rounds=_ROUNDS)
-        row |= {"mean": result.eer, "low": result.low, "high": result.high,
-                "n": len(data.clips), "method": "bootstrap over speakers",
-                "min_dcf": result.min_dcf, "targets": result.targets,
-                "nontargets": result.nontargets}  # fmt: skip
-        owners = _owners(data)
-        means = []
-        for answer in found:
-            a, b = answer.trials or ((), ())
-            means.append(equal_error_rate(answer.values, owners[a] == owners[b])[0])
-    return {**row, "seeds": [round(mean, 5) for mean in means]}
+        row |= {"mean": result.eer, "low": result.low, "high": result.high, "n": result.clips}
+        row |= {"method": "bootstrap over speakers", "min_dcf": result.min_dcf}
+        row |= {"targets": result.targets, "nontargets": result.nontargets}
+    return {**row, "seeds": [round(_mean(data, [one]), 5) for one in found]}
 
 
-def _owners(data: Data) -> np.ndarray:
-    """Number of each clip's speaker; of verification its class."""
-    return data.labels
+def _mean(data: Data, found: list[Answer]) -> float:
+    """Accuracy, mean error or EER."""
+    if found[0].trials is None:
+        return float(np.mean([a.values.mean() for a in found]))
+    scores, first, second = _trials(data, found)
+    return equal_error_rate(scores, first == second)[0]
 
 
 def _trials(data: Data, found: list[Answer]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores and speakers of the trials of all seeds."""
+    """Scores and speakers (of verification, the classes) of the trials of all seeds."""
     sides = [np.concatenate(side) for side in zip(*(a.trials or () for a in found), strict=True)]
-    first, second = (_owners(data)[side] for side in sides)
+    first, second = (data.labels[side] for side in sides)
     return np.concatenate([a.values for a in found]), first, second
 
 
@@ -206,7 +201,7 @@ def _guess(
             known = data.labels[np.isin(data.owner, train)]
             one = np.bincount(known).argmax() if data.classes else known.mean()
             guess[np.isin(data.owner, test)] = one
-        found.append(Answer(by_clip(data, guess), np.ones(1)))
+        found.append(Answer(by_clip(data, guess), np.ones(0), []))
     return {"backbone": "", "kind": "guess", "features": "", **_row(data, found, clusters)}
 
 
@@ -221,9 +216,6 @@ def _gains(
     """
     lower = data.task.metric != "accuracy"
 
-    def mean(found: list[Answer]) -> float:
-        return float(_row(data, found, clusters)["mean"])
-
     rows = []
     for backbone in dict.fromkeys(b for b, _, _ in answers):
         best = {}
@@ -231,7 +223,7 @@ def _gains(
             states = [key for key in answers
                       if key[:2] == (backbone, kind) and key[2] not in SUMS]  # fmt: skip
             if states:
-                values = {key: mean(answers[key]) for key in states}
+                values = {key: _mean(data, answers[key]) for key in states}
                 best[kind] = (min if lower else max)(states, key=values.__getitem__)
         for features in ("best state", *SUMS):
             own = best["model"] if features == "best state" else (backbone, "model", features)
@@ -254,8 +246,6 @@ def _difference(
     if own[0].trials is None:
         table = np.stack([a.values - b.values for a, b in zip(own, other, strict=True)], 1)
         return crossed_interval(sign * table, clusters).row()
-    from distill.speaker.eer import equal_error_rate, resampled
-
     rates = []
     draws = []
     for found in (own, other):
@@ -344,10 +334,8 @@ def plots(record: dict[str, Any]) -> dict[str, Figure]:
     for axis, name in zip(axes, names, strict=True):
         bars = [row for row in summed if row["backbone"] == name]
         for k, row in enumerate(bars):
-            # States before the summed ones have another width
             width = 0.8 / len(bars)
-            first = len(about["widths"].get(name, row["shares"])) - len(row["shares"])
-            place = first + np.arange(len(row["shares"])) + (k - (len(bars) - 1) / 2) * width
+            place = np.array(row["states"]) + (k - (len(bars) - 1) / 2) * width
             axis.bar(place, row["shares"], width, color=colours[row["kind"]],
                      alpha=1 if row["features"] == SUMS[0] else 0.5,
                      label=f"{row['kind']}, {row['features']}")  # fmt: skip

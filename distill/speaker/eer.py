@@ -153,7 +153,7 @@ def verify(
         If there are fewer than two speakers, or none with two clips.
     """
     unit = unit_length(embeddings)
-    names, owner = np.unique(np.asarray(speakers), return_inverse=True)
+    owner = np.unique(np.asarray(speakers), return_inverse=True)[1]
     first, second = np.triu_indices(len(owner), 1)
     scores = (unit @ unit.T)[first, second]
     return of_trials(scores, owner[first], owner[second], len(owner), rounds=rounds, seed=seed)

@@ -34,6 +34,8 @@ class Answer:
     score."""
     shares: np.ndarray
     """Of each state in the sum, mean over the folds."""
+    states: list[int]
+    """Their numbers."""
     trials: tuple[np.ndarray, np.ndarray] | None = None
     """Clips of each trial."""
     explained: float | None = None
@@ -47,17 +49,17 @@ def opened(backbone: str, cache: Path) -> Features:
 
 
 def hear(
-    data: Data, load: str, cache: Path, pool: Pool, jobs: int, cluster: str, quiet: bool
+    data: Data, backbone: str, cache: Path, pool: Pool, jobs: int, cluster: str, quiet: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """States of all units, raw and layer-normalised: for each state (M, D)."""
     times: Sequence[np.ndarray | None] = data.times or [None] * len(data.clips)
     items = list(zip([clip.path for clip in data.clips], times, strict=True))
     parts: list[Any] = [None] * len(items)
     work = parallel.run(
-        partial(states_of, load, cache, pool), items, jobs=jobs, cluster=cluster
+        partial(states_of, backbone, cache, pool), items, jobs=jobs, cluster=cluster
     )
     with progress_bar(quiet=quiet) as bar, contextlib.closing(work) as done:
-        task = bar.add_task(f"listening: {load}", total=len(items), speed="")
+        task = bar.add_task(f"listening: {backbone}", total=len(items), speed="")
         for index, found in done:
             parts[index] = found
             bar.update(task, advance=1)
@@ -89,7 +91,7 @@ def states_of(
         raise EnhanceError(f"{path}: too short for a frame of {backbone}; leave it out")
     normal = [features.normalized(state) for state in states]
     if times is None:
-        return tuple([pooled(s, pool)[None] for s in side] for side in (states, normal))  # type: ignore[return-value]
+        return [pooled(s, pool)[None] for s in states], [pooled(s, pool)[None] for s in normal]
     place = (times * rate - grid.offset - grid.field / 2) / grid.stride
     chosen = np.clip(np.round(place).astype(int), 0, len(states[0]) - 1)
     return [s[chosen] for s in states], [s[chosen] for s in normal]
@@ -101,21 +103,33 @@ def pooled(state: np.ndarray, pool: Pool) -> np.ndarray:
     return mean if pool == "mean" else np.concatenate([mean, state.std(0)])
 
 
-def choices(raw: list[np.ndarray], normal: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """What is probed, each (K, M, D): every state, and the sums.
+def choices(
+    raw: list[np.ndarray], normal: list[np.ndarray]
+) -> dict[str, tuple[list[int], np.ndarray]]:
+    """What is probed: every state, and the sums; the numbers of its states, and they (K, M, D).
 
     States of another width than the last cannot be summed with it, and are not.
     """
-    found = {f"state {k}": state[None] for k, state in enumerate(raw)}
+    found = {f"state {k}": ([k], state[None]) for k, state in enumerate(raw)}
     alike = [k for k, state in enumerate(raw) if state.shape[1] == raw[-1].shape[1]]
     if len(alike) > 1:
         for name, side in zip(SUMS, (raw, normal), strict=True):
-            found[name] = np.stack([side[k] for k in alike])
+            found[name] = (alike, np.stack([side[k] for k in alike]))
     return found
 
 
-def answer(data: Data, states: np.ndarray, folds: int, seed: int) -> Answer:
-    """Fit on each fold's training clips, ask its test clips."""
+def answer(data: Data, numbers: list[int], states: np.ndarray, folds: int, seed: int) -> Answer:
+    """Fit on each fold's training clips, ask its test clips.
+
+    Parameters
+    ----------
+    data
+        Units and splits.
+    numbers, states
+        See `choices`.
+    folds, seed
+        See `Data.splits`.
+    """
     scores, shares, trials = [], [], []
     values = np.zeros(len(data.labels))
     for train, test in data.splits(folds, seed):
@@ -137,16 +151,17 @@ def answer(data: Data, states: np.ndarray, folds: int, seed: int) -> Answer:
             values[asks] = guess.argmax(1) if data.classes else guess
     if trials:
         a, b = (np.concatenate(side) for side in zip(*trials, strict=True))
-        return Answer(np.concatenate(scores), np.mean(shares, 0), (a, b))
+        return Answer(np.concatenate(scores), np.mean(shares, 0), numbers, (a, b))
     return Answer(
         by_clip(data, values),
         np.mean(shares, 0),
+        numbers,
         explained=None if data.classes else _explained(data.labels, values),
     )
 
 
 def by_clip(data: Data, guess: np.ndarray) -> np.ndarray:
-    """Accuracy, or mean absolute error, of each clip."""
+    """Accuracy, or mean absolute error, of each clip: (M,) to (n,)."""
     each = guess == data.labels if data.classes else np.abs(guess - data.labels)
     counts = np.bincount(data.owner, minlength=len(data.clips))
     result: np.ndarray = np.bincount(data.owner, each, len(data.clips)) / counts
@@ -155,5 +170,3 @@ def by_clip(data: Data, guess: np.ndarray) -> np.ndarray:
 
 def _explained(labels: np.ndarray, guess: np.ndarray) -> float:
     return float(1 - np.square(guess - labels).sum() / np.square(labels - labels.mean()).sum())
-
-

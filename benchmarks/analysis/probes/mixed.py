@@ -108,9 +108,7 @@ def mixtures(
                     "fold": f"fold {k}",
                 }
                 speaker = stores[0].clips[recipe.speech[0].clip].speaker
-                made.append(
-                    Clip(path, _SECONDS, SAMPLE_RATE, "speech", "mixtures", speaker, tells)
-                )
+                made.append(Clip(path, _SECONDS, SAMPLE_RATE, "speech", "mixtures", speaker, tells))
                 bar.update(task, advance=1)
         write_manifest(place / "manifest.jsonl", made)
     return folder / "manifest.jsonl"

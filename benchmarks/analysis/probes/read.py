@@ -57,6 +57,8 @@ def read(
     EnhanceError
         If a label or a group is missing, or a split without a leak is impossible.
     """
+    if name not in TASKS:
+        raise EnhanceError(f"--task {name}: unknown; take {', '.join(TASKS)}")
     task = TASKS[name]
     task = replace(task, label=label or task.label, group=group or task.group)
     if not task.label:
