@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from distill.ssl.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
 
 from benchmarks.analysis.linear import fit
 from distill import backbones
 from distill.backbones.hf import HfTeacher
-from distill.ssl import transformer
+from distill.ssl.families import transformer
+from distill.ssl.units.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
 from distill.teacher.features import Features
 from distill.teacher.windows import hear
 from distill.training.accuracy import interval
@@ -189,7 +189,7 @@ def probe(
     Parameters
     ----------
     model
-        Model folder as `distill.ssl.transformer.save` writes it.
+        Model folder as `distill.ssl.families.transformer.save` writes it.
     corpus
         See `read_aligned`.
     seed
