@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.ssl.data.crops import MIN_FRAMES, frame_count
+import numpy as np
+
+from distill.ssl.data.crops import MIN_FRAMES, Crop, frame_count, plan
 from enhance.config import DataConfig
 from enhance.data.clip_store import ClipStore
 from enhance.data.clips import load_clips, split
 from enhance.data.inventory import by_source
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
+
+BATCH_FRAMES, CROP_FRAMES = 1200, 250
+"""Bounds on a held-back batch and crop: 24 s and 5 s."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class SslData:
         train, held = _split(clips, held_back, seed)
         train_noise, held_noise = _split(noises, held_back, seed) if noises else ([], [])
         return cls(speech, train, held, noise, train_noise, held_noise)
+
+    def measured(self, seed: int) -> tuple[list[list[Crop]], np.random.Generator]:
+        """Held-back crops in batches, the same at every call, and what else to draw from."""
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
+        return plan(self.speech, self.held, BATCH_FRAMES, CROP_FRAMES, rng), rng
 
     def describe(self) -> dict[str, Any]:
         """Hours, files and licences of each source, and what was held back."""

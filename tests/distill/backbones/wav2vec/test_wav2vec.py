@@ -231,7 +231,11 @@ def test_do_normalize_is_honoured(tmp_path: Path) -> None:
     [
         ("preprocessor_config.json", "{}", "do_normalize"),
         ("config.json", '{"model_type": "wav2vec", "size": 3}', "unknown key .size."),
-        ("config.json", '{"model_type": "wav2vec", "encoder": [[4, 0, 1]]}', "expected more than 0"),
+        (
+            "config.json",
+            '{"model_type": "wav2vec", "encoder": [[4, 0, 1]]}',
+            "more than 0",
+        ),
         ("config.json", '{"model_type": "wav2vec", "residual_scale": 0}', "residual_scale"),
         ("config.json", '{"model_type": "wav2vec"}', "cannot be loaded"),
         ("model.safetensors", "nothing", "cannot be loaded"),

@@ -112,8 +112,8 @@ def test_visible_frames_do_not_count() -> None:
 def test_nearest_visible_frame() -> None:
     units = np.array([5, 1, 2, 3, 4, 9])
     mask = np.array([False, True, True, True, True, False])
-    assert nearest_visible(units, mask).tolist() == [5, 5, 5, 9, 9, 9]
-    assert nearest_visible(units, np.ones(6, bool)).tolist() == [-1] * 6
+    assert units[nearest_visible(mask)].tolist() == [5, 5, 5, 9, 9, 9]
+    assert nearest_visible(np.ones(6, bool)).tolist() == [-1] * 6
 
 
 def test_interval_follows_the_clusters_not_the_frames() -> None:
