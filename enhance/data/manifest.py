@@ -92,7 +92,7 @@ def read_manifest(path: Path | str) -> list[Clip]:
 
 
 def read_rows(path: Path | str) -> list[dict[str, Any]]:
-    """Entries of a JSONL or CSV file as dictionaries."""
+    """Entries of a JSONL, CSV or TSV file (no quoting there) as dictionaries."""
     path = Path(path)
     if path.suffix == ".jsonl":
         rows = read_jsonl(path)
@@ -100,15 +100,18 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise EnhanceError(f"{path}, entry {number}: expected a JSON object")
         return rows
-    if path.suffix != ".csv":
+    if path.suffix not in (".csv", ".tsv"):
         raise EnhanceError(f"{path}: a manifest is a .jsonl or .csv file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            if path.suffix == ".tsv":
+                reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            else:
+                reader = csv.DictReader(file)
             names = list(reader.fieldnames or ())
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EnhanceError(f"{path}: cannot be read as CSV ({error})") from error
+        raise EnhanceError(f"{path}: cannot be read as a table ({error})") from error
     for mark, word in ((";", "semicolons"), ("\t", "tabs")):
         if len(names) == 1 and mark in names[0]:
             raise EnhanceError(f"{path}: its columns are parted by {word}; write commas")

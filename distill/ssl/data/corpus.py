@@ -12,7 +12,7 @@ from distill.ssl.data.crops import MIN_FRAMES, Crop, frame_count, plan
 from enhance.config import DataConfig
 from enhance.data.clip_store import ClipStore
 from enhance.data.clips import load_clips, split
-from enhance.data.inventory import by_source
+from enhance.data.inventory import of_parts
 from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 
@@ -63,16 +63,16 @@ class SslData:
 
     def describe(self) -> dict[str, Any]:
         """Hours, files and licences of each source, and what was held back."""
-        noises = self.noise.clips if self.noise else ()
-        return {
-            "train": by_source([self.speech.clips[i] for i in self.train]),
-            "held_back": by_source([self.speech.clips[i] for i in self.held]),
-            "noise": by_source([noises[i] for i in self.train_noise]),
-            "noise_held_back": by_source([noises[i] for i in self.held_noise]),
-            "held_back_speakers": sorted(
-                {c.speaker for i in self.held if (c := self.speech.clips[i]).speaker}
-            ),
-        }
+
+        def of(store: ClipStore | None, chosen: list[int]) -> list[Clip]:
+            return [store.clips[i] for i in chosen] if store else []
+
+        return of_parts(
+            of(self.speech, self.train),
+            of(self.speech, self.held),
+            of(self.noise, self.train_noise),
+            of(self.noise, self.held_noise),
+        )
 
 
 def _split(clips: list[Clip], fraction: float, seed: int) -> tuple[list[int], list[int]]:
