@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from benchmarks.analysis.linear import fit
 from distill import backbones
 from distill.ssl.data.crops import FIELD, SAMPLE_RATE, STRIDE
 from distill.ssl.units.mfcc import mfcc_with_deltas
@@ -28,7 +28,7 @@ from distill.teacher.features import Features
 from distill.teacher.windows import hear
 from distill.training.accuracy import interval
 from enhance.audio import read as audio
-from enhance.data.manifest import read_manifest, read_rows
+from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.progress import progress_bar
@@ -36,6 +36,8 @@ from enhance.progress import progress_bar
 log = logging.getLogger("enhance")
 
 SILENCE = "SIL"
+Span = tuple[float, float, int]
+"""Start and end in seconds, and the number of the phone."""
 _CONTEXT = 4  # frames to each side in the MFCC baseline with context
 
 
@@ -59,42 +61,43 @@ class Aligned:
     """Names of the speakers."""
 
 
-def phone_of_frames(rows: list[tuple[float, float, int]], frames: int) -> np.ndarray:
-    """Phone at the centre of each frame.
+def label_at(rows: list[Span], seconds: np.ndarray) -> np.ndarray:
+    """Number of the phone at each time, (T,) int; -1 where no phone stands.
 
     Parameters
     ----------
     rows
         (start, end, phone) in seconds.
-    frames
-        T.
-
-    Returns
-    -------
-    np.ndarray
-        (T,) int, -1 where no phone stands.
+    seconds
+        (T,).
     """
-    centres = (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE
-    labels = np.full(frames, -1)
+    labels = np.full(len(seconds), -1)
     for start, end, phone in rows:
-        labels[(centres >= start) & (centres < end)] = phone
+        labels[(seconds >= start) & (seconds < end)] = phone
     return labels
 
 
-def read_aligned(folder: Path) -> Aligned:
+def phone_of_frames(rows: list[Span], frames: int) -> np.ndarray:
+    """Phone at the centre of each frame of 400 samples every 320, (T,); see `label_at`."""
+    return label_at(rows, (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE)
+
+
+def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
     """Read a folder with ``manifest.csv`` (path, seconds, speaker) and ``phones.csv``.
 
     ``phones.csv`` has the columns ``file``, ``start_s``, ``end_s`` and ``phone_base`` or ``phone``.
 
+    Returns
+    -------
+    clips, spans, phones
+        Clips; the phones of each, silence left out; and the names of the phones.
+
     Raises
     ------
     EnhanceError
-        If a file or column is missing, or there are fewer than two speakers.
+        If a file or column is missing.
     """
     clips = read_manifest(folder / "manifest.csv")
-    speakers = sorted({clip.speaker for clip in clips})
-    if len(speakers) < 2:
-        raise EnhanceError(f"{folder}: the phone probe leaves speakers out; two or more are needed")
     rows: dict[Path, list[tuple[float, float, str]]] = {}
     try:
         for row in read_rows(folder / "phones.csv"):
@@ -106,11 +109,28 @@ def read_aligned(folder: Path) -> Aligned:
         raise EnhanceError(f"{folder / 'phones.csv'}: not a table of phones ({error})") from error
     phones = sorted({name for spans in rows.values() for _, _, name in spans})
     number = {name: i for i, name in enumerate(phones)}
+    spans = [
+        [(a, b, number[name]) for a, b, name in rows.get(clip.path.resolve(), [])] for clip in clips
+    ]
+    return clips, spans, phones
+
+
+def read_aligned(folder: Path) -> Aligned:
+    """Read a folder as `read_phones` does, with its waves.
+
+    Raises
+    ------
+    EnhanceError
+        If a file or column is missing, or there are fewer than two speakers.
+    """
+    clips, spans, phones = read_phones(folder)
+    speakers = sorted({clip.speaker for clip in clips})
+    if len(speakers) < 2:
+        raise EnhanceError(f"{folder}: the phone probe leaves speakers out; two or more are needed")
     waves, speech, labels, utterance, speaker = [], [], [], [], []
     for u, clip in enumerate(clips):
         wave = audio.read(clip.path, SAMPLE_RATE)
-        spans = [(a, b, number[name]) for a, b, name in rows.get(clip.path.resolve(), [])]
-        found = phone_of_frames(spans, len(mfcc_with_deltas(wave)))
+        found = phone_of_frames(spans[u], len(mfcc_with_deltas(wave)))
         waves.append(wave)
         speech.append(np.flatnonzero(found >= 0))
         labels.append(found[found >= 0])
@@ -132,32 +152,9 @@ def classify(
 ) -> np.ndarray:
     """Fit multinomial logistic regression and predict.
 
-    Features are standardised by the training frames; AdamW over 12 passes of batches of 512,
-    learning rate 0.01 falling to 0 along a cosine, weight decay 0.001.
-
     Shape: train (M, D), labels (M,), test (S, D) to (S,).
     """
-    mean, scale = train.mean(axis=0), train.std(axis=0) + 1e-6
-    x = torch.from_numpy(((train - mean) / scale).astype(np.float32))
-    y = torch.from_numpy(labels.astype(np.int64))
-    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    passes, batch, peak = 12, 512, 0.01
-    optimizer = torch.optim.AdamW([weight, bias], lr=peak, weight_decay=1e-3)
-    total = passes * -(-len(x) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    rng = np.random.default_rng(seed)
-    for _ in range(passes):
-        for chosen in np.array_split(rng.permutation(len(x)), total // passes):
-            picked = torch.from_numpy(chosen)
-            loss = F.cross_entropy(F.linear(x[picked], weight, bias), y[picked])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    with torch.no_grad():
-        z = torch.from_numpy(((test - mean) / scale).astype(np.float32))
-        return F.linear(z, weight, bias).argmax(dim=1).numpy()
+    return fit(train[None], labels, classes, seed)(test[None]).argmax(axis=1)
 
 
 def hits(features: np.ndarray, data: Aligned, seed: int) -> np.ndarray:

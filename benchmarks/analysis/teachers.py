@@ -187,7 +187,7 @@ def throughput(
         If the folder holds no recording.
     """
     from enhance.audio import read as files
-    from enhance.data.manifest import scan_folder
+    from enhance.data.corpus.manifest import scan_folder
     from enhance.progress import progress_bar
 
     clips, _ = scan_folder(audio, quiet=True)

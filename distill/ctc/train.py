@@ -26,9 +26,9 @@ from distill.training.accuracy import evaluating
 from distill.training.card import write
 from distill.training.loop import Loop, Place
 from enhance.files import write_json
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Step
-from enhance.training.processes import on_cpu
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Step
+from enhance.training.engine.processes import on_cpu
 
 FORMAT = "enhance-ctc-2"
 

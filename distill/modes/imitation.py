@@ -36,7 +36,7 @@ from enhance.config.settings import to_dict
 from enhance.network.gcrn import Gcrn
 
 if TYPE_CHECKING:
-    from enhance.data.clip_store import ClipStore
+    from enhance.data.corpus.clip_store import ClipStore
 
 Distance = Literal["l1", "cosine", "correlation"]
 """The distances there are."""

@@ -34,8 +34,8 @@ from enhance.files import cache_folder
 from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
-    from enhance.data.clip_store import ClipStore
-    from enhance.data.recipe import Piece
+    from enhance.data.corpus.clip_store import ClipStore
+    from enhance.data.mixing.recipe import Piece
 
 log = logging.getLogger("enhance")
 

@@ -14,8 +14,8 @@ from distill.backbones.ecapa_model import Ecapa
 from distill.speaker.data import name_of, speech_of
 from distill.speaker.eer import Verification, verify
 from distill.training.accuracy import evaluating
-from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 

@@ -24,9 +24,9 @@ from distill.speaker.dino import Dino
 from distill.training.card import write
 from distill.training.loop import Loop, Place
 from enhance.files import write_json
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Step
-from enhance.training.processes import on_cpu
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Step
+from enhance.training.engine.processes import on_cpu
 
 log = logging.getLogger("enhance")
 
@@ -52,7 +52,7 @@ def train(
     config
         What to train and how long.
     corpus
-        Folder with speech and noise, as `enhance.data.clips.load_clips` reads it; `aam` needs
+        Folder of speech and noise, as `enhance.data.corpus.clips.load_clips` reads it; `aam` needs
         the column `speaker`.
     output
         Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,

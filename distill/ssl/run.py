@@ -29,9 +29,9 @@ from distill.ssl.families.transformer import KINDS, parameter_count
 from distill.training.loop import Loop, Place
 from enhance.errors import EnhanceError
 from enhance.files import write_json
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, State, Step
-from enhance.training.processes import collect, on_cpu, on_first
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, State, Step
+from enhance.training.engine.processes import collect, on_cpu, on_first
 
 log = logging.getLogger("enhance")
 
@@ -53,7 +53,7 @@ def pretrain(
     config
         What to train and how long; its class decides the family.
     corpus
-        Folder with speech and noise, as `enhance.data.clips.load_clips` reads it.
+        Folder with speech and noise, as `enhance.data.corpus.clips.load_clips` reads it.
     output
         Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,
         ``record.json``, ``history.jsonl``, ``README.md``; what a stopped run needs to go on is

@@ -1,9 +1,9 @@
 """One run in one folder of everything that is no enhancer: teachers, speaker encoders, decoders.
 
-The training is `enhance.training.engine`. Here is the folder (begun, resumed, refused), what the
-owner keeps in its state, and the plan: a limit in minutes only decides when the last quarter
-begins, in which the learning rate falls to zero, so that a run can be repeated exactly by naming
-the number of steps it came to.
+The training is `enhance.training.engine.engine`. Here is the folder (begun, resumed, refused),
+what the owner keeps in its state, and the plan: a limit in minutes only decides when the last
+quarter begins, in which the learning rate falls to zero, so that a run can be repeated exactly by
+naming the number of steps it came to.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from enhance.files import read_jsonl
 from enhance.network.checkpoint import WEIGHTS
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.parallel import torch_threads
-from enhance.training import run_folder
-from enhance.training.engine import Engine
-from enhance.training.history import HISTORY
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Plan, State, adamw
-from enhance.training.processes import Hardware, end_others, on_first, precision_of
-from enhance.training.state import below, gather
+from enhance.training.engine.engine import Engine
+from enhance.training.engine.history import HISTORY
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Plan, State, adamw
+from enhance.training.engine.processes import Hardware, end_others, on_first, precision_of
+from enhance.training.engine.state import below, gather
+from enhance.training.run import run_folder
 
 log = logging.getLogger("enhance")
 

@@ -73,7 +73,7 @@ class Training:
 
     def place(self) -> Place:
         """How it is run."""
-        from enhance.training.processes import Hardware
+        from enhance.training.engine.processes import Hardware
 
         g = self.given
         where = Hardware(g["accelerator"], g["devices"], g["strategy"], g["num_nodes"])
@@ -163,7 +163,7 @@ def pretrain(
     from distill.ssl.run import FORMAT
     from distill.ssl.run import pretrain as train
     from enhance.config.settings import override
-    from enhance.data import demo_corpus
+    from enhance.data.corpus import demo_corpus
 
     given = {k: v for k, v in run.given.items() if k in _PRETRAIN and v is not None}
     config = families.configure(

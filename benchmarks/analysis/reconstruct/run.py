@@ -35,8 +35,8 @@ from enhance.files import atomic, check_writable, sha256, write_json, write_json
 from enhance.measure.metrics import versions
 from enhance.measure.timing import hardware
 from enhance.parallel import torch_threads
-from enhance.training.interrupt import Interrupt
-from enhance.training.processes import Hardware
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.processes import Hardware
 
 log = logging.getLogger("enhance")
 

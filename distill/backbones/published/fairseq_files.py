@@ -211,7 +211,7 @@ def _settings(path: Path, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in one dict: sections of a hydra configuration are put together, the model's first."""
+    """Settings in one dict: sections of a hydra configuration put together, the model's last."""
     parts = [settings.get("task"), settings.get("model")]
     if isinstance(parts[1], Mapping):
         return {k: v for part in parts if isinstance(part, Mapping) for k, v in part.items()}

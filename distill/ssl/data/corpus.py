@@ -10,10 +10,10 @@ import numpy as np
 
 from distill.ssl.data.crops import MIN_FRAMES, Crop, frame_count, plan
 from enhance.config import DataConfig
-from enhance.data.clip_store import ClipStore
-from enhance.data.clips import load_clips, split
-from enhance.data.inventory import of_parts
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.clips import load_clips, split
+from enhance.data.corpus.inventory import of_parts
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 BATCH_FRAMES, CROP_FRAMES = 1200, 250

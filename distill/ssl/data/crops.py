@@ -14,8 +14,8 @@ from typing import Annotated
 import numpy as np
 
 from enhance.config.checked import Field, PositiveFloat, Rising, Share, checked
-from enhance.data.clip_store import ClipStore
-from enhance.data.rooms import Response
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.mixing.rooms import Response
 
 SAMPLE_RATE = 16000
 FIELD = 400

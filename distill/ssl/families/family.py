@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distill.ssl.data.corpus import SslData
     from distill.ssl.data.crops import Crop
     from distill.training.accuracy import Tally
-    from enhance.training.interrupt import Interrupt
+    from enhance.training.engine.interrupt import Interrupt
 
 FAMILIES = {
     "wav2vec": "distill.ssl.families.wav2vec",

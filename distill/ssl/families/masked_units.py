@@ -39,7 +39,7 @@ from enhance.config.checked import (
     PositiveInt,
     checked,
 )
-from enhance.data.rooms import Response, simulated_bank
+from enhance.data.mixing.rooms import Response, simulated_bank
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 

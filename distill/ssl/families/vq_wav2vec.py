@@ -18,7 +18,7 @@ from distill.backbones.wav2vec.vq import VqWav2Vec, VqWav2VecConfig
 from distill.ssl.families.wav2vec import Future, FutureConfig
 from distill.training.accuracy import code_usage
 from enhance.config.checked import NonNegativeFloat, checked
-from enhance.training.processes import same_everywhere
+from enhance.training.engine.processes import same_everywhere
 
 
 def _small() -> VqWav2VecConfig:

@@ -21,7 +21,7 @@ from distill.ssl.units import kmeans
 from distill.ssl.units.kmeans import Units
 from distill.ssl.units.mfcc import mfcc_with_deltas
 from enhance.progress import progress_bar
-from enhance.training.interrupt import Interrupt
+from enhance.training.engine.interrupt import Interrupt
 
 log = logging.getLogger("enhance")
 

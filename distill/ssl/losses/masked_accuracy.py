@@ -18,7 +18,7 @@ from distill.ssl.data.crops import Disturbance, disturb, normalize
 from distill.ssl.losses.masked_units import MaskedUnitLoss, span_mask
 from distill.ssl.units.kmeans import Units
 from distill.training.accuracy import Tally, evaluating
-from enhance.data.rooms import Response
+from enhance.data.mixing.rooms import Response
 
 
 def nearest_visible(mask: np.ndarray) -> np.ndarray:

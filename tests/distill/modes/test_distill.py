@@ -23,11 +23,11 @@ from enhance.config import (
     TrainingConfig,
 )
 from enhance.config.settings import parse
-from enhance.data.clip_store import ClipStore
-from enhance.data.loader import collate
-from enhance.data.manifest import Clip
-from enhance.data.mixing import Mixer
-from enhance.data.recipe import Piece
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
+from enhance.data.mixing.loader import collate
+from enhance.data.mixing.mixer import Mixer
+from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.network.waveform_model import WaveformModel
 from enhance.stft import FRAMINGS

@@ -14,8 +14,8 @@ from distill.backbones.find import load
 from distill.modes.targets import Targets
 from distill.teacher.features import Features
 from enhance.config import ModelConfig
-from enhance.data.clip_store import ClipStore
-from enhance.data.recipe import Piece
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.stft import StftConfig

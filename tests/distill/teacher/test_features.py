@@ -17,7 +17,7 @@ from distill.modes.targets import Targets
 from distill.teacher.cache import FeatureCache
 from distill.teacher.features import Features
 from enhance.cache import IN_USE_SECONDS, STAMP
-from enhance.data.recipe import Piece
+from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError
 
 HALF = 2**-11  # relative error of half precision

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from distill.ssl.data import crops
-from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import Clip
-from enhance.data.rooms import Response
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
+from enhance.data.mixing.rooms import Response
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from distill.ssl.run import FORMAT, pretrain
 from distill.training.loop import Loop, begun
 from enhance.cli.app import app
 from enhance.errors import EnhanceError
-from enhance.training.interrupt import Interrupt
+from enhance.training.engine.interrupt import Interrupt
 
 TINY = {
     "minutes": 0,
