@@ -24,14 +24,12 @@ from distill.modes.distances import Distance, distance
 from distill.modes.targets import Precompute, Targets, pays
 from distill.teacher.contract import Teacher
 from distill.teacher.frames import FrameGrid, resample
-from enhance.config import LossConfig, ModelConfig, RunConfig
+from enhance.config import LossConfig, ModelConfig
 from enhance.config.checked import NonNegativeFloat, checked
-from enhance.config.settings import parse, to_dict
+from enhance.config.settings import to_dict
 from enhance.network.gcrn import Gcrn
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.objective import Objective, clean_loss, enhance_batch
-
-_ENDLESS = 10**9  # steps of a run without a limit
 
 if TYPE_CHECKING:
     from enhance.data.corpus.clip_store import ClipStore
@@ -121,34 +119,6 @@ class Distillation(Objective):
             torch.manual_seed(seed)
             encoding = Gcrn(model.gcrn, model.stft.bins).encoding_size
             self.projection = nn.Linear(encoding, self.targets.width)
-
-    @classmethod
-    def from_run(
-        cls,
-        run: RunConfig,
-        config: DistillConfig | None = None,
-        *,
-        teacher: Teacher | None = None,
-        quiet: bool = False,
-    ) -> Distillation:
-        """The objective of a run in mode `distill`, by default with its `objective` settings.
-
-        Raises
-        ------
-        EnhanceError
-            For an unknown key, or a teacher that cannot be had.
-        """
-        plain = run.mixing.natural_share  # these mixtures ask the cache
-        steps = run.training.steps or _ENDLESS
-        return cls(
-            config or parse(DistillConfig, run.objective, "objective"),
-            run.loss,
-            run.model,
-            teacher=teacher,
-            expected_mixtures=int(plain * steps * run.training.batch_size),
-            seed=run.seed,
-            quiet=quiet,
-        )
 
     def prepare(self, speech: ClipStore) -> None:
         """Bind the clips and, where it pays, fill the cache of targets."""

@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from distill.backbones.find import load
+from distill.modes.choose import make_objective
 from distill.modes.distill import Distillation, DistillConfig, shuffle
 from distill.teacher.contract import Teacher
 from enhance.config import (
@@ -299,6 +300,7 @@ def test_bf16(teacher, speech, mixer, tmp_path: Path) -> None:
 
 def run_config(folder: Path, steps: int = 10, **objective: Any) -> RunConfig:
     return RunConfig(
+        mode="distill",
         model=MODEL,
         mixing=MixingConfig(equaliser_probability=0.5, rir_probability=0.5),
         training=TrainingConfig(steps=steps, batch_size=1),
@@ -313,7 +315,7 @@ def run_config(folder: Path, steps: int = 10, **objective: Any) -> RunConfig:
 def test_from_run(make_teacher, speech, tmp_path, steps, precompute, filled) -> None:
     """`auto` waits until unaltered mixtures (here one in four) are as many as clips."""
     settings = {"teacher": str(make_teacher()), "weight": 0.3, "precompute": precompute}
-    distill = Distillation.from_run(run_config(tmp_path, steps, **settings), quiet=True)
+    distill = make_objective(run_config(tmp_path, steps, **settings), quiet=True)
     assert (distill.config.weight, distill.alignment) == (0.3, 320)
     distill.prepare(speech)
     assert len(list(tmp_path.rglob("*.npy"))) == filled
@@ -321,11 +323,11 @@ def test_from_run(make_teacher, speech, tmp_path, steps, precompute, filled) -> 
 
 def test_refusals(make_teacher, teacher, tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="'wieght'; did you mean 'weight'"):
-        Distillation.from_run(run_config(tmp_path, wieght=1))
+        make_objective(run_config(tmp_path, wieght=1), quiet=True)
     with pytest.raises(EnhanceError, match="objective: weight: expected 0 or more"):
         parse(DistillConfig, {"weight": -1.0}, "objective")
     with pytest.raises(EnhanceError, match="single:7"):
-        Distillation.from_run(run_config(tmp_path, teacher=str(make_teacher()), layers="single:7"))
+        make_objective(run_config(tmp_path, teacher=str(make_teacher()), layers="single:7"), True)
     other = ModelConfig(FRAMINGS["25-20"].__class__(8000, 400, 320, 400), TINY)
     with pytest.raises(EnhanceError, match="16000 Hz, the model 8000 Hz"):
         Distillation(DistillConfig(), LossConfig(), other, teacher=teacher)
