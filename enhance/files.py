@@ -12,7 +12,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,17 @@ def resolved(path: Path | str) -> Path:
         return Path(path).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise _unreachable(path, error) from error
+
+
+def walk(
+    root: Path, suffixes: Collection[str], onerror: Callable[[OSError], None] | None = None
+) -> Iterator[Path]:
+    """Files below a folder with one of these suffixes, in the order of names; none hidden."""
+    for place, folders, names in os.walk(root, onerror=onerror):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+                yield Path(place, name)
 
 
 def same_file(one: Path | str, other: Path | str) -> bool:

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures.results import read_rows
+from benchmarks.figures.results import Row, read_rows
 from benchmarks.figures.seeds import claims
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
 from enhance.measure.timing import REGIMES
-
-Row = dict[str, Any]
 
 
 def quality_plot(models: Sequence[Row], clips: Path, path: Path) -> bool:

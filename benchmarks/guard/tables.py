@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmarks.figures.results import Row
 from benchmarks.figures.tables import DIGITS as REPORT_DIGITS
 from benchmarks.figures.tables import Table, metric_title, number, plus_minus, show, with_interval
 from benchmarks.guard.bounds import DIGITS
@@ -15,7 +16,6 @@ from enhance.measure.metrics import METRICS
 if TYPE_CHECKING:
     from benchmarks.guard.run import Guard
 
-Row = dict[str, Any]
 
 DECIMALS = {**REPORT_DIGITS, KEPT: 2}
 

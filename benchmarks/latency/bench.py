@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.figures.results import merge_results
+from benchmarks.figures.results import Row, merge_results
 from benchmarks.figures.statistics import ratio_of_medians
 from benchmarks.latency import cold_start
 from enhance.device.enhancer import Enhancer
@@ -43,8 +42,6 @@ WARM_UP = 5
 
 LOADED = 0.1
 """CPU time on other threads, relative to the measured one, from which on it is told."""
-
-Row = dict[str, Any]
 
 
 @dataclass

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures.results import Row
 from benchmarks.figures.tables import DIGITS, number, size
 from benchmarks.latency.tables import latency_tables, machine_lines
 from benchmarks.pages.card_guards import guard_limits, guard_section
@@ -23,8 +24,6 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
 from export.metadata import UNKNOWN
-
-Row = dict[str, Any]
 
 
 def write_card(

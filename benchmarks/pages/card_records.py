@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures.results import FORMAT, RESULTS
+from benchmarks.figures.results import FORMAT, RESULTS, Row
 from benchmarks.quality.candidates import NOISY
 from enhance.config import DataConfig, ModelConfig, RunConfig
 from enhance.config.settings import CORPUS, load_run, load_yaml, parse, portable, to_dict
@@ -24,8 +24,6 @@ from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
-
-Row = dict[str, Any]
 
 HOURS_TOLERANCE = 0.01
 """Relative difference of hours by manifest and by the run's own record that is let pass."""

@@ -7,10 +7,10 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.figures.results import Row
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance, load
 from enhance import parallel
 from enhance.audio import read as audio
@@ -18,8 +18,6 @@ from enhance.audio.resampling import resample
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, MetricRefusal, measure
 from enhance.parallel import torch_threads
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

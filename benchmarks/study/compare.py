@@ -34,7 +34,7 @@ from typing import Any, Literal
 from filelock import Timeout
 
 from benchmarks.figures.plots import difference_plot
-from benchmarks.figures.results import RESULTS
+from benchmarks.figures.results import RESULTS, Row
 from benchmarks.figures.tables import show
 from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import evaluate
@@ -60,8 +60,6 @@ MEMORY = "study.json"
 PLOT = "differences.png"
 SECONDS = 2.0
 """Measuring time per network and regime."""
-
-Row = dict[str, Any]
 
 
 @dataclass

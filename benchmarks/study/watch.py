@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 from benchmarks.figures.tables import number
 from benchmarks.study.file import Trial
@@ -61,15 +61,10 @@ class Watch(contextlib.AbstractContextManager["Watch"]):
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._end.set()
         self._thread.join()
-        self._bar.__exit__(kind, error, trace)
+        self._bar.__exit__(*error)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from enhance.data.corpus.manifest import UNKNOWN, read_rows
+from enhance.data.corpus.manifest import UNKNOWN, read_rows, read_table, whole_rows
 from enhance.errors import EnhanceError
 
 KINDS = (".csv", ".tsv", ".jsonl")
@@ -67,15 +67,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise EnhanceError(f"{path}: transcripts are a {', '.join(KINDS)} file")
     if path.suffix != ".tsv":
         return read_rows(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EnhanceError(f"{path}: cannot be read as TSV ({error})") from error
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise EnhanceError(f"{path}, entry {number}: has another number of columns than line 1")
-    return rows
+    _, rows = read_table(path, "TSV", delimiter="\t", quoting=csv.QUOTE_NONE)
+    return whole_rows(path, rows)
 
 
 def _transcript(row: dict[str, Any], path: Path, number: int) -> Transcript:

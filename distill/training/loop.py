@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from enhance.config.settings import merge
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import WEIGHTS
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
+from enhance.parallel import torch_threads
 from enhance.training.engine.engine import Engine
 from enhance.training.engine.history import HISTORY
 from enhance.training.engine.interrupt import Interrupt
@@ -253,14 +254,3 @@ def begun(output: Path | str, tag: str) -> dict[str, Any]:
         raise EnhanceError(f"{output}: no run to go on with ({file} is missing)")
     header: dict[str, Any] = load_tensors(file, tag, tensors=False)[1]
     return header
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """So many torch threads; the number before comes back afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
