@@ -44,7 +44,7 @@ def kind_of(path: Path | str) -> Kind | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise _unreachable(path, error) from error
+        raise unwritable(path, error, "reached") from error
     if stat.S_ISREG(mode):
         return Kind.FILE
     return Kind.FOLDER if stat.S_ISDIR(mode) else Kind.OTHER
@@ -65,7 +65,7 @@ def resolved(path: Path | str) -> Path:
     try:
         return Path(path).resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise _unreachable(path, error) from error
+        raise unwritable(path, error, "reached") from error
 
 
 def walk(
@@ -84,11 +84,6 @@ def same_file(one: Path | str, other: Path | str) -> bool:
     if resolved(one) == resolved(other):
         return True
     return kind_of(one) is not None and kind_of(other) is not None and Path(one).samefile(other)
-
-
-def _unreachable(path: Path | str, error: Exception) -> EnhanceError:
-    why = getattr(error, "strerror", None) or error
-    return EnhanceError(f"{path}: cannot be reached ({why}); choose another place")
 
 
 def _beside(path: Path, kind: str, suffix: str = "") -> Path:
@@ -138,10 +133,10 @@ def atomic(path: Path | str) -> Iterator[Path]:
         raise
 
 
-def unwritable(path: Path | str, error: Exception) -> EnhanceError:
+def unwritable(path: Path | str, error: Exception, what: str = "written") -> EnhanceError:
     """The refusal of a place where nothing can be written."""
     why = getattr(error, "strerror", None) or error
-    return EnhanceError(f"{path}: cannot be written ({why}); choose another place")
+    return EnhanceError(f"{path}: cannot be {what} ({why}); choose another place")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -227,9 +222,7 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
                 raise EnhanceError(f"{path}: is a file, a folder was to be made there")
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise EnhanceError(
-            f"{path}: cannot be made ({error.strerror or error}); choose another place"
-        ) from error
+        raise unwritable(path, error, "made") from error
     try:
         yield temporary
         if force and path.exists():
@@ -245,9 +238,7 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
                 raise EnhanceError(
                     f"{path}: was made by another process meanwhile; --force replaces it"
                 ) from error
-            raise EnhanceError(
-                f"{path}: cannot be made ({error.strerror or error}); choose another place"
-            ) from error
+            raise unwritable(path, error, "made") from error
         raise
 
 

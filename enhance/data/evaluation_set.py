@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from enhance.config import DataConfig
-from enhance.data.corpus.clips import load_clips, split
+from enhance.data.corpus.clips import load_clips, manifest_of, of_kind, split
 from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
 from enhance.data.formulas import FAMILIES
 from enhance.data.mixing.recipe import Formula, Piece, Recipe
@@ -252,7 +252,7 @@ def _builtin_clips(quiet: bool) -> tuple[list[Clip], list[Clip]]:
     from enhance.data.corpus import demo_corpus
 
     clips = read_manifest(demo_corpus.ensure_held_out(BUILTIN_SEED, quiet=quiet) / "manifest.jsonl")
-    return [c for c in clips if c.kind == "speech"], [c for c in clips if c.kind == "noise"]
+    return of_kind(clips, "speech"), of_kind(clips, "noise")
 
 
 def _sixteen_bits(
@@ -337,10 +337,8 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def _manifest_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    for manifest in (folder / "manifest.jsonl", folder / "manifest.csv"):
-        if is_file(manifest):
-            break
-    else:
+    manifest = manifest_of(folder)
+    if manifest is None:
         return {}
     found: dict[str, dict[str, Any]] = {}
     rows = read_rows(manifest)

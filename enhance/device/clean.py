@@ -8,12 +8,13 @@ is whole.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from enhance import progress
 from enhance.audio.read import AudioInfo, AudioReader, info
 from enhance.audio.write import SUFFIXES, can_write, output_format, writer
 from enhance.device.aligned_stream import AlignedStream, wet_share
@@ -21,7 +22,6 @@ from enhance.device.enhancer import Enhancer
 from enhance.device.offline import OfflineEnhancer, open_model
 from enhance.errors import EnhanceError
 from enhance.files import is_folder, kind_of, resolved, same_file, walk
-from enhance.progress import progress_bar
 
 # Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.
 _KEPT = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
@@ -178,14 +178,8 @@ def run_path(
         enhancer.atten_limit = atten_limit
 
     began = time.monotonic()
-    with progress_bar(quiet=quiet) as bar:
-
-        def say(line: str) -> None:
-            if bar.disable:
-                print(line, file=sys.stderr)
-            else:
-                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    with progress.progress_bar(quiet=quiet) as bar:
+        say = partial(progress.say, bar)
         total = sum(about.duration for about in lengths.values())
         task = bar.add_task("seconds cleaned", total=math.ceil(total), speed="")
         done = 0.0
