@@ -1,13 +1,16 @@
 """Faults that the tests must see: `python tests/mutants.py [NAME...]`.
 
-Each mutant is one change of one file, put in place, tried with the test that must fail, and taken
-back. Minutes, and the working tree changes meanwhile: not for CI.
+Each mutant is one change of one file of a copy of this tree, tried with the test that must fail,
+and taken back. Each takes a minute or two: not for CI.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,24 +90,25 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def passes(test: str) -> bool:
+def passes(tree: Path, test: str) -> bool:
     """Whether a test passes as the tree is now."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", test]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    here = {**os.environ, "PYTHONPATH": str(tree)}  # not the code that is installed
+    found = subprocess.run(command, cwd=tree, env=here, capture_output=True, text=True, check=False)
     if found.returncode not in (0, 1):
         sys.exit(f"{test}: cannot be run\n{found.stdout}{found.stderr}")
     return found.returncode == 0
 
 
-def survives(mutant: Mutant) -> bool:
+def survives(tree: Path, mutant: Mutant) -> bool:
     """Whether the test passes with the fault in place."""
-    path = ROOT / mutant.file
+    path = tree / mutant.file
     text = path.read_text("utf-8")
     if text.count(mutant.old) != 1:
         sys.exit(f"{mutant.name}: {mutant.file} has {mutant.old!r} {text.count(mutant.old)} times")
     try:
         path.write_text(text.replace(mutant.old, mutant.new), "utf-8")
-        return passes(mutant.test)
+        return passes(tree, mutant.test)
     finally:
         path.write_text(text, "utf-8")
 
@@ -113,13 +117,16 @@ def main(names: list[str]) -> None:
     """Try the mutants named, or all; exit code 1 if one survives."""
     chosen = [m for m in MUTANTS if not names or m.name in names]
     bad = 0
-    for mutant in chosen:
-        if not passes(mutant.test):
-            verdict = "its test fails without it"
-        else:
-            verdict = "SURVIVES" if survives(mutant) else "killed"
-        bad += verdict != "killed"
-        print(f"{mutant.name}: {verdict}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        unneeded = shutil.ignore_patterns(".*", "__pycache__", "runs", "*.egg-info")
+        tree = shutil.copytree(ROOT, Path(folder) / "tree", ignore=unneeded)
+        for mutant in chosen:
+            if not passes(tree, mutant.test):
+                verdict = "its test fails without it"
+            else:
+                verdict = "SURVIVES" if survives(tree, mutant) else "killed"
+            bad += verdict != "killed"
+            print(f"{mutant.name}: {verdict}", flush=True)
     sys.exit(bool(bad) or not chosen)
 
 

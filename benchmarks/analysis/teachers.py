@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from distill.backbones import find as teachers
-from distill.ssl.family import FAMILIES
+from distill.ssl.families.family import FAMILIES
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures.results import FORMAT, RESULTS, Row
+from benchmarks.figures.results import Row, read_results
 from benchmarks.quality.candidates import NOISY
 from enhance.config import DataConfig, ModelConfig, RunConfig
 from enhance.config.settings import CORPUS, load_run, load_yaml, parse, portable, to_dict
@@ -105,7 +105,7 @@ def gather(
     written = _check_run(run, path, training, _json_of(metadata, "config", path))
     settings = parse(RunConfig, written, str(run / "config.yaml"))
     curve, last_step = _history(run, training["score"])
-    rows = [row for place in results for row in _rows(Path(place))]
+    rows = [row for place in results for row in read_results(place)]
 
     def wanted(kind: str, command: str) -> list[Row]:
         return _wanted(rows, path, digest, kind, command)
@@ -139,7 +139,7 @@ def gather_guards(path: Path, results: Sequence[Path | str]) -> list[list[Row]]:
     EnhanceError
         If there are none of this very file.
     """
-    rows = [row for place in results for row in _rows(Path(place))]
+    rows = [row for place in results for row in read_results(place)]
     command = f"enhance guard {path} --set DIR -o DIR"
     return _by_set(_wanted(rows, path, sha256(path), "harm", command), rows)
 
@@ -262,15 +262,6 @@ def _seconds(run: Path) -> float | None:
         return None
     found = [r["seconds"] for r in read_jsonl(run / TIMING) if r.get("type") in ("train", "stop")]
     return float(found[-1]) if found else None
-
-
-def _rows(place: Path) -> list[Row]:
-    path = place / RESULTS if place.is_dir() else place
-    if not path.is_file():
-        raise EnhanceError(f"{path}: no such results; evaluate, guard and bench write them with -o")
-    return [
-        row for row in read_jsonl(path) if isinstance(row, dict) and row.get("format") == FORMAT
-    ]
 
 
 def _by_set(own: Sequence[Row], rows: Sequence[Row]) -> list[list[Row]]:

@@ -255,9 +255,7 @@ def train(
         "width": source.width,
         "stride_samples": source.grid.stride,
         "parameters": sum(p.numel() for p in learner.decoder.parameters()),
-        "steps": loop.state.step,
-        "seconds": round(loop.state.seconds),
-        "audio_seconds": round(loop.state.audio),
+        **loop.spent(),
         **loop.kept,
     }
     return Trained(learner.decoder, source, _digest(learner.decoder), about)

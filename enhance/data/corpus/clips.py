@@ -115,7 +115,7 @@ def split(
     """
     if fraction <= 0:
         return list(clips), []
-    group = _groups(clips, by)
+    group = groups_of(clips, by)
     members: dict[int, list[int]] = {}
     for i, root in enumerate(group):
         members.setdefault(root, []).append(i)
@@ -180,7 +180,8 @@ def clip_of(weights: Weights, source: int, rng: np.random.Generator) -> int:
     return int(members[np.searchsorted(ends, rng.integers(ends[-1]), "right")])
 
 
-def _groups(clips: Sequence[Clip], by: str) -> list[int]:
+def groups_of(clips: Sequence[Clip], by: Literal["speaker", "path"]) -> list[int]:
+    """Number of the group of each clip: what shares a recording (or a speaker) is one; `split`."""
     # Union-find over the keys that clips share.
     parent = list(range(len(clips)))
 

@@ -300,10 +300,10 @@ def test_bf16(teacher, speech, mixer, tmp_path: Path) -> None:
 
 def run_config(folder: Path, steps: int = 10, **objective: Any) -> RunConfig:
     return RunConfig(
-        mode="distill",
         model=MODEL,
         mixing=MixingConfig(equaliser_probability=0.5, rir_probability=0.5),
         training=TrainingConfig(steps=steps, batch_size=1),
+        mode="distill",
         objective={"cache": str(folder), **objective},
     )
 
@@ -315,7 +315,8 @@ def run_config(folder: Path, steps: int = 10, **objective: Any) -> RunConfig:
 def test_from_run(make_teacher, speech, tmp_path, steps, precompute, filled) -> None:
     """`auto` waits until unaltered mixtures (here one in four) are as many as clips."""
     settings = {"teacher": str(make_teacher()), "weight": 0.3, "precompute": precompute}
-    distill = make_objective(run_config(tmp_path, steps, **settings), quiet=True)
+    distill = make_objective(run_config(tmp_path, steps, **settings), True)
+    assert isinstance(distill, Distillation)
     assert (distill.config.weight, distill.alignment) == (0.3, 320)
     distill.prepare(speech)
     assert len(list(tmp_path.rglob("*.npy"))) == filled
@@ -323,7 +324,7 @@ def test_from_run(make_teacher, speech, tmp_path, steps, precompute, filled) -> 
 
 def test_refusals(make_teacher, teacher, tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="'wieght'; did you mean 'weight'"):
-        make_objective(run_config(tmp_path, wieght=1), quiet=True)
+        make_objective(run_config(tmp_path, wieght=1), True)
     with pytest.raises(EnhanceError, match="objective: weight: expected 0 or more"):
         parse(DistillConfig, {"weight": -1.0}, "objective")
     with pytest.raises(EnhanceError, match="single:7"):

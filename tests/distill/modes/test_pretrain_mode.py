@@ -14,8 +14,8 @@ from torch import Tensor
 
 from distill.backbones.find import load
 from distill.modes.choose import make_objective
-from distill.modes.distances import distance
 from distill.modes.distill import Distillation, DistillConfig
+from distill.modes.imitation import distance
 from distill.modes.pretrain import PretrainConfig, Pretraining
 from distill.teacher.contract import Teacher
 from enhance.config import LossConfig

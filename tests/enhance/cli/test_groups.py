@@ -19,7 +19,7 @@ GROUPS = {
     "": ["run", "train", "snapshot", "export", "evaluate", "bench", "guard", "card", "compare",
          "info"],
     "data": ["manifest", "mix", "example", "features"],
-    "analyze": ["reconstruct"],
+    "analyze": ["reconstruct", "temporal", "cka", "maps"],
     "teacher": ["pretrain", "pretrain-speaker", "finetune-ctc", "table"],
 }  # fmt: skip
 TRAININGS = ["train", "teacher pretrain", "teacher pretrain-speaker", "teacher finetune-ctc"]
