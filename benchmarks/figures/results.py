@@ -44,7 +44,9 @@ def read_results(place: Path | str) -> list[Row]:
     """
     path = Path(place) / RESULTS if Path(place).is_dir() else Path(place)
     if not path.is_file():
-        raise EnhanceError(f"{path}: no such results; enhance evaluate, guard and bench write them with -o")
+        raise EnhanceError(
+            f"{path}: no such results; enhance evaluate, guard and bench write them with -o"
+        )
     rows = read_jsonl(path)
     return [row for row in rows if isinstance(row, dict) and row.get("format") == FORMAT]
 
