@@ -242,9 +242,12 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 @unwound_by_signals
-def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, on Ctrl-C, SIGTERM and SIGHUP too."""
-    with tempfile.TemporaryDirectory() as folder:
+def temporary_folder(inside: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone afterwards, on Ctrl-C, SIGTERM and SIGHUP too.
+
+    ``inside`` says where, as for workers on other machines; None takes the system's place.
+    """
+    with tempfile.TemporaryDirectory(dir=inside) as folder:
         yield Path(folder)
 
 

@@ -30,9 +30,10 @@ class Mutant:
     """Must pass without the fault and fail with it."""
 
 
-ENGINE = "enhance/training/engine.py"
+ENGINE = "enhance/training/engine/engine.py"
 STEPS = (
-    "tests/enhance/training/test_engine.py::test_every_step_has_its_rate_its_scale_and_its_bound"
+    "tests/enhance/training/engine/test_engine.py::"
+    "test_every_step_has_its_rate_its_scale_and_its_bound"
 )
 GROUP = "tests/enhance/training/test_training_faults.py::test_a_signal_to_the_whole_group"
 MUTANTS = (
@@ -52,39 +53,39 @@ MUTANTS = (
     Mutant(
         "weight decay ignored", "enhance/training/enhancer.py",
         "adamw(module, c.learning_rate, c.weight_decay)", "adamw(module, c.learning_rate, 0.0)",
-        "tests/enhance/training/test_engine.py::test_decay_is_that_of_the_configuration",
+        "tests/enhance/training/engine/test_engine.py::test_decay_is_that_of_the_configuration",
     ),
     Mutant(
         "Muon's weight decay ignored", "enhance/training/enhancer.py",
         "weight_decay=c.weight_decay\n", "weight_decay=0.0\n",
-        "tests/enhance/training/test_engine.py::test_decay_is_that_of_the_configuration",
+        "tests/enhance/training/engine/test_engine.py::test_decay_is_that_of_the_configuration",
     ),
     Mutant(
-        "workers not ignoring Ctrl-C", "enhance/data/loader.py",
+        "workers not ignoring Ctrl-C", "enhance/data/mixing/loader.py",
         "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGTERM,)", f"{GROUP}[Signals.SIGINT]",
     ),
     Mutant(
-        "workers not ignoring SIGTERM", "enhance/data/loader.py",
+        "workers not ignoring SIGTERM", "enhance/data/mixing/loader.py",
         "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", f"{GROUP}[Signals.SIGTERM]",
     ),
     Mutant(
-        "second Ctrl-C doing nothing", "enhance/training/interrupt.py",
+        "second Ctrl-C doing nothing", "enhance/training/engine/interrupt.py",
         "raise KeyboardInterrupt", "return",
         "tests/enhance/training/test_training_faults.py::test_a_second_ctrl_c_interrupts_at_once",
     ),
     Mutant(
         "gradient not looked at", ENGINE, "and math.isfinite(norm)", "",
-        "tests/enhance/training/test_engine.py::test_a_finite_loss_of_an_infinite_gradient_reaches_nothing",
+        "tests/enhance/training/engine/test_engine.py::test_a_finite_loss_of_an_infinite_gradient_reaches_nothing",
     ),
     Mutant(
-        "a folder for two", "enhance/training/run_folder.py",
+        "a folder for two", "enhance/training/run/run_folder.py",
         'FileLock(folder / ".lock", timeout=0)', 'FileLock(folder / f".{id(folder)}", timeout=0)',
         "tests/enhance/training/test_training_faults.py::test_one_process_to_a_run",
     ),
     Mutant(
-        "transposed kernels taken as they lie", "enhance/training/muon.py",
+        "transposed kernels taken as they lie", "enhance/training/optim/muon.py",
         "Layout(halves, isinstance(part, kinds))", "Layout(halves, False)",
-        "tests/enhance/training/test_muon.py",
+        "tests/enhance/training/optim/test_muon.py",
     ),
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ from benchmarks.guard.signals import (
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance
 from benchmarks.quality.clips import Pair, Row, Task
 from enhance.data import formulas
-from enhance.data.manifest import UNKNOWN, Clip, read_manifest, scan_folder
+from enhance.data.corpus.manifest import UNKNOWN, Clip, read_manifest, scan_folder
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, TITLES, MetricRefusal, measure
 from enhance.measure.metrics import UNITS as METRIC_UNITS

@@ -27,7 +27,7 @@ from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
 from benchmarks.quality.clips import Row
 from benchmarks.quality.evaluate import open_pairs
-from enhance.data.manifest import Clip
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import check_writable, sha256, write_jsonl
 from enhance.measure.metrics import versions

@@ -22,7 +22,7 @@ from benchmarks.guard.cases import Case
 from benchmarks.quality.candidates import Candidate
 from benchmarks.quality.clips import Row
 from benchmarks.quality.heard import list_of
-from enhance.data.manifest import UNKNOWN
+from enhance.data.corpus.manifest import UNKNOWN
 from enhance.measure.metrics import METRICS
 
 Rows = dict[tuple[str, str], list[Row]]

@@ -51,7 +51,7 @@ from benchmarks.study.trial import (
     read_record,
 )
 from benchmarks.study.workers import run_study
-from enhance.data.clips import load_clips
+from enhance.data.corpus.clips import load_clips
 from enhance.errors import EnhanceError
 from enhance.files import write_json, write_jsonl
 from enhance.measure.timing import cores

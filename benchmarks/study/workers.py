@@ -32,7 +32,7 @@ from benchmarks.study.trial import (
 from benchmarks.study.watch import Watch, repeated
 from enhance import parallel
 from enhance.errors import EnhanceError
-from enhance.training.interrupt import Interrupt, ask
+from enhance.training.engine.interrupt import Interrupt, ask
 
 LOOK_SECONDS = 0.5
 """Time between two looks of a worker at the mark by which it is asked to stop."""

@@ -19,7 +19,7 @@ from benchmarks.analysis.reconstruct.decoder import Decoder
 from benchmarks.analysis.reconstruct.sources import LogMel
 from benchmarks.analysis.reconstruct.training import Trained, train
 from enhance.errors import EnhanceError
-from enhance.training.interrupt import Interrupt
+from enhance.training.engine.interrupt import Interrupt
 
 TINY = DecoderConfig(
     hours=0, steps=60, batch=4, crop_frames=40, width=16, blocks=1, kernel=3, validate_every=20,

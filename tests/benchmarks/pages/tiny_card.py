@@ -18,7 +18,7 @@ from benchmarks.latency.bench import bench
 from benchmarks.pages.card import write_card
 from benchmarks.quality.evaluate import evaluate
 from enhance.files import read_jsonl, write_jsonl
-from enhance.training.engine import seed_everything
+from enhance.training.engine.engine import seed_everything
 from enhance.training.loop import fit
 from enhance.training.objective import Enhancement
 from export.certificate import Bounds
