@@ -14,7 +14,7 @@ from distill.teacher.contract import check_rate
 from distill.teacher.features import Features
 from distill.teacher.frames import FrameGrid, resample
 from enhance.audio import read as audio
-from enhance.data.manifest import Clip
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 SAMPLE_RATE = 16000

@@ -25,8 +25,8 @@ from benchmarks.figures.statistics import mean_interval
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.speaker.data import speech_of
 from enhance import parallel
-from enhance.data.inventory import by_source
-from enhance.data.manifest import Clip
+from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.parallel import torch_threads

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from distill.ssl.crops import Disturbance, disturb
 
 from benchmarks.analysis import heard
 from distill.speaker.data import speech_of
-from distill.ssl.crops import Disturbance, disturb
 from enhance.audio import read as audio
-from enhance.data.clip_store import ClipStore
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.manifest import Clip
 from enhance.data.evaluation_set import open_set
-from enhance.data.inventory import by_source
-from enhance.data.manifest import Clip
 from enhance.errors import EnhanceError
 
 SHORTEST = 0.6

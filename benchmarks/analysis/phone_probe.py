@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from distill.ssl.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
 
+from benchmarks.analysis.linear import fit
 from distill import backbones
 from distill.backbones.hf import HfTeacher
 from distill.ssl import transformer
-from distill.ssl.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
 from distill.teacher.features import Features
 from distill.teacher.windows import hear
 from distill.training.accuracy import interval
 from enhance.audio import read as audio
-from enhance.data.manifest import Clip, read_manifest, read_rows
+from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.progress import progress_bar
@@ -37,6 +37,7 @@ log = logging.getLogger("enhance")
 
 SILENCE = "SIL"
 Span = tuple[float, float, int]
+"""Start and end in seconds, and the number of the phone."""
 _CONTEXT = 4  # frames to each side in the MFCC baseline with context
 
 
@@ -60,36 +61,36 @@ class Aligned:
     """Names of the speakers."""
 
 
-def phone_of_frames(rows: list[Span], frames: int) -> np.ndarray:
-    """Phone at the centre of each frame, as `label_at`; int (T,) of ``frames`` T."""
-    return label_at(rows, (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE)
-
-
-def label_at(spans: list[Span], seconds: np.ndarray) -> np.ndarray:
-    """Phone at each time.
+def label_at(rows: list[Span], seconds: np.ndarray) -> np.ndarray:
+    """Number of the phone at each time, (T,) int; -1 where no phone stands.
 
     Parameters
     ----------
-    spans
+    rows
         (start, end, phone) in seconds.
     seconds
         (T,).
-
-    Returns
-    -------
-    np.ndarray
-        (T,) int, -1 where no phone stands.
     """
     labels = np.full(len(seconds), -1)
-    for start, end, phone in spans:
+    for start, end, phone in rows:
         labels[(seconds >= start) & (seconds < end)] = phone
     return labels
 
 
-def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
-    """Clips of a folder, the phones of each (see `label_at`), and the names of the phones.
+def phone_of_frames(rows: list[Span], frames: int) -> np.ndarray:
+    """Phone at the centre of each frame of 400 samples every 320, (T,); see `label_at`."""
+    return label_at(rows, (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE)
 
-    See `read_aligned`; silence is left out.
+
+def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
+    """Read a folder with ``manifest.csv`` (path, seconds, speaker) and ``phones.csv``.
+
+    ``phones.csv`` has the columns ``file``, ``start_s``, ``end_s`` and ``phone_base`` or ``phone``.
+
+    Returns
+    -------
+    clips, spans, phones
+        Clips; the phones of each, silence left out; and the names of the phones.
 
     Raises
     ------
@@ -109,16 +110,13 @@ def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
     phones = sorted({name for spans in rows.values() for _, _, name in spans})
     number = {name: i for i, name in enumerate(phones)}
     spans = [
-        [(start, end, number[name]) for start, end, name in rows.get(clip.path.resolve(), [])]
-        for clip in clips
+        [(a, b, number[name]) for a, b, name in rows.get(clip.path.resolve(), [])] for clip in clips
     ]
     return clips, spans, phones
 
 
 def read_aligned(folder: Path) -> Aligned:
-    """Read a folder with ``manifest.csv`` (path, seconds, speaker) and ``phones.csv``.
-
-    ``phones.csv`` has the columns ``file``, ``start_s``, ``end_s`` and ``phone_base`` or ``phone``.
+    """Read a folder as `read_phones` does, with its waves.
 
     Raises
     ------
@@ -154,32 +152,9 @@ def classify(
 ) -> np.ndarray:
     """Fit multinomial logistic regression and predict.
 
-    Features are standardised by the training frames; AdamW over 12 passes of batches of 512,
-    learning rate 0.01 falling to 0 along a cosine, weight decay 0.001.
-
     Shape: train (M, D), labels (M,), test (S, D) to (S,).
     """
-    mean, scale = train.mean(axis=0), train.std(axis=0) + 1e-6
-    x = torch.from_numpy(((train - mean) / scale).astype(np.float32))
-    y = torch.from_numpy(labels.astype(np.int64))
-    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    passes, batch, peak = 12, 512, 0.01
-    optimizer = torch.optim.AdamW([weight, bias], lr=peak, weight_decay=1e-3)
-    total = passes * -(-len(x) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    rng = np.random.default_rng(seed)
-    for _ in range(passes):
-        for chosen in np.array_split(rng.permutation(len(x)), total // passes):
-            picked = torch.from_numpy(chosen)
-            loss = F.cross_entropy(F.linear(x[picked], weight, bias), y[picked])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    with torch.no_grad():
-        z = torch.from_numpy(((test - mean) / scale).astype(np.float32))
-        return F.linear(z, weight, bias).argmax(dim=1).numpy()
+    return fit(train[None], labels, classes, seed)(test[None]).argmax(axis=1)
 
 
 def hits(features: np.ndarray, data: Aligned, seed: int) -> np.ndarray:

@@ -34,7 +34,7 @@ from benchmarks.figures.clusters import clustering, coarse
 from benchmarks.figures.statistics import Interval
 from benchmarks.figures.tables import Table, number, with_interval
 from enhance import parallel
-from enhance.data.clip_store import ClipStore
+from enhance.data.corpus.clip_store import ClipStore
 from enhance.files import cache_folder
 from enhance.parallel import torch_threads
 from enhance.progress import progress_bar

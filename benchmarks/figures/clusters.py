@@ -17,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from enhance.data.manifest import UNKNOWN
+from enhance.data.corpus.manifest import UNKNOWN
 
 FACTORS = {"noise": ("noise_name", "noise_files"), "speaker": ("speaker",)}
 """What clips are clustered by, and the labels that tell it, the better first."""

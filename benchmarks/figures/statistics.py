@@ -288,6 +288,17 @@ def paired_difference(
     )
 
 
+def row_difference(
+    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], part: str, metric: str
+) -> dict[str, Any] | None:
+    """`paired_difference` of one metric in rows as of `row_interval`, by their ``clip``."""
+    first, second = (
+        {row["clip"]: row[part][metric] for row in rows if metric in row[part]} for rows in (a, b)
+    )
+    found = paired_difference(first, second, {row["clip"]: row["labels"] for row in a})
+    return found.row() if found else None
+
+
 def ratio_of_medians(
     a: np.ndarray, b: np.ndarray, blocks: int = 40, seed: int = 0, resamples: int = 1000
 ) -> Interval:

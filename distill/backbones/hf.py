@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from distill.backbones import import_transformers, read_json
+from distill.backbones.folder import prepared
 from distill.backbones.frozen import FrozenTeacher, fingerprint
 from enhance.errors import EnhanceError
 
@@ -172,14 +173,7 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
     """
     transformers = import_transformers()
     kind = read_json(folder / "config.json", "it names the kind of model")["model_type"]
-    prepare = read_json(
-        folder / "preprocessor_config.json", "do_normalize decides what the model hears"
-    )
-    if not isinstance(prepare.get("do_normalize"), bool):
-        raise EnhanceError(
-            f"{folder / 'preprocessor_config.json'}: do_normalize must be true or false "
-            "(it decides what the model hears)"
-        )
+    heard = prepared(folder)
     model, info = from_pretrained(getattr(transformers, CLASSES[kind]), folder)
     # The mask embedding serves pre-training only; everything else must come from the file.
     if any(key.endswith("masked_spec_embed") for key in info["missing_keys"]):
@@ -194,8 +188,7 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
     return HfTeacher(
         model,
         name,
-        sample_rate=int(prepare.get("sampling_rate", 16000)),
-        do_normalize=prepare["do_normalize"],
+        **heard,
         left_pad=left_pad,
     )
 

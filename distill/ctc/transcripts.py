@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from enhance.data.manifest import UNKNOWN, read_rows
+from enhance.data.corpus.manifest import UNKNOWN, read_rows
 from enhance.errors import EnhanceError
 
 KINDS = (".csv", ".tsv", ".jsonl")

@@ -1,9 +1,9 @@
 """What speaker training hears: crops of clips, most of them with noise or in a room.
 
-Noise, rooms and levels are those of `enhance.data.mixing`: a mixture is drawn as for enhancement,
-and its speech replaced by the crop wanted here. A clip shorter than the crop is repeated; other
-clips of its speaker are never joined to it, since DINO must not know them. Everything is a pure
-function of (seed, step, item).
+Noise, rooms and levels are those of `enhance.data.mixing.mixer`: a mixture is drawn as for
+enhancement, and its speech replaced by the crop wanted here. A clip shorter than the crop is
+repeated; other clips of its speaker are never joined to it, since DINO must not know them.
+Everything is a pure function of (seed, step, item).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from distill.speaker.config import SpeakerConfig
-from enhance.data.clip_store import ClipStore
-from enhance.data.clips import split
-from enhance.data.inventory import by_source
-from enhance.data.manifest import Clip, read_manifest, scan_folder
-from enhance.data.mixing import Mixer
-from enhance.data.pieces import assemble
-from enhance.data.recipe import Piece
-from enhance.data.rooms import bank
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.clips import split
+from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.manifest import Clip, read_manifest, scan_folder
+from enhance.data.mixing.mixer import Mixer
+from enhance.data.mixing.pieces import assemble
+from enhance.data.mixing.recipe import Piece
+from enhance.data.mixing.rooms import bank
 from enhance.errors import EnhanceError
 
 log = logging.getLogger("enhance")

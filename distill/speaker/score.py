@@ -13,8 +13,8 @@ from torch import Tensor
 from distill.backbones.ecapa_model import Ecapa
 from distill.speaker.data import name_of, speech_of
 from distill.speaker.eer import Verification, verify
-from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 

@@ -16,6 +16,7 @@ from enhance.cli.options import (
     Output,
     Quiet,
     Resume,
+    Seed,
     Teachers,
     check_resume,
     new_run,
@@ -252,6 +253,92 @@ def maps(
     )
     show(analysis.tables(made))
     typer.echo(f"{output / 'maps.md'}")
+
+
+@analyze_app.command()
+def probe(
+    backbone: Backbones,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="phone, pitch, speaker, verification, language, channel, snr, noise, or label: "
+            "any column of the manifest."
+        ),
+    ],
+    corpus: Annotated[
+        Path,
+        typer.Option(help="Manifest or its folder; for phone with phones.csv; for snr with noise."),
+    ],
+    output: Output = None,
+    label: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN[:PATTERN]",
+            help="Column that holds the label, or what a pattern finds in it.",
+        ),
+    ] = "",
+    group: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN[:PATTERN]",
+            help="What is never on both sides of a split.  [default: speaker; of task speaker, "
+            "recording]",
+        ),
+    ] = "",
+    trials: Annotated[
+        Path | None,
+        typer.Option(help="Of verification: lines of 1 or 0 and two paths.  [default: drawn]"),
+    ] = None,
+    pool: Annotated[
+        Literal["mean", "stats"], typer.Option(help="Of whole clips; stats: mean and deviation.")
+    ] = "mean",
+    frames: Annotated[
+        int, typer.Option(min=100, help="At most, of phone and pitch: evenly over clips.")
+    ] = 20_000,
+    folds: Annotated[int, typer.Option(min=2, help="Each is tested once.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Splits, twins and trainings.")] = 1,
+    seed: Seed = 0,
+    cache: Cache = None,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Clips, classes and speakers in turn; 0 for all.")
+    ] = 0,
+    jobs: Jobs = 1,
+    cluster: Cluster = "",
+    quiet: Quiet = False,
+) -> None:
+    """Ask what each layer of frozen models knows, as SUPERB does: linear probes, weighted sums.
+
+    A twin with random weights and log-mel features of the same frame rate stand beside each.
+    """
+    _require("sklearn")
+    from benchmarks.analysis.probe import probe as work
+    from benchmarks.analysis.probe import tables
+    from enhance.measure.timing import cores
+
+    show_progress(quiet)
+    output = output or new_run("probe")
+    record = work(
+        backbone,
+        task,
+        corpus,
+        output,
+        label=label,
+        group=group,
+        trials=trials,
+        pool=pool,
+        frames=frames,
+        folds=folds,
+        seeds=seeds,
+        seed=seed or 0,
+        cache=cache,
+        limit=limit,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        quiet=quiet,
+    )
+    for table in tables(record):
+        typer.echo(f"{table.title}\n\n{table.markdown()}\n")
+    typer.echo(f"{output / record['analysis']}.md")
 
 
 def _require(*modules: str) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.spectrum import HOP, SAMPLE_RATE, WINDOW, level
-from distill.ssl.crops import Disturbance, disturb
+from distill.ssl.data.crops import Disturbance, disturb
 from enhance.config import DataConfig
-from enhance.data.clip_store import ClipStore
-from enhance.data.clips import load_clips, split
-from enhance.data.inventory import by_source
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.clips import load_clips, split
+from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 HELD_SECONDS = 300.0

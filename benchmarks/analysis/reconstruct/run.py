@@ -35,8 +35,8 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, sha256, write_json, write_jsonl
 from enhance.measure.metrics import versions
 from enhance.measure.timing import hardware
-from enhance.training.interrupt import Interrupt
-from enhance.training.processes import Hardware
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.processes import Hardware
 
 log = logging.getLogger("enhance")
 

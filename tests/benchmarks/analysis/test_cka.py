@@ -10,7 +10,7 @@ from audio_clips import clip
 
 from benchmarks.analysis import cka, heard, record
 from benchmarks.analysis.cka import extend, hsic, jackknife
-from enhance.data.manifest import Clip, read_manifest, write_manifest
+from enhance.data.corpus.manifest import Clip, read_manifest, write_manifest
 from enhance.errors import EnhanceError
 
 

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from enhance.cli.app import RENAMED, app
-from enhance.training.processes import Hardware
+from enhance.training.engine.processes import Hardware
 
 GROUPS = {
     "": ["run", "train", "snapshot", "export", "evaluate", "bench", "guard", "card", "compare",
