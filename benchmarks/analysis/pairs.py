@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distill.ssl.crops import Disturbance, disturb
 
 from benchmarks.analysis import heard
 from distill.speaker.data import speech_of
+from distill.ssl.data.crops import Disturbance, disturb
 from enhance.audio import read as audio
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.inventory import by_source
