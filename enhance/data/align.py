@@ -56,7 +56,8 @@ def _decoder(words: tuple[str, ...]) -> Any:
     settings = {"loglevel": "FATAL", "cmn": "batch"}
     if not words:
         return Decoder(**settings)
-    strange = [word for word in words if Decoder(lm=None, **settings).lookup_word(word) is None]
+    known = Decoder(lm=None, **settings)
+    strange = [word for word in words if known.lookup_word(word) is None]
     if strange:
         raise EnhanceError(f"--words: {strange[0]!r} is not in PocketSphinx's dictionary")
     with temporary_folder() as folder:
@@ -76,7 +77,10 @@ def phones_of(words: tuple[str, ...], item: tuple[Path, str]) -> tuple[str, list
     """
     path, text = item
     samples = np.clip(read(path, SAMPLE_RATE) * 32768, -32768, 32767).astype("<i2").tobytes()
-    decoder = _decoder(words)
+    text, decoder = normalise(text), _decoder(words)
+    strange = [word for word in text.split() if decoder.lookup_word(word) is None]
+    if strange:
+        return f"{path}: {strange[0]!r} is not in PocketSphinx's dictionary"
 
     def hear() -> None:
         decoder.start_utt()
@@ -85,7 +89,7 @@ def phones_of(words: tuple[str, ...], item: tuple[Path, str]) -> tuple[str, list
 
     try:
         if text:
-            decoder.set_align_text(normalise(text))
+            decoder.set_align_text(text)
         else:
             decoder.activate_search()
         hear()
@@ -98,7 +102,7 @@ def phones_of(words: tuple[str, ...], item: tuple[Path, str]) -> tuple[str, list
     except RuntimeError as error:
         # The decoder is left in the middle of a clip: the next one takes a fresh one.
         _decoder.cache_clear()
-        why = "its text does not fit, or has a word unknown to the dictionary" if text else error
+        why = "its text does not fit" if text else error
         return f"{path}: cannot be aligned ({why})"
     spans = [
         (
