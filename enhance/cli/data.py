@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import Assign, Cache, Cluster, Force, Jobs, Quiet, Snr
+from enhance.cli.options import Assign, Cache, Cluster, Force, Jobs, Limit, Quiet, Snr
 from enhance.errors import EnhanceError, require
 from enhance.files import kind_of, resolved
 
@@ -127,6 +127,58 @@ def data_example(
     wave = read(noisy)
     write(out, wave, 16000)
     print(f"{out}: {len(wave) / 16000:.1f} s of synthetic speech in noise at {snr:g} dB")
+
+
+@data_app.command("align")
+def data_align(
+    manifest: Annotated[Path, typer.Argument(help="Of English recordings.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    transcripts: Annotated[
+        Path | None, typer.Option(help="What is said: path,text.  [default: it is recognised]")
+    ] = None,
+    words: Annotated[
+        Path | None, typer.Option(help="Text file of the only words that are recognised.")
+    ] = None,
+    source: Annotated[str, typer.Option(help="Only clips of this source.")] = "",
+    limit: Limit = 0,
+    jobs: Jobs = 0,
+    cluster: Cluster = "",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the phones of recordings with PocketSphinx: a corpus for analyze probe --task phone.
+
+    With transcripts by forced alignment; else words are recognised first, rightly or wrongly.
+    """
+    from distill.ctc.transcripts import read_transcripts
+    from enhance.data.align import align
+    from enhance.data.manifest import read_manifest
+    from enhance.measure.timing import cores
+
+    if transcripts is not None and words is not None:
+        raise EnhanceError("--transcripts and --words: give one of them")
+    clips = [c for c in read_manifest(manifest) if source in ("", c.source)]
+    clips = [c for c in clips if c.kind != "noise"][: limit or None]
+    if not clips:
+        raise EnhanceError(f"--source {source}: no speech of it in {manifest}")
+    texts = {t.path: t.text for t in read_transcripts(transcripts)} if transcripts else None
+    try:
+        known = words.read_text("utf-8").split() if words else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnhanceError(f"--words {words}: cannot be read ({error})") from error
+    problems = align(
+        clips,
+        out,
+        texts=texts,
+        words=known,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        force=force,
+        quiet=quiet,
+    )
+    for line in problems:
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"{out}: phones of {len(clips if texts is None else texts) - len(problems)} clips")
 
 
 @data_app.command("features")
