@@ -18,7 +18,7 @@ from enhance.training.processes import Hardware
 GROUPS = {
     "": ["run", "train", "snapshot", "export", "evaluate", "bench", "guard", "card", "compare",
          "info"],
-    "data": ["manifest", "mix", "example", "features"],
+    "data": ["manifest", "mix", "example", "features", "copy-synthesis"],
     "analyze": ["reconstruct"],
     "teacher": ["pretrain", "pretrain-speaker", "finetune-ctc", "table"],
 }  # fmt: skip
