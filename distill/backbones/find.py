@@ -1,4 +1,9 @@
-"""How a teacher is found: a shipped name, a folder or published file, or a hub id."""
+"""How a teacher is found: a shipped name, a folder or published file, or a hub id.
+
+Beside these stand controls, by name: ``log-mel`` or ``log-mel:STRIDE`` (samples from frame to
+frame), ``encoder:PATH`` (the network of a trained enhancer), and ``random:NAME`` or
+``random:NAME:SEED`` (the architecture of any of them with random weights).
+"""
 
 from __future__ import annotations
 
@@ -20,13 +25,13 @@ FILES = (".pt", ".pth", ".ckpt")
 
 
 def load(name_or_path: str | Path, *, left_pad: int | None = None) -> Teacher:
-    """Find and load a teacher: shipped name, then local folder or file, then hub id.
+    """Find and load a teacher: control, shipped name, folder or file, hub id, in this order.
 
     Parameters
     ----------
     name_or_path
         Such as ``mini-wavlm``, ``/models/wavlm-base``, ``/models/WavLM-Base.pt`` (the authors'
-        own file) or ``microsoft/wavlm-base-plus``.
+        own file), ``microsoft/wavlm-base-plus``, ``random:mini-wavlm`` or ``log-mel:320``.
     left_pad
         Zeros the teacher puts before its input. None takes ``field - stride`` (80 for
         400/320): frame t then ends where the t-th stride of samples ends, as in a causal STFT.
@@ -38,7 +43,42 @@ def load(name_or_path: str | Path, *, left_pad: int | None = None) -> Teacher:
     """
     from distill import backbones
 
-    return backbones.load(resolve(name_or_path), str(name_or_path), left_pad)
+    text = str(name_or_path)
+    kind, colon, rest = text.partition(":")
+    if kind == "random" and colon:
+        name, seed = _split_number(rest, 0)
+        return load(name, left_pad=left_pad).twin(seed)
+    if kind == "log-mel":
+        require("train", "torch", "torchaudio")
+        from distill.backbones.baselines import LogMel
+
+        name, stride = _split_number(text, LogMel.STRIDE)
+        if name != kind or not 1 <= stride <= LogMel.FIELD:
+            raise EnhanceError(
+                f"{text}: write log-mel, or log-mel:320 for a frame every 320 samples (1 to "
+                f"{LogMel.FIELD})"
+            )
+        return LogMel(stride, left_pad)
+    if kind == "encoder" and colon:
+        require("train", "torch", "safetensors")
+        from distill.backbones.baselines import load_encoder
+
+        return load_encoder(rest, text, left_pad)
+    return backbones.load(resolve(text), text, left_pad)
+
+
+def label(name_or_path: str | Path) -> str:
+    """What tables call a teacher: the last part of a local path, and any other name as it is."""
+    text = str(name_or_path)
+    kind, colon, rest = text.rpartition(":") if text.startswith("encoder:") else ("", "", text)
+    path = Path(rest).expanduser()
+    return f"{kind}{colon}{path.resolve().name}" if path.is_dir() else text
+
+
+def _split_number(text: str, default: int) -> tuple[str, int]:
+    """``a:7`` to ``("a", 7)``; the default where no number stands behind."""
+    name, colon, number = text.rpartition(":")
+    return (name, int(number)) if colon and number.isdecimal() else (text, default)
 
 
 def resolve(name_or_path: str | Path) -> Path:
@@ -59,7 +99,8 @@ def resolve(name_or_path: str | Path) -> Path:
         return _download(text)
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
     raise EnhanceError(
-        f"{text}: no teacher of this name (shipped: {', '.join(shipped) or 'none'}), no folder "
+        f"{text}: no teacher of this name (shipped: {', '.join(shipped) or 'none'}; controls: "
+        "log-mel, encoder:PATH, random:NAME), no folder "
         f"of a model, no published checkpoint file ({', '.join(FILES)}) like WavLM-Base.pt, no "
         "hub id like microsoft/wavlm-base-plus"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import hashlib
 import json
 from collections import defaultdict
@@ -85,6 +86,30 @@ class FrozenTeacher(nn.Module, abc.ABC):
     def frames(self, samples: int) -> int:
         """Frames of a clip: floor((N + left_pad - field) / stride) + 1, or 0."""
         return max((samples + self.left_pad - self.field_samples) // self.stride_samples + 1, 0)
+
+    def twin(self, seed: int) -> Self:
+        """The same architecture with random weights: what it lets through untrained.
+
+        Layers draw their weights as torch does; a tensor that belongs to none that can keeps its
+        values in another order.
+
+        Parameters
+        ----------
+        seed
+            Of the weights; equal seeds, equal twins.
+        """
+        twin = copy.deepcopy(self)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            for module in twin.model.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+                    continue
+                for tensor in module.parameters(recurse=False):
+                    tensor.copy_(tensor.flatten()[torch.randperm(tensor.numel())].view_as(tensor))
+        twin.name = f"random:{self.name}:{seed}"
+        twin.fingerprint = fingerprint([self.fingerprint, "twin", seed], {})
+        return twin
 
     @torch.no_grad()
     def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

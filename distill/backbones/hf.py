@@ -109,6 +109,21 @@ class HfTeacher(FrozenTeacher):
             settings.append(self.normalize_eps)
         self.fingerprint = fingerprint(settings, weights)
 
+    def twin(self, seed: int) -> HfTeacher:
+        """As `FrozenTeacher.twin`, drawn as transformers draws them before pre-training."""
+        kind: Any = type(self.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = kind(self.model.config)
+        return HfTeacher(
+            model,
+            f"random:{self.name}:{seed}",
+            sample_rate=self.sample_rate,
+            do_normalize=self.do_normalize,
+            left_pad=self.left_pad,
+            normalize_eps=self.normalize_eps,
+        )
+
     def run(self, clips: list[Tensor]) -> list[Tensor]:
         """All hidden states; a mask tells clips of unequal length apart."""
         if self.do_normalize:  # as transformers' Wav2Vec2FeatureExtractor, padding excluded

@@ -51,6 +51,10 @@ class Teacher(Protocol):
         """Frames of an input of this many samples; 0 where it is too short for one."""
         ...
 
+    def twin(self, seed: int) -> Teacher:
+        """The same architecture with random weights."""
+        ...
+
     def to(self, device: Any) -> Any:
         """Move to a device, in place."""
         ...

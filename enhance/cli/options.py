@@ -13,6 +13,14 @@ import typer
 
 from enhance.errors import EnhanceError
 
+Backbones = Annotated[
+    list[str],
+    typer.Option(
+        "--backbone",
+        help="Shipped name, folder, file or hub id of a speech model; log-mel[:STRIDE], "
+        "random:NAME, encoder:CHECKPOINT; repeatable.",
+    ),
+]
 Assign = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override one setting; repeatable."),
@@ -29,6 +37,9 @@ Cluster = Annotated[
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
 Jobs = Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")]
 Limit = Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Folder.  [default: a new one in runs/]")
+]
 Pairs = Annotated[
     Path | None, typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]")
 ]
@@ -40,7 +51,10 @@ ANY: Literal["any"] = "any"
 """In place of an SNR: each pair at its own."""
 Teachers = Annotated[
     list[str],
-    typer.Argument(metavar="TEACHER...", help="Shipped names, folders, files or hub ids."),
+    typer.Argument(
+        metavar="TEACHER...",
+        help="Shipped names, folders, files, hub ids, log-mel, random:NAME, encoder:CHECKPOINT.",
+    ),
 ]
 
 # Of all that trains on `enhance.training`: where it runs.

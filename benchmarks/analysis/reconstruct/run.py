@@ -120,11 +120,9 @@ def reconstruct(
         log.warning("no word error rate: %s", listening.missing)
     set_hash, pairs = _open(Path(clips), limit)
     texts = references(transcripts, measuring.clip_paths(pairs)) if transcripts else None
-    found, missing = sources.open_teachers(
+    found = sources.open_teachers(
         list(teachers), list(layers), cache, config.seed, controls=controls, device=device
     )
-    for line in missing:
-        log.warning("%s", line)
 
     def work() -> dict[str, Any]:
         with Interrupt() as interrupt:
@@ -158,7 +156,6 @@ def reconstruct(
             "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}; "
             "WER: bootstrap over clips",
             "decoders": [one.about for one in trained],
-            "missing": missing,
             "recognizer": {
                 "name": listening.recognizer.name if listening.recognizer else None,
                 "missing": listening.missing or None,

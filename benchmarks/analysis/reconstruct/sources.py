@@ -8,27 +8,19 @@ let through.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.analysis.reconstruct.spectrum import SAMPLE_RATE, level
+from benchmarks.analysis.reconstruct.spectrum import SAMPLE_RATE
+from distill.backbones import baselines
 from distill.teacher.frames import FrameGrid
 from enhance.errors import EnhanceError
 
 if TYPE_CHECKING:
-    from distill.teacher.contract import Teacher
     from distill.teacher.features import Features
-
-MEL_BANDS = 80
-MEL_FFT = 512
-MEL_GRID = FrameGrid(0, 160, 400)
-"""25 ms windows, 10 ms apart."""
 
 
 class Source(Protocol):
@@ -82,55 +74,17 @@ class TeacherSource:
 class LogMel:
     """Log-mel features of a clip brought to level 1."""
 
-    def __init__(self, bands: int = MEL_BANDS) -> None:
-        self.name, self.kind = f"log-mel {bands}", "log-mel"
-        self.key = f"log-mel|{bands}"
-        self.grid, self.width = MEL_GRID, bands
+    def __init__(self) -> None:
+        self._teacher = baselines.LogMel(left_pad=0)
+        self.grid, self.width = FrameGrid.of_teacher(self._teacher), self._teacher.widths[0]
+        self.name, self.kind = f"log-mel {self.width}", "log-mel"
+        self.key = f"log-mel|{self.width}"
 
     def of(self, wave: np.ndarray) -> np.ndarray:
         """Shape: (N,) to (T', D)"""
-        scaled = torch.from_numpy(np.asarray(wave, np.float32)) / max(level(wave), 1e-9)
-        frames = scaled.unfold(0, MEL_GRID.field, MEL_GRID.stride)  # (T', 400)
-        window = torch.hann_window(MEL_GRID.field)
-        power = torch.fft.rfft(frames * window, MEL_FFT).abs().square()  # (T', 257)
-        return torch.log(power @ _mel_bank(self.width) + 1e-3).numpy()
-
-
-@lru_cache(maxsize=4)
-def _mel_bank(bands: int) -> Tensor:
-    """Triangles (257, bands)."""
-    from torchaudio.functional import melscale_fbanks
-
-    bank: Tensor = melscale_fbanks(MEL_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, bands, SAMPLE_RATE)
-    return bank
-
-
-def random_twin(teacher: Teacher, seed: int) -> Teacher | str:
-    """The same architecture with random weights, or why there is none.
-
-    Parameters
-    ----------
-    teacher
-        A loaded teacher.
-    seed
-        Of the weights.
-    """
-    from distill.backbones.hf import HfTeacher
-
-    if not isinstance(teacher, HfTeacher):
-        return "random weights are made for models of transformers only"
-    kind: Callable[[Any], Any] = type(teacher.model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = kind(teacher.model.config)
-    return HfTeacher(
-        model,
-        f"{teacher.name}, random weights",
-        sample_rate=teacher.sample_rate,
-        do_normalize=teacher.do_normalize,
-        left_pad=teacher.left_pad,
-        normalize_eps=teacher.normalize_eps,
-    )
+        clip = torch.from_numpy(np.asarray(wave, np.float32))
+        found: np.ndarray = self._teacher.run([clip])[0][0].numpy()
+        return found
 
 
 def open_teachers(
@@ -141,7 +95,7 @@ def open_teachers(
     *,
     controls: bool,
     device: str = "cpu",
-) -> tuple[list[Source], list[str]]:
+) -> list[Source]:
     """Teachers, each with each choice of layers, and the controls.
 
     Parameters
@@ -161,10 +115,8 @@ def open_teachers(
 
     Returns
     -------
-    sources
+    list
         In the order of the table.
-    missing
-        A line for each control that cannot be made.
 
     Raises
     ------
@@ -179,19 +131,15 @@ def open_teachers(
     _check_device(device)
     found: list[Source] = []
     twins: list[Source] = []
-    missing = []
     for name in names:
         teacher = teachers.load(name)
         check_rate(teacher, SAMPLE_RATE)
-        where = teachers.resolve(name)
-        label = where.name if where.is_dir() and where.name else name
+        label = teachers.label(name)
         found += [
             TeacherSource(Features(teacher, text, cache), label, device=device) for text in layers
         ]
-        twin = random_twin(teacher, seed) if controls else None
-        if isinstance(twin, str):
-            missing.append(f"{label}: no control of random weights ({twin})")
-        elif twin is not None:
+        if controls:
+            twin = teacher.twin(seed)
             twins += [
                 TeacherSource(Features(twin, text, cache), label, "random weights", device)
                 for text in layers
@@ -202,7 +150,7 @@ def open_teachers(
             f"two rows would be called {twice[0]!r}: name each teacher and each choice of layers "
             "once, and rename one of two folders of the same name"
         )
-    return found + twins + ([LogMel()] if controls else []), missing
+    return found + twins + ([LogMel()] if controls else [])
 
 
 def _check_device(name: str) -> None:

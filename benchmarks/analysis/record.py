@@ -1,0 +1,105 @@
+"""What an analysis leaves in its folder: figures as JSON, tables as text, plots as SVG.
+
+``NAME.json`` holds ``{"analysis": NAME, "about": ..., "rows": [...]}``: what was run on what, and
+flat rows of figures. Everything else is drawn from it, here and in the report over all analyses.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from enhance.errors import EnhanceError
+from enhance.files import atomic, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from benchmarks.figures.tables import Table
+
+Record = dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what decides figures."""
+    found = {"python": platform.python_version()}
+    for name in ("enhance", "torch", "transformers", "numpy", "scikit-learn", "av"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def keep(
+    output: Path,
+    name: str,
+    record: Record,
+    tables: Sequence[Table],
+    plots: Mapping[str, Figure],
+) -> None:
+    """Write an analysis; what an earlier one of this name left is replaced.
+
+    Parameters
+    ----------
+    output
+        Folder; made where it is missing.
+    name
+        Of the analysis and its files.
+    record
+        ``about`` and ``rows``, JSON.
+    tables, plots
+        Drawn from it; a plot's name ends its file's.
+
+    Raises
+    ------
+    EnhanceError
+        If something cannot be written.
+    """
+    lines = [f"# {record['about'].get('title', name)}", ""]
+    for table in tables:
+        lines += [f"## {table.title}", "", table.markdown(), ""]
+    for part, figure in plots.items():
+        file = output / f"{name}-{part}.svg"
+        with atomic(file) as temporary:
+            temporary.write_text(svg(figure), "utf-8")
+        lines += [f"![{part}]({file.name})", ""]
+    with atomic(output / f"{name}.md") as temporary:
+        temporary.write_text("\n".join(lines), "utf-8")
+    write_json(output / f"{name}.json", {"analysis": name, "versions": versions(), **record})
+
+
+def read(output: Path, name: str) -> Record:
+    """What `keep` wrote.
+
+    Raises
+    ------
+    EnhanceError
+        If it is not there or no record.
+    """
+    path = output / f"{name}.json"
+    try:
+        record: Record = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise EnhanceError(f"{path}: not there; run enhance analyze {name}") from error
+    except (OSError, ValueError) as error:
+        raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(record, dict) or not {"analysis", "about", "rows"} <= record.keys():
+        raise EnhanceError(f"{path}: not the record of an analysis; run enhance analyze {name}")
+    return record
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG text that can stand within a page; the same every time."""
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "enhance", "svg.fonttype": "none"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
