@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ BONAFIDE, SPOOF = "bonafide", "spoof"
 LEVEL = 0.05
 """RMS of every clip: -26 dB of full scale, so that no peak is clipped."""
 _HOP_MS = 5.0  # WORLD's frames
+_FRAMING: dict[str, Any] = {"n_fft": 1024, "hop_length": 256, "power": 1.0}  # Griffin and Lim's
 
 
 def griffin_lim(wave: np.ndarray, seed: int) -> np.ndarray:
@@ -46,16 +47,25 @@ def griffin_lim(wave: np.ndarray, seed: int) -> np.ndarray:
     Shape: (N,) -> (N,)
     """
     import torch
-    from torchaudio.transforms import GriffinLim, MelSpectrogram
+    from torchaudio.transforms import GriffinLim
 
-    framing: dict[str, Any] = {"n_fft": 1024, "hop_length": 256, "power": 1.0}
-    mel = MelSpectrogram(RATE, n_mels=80, **framing)
+    mel, inverse = _mel()
     bands = mel(torch.from_numpy(np.array(wave, np.float32)))  # (80, T)
-    spectrum = (torch.linalg.pinv(mel.mel_scale.fb).T @ bands).clamp_min(0.0)  # (F, T)
+    spectrum = (inverse @ bands).clamp_min(0.0)  # (F, T)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made: np.ndarray = GriffinLim(n_iter=32, length=len(wave), **framing)(spectrum).numpy()
+        phases = GriffinLim(n_iter=32, length=len(wave), **_FRAMING)
+        made: np.ndarray = phases(spectrum).numpy()
     return made
+
+
+@lru_cache(maxsize=1)
+def _mel() -> tuple[Any, Any]:
+    import torch
+    from torchaudio.transforms import MelSpectrogram
+
+    mel = MelSpectrogram(RATE, n_mels=80, **_FRAMING)
+    return mel, torch.linalg.pinv(mel.mel_scale.fb).T
 
 
 def world(wave: np.ndarray, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,7 @@ class Loop(contextlib.ExitStack):
         minutes: float,
         before: int = 0,
         place: Mapping[str, Any] | None = None,
+        plan: Callable[[Any, float], LoopPlan] = LoopPlan,
     ) -> bool:
         """Train to the end (True) or until interrupted (False); the state is saved then.
 
@@ -189,6 +190,8 @@ class Loop(contextlib.ExitStack):
             Number of steps, None where the clock decides.
         minutes
             Limit of time, 0 for none.
+        plan
+            Made of configuration and limit; for an optimiser of one's own.
 
         Raises
         ------
@@ -198,10 +201,16 @@ class Loop(contextlib.ExitStack):
         self.lock()
         if self.state.total is None:
             self.state.total = steps
-        plan = LoopPlan(self.config, minutes)
         resumed = self.resumed if self.state.step else {}
         engine = Engine(
-            self.fabric, learner, plan, self.file, self.tag, self._header, self.state, resumed
+            self.fabric,
+            learner,
+            plan(self.config, minutes),
+            self.file,
+            self.tag,
+            self._header,
+            self.state,
+            resumed,
         )
         self.resumed = {}
         stopped = engine.train(interrupt, self.output, before=before, place=place, quiet=self.quiet)
