@@ -41,7 +41,9 @@ def write_task(folder: Path, speakers: range) -> Path:
         rng = np.random.default_rng(speaker)
         for i in range(12):
             t = np.arange(6400) / 16000
-            wave = np.sign(np.sin(2 * np.pi * (90 + 9 * (5 * speaker % 12) + rng.uniform(0, 3)) * t))
+            wave = np.sign(
+                np.sin(2 * np.pi * (90 + 9 * (5 * speaker % 12) + rng.uniform(0, 3)) * t)
+            )
             wave = 0.1 * wave + 0.02 * rng.standard_normal(6400)
             label, kind = ("bonafide", "spoof")[i % 2], KINDS[i // 2 % 3]
             if label == "spoof":

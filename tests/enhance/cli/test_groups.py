@@ -19,7 +19,7 @@ GROUPS = {
     "": ["run", "train", "snapshot", "export", "evaluate", "bench", "guard", "card", "compare",
          "info"],
     "data": ["manifest", "mix", "example", "features", "copy-synthesis"],
-    "analyze": ["reconstruct"],
+    "analyze": ["reconstruct", "codec"],
     "teacher": ["pretrain", "pretrain-speaker", "finetune-ctc", "table"],
     "dann": ["train", "evaluate"],
 }  # fmt: skip
