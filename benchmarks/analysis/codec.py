@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 from benchmarks.analysis import codecs
-from benchmarks.analysis.dann import train as training
-from benchmarks.analysis.dann.data import Hearing
 from benchmarks.analysis.record import Record, keep
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.backbones.find import label, load
+from distill.dann import train as training
+from distill.dann.data import Hearing
 from distill.speaker.data import name_of, speech_of
 from distill.teacher.contract import check_rate
 from distill.teacher.features import Features
@@ -96,7 +96,7 @@ def codec(
     names
         Codecs; empty for `codecs.DEFAULT`.
     checkpoints
-        Folders of `benchmarks.analysis.dann.train.train`.
+        Folders of `distill.dann.train.train`.
     num_samples
         Coded clips: recordings times codecs. Recordings are drawn by ``seed``.
     cache

@@ -14,6 +14,7 @@ from enhance.cli.options import (
     Devices,
     NumNodes,
     Output,
+    Precision,
     Quiet,
     Resume,
     Seed,
@@ -39,6 +40,7 @@ def train(
     strategy: Strategy = "auto",
     num_nodes: NumNodes = 1,
     accelerator: Accelerator = "cpu",
+    precision: Precision = None,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -49,13 +51,14 @@ def train(
     require("train", "torch", "lightning_fabric", "transformers", "safetensors", "tensorboard")
     require("bench", "matplotlib")
     check_resume(output, resume)
-    from benchmarks.analysis.dann.config import DannConfig
-    from benchmarks.analysis.dann.train import train as work
+    from distill.dann.config import DannConfig
+    from distill.dann.train import train as work
     from enhance.config.settings import load_yaml, override, parse
     from enhance.training.processes import Hardware
 
     show_progress(quiet)
     settings = override(load_yaml(config), list(assign or []), DannConfig)
+    settings |= {"precision": precision} if precision else {}
     folder = output or new_run(f"dann-{config.stem}")
     record = work(
         parse(DannConfig, settings, str(config)),
@@ -91,8 +94,8 @@ def evaluate(
     """Errors pooled and by codec, what is left of the codec, layer weights, the best epoch."""
     require("train", "torch", "transformers", "safetensors", "sklearn")
     require("bench", "matplotlib")
-    from benchmarks.analysis.dann.evaluate import evaluate as work
-    from benchmarks.analysis.dann.evaluate import tables
+    from benchmarks.analysis.dann import evaluate as work
+    from benchmarks.analysis.dann import tables
     from benchmarks.figures.tables import show
 
     output = output or new_run("dann-evaluate")

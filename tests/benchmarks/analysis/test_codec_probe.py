@@ -14,8 +14,8 @@ pytest.importorskip("av")
 
 from benchmarks.analysis import codecs
 from benchmarks.analysis.codec import codec, pooled, told
-from benchmarks.analysis.dann import train as training
-from benchmarks.analysis.dann.config import BackboneConfig, DannConfig
+from distill.dann import train as training
+from distill.dann.config import BackboneConfig, DannConfig
 from enhance.cli.app import app
 from enhance.data.manifest import Clip, write_manifest
 from enhance.data.synthetic.voice import Voice, utterance

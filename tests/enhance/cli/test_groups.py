@@ -23,7 +23,8 @@ GROUPS = {
     "teacher": ["pretrain", "pretrain-speaker", "finetune-ctc", "table"],
     "dann": ["train", "evaluate"],
 }  # fmt: skip
-TRAININGS = ["train", "teacher pretrain", "teacher pretrain-speaker", "teacher finetune-ctc"]
+TRAININGS = ["train", "teacher pretrain", "teacher pretrain-speaker", "teacher finetune-ctc",
+             "dann train"]  # fmt: skip
 OLD = ["pretrain-ssl", "pretrain-speaker", "finetune-ctc", "teachers"]
 
 

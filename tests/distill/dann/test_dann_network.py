@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.analysis.dann.config import BackboneConfig, DannConfig, LambdaSchedule
-from benchmarks.analysis.dann.network import Attention, Network, Reversal, Statistics, thaw
 from distill.backbones.find import load
+from distill.dann.config import BackboneConfig, DannConfig, LambdaSchedule
+from distill.dann.network import Attention, Network, Reversal, Statistics, thaw
 from enhance.config.settings import load_yaml, merge, parse
 from enhance.errors import EnhanceError
 

@@ -15,6 +15,7 @@ there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from enhance.audio import read as audio
@@ -55,7 +56,7 @@ def read(path: Path, folder: str, task: str, domain: str) -> list[Clip]:
     path
         ``.jsonl`` or ``.csv``: a manifest. Else a protocol.
     folder
-        Of the audio of a protocol.
+        Of the audio of a protocol, which may lie in folders below it.
     task
         ``speaker`` takes bona fide speech only, and needs speakers instead of labels.
     domain
@@ -128,10 +129,16 @@ def read_protocol(path: Path, folder: str) -> list[Clip]:
     return clips
 
 
+@lru_cache(maxsize=4)
+def _index(folder: Path) -> dict[str, Path]:
+    """Audio below a folder by its name without ending."""
+    return {path.stem: path for path in folder.rglob("*") if path.suffix in _ENDINGS}
+
+
 def _audio(folder: Path, name: str, where: str) -> Path:
-    for ending in _ENDINGS:
-        if is_file(folder / f"{name}{ending}"):
-            return (folder / f"{name}{ending}").resolve()
-    raise EnhanceError(
-        f"{where}: {folder / name}{_ENDINGS[0]} is not there; set audio to its folder"
-    )
+    found = _index(folder).get(name)
+    if found is None:
+        raise EnhanceError(
+            f"{where}: no {name}{_ENDINGS[0]} below {folder}; set audio to its folder"
+        )
+    return found.resolve()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.analysis.dann.config import DannConfig
 from distill.backbones.hf import HfTeacher
+from distill.dann.config import DannConfig
 from distill.teacher.contract import Teacher
 from distill.teacher.layers import Layers, LayerSum
 from enhance.errors import EnhanceError

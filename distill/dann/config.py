@@ -112,7 +112,7 @@ class DannConfig(LoopConfig):
     validation: str = ""
     """Of what chooses the best epoch; empty for a part of ``train``."""
     audio: str = ""
-    """Folder of the audio that protocols name."""
+    """Folder below which the audio lies that protocols name."""
     held_back: Part = 0.2
     """That part, by speaker."""
     domain: str = "codec"

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.analysis.dann import train as training
-from benchmarks.analysis.dann.data import Hearing, Labelled
-from benchmarks.analysis.dann.errors import SPEAKER_COST, SPOOF_COST, Trials
-from benchmarks.analysis.dann.protocols import read
 from benchmarks.analysis.record import Record, keep
 from benchmarks.figures.tables import Table, number, with_interval
+from distill.dann import train as training
+from distill.dann.data import Hearing, Labelled
+from distill.dann.errors import SPEAKER_COST, SPOOF_COST, Trials
+from distill.dann.protocols import read
 from distill.training.accuracy import interval
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
@@ -48,7 +48,7 @@ def evaluate(
     Parameters
     ----------
     runs
-        Folders of `benchmarks.analysis.dann.train.train`; the others are compared with the first.
+        Folders of `distill.dann.train.train`; the others are compared with the first.
     where
         Manifest or protocol of the clips.
     output
@@ -155,6 +155,7 @@ def _measure(
         "seed": config.seed,
         "epochs": config.epochs,
         "best_epoch": record["best"]["epoch"],
+        "best_lambda": config.dann.lambda_schedule(record["best"]["epoch"] / config.epochs),
         "trained_clips": len(trained),
         "clips": len(data),
         "speakers": len(set(data.speakers)),
@@ -224,15 +225,19 @@ def tables(record: Record) -> list[Table]:
         chance = next((100 * r["chance"] for r in told.values()), None)
         cells = [with_interval(_percent(told[w]), 1) if w in told else "-" for w in _WHO]
         left.rows.append([name, *cells, number(chance, 1)])
-    best = Table("Best epoch on speakers held back", ["run", "epoch", "of"])
+    best = Table("Best epoch on speakers held back", ["run", "epoch", "of", "lambda there"])
     for name, facts in record["about"]["runs"].items():
-        best.rows.append([name, str(facts["best_epoch"]), str(facts["epochs"])])
+        cells = [str(facts["best_epoch"]), str(facts["epochs"]), number(facts["best_lambda"], 2)]
+        best.rows.append([name, *cells])
     result = [errors, costs, left, best]
     apart = [r for r in rows if r["kind"] == "difference"]
     if apart:
-        title = f"Pooled EER less that of {apart[0]['over']}, percentage points [95 %]"
-        cells = [[r["run"], with_interval(_percent(r), 1, True)] for r in apart]
-        result.append(Table(title, ["run", "difference"], cells))
+        more = Table(
+            f"Pooled EER less that of {apart[0]['over']}, percentage points [95 %]",
+            ["run", "difference"],
+        )
+        more.rows += [[r["run"], with_interval(_percent(r), 1, True)] for r in apart]
+        result.append(more)
     return result
 
 

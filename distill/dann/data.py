@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.analysis.dann.config import DannConfig
-from benchmarks.analysis.dann.protocols import BONAFIDE, SPOOF
+from distill.dann.config import DannConfig
+from distill.dann.protocols import BONAFIDE, SPOOF
 from distill.speaker.data import name_of
 from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.features import Features
@@ -70,7 +70,7 @@ class Labelled:
     Parameters
     ----------
     clips
-        As `benchmarks.analysis.dann.protocols.read` gives them.
+        As `distill.dann.protocols.read` gives them.
     config
         Task, and the domain's label.
     classes, domains

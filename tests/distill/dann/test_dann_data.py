@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.analysis.dann.config import Adversary, DannConfig, LambdaSchedule
-from benchmarks.analysis.dann.data import classes_of
-from benchmarks.analysis.dann.errors import SPEAKER_COST, SPOOF_COST, Cost, Trials, pairs
-from benchmarks.analysis.dann.protocols import read, read_protocol
+from distill.dann.config import Adversary, DannConfig, LambdaSchedule
+from distill.dann.data import classes_of
+from distill.dann.errors import SPEAKER_COST, SPOOF_COST, Cost, Trials, pairs
+from distill.dann.protocols import read, read_protocol
 from distill.speaker.eer import verify
 from enhance.data.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError
@@ -65,7 +65,8 @@ def test_protocols(tmp_path: Path, name: str) -> None:
     text, want = LAYOUTS[name]
     (tmp_path / "protocol.txt").write_text(text)
     for file, *_ in want:
-        soundfile.write(tmp_path / f"{file}.flac", np.zeros(1600), 16000)
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "deep" / f"{file}.flac", np.zeros(1600), 16000)
     clips = read(tmp_path / "protocol.txt", str(tmp_path), "spoof", "codec")
     found = [
         (c.path.stem, c.speaker, c.labels["label"], c.labels["codec"], c.labels["method"])
@@ -80,7 +81,7 @@ def test_what_is_no_protocol_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "trl.txt"
     for text, told in (
         ("LA_0079 LA_T_1138215 - - genuine\n", r"line 1: not of ASVspoof 2019, 2021"),
-        ("LA_0079 LA_T_1 - - bonafide\n\nA B\n", r"LA_T_1.flac is not there; set audio"),
+        ("LA_0079 LA_T_1 - - bonafide\n\nA B\n", r"no LA_T_1.flac below .*; set audio"),
         ("A a none - - bonafide notrim progress\n", r"names no clip \(of ASVspoof 2021"),
     ):
         file.write_text(text)

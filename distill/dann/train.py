@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.analysis.dann.config import DannConfig
-from benchmarks.analysis.dann.data import Hearing, Labelled, classes_of
-from benchmarks.analysis.dann.errors import Trials, pairs
-from benchmarks.analysis.dann.network import Network
-from benchmarks.analysis.dann.protocols import read
 from distill.backbones.find import load as find_teacher
 from distill.backbones.frozen import fingerprint
+from distill.dann.config import DannConfig
+from distill.dann.data import Hearing, Labelled, classes_of
+from distill.dann.errors import Trials, pairs
+from distill.dann.network import Network
+from distill.dann.protocols import read
 from distill.teacher.contract import Teacher
 from distill.training.loop import Loop, LoopPlan
 from enhance.config.settings import parse
@@ -121,7 +121,7 @@ class DannLearner(Learner):
             "accuracy": (int((said.argmax(1) == answers).sum()), len(answers)),
             "domain_accuracy": (int((judged.argmax(1) == domains).sum()), len(domains)),
         }
-        means = {"task": task, "domain": domain, "lambda": strength}
+        means: dict[str, Tensor | float] = {"task": task, "domain": domain, "lambda": strength}
         return Step(task + domain, len(answers) * self.config.seconds, means, shares)
 
     def after_update(self, step: int, total: int | None) -> None:
@@ -157,7 +157,11 @@ class Heard:
     """Number of the domain that the discriminator says, (n,)."""
 
     def trials(self, task: str, data: Labelled) -> tuple[Trials, np.ndarray]:
-        """Trials of the task, and the clips of each (n, 1) or (n, 2)."""
+        """Trials of the task, and the clips of each (n, 1) or (n, 2).
+
+        Speakers are verified on all pairs, where there are more than `_MOST` clips on those of as
+        many, drawn once for all.
+        """
         owners = np.unique(data.speakers, return_inverse=True)[1]
         if task == "spoof":
             clips = np.arange(len(owners))[:, None]

@@ -14,16 +14,16 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from benchmarks.analysis.dann import train as training
-from benchmarks.analysis.dann.config import (
+from benchmarks.analysis.dann import evaluate, fresh
+from distill.backbones.find import load
+from distill.dann import train as training
+from distill.dann.config import (
     Adversary,
     BackboneConfig,
     DannConfig,
     Discriminator,
     LambdaSchedule,
 )
-from benchmarks.analysis.dann.evaluate import evaluate, fresh
-from distill.backbones.find import load
 from enhance.cli.app import app
 from enhance.config.settings import to_dict
 from enhance.data.manifest import Clip, write_manifest
