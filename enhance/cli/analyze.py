@@ -341,6 +341,56 @@ def probe(
     typer.echo(f"{output / record['analysis']}.md")
 
 
+@analyze_app.command()
+def codec(
+    backbones: Backbones,
+    corpus: Annotated[Path, typer.Option(help="Folder or manifest of speech, speakers named.")],
+    output: Output = None,
+    source: Annotated[str, typer.Option(help="Only this source of the manifest.")] = "",
+    codecs: Annotated[
+        list[str] | None,
+        typer.Option("--codec", help="Such as amr-4.75k; repeatable.  [default: nine]"),
+    ] = None,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", help="Folder of dann train, heard too; repeatable."),
+    ] = None,
+    num_samples: Annotated[
+        int, typer.Option(min=1, help="Coded clips: recordings times codecs.")
+    ] = 3000,
+    cache: Cache = None,
+    seed: Seed = None,
+    jobs: Jobs = 0,
+    cluster: Cluster = "",
+    quiet: Quiet = False,
+) -> None:
+    """Which codec a clip went through, told from each layer of several models."""
+    require("train", "torch", "transformers", "safetensors", "sklearn")
+    require("analysis", "av", "matplotlib")
+    from benchmarks.analysis.codec import codec as work
+    from benchmarks.analysis.codec import tables
+    from benchmarks.figures.tables import show
+    from enhance.measure.timing import cores
+
+    output = output or new_run("codec")
+    record = work(
+        backbones,
+        corpus,
+        output,
+        source=source,
+        names=codecs or [],
+        checkpoints=checkpoints or [],
+        num_samples=num_samples,
+        cache=cache,
+        seed=seed or 0,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        quiet=quiet,
+    )
+    show(tables(record))
+    typer.echo(f"{output / 'codec.md'}")
+
+
 def _require(*modules: str) -> None:
     require("train", "torch", "torchaudio", "transformers", "safetensors", *modules)
     require("bench", "scipy", "matplotlib", "joblib")

@@ -22,7 +22,7 @@ import numpy as np
 
 from enhance import parallel
 from enhance.audio.read import read
-from enhance.data.manifest import Clip
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import atomic_folder, temporary_folder
 from enhance.progress import progress_bar

@@ -23,7 +23,7 @@ from benchmarks.analysis.probes.tasks import TASKS, Data, Task, column, fold_of,
 from benchmarks.analysis.record import read as read_record
 from distill.backbones import find
 from distill.backbones.frozen import FrozenTeacher
-from enhance.data.manifest import Clip, read_manifest
+from enhance.data.corpus.manifest import Clip, read_manifest
 from enhance.errors import EnhanceError
 
 

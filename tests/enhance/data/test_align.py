@@ -12,7 +12,7 @@ import soundfile
 from benchmarks.analysis.phone_probe import read_phones
 from enhance.data import align as tool
 from enhance.data.align import align, normalise, phones_of, unigrams
-from enhance.data.manifest import Clip, read_manifest
+from enhance.data.corpus.manifest import Clip, read_manifest
 from enhance.errors import EnhanceError
 
 
