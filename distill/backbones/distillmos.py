@@ -17,6 +17,7 @@ the teacher is not causal, and what it says of a clip depends on nothing else in
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ class DistillMos(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         convolutions: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip(CHANNELS, CHANNELS[1:], strict=False)):
+        for i, (a, b) in enumerate(itertools.pairwise(CHANNELS)):
             stride = (1 if i == 0 else 2, 2 if i == _REACH - 1 else 1)  # frequency, time
             convolutions += [nn.Conv2d(a, b, 3, stride, (0, 1)), nn.LeakyReLU(0.1)]
         self.cnn = nn.Sequential(*convolutions)

@@ -13,14 +13,13 @@ the field uses, can be chosen: see `distill.modes.distances`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distill.modes.distances import Distance, distance
+from distill.modes.shuffle import Shuffle, shuffled
 from distill.modes.targets import Precompute, Targets, pays
 from distill.teacher.contract import Teacher
 from distill.teacher.frames import FrameGrid, resample
@@ -53,9 +52,9 @@ class DistillConfig:
     weight: NonNegativeFloat = 0.5
     """Factor on the distance. The scale of L1 is about 0.8 for a constant guess; at weight 1 its
     gradient in the encoder was half of the enhancement loss' (`gcrn-tiny`, steps 60 to 120)."""
-    shuffle_targets: bool = False
-    """Control experiment: hand every frame the target of another frame of the batch. The targets
-    keep their distribution and lose their content."""
+    shuffle_targets: Shuffle = False
+    """Control experiment (`distill.modes.shuffle`): `clips` hands every clip of a batch the targets
+    of another one, `true` every frame those of another frame of the batch."""
     cache: str = ""
     """Folder of the feature cache, shared by any runs, teachers and analyses; empty for the
     user's cache folder."""
@@ -176,8 +175,7 @@ class Distillation(Objective):
         target, valid = resample(
             values, valid, self.targets.grid, self.grid, encoding.shape[1]
         )  # (B, T, D), (B, T)
-        if self.config.shuffle_targets:
-            target = shuffle(target, valid, batch["index"])
+        target, valid = shuffled(self.config.shuffle_targets, target, valid, batch["index"])
         predicted = self.projection(encoding)  # (B, T, D), in the network's precision
         with torch.autocast(encoding.device.type, enabled=False):
             apart = distance(self.config.distance, predicted.float(), target)  # (B, T)
@@ -197,23 +195,3 @@ class Distillation(Objective):
     def log(self) -> dict[str, float]:
         """See `Targets.log`."""
         return self.targets.log()
-
-
-def shuffle(target: Tensor, valid: Tensor, index: Sequence[Sequence[int]]) -> Tensor:
-    """Permute the targets of all valid frames of a batch, over items and time together.
-
-    Control for "does the teacher's content matter?": every frame gets the target of a frame
-    drawn from the batch. The set of target vectors, and with it every marginal statistic and the
-    scale of the loss, stays the same; which frame gets which tells nothing about the speech any
-    more, whatever the batch size (rolling items would leave a batch of one untouched, and would
-    keep what all items share at the same time). A pure function of the mixtures' indices, so
-    that a resumed run sees the same control.
-
-    Shape: target (B, T, D), valid (B, T), index: (epoch, index) of each item -> (B, T, D)
-    """
-    flat = [int(number) & 0xFFFFFFFF for pair in index for number in pair]
-    rng = np.random.default_rng(np.random.SeedSequence(flat))
-    order = torch.from_numpy(rng.permutation(int(valid.sum()))).to(target.device)
-    shuffled = target.clone()
-    shuffled[valid] = target[valid][order]
-    return shuffled

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.modes.distances import Distance, distance
+from distill.modes.shuffle import Shuffle, shuffled
 from distill.modes.targets import Precompute, Targets, pays
 from distill.modes.wrapper import Around
 from distill.teacher.contract import Teacher
@@ -55,6 +56,8 @@ class PretrainConfig:
     speech (from the cache of targets, as in mode distill)."""
     distance: Distance = "l1"
     """`l1` (the paper's), `cosine` or `correlation`: see `distill.modes.distances`."""
+    shuffle_targets: Shuffle = False
+    """Control experiment, as in mode distill: `clips` or `true` (frames)."""
     pretrain_steps: PositiveInt = 2000
     """Steps of the first phase; part of `training.steps`."""
     freeze_steps: Annotated[int, Field(ge=-1)] = 0
@@ -170,7 +173,8 @@ class Pretraining(Around):
                 layers = self.targets.layers
                 values = layers.mean(listen(self.targets.teacher, layers, batch["noisy"].float()))
                 valid = values.new_ones(values.shape[:2], dtype=torch.bool)
-            return resample(values, valid, self.targets.grid, self.grid, frames)
+            aligned = resample(values, valid, self.targets.grid, self.grid, frames)
+            return shuffled(self.config.shuffle_targets, *aligned, batch["index"])
 
     def about(self) -> dict[str, Any]:
         """Settings and the teacher's identity."""

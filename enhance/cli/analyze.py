@@ -48,7 +48,7 @@ def reconstruct(
         str | None,
         typer.Option(
             help="Folder or hub id of a speechbrain CRDNN or of a Whisper for faster-whisper, "
-            "folder of teacher finetune-ctc, or none.  [default: the one on the hub, if it can be had]"
+            "folder of teacher finetune-ctc, or none.  [default: the CRDNN on the hub, if to be had]"
         ),
     ] = None,
     transcripts: Annotated[

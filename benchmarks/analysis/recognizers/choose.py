@@ -78,8 +78,8 @@ def listen_with(name: str | None) -> Listening:
     ----------
     name
         A folder or hub id of speechbrain's CRDNN recognisers or of a Whisper model for
-        faster-whisper, or a folder that ``enhance teacher finetune-ctc`` wrote. None tries `DEFAULT` and goes without where it
-        cannot be had; ``"none"`` wants none.
+        faster-whisper, or a folder that ``enhance teacher finetune-ctc`` wrote. None tries
+        `DEFAULT` and goes without where it cannot be had; ``"none"`` wants none.
 
     Raises
     ------

@@ -59,13 +59,10 @@ def test_a_frame_sees_its_field(teacher: Teacher) -> None:
             other[sample] += 0.04  # below the peak, which would scale everything
             change = (states(teacher, other)[0][0] - plain).abs().amax(1)
             seen = change.nonzero()[:, 0]
-            inside = [
-                k
-                for k in range(len(plain))
-                if 0 <= sample - teacher.offset_samples - k * teacher.stride_samples
-                and sample - teacher.offset_samples - k * teacher.stride_samples
-                < teacher.field_samples
+            starts = [
+                teacher.offset_samples + k * teacher.stride_samples for k in range(len(plain))
             ]
+            inside = [k for k, at in enumerate(starts) if at <= sample < at + teacher.field_samples]
             assert seen.tolist() == inside
             assert seen[-1] == last
 
