@@ -26,7 +26,7 @@ FILES = (".pt", ".pth", ".ckpt")
 
 
 def load(name_or_path: str | Path, *, left_pad: int | None = None) -> Teacher:
-    """Find and load a teacher: control, shipped name, package, folder or file, hub id, in this order.
+    """Find and load a teacher: control, shipped or in a package, folder or file, hub id, in order.
 
     Parameters
     ----------

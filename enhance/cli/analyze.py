@@ -48,7 +48,8 @@ def reconstruct(
         str | None,
         typer.Option(
             help="Folder or hub id of a speechbrain CRDNN or of a Whisper for faster-whisper, "
-            "folder of teacher finetune-ctc, or none.  [default: the CRDNN on the hub, if to be had]"
+            "folder of teacher finetune-ctc, or none.  "
+            "[default: the CRDNN of the hub, if it is there]"
         ),
     ] = None,
     transcripts: Annotated[
