@@ -55,8 +55,9 @@ def reconstruct(
     recognizer: Annotated[
         str | None,
         typer.Option(
-            help="Folder or hub id of a speechbrain CRDNN, folder of teacher finetune-ctc, or "
-            "none.  [default: the one on the hub, if it can be had]"
+            help="Folder or hub id of a speechbrain CRDNN or of a Whisper for faster-whisper, "
+            "folder of teacher finetune-ctc, or none.  "
+            "[default: the CRDNN of the hub, if it is there]"
         ),
     ] = None,
     transcripts: Annotated[
