@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     base = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     base.mkdir(exist_ok=True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(base))
+
+
+@pytest.fixture(autouse=True)
+def _own_log_level() -> Iterator[None]:
+    """A command that shows its progress does so in its own test only."""
+    log = logging.getLogger("enhance")
+    level = log.level
+    yield
+    log.setLevel(level)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
@@ -25,6 +25,7 @@ from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.network.checkpoint import WEIGHTS
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
+from enhance.parallel import torch_threads
 from enhance.training.engine.engine import Engine
 from enhance.training.engine.history import HISTORY
 from enhance.training.engine.interrupt import Interrupt
@@ -199,6 +200,7 @@ class Loop(contextlib.ExitStack):
         minutes: float,
         before: int = 0,
         place: Mapping[str, Any] | None = None,
+        plan: Callable[[Any, float], LoopPlan] = LoopPlan,
     ) -> bool:
         """Train to the end (True) or until interrupted (False); the state is saved then.
 
@@ -215,6 +217,8 @@ class Loop(contextlib.ExitStack):
             Number of steps, None where the clock decides.
         minutes
             Limit of time, 0 for none.
+        plan
+            Made of configuration and limit; for an optimiser of one's own.
 
         Raises
         ------
@@ -224,10 +228,16 @@ class Loop(contextlib.ExitStack):
         self.lock()
         if self.state.total is None:
             self.state.total = steps
-        plan = LoopPlan(self.config, minutes)
         resumed = self.resumed if self.state.step else {}
         engine = Engine(
-            self.fabric, learner, plan, self.file, self.tag, self._header, self.state, resumed
+            self.fabric,
+            learner,
+            plan(self.config, minutes),
+            self.file,
+            self.tag,
+            self._header,
+            self.state,
+            resumed,
         )
         self.resumed = {}
         stopped = engine.train(interrupt, self.output, before=before, place=place, quiet=self.quiet)
@@ -302,14 +312,3 @@ def begun(output: Path | str, tag: str) -> dict[str, Any]:
         raise EnhanceError(f"{output}: no run to go on with ({file} is missing)")
     header: dict[str, Any] = load_tensors(file, tag, tensors=False)[1]
     return header
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """So many torch threads; the number before comes back afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -65,23 +65,23 @@ def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
         folder = demo_corpus.ensure(quiet=quiet)
         log.warning("no data named: using the built-in SYNTHETIC corpus (%s)", folder)
         clips = read_manifest(folder / "manifest.jsonl")
-        return _of_kind(clips, "speech"), _of_kind(clips, "noise")
+        return of_kind(clips, "speech"), of_kind(clips, "noise")
     speech: list[Clip] = []
     noise: list[Clip] = []
     if data.corpus:
         clips = _corpus(Path(data.corpus).expanduser(), quiet)
-        speech, noise = _of_kind(clips, "speech"), _of_kind(clips, "noise")
+        speech, noise = of_kind(clips, "speech"), of_kind(clips, "noise")
         if not speech and not noise:
             raise EnhanceError(
                 f"{data.corpus}: nothing there is marked as speech or noise; the manifest needs a "
                 "column `kind`, or the folder subfolders `speech` and `noise`"
             )
     for kind, places, clips in (("speech", data.speech, speech), ("noise", data.noise, noise)):
-        for place in places:
-            named = _place(Path(place).expanduser(), kind, quiet)
+        for named_place in places:
+            named = place(Path(named_place).expanduser(), kind, quiet)
             found = [c for c in named if c.kind in (kind, "")]
             if not found:
-                raise EnhanceError(f"data.{kind}: {place} holds no clip of kind {kind}")
+                raise EnhanceError(f"data.{kind}: {named_place} holds no clip of kind {kind}")
             clips.extend(found)
         if not clips:
             raise EnhanceError(f"no {kind} named: set data.{kind}, or data.corpus to a folder")
@@ -202,7 +202,8 @@ def groups_of(clips: Sequence[Clip], by: Literal["speaker", "path"]) -> list[int
     return [find(i) for i in range(len(clips))]
 
 
-def _of_kind(clips: Sequence[Clip], kind: str) -> list[Clip]:
+def of_kind(clips: Sequence[Clip], kind: str) -> list[Clip]:
+    """The clips of one kind."""
     return [clip for clip in clips if clip.kind == kind]
 
 
@@ -211,32 +212,40 @@ def _distinct(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def _corpus(folder: Path, quiet: bool) -> list[Clip]:
-    if is_folder(folder) and not _manifest_of(folder):
+    if is_folder(folder) and not manifest_of(folder):
         parts = [folder / "speech", folder / "noise"]
         if not all(is_folder(part) for part in parts):
             raise EnhanceError(
                 f"{folder}: a corpus has a manifest.jsonl or manifest.csv, or subfolders `speech` "
                 "and `noise`"
             )
-        return [c for part in parts for c in _place(part, part.name, quiet)]
-    return _place(folder, "", quiet)
+        return [c for part in parts for c in place(part, part.name, quiet)]
+    return place(folder, "", quiet)
 
 
-def _place(place: Path, kind: str, quiet: bool) -> list[Clip]:
-    if is_file(place):
-        return read_manifest(place)
-    if not is_folder(place):
-        raise EnhanceError(f"{place}: no such manifest or folder")
-    manifest = _manifest_of(place)
+def place(where: Path, kind: str, quiet: bool) -> list[Clip]:
+    """Clips of a manifest, of a folder's manifest, or of all audio files below a folder.
+
+    Raises
+    ------
+    EnhanceError
+        If there is none of them.
+    """
+    if is_file(where):
+        return read_manifest(where)
+    if not is_folder(where):
+        raise EnhanceError(f"{where}: no such manifest or folder")
+    manifest = manifest_of(where)
     if manifest:
         return read_manifest(manifest)
-    clips, problems = scan_folder(place, kind=kind, quiet=quiet)
+    clips, problems = scan_folder(where, kind=kind, quiet=quiet)
     for problem in problems:
         log.warning("left out: %s", problem)
     return clips
 
 
-def _manifest_of(folder: Path) -> Path | None:
+def manifest_of(folder: Path) -> Path | None:
+    """The manifest that stands in a folder."""
     for name in ("manifest.jsonl", "manifest.csv"):
         if is_file(folder / name):
             return folder / name
