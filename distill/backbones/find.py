@@ -77,7 +77,7 @@ def label(name_or_path: str | Path) -> str:
 
 
 def family(name_or_path: str | Path) -> str:
-    """Kind of a model: ``model_type`` of its configuration, ``log-mel``, ``encoder`` or ``random``.
+    """Kind of a model, see `Teacher.family`; ``random`` for a twin.
 
     Raises
     ------
@@ -85,18 +85,7 @@ def family(name_or_path: str | Path) -> str:
         If there is no such model.
     """
     text = str(name_or_path)
-    kind, colon, _ = text.partition(":")
-    if kind == "log-mel" or (colon and kind in ("random", "encoder")):
-        return kind
-    from distill.backbones import ECAPA, read_json
-
-    path = resolve(text)
-    if path.is_file():
-        model: Any = getattr(load(text), "model", None)
-        return str(getattr(model, "model_type", None) or getattr(model.config, "model_type", ""))
-    if (path / "hyperparams.yaml").is_file():
-        return ECAPA.rpartition(".")[2] + "-tdnn"
-    return str(read_json(path / "config.json", "it names the kind of model").get("model_type"))
+    return "random" if text.startswith("random:") else load(text).family
 
 
 def _split_number(text: str, default: int) -> tuple[str, int]:

@@ -13,7 +13,6 @@ import typer
 from typer.core import TyperCommand
 
 from enhance.cli import measure, teachers
-from enhance.cli.analyze import analyze_app
 from enhance.cli.dann import dann_app
 from enhance.cli.data import data_app
 from enhance.cli.options import (
@@ -27,6 +26,7 @@ from enhance.cli.options import (
     Strategy,
     new_run,
 )
+from enhance.cli.report import analyze_app
 from enhance.errors import EnhanceError, require
 
 app = typer.Typer(

@@ -15,10 +15,23 @@ import numpy as np
 
 from benchmarks.analysis.record import Record, read
 from benchmarks.figures.results import read_results
+from benchmarks.figures.statistics import Interval, mean_interval
 from benchmarks.figures.tables import number, with_interval
+from distill.backbones.find import label
 
 Word = Literal["supported", "not supported", "not testable here"]
 Row = Mapping[str, Any]
+
+
+RECONSTRUCT = "reconstruct"
+"""Folder that `enhance analyze reconstruct` wrote to, within that of the other records."""
+
+
+def reconstruction(folder: Path) -> Record:
+    """What a reconstruction measured, as a record."""
+    rows = read_results(folder)
+    keys = ("set", "clips", "input", "interval")
+    return {"analysis": RECONSTRUCT, "about": {k: rows[0].get(k) for k in keys}, "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -62,8 +75,11 @@ class Evidence:
             If a file is damaged, or the study has no results.
         """
         names = sorted(path.stem for path in folder.glob("*.json"))
+        records = {name: read(folder, name) for name in names}
+        if (folder / RECONSTRUCT / "results.jsonl").is_file():
+            records[RECONSTRUCT] = reconstruction(folder / RECONSTRUCT)
         return cls(
-            {name: read(folder, name) for name in names},
+            records,
             families,
             tuple(read_results(study)) if study else (),
         )
@@ -133,11 +149,46 @@ class Evidence:
         found.sort(key=lambda row: row["snr_db"] if row["snr_db"] is not None else 0)
         return found[0] if found else None
 
+    def codec(self, backbone: str) -> list[Row]:
+        """Accuracy on all codecs of each state of a backbone."""
+        rows = self.rows("codec", kind="probe", task="all", backbone=backbone)
+        return [row for row in rows if str(row["state"]).isdecimal()]
+
+    def eers(self, backbone: str, setting: str) -> dict[int, float]:
+        """Pooled EER by seed of the adversarial runs of one setting (`setting_of`)."""
+        runs = self.records.get("dann", {"about": {"runs": {}}})["about"]["runs"]
+        return {
+            facts["seed"]: row["mean"]
+            for name, facts in runs.items()
+            if label(facts["backbone"]) == backbone and setting_of(facts) == setting
+            for row in self.rows("dann", kind="errors", run=name, group="pooled")
+        }
+
     def trials(self) -> Iterator[tuple[str, Row]]:
         """Modes of the study with their paired differences to the baseline."""
         for row in self.study:
             if row["kind"] == "trial-mean" and row.get("difference"):
                 yield row["name"], row["difference"]
+
+
+def setting_of(facts: Row) -> str:
+    """What an adversarial run differs in from the plain one: a recommendation of seed 000."""
+    if not any(facts["lambda"]):
+        return "erm"
+    told = {
+        "first-k": facts["layers"].startswith("first_k"),
+        "unfreeze": not facts["freeze"],
+        "lambda": facts["lambda"] != [0.0, 1.0],
+        "discriminator": max(facts["discriminator"]) >= 1024,
+        "attention": facts["pooling"] == "attention",
+    }
+    return "+".join(name for name, holds in told.items() if holds) or "dann"
+
+
+def paired(less: Mapping[int, float], more: Mapping[int, float]) -> Interval | None:
+    """Difference of two settings over the seeds they share; None for fewer than 3."""
+    seeds = sorted(less.keys() & more.keys())
+    return mean_interval([more[s] - less[s] for s in seeds]) if len(seeds) >= 3 else None
 
 
 def value(row: Row) -> str:

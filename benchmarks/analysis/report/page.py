@@ -9,8 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.analysis.reconstruct.report import (
+    difference_table,
+    spectrum_table,
+    waveform_table,
+)
 from benchmarks.analysis.record import Record, svg
-from benchmarks.analysis.report.evidence import Evidence, Verdict
+from benchmarks.analysis.report.evidence import RECONSTRUCT, Evidence, Verdict
 from benchmarks.analysis.report.seeds import CLAIMS, Claim
 from benchmarks.figures.tables import Table
 from distill.backbones.find import family, label
@@ -24,7 +29,6 @@ PAGE = "report.html"
 MOST_BYTES = 4_000_000
 """A page that is larger is refused: nobody opens it on a telephone."""
 
-_DRAWN = "benchmarks.analysis."
 QUESTIONS = {
     "temporal": "How do embeddings change with time, and with noise?",
     "cka": "Which hidden states are alike?",
@@ -101,7 +105,9 @@ def write(
 
 
 def _section(name: str, question: str, record: Record) -> Section:
-    module: Any = importlib.import_module(_DRAWN + question)
+    if question == RECONSTRUCT:
+        return _reconstructed(record)
+    module: Any = importlib.import_module(f"benchmarks.analysis.{question}")
     plots: dict[str, Figure] = module.plots(record)
     return Section(
         name,
@@ -110,6 +116,14 @@ def _section(name: str, question: str, record: Record) -> Section:
         module.tables(record),
         [(part, svg(figure)) for part, figure in plots.items()],
     )
+
+
+def _reconstructed(record: Record) -> Section:
+    rows = record["rows"]
+    unit = next((row["wer"].get("errors") for row in rows if row.get("wer")), None) or "word"
+    shown = [spectrum_table(rows), waveform_table(rows, unit), difference_table(rows)]
+    about = [(key, _told(value)) for key, value in record["about"].items() if value]
+    return Section(RECONSTRUCT, QUESTIONS[RECONSTRUCT], about, shown, [])
 
 
 def _told(value: Any) -> str:

@@ -20,14 +20,16 @@ from benchmarks.analysis.report.evidence import (
     at,
     decided,
     listed,
+    paired,
     untestable,
     value,
 )
-from benchmarks.figures.tables import number
+from benchmarks.figures.statistics import Interval
+from benchmarks.figures.tables import with_interval
 
 SPEAKER_MODELS = ("ecapa-tdnn", "resemblyzer")
 SPEECH_MODELS = ("wavlm", "hubert", "wav2vec2", "wav2vec", "vq-wav2vec")
-_PHONES, _SPEAKERS, _SNR, _CODEC = "probe-phone", "probe-verification", "probe-snr", "codec"
+_PHONES, _SPEAKERS, _SNR = "probe-phone", "probe-verification", "probe-snr"
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,7 @@ def first(evidence: Evidence, *families: str) -> str | None:
     return found[0] if found else None
 
 
-def layers(
-    analysis: str, low: float, high: float, *families: str
-) -> Callable[[Evidence], Verdict]:
+def layers(analysis: str, low: float, high: float, *families: str) -> Callable[[Evidence], Verdict]:
     """The best state of a probe lies within layers of a model of 12."""
 
     def judge(evidence: Evidence) -> Verdict:
@@ -79,7 +79,7 @@ def _codec_states(evidence: Evidence) -> tuple[str, str, list[Row], list[Row]] |
     names = _two(evidence)
     if names is None:
         return "needs a WavLM and a wav2vec 2.0 among the backbones"
-    own, other = (evidence.states(_CODEC, name) for name in names)
+    own, other = (evidence.codec(name) for name in names)
     return (*names, own, other) if own and other else "needs enhance analyze codec of both"
 
 
@@ -109,30 +109,45 @@ def even_codec(evidence: Evidence) -> Verdict:
     return decided(ranges[a] < ranges[b], f"range of accuracy over states: {listed(ranges)}")
 
 
+def _better(
+    evidence: Evidence, backbone: str, setting: str, over: str
+) -> tuple[Interval, str] | None:
+    less, more = (evidence.eers(backbone, name) for name in (setting, over))
+    found = paired(less, more)
+    if found is None:
+        return None
+    text = f"{backbone}: EER of {over} less that of {setting} {value(found.row())}, {found.n} seeds"
+    return found, text
+
+
 def adversarial(family: str, better: bool) -> Callable[[Evidence], Verdict]:
     """DANN has a lower (or higher) EER than ERM."""
 
     def judge(evidence: Evidence) -> Verdict:
-        name = first(evidence, family)
-        gains = evidence.rows("dann", kind="gain", backbone=name, config="dann")
-        if name is None or not gains:
-            return untestable(f"needs enhance dann compare of a {family}")
-        row = gains[0]  # of DANN over ERM, in EER: positive is better
-        holds = row["low"] > 0 if better else row["high"] < 0
-        return decided(holds, f"{name}: ERM less DANN in EER {value(row)}, {row['n']} seeds")
+        found = [
+            made
+            for name in evidence.of_family(family)
+            if (made := _better(evidence, name, "dann", "erm"))
+        ]
+        if not found:
+            return untestable(f"needs enhance dann evaluate of a {family}, 3 seeds of both")
+        holds = all((i.low or 0) > 0 if better else (i.high or 0) < 0 for i, _ in found)
+        return decided(holds, "; ".join(text for _, text in found))
 
     return judge
 
 
-def recommended(config: str) -> Callable[[Evidence], Verdict]:
+def recommended(setting: str) -> Callable[[Evidence], Verdict]:
     """A recommendation lowers the EER of DANN."""
 
     def judge(evidence: Evidence) -> Verdict:
-        rows = evidence.rows("dann", kind="gain", config=config)
-        if not rows:
-            return untestable(f"needs enhance dann compare with {config}")
-        text = "; ".join(f"{row['backbone']}: {value(row)}" for row in rows)
-        return decided(all(row["low"] > 0 for row in rows), f"DANN less it in EER, {text}")
+        found = [
+            made for name in evidence.families if (made := _better(evidence, name, setting, "dann"))
+        ]
+        if not found:
+            return untestable(f"needs enhance dann evaluate of {setting} and dann, 3 seeds of both")
+        holds = all((interval.low or 0) > 0 for interval, _ in found)
+        return decided(holds, "; ".join(text for _, text in found))
 
     return judge
 
@@ -190,7 +205,7 @@ def deep_alone(evidence: Evidence) -> Verdict:
     low, deep = ([nearest[k] for k in sorted(nearest)[part]]
                  for part in (slice(third), slice(-third, None)))  # fmt: skip
     top = [max(part, key=lambda row: row["cka"]) for part in (low, deep)]
-    figures = [f"{number(r['cka'], 2)} [{number(r['low'], 2)}, {number(r['high'], 2)}]" for r in top]
+    figures = [with_interval({**row, "mean": row["cka"]}, 2) for row in top]
     text = f"largest CKA with any state of {speaker}: {figures[0]} in the first third of {ssl}, "
     return decided(top[1]["high"] < top[0]["low"], f"{text}{figures[1]} in the last")
 
@@ -281,7 +296,7 @@ def intelligible(evidence: Evidence) -> Verdict:
 def without_treble(evidence: Evidence) -> Verdict:
     """Reconstruction loses the upper band, more than a control does."""
     rows = evidence.rows("reconstruct", method_kind="teacher")
-    key = "high_low_db"
+    key = "spectrum high"
     found = [row for row in rows if key in row["metrics"]]
     if not found:
         return untestable("needs enhance analyze reconstruct")
