@@ -129,7 +129,7 @@ def _reconstructed(record: Record) -> Section:
 def _told(value: Any) -> str:
     """A fact in one line."""
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {_told(item)}" for key, item in value.items())
+        return "; ".join(f"{k}: {_told(v)}" for k, v in value.items() if v not in ("", [], None))
     if isinstance(value, list):
         return ", ".join(map(_told, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
