@@ -62,11 +62,11 @@ MUTANTS = (
     ),
     Mutant(
         "workers not ignoring Ctrl-C", "enhance/data/mixing/loader.py",
-        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGTERM,)", f"{GROUP}[Signals.SIGINT]",
+        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGTERM,)", f"{GROUP}[2]",
     ),
     Mutant(
         "workers not ignoring SIGTERM", "enhance/data/mixing/loader.py",
-        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", f"{GROUP}[Signals.SIGTERM]",
+        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", f"{GROUP}[15]",
     ),
     Mutant(
         "second Ctrl-C doing nothing", "enhance/training/engine/interrupt.py",

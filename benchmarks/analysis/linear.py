@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from distill.teacher.layers import LayerSum
 
-PASSES, BATCH, LEAST = 12, 512, 150
-RATE, SUM_RATE = 0.01, 0.05
+PASSES, BATCH, LEAST = 12, 512, 300
+RATE, SUM_RATE, FAR = 0.01, 0.05, 600
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ class Linear:
 def fit(states: np.ndarray, targets: np.ndarray, classes: int, seed: int) -> Linear:
     """Fit a probe.
 
-    AdamW over `PASSES` passes of batches of `BATCH`, at least `LEAST` steps; learning rate 0.01
-    (0.05 for the layer weights) falling to 0 along a cosine, weight decay 0.001 on the head.
+    AdamW over `PASSES` passes of batches of `BATCH`, at least `LEAST` steps; learning rate 0.01,
+    more where there are fewer than `FAR` steps, so that weights come as far, and 0.05 for the
+    layer weights; it falls to 0 along a cosine. Weight decay 0.001 on the head.
 
     Parameters
     ----------
@@ -81,13 +82,14 @@ def fit(states: np.ndarray, targets: np.ndarray, classes: int, seed: int) -> Lin
     weight = torch.zeros(classes or 1, x.shape[2], requires_grad=True)
     bias = torch.zeros(classes or 1, requires_grad=True)
     layers = LayerSum(len(x))
+    batches = -(-x.shape[1] // BATCH)
+    passes = max(PASSES, -(-LEAST // batches))
+    rate = RATE * max(1.0, FAR / (passes * batches))
     groups = [
-        {"params": [weight, bias], "lr": RATE, "weight_decay": 1e-3},
+        {"params": [weight, bias], "lr": rate, "weight_decay": 1e-3},
         {"params": [layers.scores], "lr": SUM_RATE, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups)
-    batches = -(-x.shape[1] // BATCH)
-    passes = max(PASSES, -(-LEAST // batches))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, passes * batches)
     rng = np.random.default_rng(seed)
     for _ in range(passes):

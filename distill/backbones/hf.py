@@ -174,17 +174,10 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
     transformers = import_transformers()
     kind = read_json(folder / "config.json", "it names the kind of model")["model_type"]
     heard = prepared(folder)
-    model, info = from_pretrained(getattr(transformers, CLASSES[kind]), folder)
-    # The mask embedding serves pre-training only; everything else must come from the file.
-    if any(key.endswith("masked_spec_embed") for key in info["missing_keys"]):
+    hint = "they would be random, so that nothing could be learned from this teacher"
+    model, missing = from_pretrained(getattr(transformers, CLASSES[kind]), folder, hint)
+    if missing:
         model.get_parameter("masked_spec_embed").detach().zero_()  # not random: see fingerprint
-    lost = [key for key in info["missing_keys"] if not key.endswith("masked_spec_embed")]
-    lost += [str(key) for key in info.get("mismatched_keys", [])]
-    if lost:
-        raise EnhanceError(
-            f"{folder}: {len(lost)} weights are missing or of another shape (first: {lost[0]}); "
-            "they would be random, so that nothing could be learned from this teacher"
-        )
     return HfTeacher(
         model,
         name,
@@ -193,22 +186,34 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
     )
 
 
-def from_pretrained(cls: Any, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A model of a class of transformers in float32, and what was missing or left over.
+def from_pretrained(cls: Any, folder: Path, hint: str) -> tuple[nn.Module, bool]:
+    """A model of a class of transformers in float32, and whether its mask embedding is missing.
+
+    That serves pre-training only; everything else must come from the file.
 
     Raises
     ------
     EnhanceError
-        If the folder holds none.
+        If the folder holds none, or weights are missing or of another shape; ``hint`` says then
+        what that means.
     """
     try:
         with silent():
-            return cls.from_pretrained(
+            model, info = cls.from_pretrained(
                 str(folder), dtype=torch.float32, output_loading_info=True, local_files_only=True
             )
     except Exception as error:  # a dozen kinds, from safetensors, json and torch
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnhanceError(f"{folder}: cannot be loaded as {cls.__name__} ({reason})") from error
+    missing = [str(key) for key in info["missing_keys"]]
+    lost = [key for key in missing if not key.endswith("masked_spec_embed")]
+    lost += [str(key) for key in info.get("mismatched_keys", [])]
+    if lost:
+        raise EnhanceError(
+            f"{folder}: {len(lost)} weights are missing or of another shape (first: {lost[0]}); "
+            f"{hint}"
+        )
+    return model, bool(missing)
 
 
 @contextlib.contextmanager

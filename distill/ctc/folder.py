@@ -129,14 +129,8 @@ def load(folder: Path) -> tuple[CtcModel, Vocabulary]:
     heard = prepared(folder)
     if heard["sample_rate"] != SAMPLE_RATE:
         raise EnhanceError(f"{folder}: hears {heard['sample_rate']} Hz, not {SAMPLE_RATE}")
-    network, info = from_pretrained(ctc_class(kind), folder)
-    lost = [str(k) for k in info["missing_keys"] if not str(k).endswith("masked_spec_embed")]
-    lost += [str(key) for key in info.get("mismatched_keys", [])]
-    if lost:
-        raise EnhanceError(
-            f"{folder}: {len(lost)} weights are missing (first: {lost[0]}); was it fine-tuned by "
-            "CTC? `enhance teacher finetune-ctc` does that"
-        )
+    hint = "was it fine-tuned by CTC? `enhance teacher finetune-ctc` does that"
+    network, _ = from_pretrained(ctc_class(kind), folder, hint)
     if network.config.vocab_size != len(vocabulary):  # type: ignore[union-attr]
         raise EnhanceError(f"{folder}: vocab.json does not fit the head of the model")
     return CtcModel(network.eval(), do_normalize=heard["do_normalize"]), vocabulary

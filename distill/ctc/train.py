@@ -22,6 +22,7 @@ from distill.ctc.folder import build, load, open_backbone, save
 from distill.ctc.model import SAMPLE_RATE, CtcModel, ctc_loss
 from distill.ctc.vocabulary import tokens_of
 from distill.ssl.losses.masked_units import span_mask
+from distill.training.accuracy import evaluating
 from distill.training.card import write
 from distill.training.loop import Loop, Place
 from enhance.files import write_json
@@ -164,11 +165,8 @@ class CtcLearner(Learner):
     def validate(self) -> dict[str, Any]:
         """Loss and error rates on the clips that only measure."""
         network = self.model.network
-        training = network.training
-        network.eval()
-        with on_cpu([network]):
+        with on_cpu([network]), evaluating(network):
             said, loss = hear(self.model, self.data, self.config)
-        network.train(training)
         return {"loss": loss, **{k: v["mean"] for k, v in errors_of(said, self.data).items()}}
 
 

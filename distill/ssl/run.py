@@ -27,7 +27,6 @@ from distill.ssl.families.config import PretrainConfig
 from distill.ssl.families.family import Family, Work
 from distill.ssl.families.transformer import KINDS, parameter_count
 from distill.training.loop import Loop, Place
-from distill.training.loop import begun as begun_run
 from enhance.errors import EnhanceError
 from enhance.files import write_json
 from enhance.training.engine.interrupt import Interrupt
@@ -82,18 +81,6 @@ def pretrain(
     if "stopped" not in record:
         ssl_card.write(Path(output), probe(Path(output)) if probe else None)
     return record
-
-
-def begun(output: Path | str) -> dict[str, Any]:
-    """Configuration of the run that stands in a folder.
-
-    Raises
-    ------
-    EnhanceError
-        If there is none.
-    """
-    config: dict[str, Any] = begun_run(output, FORMAT)["config"]
-    return config
 
 
 class Pretraining:

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from enhance.cli import measure, teachers
 from enhance.cli.analyze import analyze_app
+from enhance.cli.dann import dann_app
 from enhance.cli.data import data_app
 from enhance.cli.options import (
     Accelerator,
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(analyze_app, name="analyze")
 app.add_typer(teachers.teacher_app, name="teacher")
+app.add_typer(dann_app, name="dann")
 
 
 def _version(wanted: bool) -> None:

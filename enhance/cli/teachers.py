@@ -169,11 +169,12 @@ def pretrain(
     config = families.configure(
         family, preset, override(given, run.assign), run.begun(FORMAT) or None
     )
+    measure = functools.partial(phone_probe.probe, corpus=probe, quiet=run.quiet)
     record = train(
         config,
         corpus or demo_corpus.ensure(quiet=run.quiet),
         run.output or new_run(f"ssl-{config.family}"),
-        probe=probe and functools.partial(phone_probe.probe, corpus=probe, quiet=run.quiet),
+        probe=measure if probe else None,
         **run.place(),
     )
     _finished(record)

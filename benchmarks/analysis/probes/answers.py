@@ -89,7 +89,7 @@ def states_of(
     states = [np.asarray(s, np.float32) for s in features.states(read(path, rate))]
     if not len(states[0]):
         raise EnhanceError(f"{path}: too short for a frame of {backbone}; leave it out")
-    normal = [features.normalized(state) for state in states]
+    normal = [(s - s.mean(1, keepdims=True)) / (s.std(1, keepdims=True) + 1e-6) for s in states]
     if times is None:
         return [pooled(s, pool)[None] for s in states], [pooled(s, pool)[None] for s in normal]
     place = (times * rate - grid.offset - grid.field / 2) / grid.stride

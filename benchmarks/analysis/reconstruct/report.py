@@ -223,7 +223,7 @@ def _recogniser(record: Mapping[str, Any]) -> list[str]:
     found = record["recognizer"]
     if found["name"] is None:
         return ["## Recogniser", "", f"No word error rate was measured: {found['missing']}.", ""]
-    return ["## Recogniser", "", f"{found['name']}; errors against {found['reference']}.", ""]
+    return ["## Recogniser", "", _heard_by(found), ""]
 
 
 def _held_back(record: Mapping[str, Any]) -> list[str]:
@@ -240,3 +240,8 @@ def _held_back(record: Mapping[str, Any]) -> list[str]:
             ]
         )
     return ["## Held-back clips of the corpus, all frames", "", table.markdown(), ""]
+
+
+def _heard_by(found: dict[str, Any]) -> str:
+    told = f"{found['name']}; errors against {found['reference']}"
+    return f"{told}; texts before counting: {found['normalisation']}."

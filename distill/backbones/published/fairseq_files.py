@@ -207,10 +207,15 @@ def _settings(path: Path, state: dict[str, Any]) -> dict[str, Any]:
             f"{path}: holds no settings ('args' or 'cfg'), so that its architecture is unknown; "
             "take the file as it was published"
         )
-    parts = [found.get("task"), found.get("model")]
-    if isinstance(parts[1], dict):  # sections of a hydra configuration
-        return {k: v for part in parts if isinstance(part, dict) for k, v in part.items()}
-    return found
+    return flat(found)
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in one dict: sections of a hydra configuration put together, the model's last."""
+    parts = [settings.get("task"), settings.get("model")]
+    if isinstance(parts[1], Mapping):
+        return {k: v for part in parts if isinstance(part, Mapping) for k, v in part.items()}
+    return dict(settings)
 
 
 def _kind(path: Path, args: dict[str, Any], tensors: dict[str, Tensor]) -> str:

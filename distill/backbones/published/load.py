@@ -22,7 +22,7 @@ from torch import Tensor
 from distill.backbones import import_transformers
 from distill.backbones.hf import CLASSES, HfTeacher
 from distill.backbones.published import wav2vec as wav2vec_published
-from distill.backbones.published.fairseq_files import literal, read
+from distill.backbones.published.fairseq_files import flat, literal, read
 from enhance.errors import EnhanceError
 
 if TYPE_CHECKING:
@@ -280,16 +280,13 @@ def _inner(
             f"{path}: a fine-tuned model without the settings of the pre-trained one "
             "('w2v_args'); take the file as it was published, or the pre-trained one"
         )
-    parts = [inner.get("task"), inner.get("model")]
-    if isinstance(parts[1], Mapping):  # sections of a hydra configuration
-        inner = {k: v for part in parts if isinstance(part, Mapping) for k, v in part.items()}
     kept = {
         key.removeprefix(_FINE_TUNED): tensor
         for key, tensor in tensors.items()
         if key.rpartition(".")[0] != _FINE_TUNED_HEAD
     }
     heard = {key: args[key] for key in ("normalize", "sample_rate") if args.get(key) is not None}
-    return {**inner, **heard}, kept
+    return {**flat(inner), **heard}, kept
 
 
 def _weights(

@@ -24,6 +24,7 @@ from distill.backbones.wav2vec.teacher import Model, Wav2VecTeacher
 from distill.backbones.wav2vec.vq import VqWav2Vec, VqWav2VecConfig, VqWav2VecTeacher
 from enhance.config.settings import parse
 from enhance.errors import EnhanceError
+from enhance.network.tensors import load_exactly
 
 _DEFAULTS: dict[str, Any] = {
     "conv_feature_layers": "[(512, 10, 5)] + [(512, 8, 4)] + [(512, 4, 2)] * 3",
@@ -183,16 +184,5 @@ def _renamed(published: str, name: str) -> str:
 
 
 def _filled(model: Model, mine: dict[str, Tensor], name: str) -> Model:
-    wanted = model.state_dict()
-    lost = [
-        key
-        for key in [*wanted, *mine]
-        if key not in wanted or key not in mine or wanted[key].shape != mine[key].shape
-    ]
-    if lost:
-        raise EnhanceError(
-            f"{name}: {len(set(lost))} weights are missing, surplus or of another shape "
-            f"(first: {lost[0]}); its settings do not fit its weights"
-        )
-    model.load_state_dict({key: tensor.float() for key, tensor in mine.items()})
+    load_exactly(model, {key: tensor.float() for key, tensor in mine.items()}, name)
     return model.eval()

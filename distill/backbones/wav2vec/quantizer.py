@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.training.accuracy import perplexity
 from enhance.errors import EnhanceError
 
 
@@ -39,14 +40,6 @@ class Quantized:
     """(G V - probability_perplexity) / (G V), 0 at even use (Gumbel only): wav2vec 2.0's loss."""
     codebook_loss: Tensor | None
     """Both pulling terms of k-means; to be added to the objective with weight 1."""
-
-
-def perplexity(probabilities: Tensor) -> Tensor:
-    """exp of the entropy in nats.
-
-    Shape: (..., V) to (...).
-    """
-    return torch.exp(-(probabilities * torch.log(probabilities + 1e-7)).sum(-1))
 
 
 def code_use(codes: Tensor, size: int) -> Tensor:

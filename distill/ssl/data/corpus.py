@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.ssl.data.crops import MIN_FRAMES, frame_count
+import numpy as np
+
+from distill.ssl.data.crops import MIN_FRAMES, Crop, frame_count, plan
 from enhance.config import DataConfig
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.clips import load_clips, split
-from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.inventory import of_parts
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
+
+BATCH_FRAMES, CROP_FRAMES = 1200, 250
+"""Bounds on a held-back batch and crop: 24 s and 5 s."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,23 @@ class SslData:
         train_noise, held_noise = _split(noises, held_back, seed) if noises else ([], [])
         return cls(speech, train, held, noise, train_noise, held_noise)
 
+    def measured(self, seed: int) -> tuple[list[list[Crop]], np.random.Generator]:
+        """Held-back crops in batches, the same at every call, and what else to draw from."""
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
+        return plan(self.speech, self.held, BATCH_FRAMES, CROP_FRAMES, rng), rng
+
     def describe(self) -> dict[str, Any]:
         """Hours, files and licences of each source, and what was held back."""
-        noises = self.noise.clips if self.noise else ()
-        return {
-            "train": by_source([self.speech.clips[i] for i in self.train]),
-            "held_back": by_source([self.speech.clips[i] for i in self.held]),
-            "noise": by_source([noises[i] for i in self.train_noise]),
-            "noise_held_back": by_source([noises[i] for i in self.held_noise]),
-            "held_back_speakers": sorted(
-                {c.speaker for i in self.held if (c := self.speech.clips[i]).speaker}
-            ),
-        }
+
+        def of(store: ClipStore | None, chosen: list[int]) -> list[Clip]:
+            return [store.clips[i] for i in chosen] if store else []
+
+        return of_parts(
+            of(self.speech, self.train),
+            of(self.speech, self.held),
+            of(self.noise, self.train_noise),
+            of(self.noise, self.held_noise),
+        )
 
 
 def _split(clips: list[Clip], fraction: float, seed: int) -> tuple[list[int], list[int]]:

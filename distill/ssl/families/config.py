@@ -30,8 +30,7 @@ class PretrainConfig(LoopConfig):
     """Share of speech (by speaker, where known) and noise kept out of training."""
 
     def __post_init__(self) -> None:
-        if not self.minutes and not self.steps:
-            raise EnhanceError("--minutes or --steps: one of them must be positive")
+        super().__post_init__()
         rounds = self.rounds
         if self.steps and len(self.steps) not in (1, rounds):
             counts = f"the {rounds} iterations" if rounds > 1 else "the one iteration"

@@ -7,11 +7,12 @@ dataclass) and `build`.
 
 from __future__ import annotations
 
+import abc
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from distill.ssl.families.config import PretrainConfig
 from distill.ssl.families.presets import PRESETS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from distill.ssl.data.corpus import SslData
     from distill.ssl.data.crops import Crop
+    from distill.training.accuracy import Tally
     from enhance.training.engine.interrupt import Interrupt
 
 FAMILIES = {
@@ -72,7 +74,7 @@ class Work:
     """No progress bars."""
 
 
-class Family(Protocol):
+class Family(abc.ABC):
     """One model and its objective."""
 
     model: Any
@@ -80,41 +82,57 @@ class Family(Protocol):
 
     def learnt(self) -> dict[str, nn.Module]:
         """What training changes, by name: ``model``, and ``head`` once it is prepared."""
-        ...
+        return {"model": self.model}
 
     def prepare(self, work: Work) -> str:
         """Make ready for an iteration; the name of what was being made if interrupted, else ''."""
-        ...
+        return ""
 
+    @abc.abstractmethod
     def batch(self, crops: list[Crop], data: SslData, rng: np.random.Generator) -> Any:
         """What `losses` takes, of crops of one length; a pure function of its arguments."""
-        ...
 
+    @abc.abstractmethod
     def losses(self, batch: Any, step: int) -> Losses:
         """Forward pass and losses of the step after ``step`` finished ones.
 
         Randomness may be taken from torch's global generator: the loop seeds it for each step.
         """
-        ...
+
+    @abc.abstractmethod
+    def measure(self, data: SslData) -> tuple[Tally, dict[str, Any]]:
+        """Answers on held-back files, and what else the record shall tell of them.
+
+        The same crops, masks and distractors at every call; modes are restored. ``codes`` of the
+        second are size, used entries and perplexity of each codebook.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """What the record tells of the iteration beside measurements."""
+        return {}
 
     def validate(self, data: SslData) -> dict[str, Any]:
-        """``loss`` and ``accuracy`` on held-back files, plain numbers for the history.
-
-        The same crops, masks and distractors at every call; modes are restored.
-        """
-        ...
+        """``loss``, ``accuracy``, mean code perplexity: plain numbers for the history."""
+        tally, more = self.measure(data)
+        used = [row["perplexity"] for row in more.get("codes", [])]
+        spread = {"perplexity": round(sum(used) / len(used), 3)} if used else {}
+        return {**tally.brief(), **spread}
 
     def report(self, data: SslData) -> dict[str, Any]:
         """The iteration's entry in record.json.
 
         ``clean`` (and ``disturbed``): loss, ``accuracy`` with a 95 % interval by file, ``chance``,
-        guesses that need no model; ``codes``: size, used entries, perplexity of each codebook.
+        guesses that need no model; and what `facts` and `measure` tell.
         """
-        ...
+        row = self.facts()
+        if data.held:
+            tally, more = self.measure(data)
+            row |= {"clean": tally.full(), **more}
+        return row
 
+    @abc.abstractmethod
     def save(self, folder: Path) -> None:
         """Write a folder that `distill.backbones.find.load` reads."""
-        ...
 
 
 def configure(

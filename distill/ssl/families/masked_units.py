@@ -22,14 +22,14 @@ from distill.ssl.data.corpus import SslData
 from distill.ssl.data.crops import Crop, Disturbance, disturb, normalize
 from distill.ssl.families import transformer
 from distill.ssl.families.config import PretrainConfig
-from distill.ssl.families.family import Losses, Work
+from distill.ssl.families.family import Family, Losses, Work
 from distill.ssl.families.transformer import Architecture
 from distill.ssl.families.warm_up import mfcc_units, warm_up
 from distill.ssl.losses.masked_accuracy import evaluate
 from distill.ssl.losses.masked_units import MaskedUnitLoss, span_mask
 from distill.ssl.units import kmeans
 from distill.ssl.units.kmeans import Units
-from distill.training.accuracy import code_usage
+from distill.training.accuracy import Tally, code_usage
 from enhance.config.checked import (
     Field,
     NonNegativeFloat,
@@ -103,7 +103,7 @@ class MaskedUnitsConfig(PretrainConfig):
 CONFIG = MaskedUnitsConfig
 
 
-class MaskedUnits:
+class MaskedUnits(Family):
     """The model, its units and its head; see `distill.ssl.families.family.Family`."""
 
     def __init__(self, config: MaskedUnitsConfig) -> None:
@@ -207,28 +207,25 @@ class MaskedUnits:
             loss = loss + weight * found.visible_loss
         return Losses(loss, found.correct, found.masked, {"loss": found.masked_loss.item()})
 
-    def validate(self, data: SslData) -> dict[str, Any]:
-        """Loss and accuracy on clean held-back files."""
-        return evaluate(self.model, self.head, data, self.targets, self.config.seed).brief()
+    def measure(self, data: SslData) -> tuple[Tally, dict[str, Any]]:
+        """Masked units of clean held-back files."""
+        return evaluate(self.model, self.head, data, self.targets, self.config.seed), {}
+
+    def facts(self) -> dict[str, Any]:
+        """Units, and what they were made of."""
+        source = f"hidden state {self.config.unit_layer}" if self.iteration else "MFCC, deltas"
+        return {"units": self.targets.count, "features": source}
 
     def report(self, data: SslData) -> dict[str, Any]:
-        """Units, and masked accuracy on clean and on disturbed held-back files."""
-        config, targets = self.config, self.targets
-        row: dict[str, Any] = {
-            "units": targets.count,
-            "features": f"hidden state {config.unit_layer}" if self.iteration else "MFCC, deltas",
-        }
+        """And the same on disturbed files, and how often each unit stands in them."""
+        row, mix, targets = super().report(data), self.config.disturbance, self.targets
         if not data.held:
             return row
-        mix = config.disturbance
-        conditions: list[tuple[str, Disturbance | None]] = [("clean", None)]
         if mix.noise_probability + mix.speech_probability + mix.reverberation_probability > 0:
-            conditions.append(("disturbed", mix))
-        for name, how in conditions:
             found = evaluate(
-                self.model, self.head, data, targets, config.seed, how, self.held_rooms
+                self.model, self.head, data, targets, self.config.seed, mix, self.held_rooms
             )
-            row[name] = found.full()
+            row["disturbed"] = found.full()
         labels = np.concatenate([targets.labels[i] for i in data.held])
         row["codes"] = [code_usage(np.bincount(labels, minlength=targets.count))]
         return row

@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from distill.backbones.wav2vec.quantizer import code_use
 from distill.backbones.wav2vec.vq import VqWav2Vec, VqWav2VecConfig
-from distill.ssl.data.corpus import SslData
 from distill.ssl.families.wav2vec import Future, FutureConfig
 from distill.training.accuracy import code_usage
 from enhance.config.checked import NonNegativeFloat, checked
@@ -75,29 +73,15 @@ class VqFuture(Future):
         means = {"perplexity": float(made.code_perplexity) / made.codes.shape[-1]}
         return made.values, extra, means, made.codes
 
-    def validate(self, data: SslData) -> dict[str, Any]:
-        """Loss, accuracy and mean code perplexity on held-back files."""
-        tally, codes = self.measure(data)
-        used = [row["perplexity"] for row in self._usage(codes)]
-        return {**tally.brief(), "perplexity": round(float(np.mean(used)), 3)}
+    def facts(self) -> dict[str, Any]:
+        """And the kind of quantiser."""
+        return {**super().facts(), "quantiser": self.config.architecture.vq_type}
 
-    def report(self, data: SslData) -> dict[str, Any]:
-        """Accuracy, and the use of each codebook."""
-        row: dict[str, Any] = {
-            "negatives": self.config.negatives,
-            "prediction_steps": self.config.prediction_steps,
-            "quantiser": self.config.architecture.vq_type,
-        }
-        if data.held:
-            tally, codes = self.measure(data)
-            row["clean"] = tally.full()
-            row["codes"] = self._usage(codes)
-        return row
-
-    def _usage(self, codes: list[Tensor]) -> list[dict[str, Any]]:
+    def usage(self, codes: list[Tensor]) -> dict[str, Any]:
+        """The use of each codebook."""
         size = self.config.architecture.vq_codes
         counts = torch.stack([code_use(batch, size) for batch in codes]).sum(dim=0)  # (G, V)
-        return [code_usage(row.numpy()) for row in counts]
+        return {"codes": [code_usage(row) for row in counts]}
 
 
 def build(config: VqFutureConfig) -> VqFuture:

@@ -18,12 +18,11 @@ from torch.nn import functional as F
 from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec.teacher import save
 from distill.ssl.data.corpus import SslData
-from distill.ssl.data.crops import Crop, plan
+from distill.ssl.data.crops import Crop
 from distill.ssl.families.config import PretrainConfig
-from distill.ssl.families.family import Losses, Work
+from distill.ssl.families.family import Family, Losses
 from distill.ssl.losses.future import FuturePrediction, shared_hits
-from distill.ssl.losses.masked_accuracy import BATCH_FRAMES, CROP_FRAMES
-from distill.training.accuracy import Tally
+from distill.training.accuracy import Tally, evaluating
 from enhance.config.checked import PositiveInt, checked
 
 
@@ -46,7 +45,7 @@ class FutureConfig(PretrainConfig):
 CONFIG = FutureConfig
 
 
-class Future:
+class Future(Family):
     """The model and its predictor; see `distill.ssl.families.family.Family`."""
 
     def __init__(self, config: FutureConfig, model: Wav2Vec | None = None) -> None:
@@ -67,10 +66,6 @@ class Future:
     def learnt(self) -> dict[str, nn.Module]:
         """Model and predictor."""
         return {"model": self.model, "head": self.head}
-
-    def prepare(self, work: Work) -> str:
-        """Nothing is made in advance."""
-        return ""
 
     def batch(self, crops: list[Crop], data: SslData, rng: np.random.Generator) -> Tensor:
         """Waves (B, N)."""
@@ -99,41 +94,35 @@ class Future:
         loss = found.loss if extra is None else found.loss + extra
         return Losses(loss, found.correct, found.total, {"loss": found.loss.item(), **means})
 
-    def validate(self, data: SslData) -> dict[str, Any]:
-        """Loss and accuracy on held-back files."""
-        return self.measure(data)[0].brief()
+    def facts(self) -> dict[str, Any]:
+        """What is told from what."""
+        config = self.config
+        return {"negatives": config.negatives, "prediction_steps": config.prediction_steps}
 
-    def report(self, data: SslData) -> dict[str, Any]:
-        """Accuracy among the true frame and its negatives."""
-        row: dict[str, Any] = {
-            "negatives": self.config.negatives,
-            "prediction_steps": self.config.prediction_steps,
-        }
-        if data.held:
-            row["clean"] = self.measure(data)[0].full()
-        return row
-
-    @torch.no_grad()
-    def measure(self, data: SslData) -> tuple[Tally, list[Tensor]]:
-        """Hits by file, and the codes of each batch, if there are any.
+    def measure(self, data: SslData) -> tuple[Tally, dict[str, Any]]:
+        """Hits by file.
 
         The guess ``present_frame`` needs no prediction: it takes the candidate of the largest
         cosine similarity with the frame from which it would be predicted.
         """
-        config, model, head = self.config, self.model, self.head
-        training = model.training
-        model.eval()
-        head.eval()
-        rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3]))
+        with evaluating(self.model, self.head):
+            tally, codes = self._hits(data)
+        return tally, self.usage(codes)
+
+    def usage(self, codes: list[Tensor]) -> dict[str, Any]:
+        """What the record tells of the codes of all batches; there are none here."""
+        return {}
+
+    def _hits(self, data: SslData) -> tuple[Tally, list[Tensor]]:
+        model, head, seed = self.model, self.head, self.config.seed
         tally = Tally(0.0, ("present_frame",))
         seen = []
-        for number, crops in enumerate(
-            plan(data.speech, data.held, BATCH_FRAMES, CROP_FRAMES, rng)
-        ):
+        batches, rng = data.measured(seed)
+        for number, crops in enumerate(batches):
             values, _, _, codes = self.targets(model.features(self.batch(crops, data, rng)))
             if codes is not None:
                 seen.append(codes)
-            seeds = [torch.Generator().manual_seed(1000 * config.seed + number) for _ in range(2)]
+            seeds = [torch.Generator().manual_seed(1000 * seed + number) for _ in range(2)]
             found = head(values, model.aggregate(values), seeds[0])
             copied = present_frame_hits(head, values, seeds[1])
             tally.chance += float(found.blind.sum())
@@ -142,8 +131,6 @@ class Future:
                 count = int(found.counts[b].sum())
                 tally.add(crop.clip, count, float(found.hits[b].sum()), float(copied[b]))
         tally.chance /= tally.counted
-        model.train(training)
-        head.train(training)
         return tally, seen
 
     def save(self, folder: Path) -> None:

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.ssl.data.corpus import SslData
-from distill.ssl.data.crops import Crop, normalize, plan
+from distill.ssl.data.crops import Crop, normalize
 from distill.ssl.families import transformer
 from distill.ssl.families.config import PretrainConfig
-from distill.ssl.families.family import Losses, Work
+from distill.ssl.families.family import Family, Losses, Work
 from distill.ssl.families.transformer import Architecture
 from distill.ssl.families.warm_up import mfcc_units, warm_up
 from distill.ssl.losses.contrastive import (
@@ -28,13 +28,12 @@ from distill.ssl.losses.contrastive import (
     diversity_loss,
     draw_distinct,
     draw_distractors,
-    perplexities,
     quantize,
     temperature_at,
 )
-from distill.ssl.losses.masked_accuracy import BATCH_FRAMES, CROP_FRAMES
+from distill.ssl.losses.masked_accuracy import nearest_visible
 from distill.ssl.losses.masked_units import span_mask
-from distill.training.accuracy import Tally, code_usage
+from distill.training.accuracy import Tally, code_usage, evaluating, perplexity
 from enhance.config.checked import (
     Field,
     NonNegativeFloat,
@@ -102,7 +101,7 @@ class Wav2Vec2Config(PretrainConfig):
 CONFIG = Wav2Vec2Config
 
 
-class Wav2Vec2:
+class Wav2Vec2(Family):
     """The model and its losses; see `distill.ssl.families.family.Family`."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
@@ -121,10 +120,6 @@ class Wav2Vec2:
                 "feat_quantizer_dropout": 0.0,
             },
         )
-
-    def learnt(self) -> dict[str, nn.Module]:
-        """The model with its quantiser and projections."""
-        return {"model": self.model}
 
     def prepare(self, work: Work) -> str:
         """A head start for the convolutions, if one is asked for."""
@@ -184,7 +179,7 @@ class Wav2Vec2:
 
         found, made = told(mask, drawn)
         diversity = diversity_loss(made.soft)
-        used = perplexities(made.soft.detach())
+        used = perplexity(made.soft.detach().mean(0))
         means = {
             "loss": found.loss.item(),
             "diversity": diversity.item(),
@@ -204,32 +199,21 @@ class Wav2Vec2:
         out = self.model.wav2vec2(waves, mask_time_indices=mask)
         return self.model.project_hid(out.last_hidden_state), out.extract_features
 
-    def validate(self, data: SslData) -> dict[str, Any]:
-        """Loss, accuracy and mean code perplexity on held-back files."""
-        tally, use, _ = self._measure(data)
-        used = [code_usage(counts)["perplexity"] for counts in use]
-        return {**tally.brief(), "perplexity": round(float(np.mean(used)), 3)}
+    def facts(self) -> dict[str, Any]:
+        """Up to K + 1 candidates."""
+        return {"distractors": self.config.distractors}
 
-    def report(self, data: SslData) -> dict[str, Any]:
-        """Accuracy among up to K + 1 candidates, and the use of each codebook."""
-        row: dict[str, Any] = {"distractors": self.config.distractors}
-        if data.held:
-            tally, use, rivals = self._measure(data)
-            row["clean"] = tally.full()
-            row["codes"] = [code_usage(counts) for counts in use]
-            row["rivals"] = round(rivals, 2)
-        return row
+    def measure(self, data: SslData) -> tuple[Tally, dict[str, Any]]:
+        """Hits by file, use of the codebooks at the held-back frames, distinct distractors."""
+        with evaluating(self.model):
+            return self._measure(data)
 
-    @torch.no_grad()
-    def _measure(self, data: SslData) -> tuple[Tally, np.ndarray, float]:
-        """Hits by file, use of the codes (G, V) at the held-back frames, distinct distractors."""
+    def _measure(self, data: SslData) -> tuple[Tally, dict[str, Any]]:
         config, model = self.config, self.model
-        training = model.training
-        model.eval()
-        rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3]))
+        batches, rng = data.measured(config.seed)
         tally = Tally(0.0, ("nearest_visible",))
         use, rivals = np.zeros((config.groups, config.entries), np.int64), 0.0
-        for crops in plan(data.speech, data.held, BATCH_FRAMES, CROP_FRAMES, rng):
+        for crops in batches:
             waves, mask, _, _ = self.batch(crops, data, rng)
             context, features = self._network(waves, mask)
             whole = quantize(model.quantizer, features.flatten(0, 1), None)
@@ -257,8 +241,8 @@ class Wav2Vec2:
                 tally.chance += count / (1 + drawn.shape[1])
                 rivals += found.rivals * count
         tally.chance /= tally.counted
-        model.train(training)
-        return tally, use, rivals / tally.counted
+        codes = [code_usage(counts) for counts in use]
+        return tally, {"codes": codes, "rivals": round(rivals / tally.counted, 2)}
 
     def save(self, folder: Path) -> None:
         """Write the model with its quantiser and projections, as transformers do."""
@@ -266,20 +250,13 @@ class Wav2Vec2:
 
 
 def _nearest(values: Tensor, mask: Tensor) -> Tensor:
-    """Each frame's value at the nearest frame that is not masked, the earlier one of two.
+    """Each frame's value at the nearest frame that is not masked; zero where all are.
 
     Shape: (B, T, D), (B, T) to (B, T, D).
     """
-    time = torch.arange(mask.shape[1])
-    rows = []
-    for row, masked in zip(values, mask, strict=True):
-        visible = time[~masked]
-        if not len(visible):
-            rows.append(torch.zeros_like(row))
-            continue
-        near = (time[:, None] - visible).abs().argmin(dim=1)
-        rows.append(row[visible[near]])
-    return torch.stack(rows)
+    near = torch.stack([torch.from_numpy(nearest_visible(row)) for row in mask.numpy()])  # (B, T)
+    found = values.gather(1, near.clamp_min(0)[..., None].expand_as(values))
+    return found * (near >= 0)[..., None]
 
 
 def build(config: Wav2Vec2Config) -> Wav2Vec2:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.training.accuracy import perplexity
+
 
 def draw_distractors(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw the distractors of every masked frame.
@@ -112,24 +114,13 @@ def temperature_at(step: int, start: float, end: float, steps: int) -> float:
     return max(end, start * (end / start) ** (step / steps)) if steps else end
 
 
-def perplexities(soft: Tensor) -> Tensor:
-    """exp of the entropy (nats) of the mean distribution of each group.
-
-    Shape: (M, G, V) to (G,).
-    """
-    mean = soft.mean(dim=0)
-    # A floor: where a code is never taken the logarithm, and xlogy's gradient, would be infinite.
-    floor = torch.finfo(mean.dtype).tiny
-    return torch.exp(-(mean * mean.clamp_min(floor).log()).sum(dim=-1))
-
-
 def diversity_loss(soft: Tensor) -> Tensor:
     """Share of the codebooks' entries that are not in even use: (G V - perplexities) / (G V).
 
     Shape: (M, G, V) to ().
     """
     entries = soft.shape[1] * soft.shape[2]
-    return (entries - perplexities(soft).sum()) / entries
+    return (entries - perplexity(soft.mean(0)).sum()) / entries
 
 
 @dataclass(frozen=True)

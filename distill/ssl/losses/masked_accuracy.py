@@ -14,29 +14,25 @@ import numpy as np
 import torch
 
 from distill.ssl.data.corpus import SslData
-from distill.ssl.data.crops import Disturbance, disturb, normalize, plan
+from distill.ssl.data.crops import Disturbance, disturb, normalize
 from distill.ssl.losses.masked_units import MaskedUnitLoss, span_mask
 from distill.ssl.units.kmeans import Units
-from distill.training.accuracy import Tally
+from distill.training.accuracy import Tally, evaluating
 from enhance.data.mixing.rooms import Response
 
-BATCH_FRAMES, CROP_FRAMES = 1200, 250
-"""Bounds on a held-back batch and crop: 24 s and 5 s."""
 
+def nearest_visible(mask: np.ndarray) -> np.ndarray:
+    """Number of the nearest frame that is not masked, the earlier one of two.
 
-def nearest_visible(units: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Guess each frame by the nearest frame that is not masked, the earlier one of two.
-
-    Shape: (T,), (T,) bool to (T,); -1 where everything is masked.
+    Shape: (T,) bool to (T,); -1 where everything is masked.
     """
     visible = np.flatnonzero(~mask)
     if len(visible) == 0:
-        return np.full(len(units), -1, units.dtype)
-    distance = np.abs(np.arange(len(units))[:, None] - visible)  # (T, V)
-    return units[visible[distance.argmin(axis=1)]]
+        return np.full(len(mask), -1)
+    distance = np.abs(np.arange(len(mask))[:, None] - visible)  # (T, V)
+    return visible[distance.argmin(axis=1)]
 
 
-@torch.no_grad()
 def evaluate(
     model: Any,
     head: MaskedUnitLoss,
@@ -61,30 +57,27 @@ def evaluate(
     rooms
         Room impulse responses for ``mix``.
     """
-    training = model.training
-    model.eval()
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
     seen = np.concatenate([targets.labels[i] for i in data.train])
     common = int(np.bincount(seen, minlength=targets.count).argmax())
     tally = Tally(1.0 / targets.count, ("majority", "nearest_visible"))
-    for crops in plan(data.speech, data.held, BATCH_FRAMES, CROP_FRAMES, rng):
+    batches, rng = data.measured(seed)
+    for crops in batches:
         waves = np.stack([crop.read(data.speech) for crop in crops])
         mask = np.stack([span_mask(crop.frames, rng) for crop in crops])
         if mix is not None:
             waves, _ = disturb(waves, data.noise, data.held_noise, mix, rng, rooms)
-        wanted = np.stack(
-            [targets.labels[c.clip][c.start : c.start + c.frames] for c in crops]
-        ).astype(np.int64)
-        states = model(
-            torch.from_numpy(normalize(waves)), mask_time_indices=torch.from_numpy(mask)
-        ).last_hidden_state
-        logits = head.logits(states.float())  # (B, T, K)
+        wanted = targets.of(crops)
+        with evaluating(model):
+            heard = model(
+                torch.from_numpy(normalize(waves)), mask_time_indices=torch.from_numpy(mask)
+            )
+            logits = head.logits(heard.last_hidden_state.float())  # (B, T, K)
         picked = logits.log_softmax(dim=-1).gather(2, torch.from_numpy(wanted)[..., None])[..., 0]
         tally.loss -= float(picked[torch.from_numpy(mask)].sum())
         guess = logits.argmax(dim=-1).numpy()
         for b, crop in enumerate(crops):
             m, y = mask[b], wanted[b]
-            guesses = (guess[b], np.full_like(y, common), nearest_visible(y, m))
+            near = nearest_visible(m)
+            guesses = (guess[b], np.full_like(y, common), np.where(near < 0, -1, y[near]))
             tally.add(crop.clip, int(m.sum()), *(int(((x == y) & m).sum()) for x in guesses))
-    model.train(training)
     return tally

@@ -10,7 +10,6 @@ similarities between the projected state and one embedding per unit, divided by 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -75,39 +74,24 @@ class MaskedUnitLoss(nn.Module):
         D, width of the states.
     units
         K, number of units.
-    head
-        ``"cosine"``: projection to ``size``, cosine similarity with one embedding per unit,
-        divided by ``temperature`` (the papers'). ``"linear"``: one linear layer.
     size
-        Width of the projection and of the unit embeddings (``"cosine"`` only).
+        Width of the projection and of the unit embeddings.
     temperature
         Divisor of the cosine similarities.
     """
 
-    def __init__(
-        self,
-        width: int,
-        units: int,
-        head: Literal["cosine", "linear"] = "cosine",
-        size: int = 96,
-        temperature: float = 0.1,
-    ) -> None:
+    def __init__(self, width: int, units: int, size: int = 96, temperature: float = 0.1) -> None:
         super().__init__()
         self.temperature = temperature
-        self.project = nn.Linear(width, size if head == "cosine" else units)
-        self.embeddings: nn.Parameter | None = None
-        if head == "cosine":
-            self.embeddings = nn.Parameter(torch.empty(units, size).uniform_(-1.0, 1.0))
+        self.project = nn.Linear(width, size)
+        self.embeddings = nn.Parameter(torch.empty(units, size).uniform_(-1.0, 1.0))
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores of all units.
 
         Shape: (..., D) to (..., K).
         """
-        projected = self.project(states)
-        if self.embeddings is None:
-            return projected
-        cosine = F.normalize(projected, dim=-1) @ F.normalize(self.embeddings, dim=-1).T
+        cosine = F.normalize(self.project(states), dim=-1) @ F.normalize(self.embeddings, dim=-1).T
         return cosine / self.temperature
 
     def forward(

@@ -77,11 +77,11 @@ def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
                 "column `kind`, or the folder subfolders `speech` and `noise`"
             )
     for kind, places, clips in (("speech", data.speech, speech), ("noise", data.noise, noise)):
-        for place in places:
-            named = _place(Path(place).expanduser(), kind, quiet)
+        for named_place in places:
+            named = place(Path(named_place).expanduser(), kind, quiet)
             found = [c for c in named if c.kind in (kind, "")]
             if not found:
-                raise EnhanceError(f"data.{kind}: {place} holds no clip of kind {kind}")
+                raise EnhanceError(f"data.{kind}: {named_place} holds no clip of kind {kind}")
             clips.extend(found)
         if not clips:
             raise EnhanceError(f"no {kind} named: set data.{kind}, or data.corpus to a folder")
@@ -219,19 +219,26 @@ def _corpus(folder: Path, quiet: bool) -> list[Clip]:
                 f"{folder}: a corpus has a manifest.jsonl or manifest.csv, or subfolders `speech` "
                 "and `noise`"
             )
-        return [c for part in parts for c in _place(part, part.name, quiet)]
-    return _place(folder, "", quiet)
+        return [c for part in parts for c in place(part, part.name, quiet)]
+    return place(folder, "", quiet)
 
 
-def _place(place: Path, kind: str, quiet: bool) -> list[Clip]:
-    if is_file(place):
-        return read_manifest(place)
-    if not is_folder(place):
-        raise EnhanceError(f"{place}: no such manifest or folder")
-    manifest = manifest_of(place)
+def place(where: Path, kind: str, quiet: bool) -> list[Clip]:
+    """Clips of a manifest, of a folder's manifest, or of all audio files below a folder.
+
+    Raises
+    ------
+    EnhanceError
+        If there is none of them.
+    """
+    if is_file(where):
+        return read_manifest(where)
+    if not is_folder(where):
+        raise EnhanceError(f"{where}: no such manifest or folder")
+    manifest = manifest_of(where)
     if manifest:
         return read_manifest(manifest)
-    clips, problems = scan_folder(place, kind=kind, quiet=quiet)
+    clips, problems = scan_folder(where, kind=kind, quiet=quiet)
     for problem in problems:
         log.warning("left out: %s", problem)
     return clips

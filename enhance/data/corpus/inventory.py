@@ -27,3 +27,19 @@ def by_source(clips: Sequence[Clip]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def of_parts(
+    train: Sequence[Clip],
+    held: Sequence[Clip],
+    noise: Sequence[Clip] = (),
+    held_noise: Sequence[Clip] = (),
+) -> dict[str, Any]:
+    """`by_source` of what is trained on and what only measures, and the speakers held back."""
+    return {
+        "train": by_source(train),
+        "held_back": by_source(held),
+        "noise": by_source(noise),
+        "noise_held_back": by_source(held_noise),
+        "held_back_speakers": sorted({clip.speaker for clip in held if clip.speaker}),
+    }

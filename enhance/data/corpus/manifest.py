@@ -87,7 +87,7 @@ def read_manifest(path: Path | str) -> list[Clip]:
 
 
 def read_rows(path: Path | str) -> list[dict[str, Any]]:
-    """Entries of a JSONL or CSV file as dictionaries."""
+    """Entries of a JSONL, CSV or TSV file (no quoting there) as dictionaries."""
     path = Path(path)
     if path.suffix == ".jsonl":
         rows = read_jsonl(path)
@@ -95,27 +95,20 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise EnhanceError(f"{path}, entry {number}: expected a JSON object")
         return rows
-    if path.suffix != ".csv":
+    if path.suffix not in (".csv", ".tsv"):
         raise EnhanceError(f"{path}: a manifest is a .jsonl or .csv file")
-    names, rows = read_table(path, "CSV")
+    tabs: dict[str, Any] = {}
+    if path.suffix == ".tsv":
+        tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, **tabs)
+            names, rows = list(reader.fieldnames or ()), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EnhanceError(f"{path}: cannot be read as a table ({error})") from error
     for mark, word in ((";", "semicolons"), ("\t", "tabs")):
         if len(names) == 1 and mark in names[0]:
             raise EnhanceError(f"{path}: its columns are parted by {word}; write commas")
-    return whole_rows(path, rows)
-
-
-def read_table(path: Path, name: str, **dialect: Any) -> tuple[list[str], list[dict[str, Any]]]:
-    """Columns and rows of a text file; ``name`` is what the format is called in messages."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, **dialect)
-            return list(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EnhanceError(f"{path}: cannot be read as {name} ({error})") from error
-
-
-def whole_rows(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, all of which must have an entry in every column."""
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise EnhanceError(f"{path}, entry {number}: has another number of columns than line 1")

@@ -23,8 +23,8 @@ from distill.ssl.families import family as families
 from distill.ssl.families import masked_units, wav2vec, wav2vec2
 from distill.ssl.families.config import PretrainConfig
 from distill.ssl.losses import contrastive
-from distill.ssl.run import pretrain
-from distill.training.loop import Loop
+from distill.ssl.run import FORMAT, pretrain
+from distill.training.loop import Loop, begun
 from enhance.cli.app import app
 from enhance.errors import EnhanceError
 from enhance.training.engine.interrupt import Interrupt
@@ -109,11 +109,13 @@ def test_a_stopped_run_goes_on_exactly(
     assert "stopped" in pretrain(configured(case), tiny_corpus, tmp_path, quiet=True)
     assert not (tmp_path / "model.safetensors").exists()
     monkeypatch.undo()
-    assert pretrain_ssl.begun(tmp_path)["steps"] == [5]
+    old = begun(tmp_path, FORMAT)["config"]
+    assert old["steps"] == [5]
     with pytest.raises(EnhanceError, match="--preset: a resumed run keeps its own settings"):
-        families.configure(None, "wavlm", {}, pretrain_ssl.begun(tmp_path))
-    begun = families.configure(None, None, {}, pretrain_ssl.begun(tmp_path))
-    pretrain(begun, tiny_corpus, tmp_path, resume=True, quiet=True)
+        families.configure(None, "wavlm", {}, old)
+    pretrain(
+        families.configure(None, None, {}, old), tiny_corpus, tmp_path, resume=True, quiet=True
+    )
     for name in ("history.jsonl", "model.safetensors"):
         assert (tmp_path / name).read_bytes() == (made[case] / name).read_bytes()
 

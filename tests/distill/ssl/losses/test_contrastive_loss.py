@@ -13,7 +13,7 @@ from distill.backbones import import_transformers
 from distill.ssl.families.transformer import Architecture
 from distill.ssl.losses import contrastive
 from distill.ssl.losses.masked_units import span_mask
-from distill.training.accuracy import Tally, code_usage
+from distill.training.accuracy import Tally, code_usage, perplexity
 
 M, K, D = 9, 6, 5
 
@@ -98,7 +98,7 @@ def test_losses_are_those_of_transformers() -> None:
     count = int(mask.sum())
     assert ours.loss.item() == pytest.approx(out.contrastive_loss.item() / count, rel=1e-5)
     assert diversity.item() == pytest.approx(out.diversity_loss.item() / count, rel=1e-5)
-    assert float(contrastive.perplexities(hard).sum()) == pytest.approx(
+    assert float(perplexity(hard.mean(0)).sum()) == pytest.approx(
         out.codevector_perplexity.item(), rel=1e-5
     )
     np.testing.assert_allclose(
@@ -244,7 +244,7 @@ def test_the_interval_goes_by_file_not_by_crop() -> None:
 
 def test_codes_that_are_never_taken_leave_the_gradient_finite() -> None:
     soft = torch.tensor([[[0.25, 0.75, 0.0]]], requires_grad=True)
-    found = contrastive.perplexities(soft)
+    found = perplexity(soft.mean(0))
     found.sum().backward()
     assert found.item() == pytest.approx(np.exp(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75))))
     assert soft.grad is not None and soft.grad.isfinite().all()
