@@ -111,11 +111,11 @@ def atomic(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise EnhanceError(f"{path}: is a folder, a file was to be written there")
-        temporary.touch()
-        mode = temporary.stat().st_mode
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # safetensors makes files that only their owner may read
         temporary.replace(path)
@@ -214,12 +214,12 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
                 raise EnhanceError(f"{path}: is there already; --force replaces it")
             if not path.is_dir():
                 raise EnhanceError(f"{path}: is a file, a folder was to be made there")
-        temporary.mkdir(parents=True)
     except OSError as error:
         raise EnhanceError(
             f"{path}: cannot be made ({error.strerror or error}); choose another place"
         ) from error
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         if force and path.exists():
             path.replace(old)
@@ -242,9 +242,12 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 @unwound_by_signals
-def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, on Ctrl-C, SIGTERM and SIGHUP too."""
-    with tempfile.TemporaryDirectory() as folder:
+def temporary_folder(inside: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone afterwards, on Ctrl-C, SIGTERM and SIGHUP too.
+
+    ``inside`` says where, as for workers on other machines; None takes the system's place.
+    """
+    with tempfile.TemporaryDirectory(dir=inside) as folder:
         yield Path(folder)
 
 

@@ -21,14 +21,14 @@ import torch
 
 from benchmarks.analysis.linear import fit
 from distill import backbones
-from distill.backbones.hf import HfTeacher
-from distill.ssl import transformer
-from distill.ssl.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
+from distill.ssl.data.crops import FIELD, SAMPLE_RATE, STRIDE
+from distill.ssl.units.mfcc import mfcc_with_deltas
+from distill.teacher.contract import Teacher
 from distill.teacher.features import Features
 from distill.teacher.windows import hear
 from distill.training.accuracy import interval
 from enhance.audio import read as audio
-from enhance.data.manifest import Clip, read_manifest, read_rows
+from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.progress import progress_bar
@@ -189,7 +189,7 @@ def probe(
     Parameters
     ----------
     model
-        Model folder as `distill.ssl.transformer.save` writes it.
+        Model folder as `distill.ssl.families.transformer.save` writes it.
     corpus
         See `read_aligned`.
     seed
@@ -212,13 +212,12 @@ def probe(
         If the model or the corpus cannot be read.
     """
     data = read_aligned(corpus)
-    trained = transformer.load(model)
     # No zeros on the left: the labels are those of frames that begin with the clip.
     teacher = backbones.load(model, str(model), 0)
     known = Features(teacher, "weighted", cache or cache_folder("features"))
     found: dict[str, np.ndarray] = {"majority guess": majority_hits(data)}
     with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("phone probe", total=2 + 2 * (trained.config.num_hidden_layers + 1))
+        task = bar.add_task("phone probe", total=2 + 2 * (teacher.num_layers + 1))
         bar.update(task, speed="")
 
         def measure(name: str, features: np.ndarray) -> None:
@@ -230,7 +229,7 @@ def probe(
         measure("MFCC, deltas", _pick(cepstra, data))
         wide = [_with_context(x, _CONTEXT) for x in cepstra]
         measure(f"MFCC, deltas, {_CONTEXT} frames each side", _pick(wide, data))
-        for label, states in (("random twin", _twin(trained, seed)), ("model", known.states)):
+        for label, states in (("random twin", _twin(teacher, seed)), ("model", known.states)):
             spoken = [
                 [state[chosen] for state in states(wave)]
                 for wave, chosen in zip(data.waves, data.speech, strict=True)
@@ -267,18 +266,12 @@ def probe(
     }
 
 
-def _twin(trained: Any, seed: int) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+def _twin(teacher: Teacher, seed: int) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
     """Raw states of a clip by the architecture with random weights, as `Features.states`."""
-    teacher = HfTeacher(
-        transformer.twin(trained, seed),
-        "random twin",
-        sample_rate=SAMPLE_RATE,
-        do_normalize=True,  # as `transformer.save` writes it of every model
-        left_pad=0,
-    )
+    twin = teacher.twin(seed)
 
     def states(wave: np.ndarray) -> Sequence[np.ndarray]:
-        heard = hear(teacher, torch.from_numpy(wave)[None], lambda hidden: hidden[:, 0])
+        heard = hear(twin, torch.from_numpy(wave)[None], lambda hidden: hidden[:, 0])
         return list(heard.numpy().astype(np.float16))
 
     return states

@@ -47,7 +47,7 @@ from enhance.config.checked import checked
 from enhance.config.settings import included, load_yaml, merge, override, parse, to_dict
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import difference
-from enhance.training.run_folder import HARMLESS
+from enhance.training.run.run_folder import HARMLESS
 
 Change = tuple[str, Any, Any]
 """Dotted key, old value, new value."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 MODES = ("base", "distill", "concat", "pretrain")
 """Modes that there are; all but base can be joined."""
+_ENDLESS = 10**9  # steps of a run without a limit
 
 
 def parts(mode: str) -> tuple[str, ...]:
@@ -169,23 +170,34 @@ def make_objective(settings: RunConfig, quiet: bool) -> Objective:
     for config in found.values():  # one that serves two modes is loaded once
         if config.teacher not in teachers:
             teachers[config.teacher] = load(config.teacher)
-    model, seed = settings.model, settings.seed
+    model, training, seed = settings.model, settings.training, settings.seed
+
+    def drawn(steps: int) -> int:  # mixtures of unaltered speech
+        return int(settings.mixing.natural_share * steps * training.batch_size)
+
     objective: Objective = Enhancement(settings.loss)
     if "distill" in found:
         own = found["distill"]
-        objective = Distillation.from_run(settings, own, teacher=teachers[own.teacher], quiet=quiet)
+        objective = Distillation(
+            own,
+            settings.loss,
+            model,
+            teacher=teachers[own.teacher],
+            expected_mixtures=drawn(training.steps or _ENDLESS),
+            seed=seed,
+            quiet=quiet,
+        )
     if "concat" in found:
         own = found["concat"]
         objective = Concatenation(own, model, objective, teacher=teachers[own.teacher], seed=seed)
     if "pretrain" in found:
         own = found["pretrain"]
-        drawn = own.pretrain_steps * settings.training.batch_size
         objective = Pretraining(
             own,
             model,
             objective,
             teacher=teachers[own.teacher],
-            expected_mixtures=int(settings.mixing.natural_share * drawn),
+            expected_mixtures=drawn(own.pretrain_steps),
             seed=seed,
             quiet=quiet,
         )

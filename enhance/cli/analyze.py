@@ -24,6 +24,9 @@ from enhance.cli.options import (
 )
 from enhance.errors import require
 
+Corpus = Annotated[Path, typer.Option(help="Manifest or folder with clips of speech.")]
+Drawn = Annotated[int, typer.Option(min=0, help="Clips, evenly over speakers; 0 for all.")]
+
 analyze_app = typer.Typer(help="What representations hold.", no_args_is_help=True)
 
 
@@ -121,6 +124,138 @@ def reconstruct(
 
 
 @analyze_app.command()
+def temporal(
+    backbone: Backbones,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Manifest or folder with speech and noise.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--set", help="Instead of it: folder with clean/ and noisy/.")
+    ] = None,
+    snr: Annotated[
+        list[float] | None,
+        typer.Option(help="dB of the noise mixed in; repeatable.  [default: 20, 5, -5]"),
+    ] = None,
+    output: Output = None,
+    limit: Drawn = 0,
+    cache: Cache = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    jobs: Jobs = 0,
+    cluster: Cluster = "",
+    quiet: Quiet = False,
+) -> None:
+    """Correlation and distance of frames against their lag, clean and noisy, of each state."""
+    _require()
+    from benchmarks.analysis import temporal as analysis
+    from benchmarks.figures.tables import show
+    from enhance.measure.timing import cores
+
+    show_progress(quiet)
+    output = output or new_run("temporal")
+    made = analysis.temporal(
+        backbone,
+        output,
+        corpus=corpus,
+        pairs=pairs,
+        snrs=snr or [20.0, 5.0, -5.0],
+        seed=seed,
+        cache=cache,
+        limit=limit,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        quiet=quiet,
+    )
+    show(analysis.tables(made))
+    typer.echo(f"{output / 'temporal.md'}")
+
+
+@analyze_app.command()
+def cka(
+    backbone: Backbones,
+    corpus: Corpus,
+    output: Output = None,
+    stride_frames: Annotated[
+        int, typer.Option(min=1, help="Only every k-th frame: neighbours are alike.")
+    ] = 1,
+    limit: Drawn = 0,
+    cache: Cache = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    jobs: Jobs = 0,
+    cluster: Cluster = "",
+    quiet: Quiet = False,
+) -> None:
+    """Similarity of hidden states within and across models: linear CKA, debiased."""
+    _require()
+    from benchmarks.analysis import cka as analysis
+    from benchmarks.figures.tables import show
+    from enhance.measure.timing import cores
+
+    show_progress(quiet)
+    output = output or new_run("cka")
+    made = analysis.cka(
+        backbone,
+        corpus,
+        output,
+        stride_frames=stride_frames,
+        seed=seed,
+        cache=cache,
+        limit=limit,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        quiet=quiet,
+    )
+    show(analysis.tables(made))
+    typer.echo(f"{output / 'cka.md'}")
+
+
+@analyze_app.command()
+def maps(
+    backbone: Backbones,
+    corpus: Corpus,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="phone (from phones.csv), speaker, or a column of the manifest; repeatable.  "
+            "[default: speaker]"
+        ),
+    ] = None,
+    output: Output = None,
+    frames: Annotated[int, typer.Option(min=100, help="In each map, at most.")] = 2000,
+    perplexity: Annotated[float, typer.Option(min=1, help="Of t-SNE.")] = 30.0,
+    limit: Drawn = 0,
+    cache: Cache = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    jobs: Jobs = 0,
+    cluster: Cluster = "",
+    quiet: Quiet = False,
+) -> None:
+    """t-SNE of frames of each state, coloured by what is said, who speaks, or any label."""
+    _require("sklearn")
+    from benchmarks.analysis import maps as analysis
+    from benchmarks.figures.tables import show
+    from enhance.measure.timing import cores
+
+    show_progress(quiet)
+    output = output or new_run("maps")
+    made = analysis.maps(
+        backbone,
+        corpus,
+        output,
+        by=by or ["speaker"],
+        frames=frames,
+        perplexity=perplexity,
+        seed=seed,
+        cache=cache,
+        limit=limit,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        quiet=quiet,
+    )
+    show(analysis.tables(made))
+    typer.echo(f"{output / 'maps.md'}")
+
+
+@analyze_app.command()
 def probe(
     backbone: Backbones,
     task: Annotated[
@@ -167,7 +302,7 @@ def probe(
     limit: Annotated[
         int, typer.Option(min=0, help="Clips, classes and speakers in turn; 0 for all.")
     ] = 0,
-    jobs: Jobs = 1,
+    jobs: Jobs = 0,
     cluster: Cluster = "",
     quiet: Quiet = False,
 ) -> None:
@@ -175,8 +310,7 @@ def probe(
 
     A twin with random weights and log-mel features of the same frame rate stand beside each.
     """
-    require("train", "torch", "torchaudio", "transformers", "sklearn")
-    require("bench", "scipy", "matplotlib")
+    _require("sklearn")
     from benchmarks.analysis.probe import probe as work
     from benchmarks.analysis.probe import tables
     from enhance.measure.timing import cores
@@ -205,3 +339,8 @@ def probe(
     for table in tables(record):
         typer.echo(f"{table.title}\n\n{table.markdown()}\n")
     typer.echo(f"{output / record['analysis']}.md")
+
+
+def _require(*modules: str) -> None:
+    require("train", "torch", "torchaudio", "transformers", "safetensors", *modules)
+    require("bench", "scipy", "matplotlib", "joblib")

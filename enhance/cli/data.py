@@ -35,7 +35,7 @@ def data_manifest(
 
     Without --kind, files below a folder named speech (or clean, noise) are labelled so.
     """
-    from enhance.data.manifest import make_manifest
+    from enhance.data.corpus.manifest import make_manifest
 
     path, clips, problems = make_manifest(
         folder, out, kind=kind, source=source, speaker=speaker, force=force, quiet=quiet
@@ -151,8 +151,8 @@ def data_align(
     With transcripts by forced alignment; else words are recognised first, rightly or wrongly.
     """
     from distill.ctc.transcripts import read_transcripts
-    from enhance.data.align import align
-    from enhance.data.manifest import read_manifest
+    from enhance.data.corpus.align import align
+    from enhance.data.corpus.manifest import read_manifest
     from enhance.measure.timing import cores
 
     if transcripts is not None and words is not None:
@@ -198,7 +198,7 @@ def data_features(
     require("train", "torch", "transformers", "safetensors")
     from distill.extract import Wanted, extract
     from enhance.config import DataConfig
-    from enhance.data.clips import load_clips
+    from enhance.data.corpus.clips import load_clips
     from enhance.files import cache_folder
     from enhance.measure.timing import cores
 

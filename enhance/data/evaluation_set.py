@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from enhance.config import DataConfig
-from enhance.data.clips import load_clips, split
+from enhance.data.corpus.clips import load_clips, split
+from enhance.data.corpus.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
 from enhance.data.formulas import FAMILIES
-from enhance.data.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
-from enhance.data.recipe import Formula, Piece, Recipe
+from enhance.data.mixing.recipe import Formula, Piece, Recipe
 from enhance.errors import EnhanceError
 from enhance.files import atomic_folder, cache_folder, is_file, is_folder, sha256, write_jsonl
 
 if TYPE_CHECKING:
-    from enhance.data.mixing import Mixer
+    from enhance.data.mixing.mixer import Mixer
 
 BUILTIN_SEED = 7001
 """Of the built-in set's voices, noises and mixtures; training uses another."""
@@ -67,7 +67,7 @@ def make_set(
     Parameters
     ----------
     speech, noise
-        What to draw from, see `enhance.data.mixing.Mixer`.
+        What to draw from, see `enhance.data.mixing.mixer.Mixer`.
     folder
         To be made.
     snr_db
@@ -95,8 +95,8 @@ def make_set(
     import soundfile
 
     from enhance.config.mixing import MixingConfig
-    from enhance.data.clip_store import ClipStore
-    from enhance.data.mixing import Mixer
+    from enhance.data.corpus.clip_store import ClipStore
+    from enhance.data.mixing.mixer import Mixer
     from enhance.progress import progress_bar
 
     if not 1 <= count <= 100_000 or not -60 <= snr_db <= 60:
@@ -199,7 +199,7 @@ def builtin_set(snr_db: float = -5.0, count: int = 500, *, quiet: bool = False) 
 
     Its voices, noises and mixtures come from another seed than the built-in training corpus.
     """
-    from enhance.data import demo_corpus
+    from enhance.data.corpus import demo_corpus
 
     version = f"v{demo_corpus.VERSION}.{_BUILTIN_VERSION}"
     folder = cache_folder("sets", f"synthetic-{version}-snr{snr_db:g}-count{count}")
@@ -240,7 +240,7 @@ def mix(
     Raises
     ------
     EnhanceError
-        As `enhance.data.clips.load_clips`, `enhance.data.clips.split` and `make_set`.
+        As `enhance.data.corpus.clips.load_clips`, `enhance.data.corpus.clips.split` and `make_set`.
     """
     if held_back and held_out:
         raise EnhanceError("held back is a part of what is not held out: ask for one of the two")
@@ -268,7 +268,7 @@ def mix(
 
 
 def _builtin_clips(quiet: bool) -> tuple[list[Clip], list[Clip]]:
-    from enhance.data import demo_corpus
+    from enhance.data.corpus import demo_corpus
 
     clips = read_manifest(demo_corpus.ensure_held_out(BUILTIN_SEED, quiet=quiet) / "manifest.jsonl")
     return [c for c in clips if c.kind == "speech"], [c for c in clips if c.kind == "noise"]

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from enhance.config import RunConfig, knots
-from enhance.data.clip_store import ClipStore
-from enhance.data.clips import load_clips, split
-from enhance.data.manifest import Clip
-from enhance.data.mixing import Mixer
-from enhance.data.rooms import bank
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.clips import load_clips, split
+from enhance.data.corpus.manifest import Clip
+from enhance.data.mixing.mixer import Mixer
+from enhance.data.mixing.rooms import bank
 from enhance.errors import EnhanceError
 from enhance.training.curriculum import mixing_at, widest
-from enhance.training.run_folder import fingerprint
+from enhance.training.run.run_folder import fingerprint
 
 SPLIT_SEED = 0
 """One split for all runs on the same data: runs of different seeds compare, and none trains on
@@ -39,7 +39,7 @@ class TrainingData:
     mixer
         Of the training mixtures.
     mixing_of
-        How to mix in each step, see `enhance.data.loader.batches`; None for always the same.
+        How to mix in each step, see `enhance.data.mixing.loader.batches`; None for always the same.
     fingerprint
         Hash of the training clips.
 

@@ -14,8 +14,8 @@ from torch import nn
 from enhance import __version__
 from enhance.config import RunConfig
 from enhance.config.settings import to_dict
-from enhance.data.loader import batches
-from enhance.data.rooms import bank
+from enhance.data.mixing.loader import batches
+from enhance.data.mixing.rooms import bank
 from enhance.errors import EnhanceError
 from enhance.files import sha256
 from enhance.measure.timing import processor_name
@@ -23,13 +23,13 @@ from enhance.network.checkpoint import WEIGHTS, CheckpointInfo, save_model, star
 from enhance.network.waveform_model import WaveformModel
 from enhance.training import bad_batch
 from enhance.training.data import TrainingData
-from enhance.training.ema import Ema
-from enhance.training.engine import seed_everything
-from enhance.training.learner import Learner, Plan, State, Step, adamw
-from enhance.training.muon import Muon
+from enhance.training.engine.engine import seed_everything
+from enhance.training.engine.learner import Learner, Plan, State, Step, adamw
+from enhance.training.engine.processes import collect, on_first, precision_of
 from enhance.training.objective import Objective
-from enhance.training.processes import collect, on_first, precision_of
-from enhance.training.schedule import learning_rate, progress, since
+from enhance.training.optim.ema import Ema
+from enhance.training.optim.muon import Muon
+from enhance.training.optim.schedule import learning_rate, progress, since
 from enhance.training.validation import SEED, Validation
 
 TOLD = (

@@ -16,16 +16,16 @@ from enhance.errors import EnhanceError
 from enhance.network.checkpoint import start_from
 from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
-from enhance.training import branch as branches
-from enhance.training import run_folder
-from enhance.training import state as files
 from enhance.training.data import TrainingData
-from enhance.training.engine import Engine
+from enhance.training.engine import state as files
+from enhance.training.engine.engine import Engine
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import State
+from enhance.training.engine.processes import Hardware, end_others, in_turn, on_first, together
 from enhance.training.enhancer import Enhancer, EnhancerPlan
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import State
 from enhance.training.objective import Objective
-from enhance.training.processes import Hardware, end_others, in_turn, on_first, together
+from enhance.training.run import branch as branches
+from enhance.training.run import run_folder
 
 
 def fit(
@@ -59,7 +59,7 @@ def fit(
     init
         Checkpoint whose weights a new run starts from; a resumed run has its own.
     branch
-        Run folder from whose whole state a new run goes on, see `enhance.training.branch`.
+        Run folder from whose whole state a new run goes on, see `enhance.training.run.branch`.
     quiet
         Print nothing.
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from enhance.config import RunConfig
-from enhance.data.clip_store import ClipStore
-from enhance.data.mixing import Mixer
-from enhance.data.recipe import Mixture
-from enhance.data.rooms import Response
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.mixing.mixer import Mixer
+from enhance.data.mixing.recipe import Mixture
+from enhance.data.mixing.rooms import Response
 from enhance.measure.metrics import MetricRefused, pesq_wb
 from enhance.network.waveform_model import WaveformModel
-from enhance.training.losses import si_sdr
+from enhance.training.losses.enhancement import si_sdr
 
 SEED = 20240607
 """Seed of the validation mixtures: one for all runs, so that runs compare whatever their seed."""

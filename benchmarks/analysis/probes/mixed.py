@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.analysis.heard import SAMPLE_RATE
 from benchmarks.analysis.probes.tasks import Task, column, drawn, fold_of, of_clips
 from distill.speaker.data import speech_of
 from enhance.audio.write import write
 from enhance.config.mixing import MixingConfig
-from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import Clip, write_manifest
-from enhance.data.mixing import Mixer
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip, write_manifest
+from enhance.data.mixing.mixer import Mixer
 from enhance.errors import EnhanceError
 from enhance.files import atomic_folder
 from enhance.progress import progress_bar
 
-SAMPLE_RATE = 16000
 _SNR = (-5.0, 20.0)
 _SECONDS = 4.0
 

@@ -12,7 +12,7 @@ from benchmarks.analysis.probes.framed import of_frames
 from benchmarks.analysis.probes.mixed import mixtures
 from benchmarks.analysis.probes.tasks import TASKS, Data, of_clips
 from distill.speaker.data import name_of, speech_of
-from enhance.data.manifest import Clip
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distill.speaker.data import name_of
-from enhance.data.clips import groups_of
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clips import groups_of
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 _TRIALS = 50_000  # at most, of each fold

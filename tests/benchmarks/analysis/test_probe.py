@@ -12,9 +12,9 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from benchmarks.analysis import heard
 from benchmarks.analysis.linear import fit
 from benchmarks.analysis.probe import plots, probe, tables
-from benchmarks.analysis.probes import answers
 from benchmarks.analysis.probes.answers import answer, by_clip
 from benchmarks.analysis.probes.framed import pitch_at
 from benchmarks.analysis.probes.mixed import mixtures
@@ -23,7 +23,7 @@ from benchmarks.analysis.probes.tasks import TASKS, Data, Task, column, fold_of,
 from benchmarks.analysis.record import read as read_record
 from distill.backbones import find
 from distill.backbones.frozen import FrozenTeacher
-from enhance.data.manifest import Clip, read_manifest
+from enhance.data.corpus.manifest import Clip, read_manifest
 from enhance.errors import EnhanceError
 
 
@@ -156,11 +156,13 @@ def loud(tmp_path: Path) -> Path:
 
 
 def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str) -> FrozenTeacher:
-        return find.load(name) if name.startswith("log-mel") else Planted(name, name == "planted")
+    real = find.load
 
-    monkeypatch.setattr(answers, "load", load)
-    answers.opened.cache_clear()
+    def load(name: str) -> FrozenTeacher:
+        return real(name) if name.startswith("log-mel") else Planted(name, name == "planted")
+
+    monkeypatch.setattr(find, "load", load)
+    heard.features.cache_clear()
     corpus, output = loud(tmp_path), tmp_path / "out"
 
     def run(**more: object) -> dict:

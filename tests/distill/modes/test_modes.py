@@ -88,7 +88,7 @@ def test_the_kept_model_is_the_trained_average(
 
 def test_validation_hears_the_teacher(runs: dict[str, Path], data: Path, teacher: Path) -> None:
     """The score of a concat run, computed from its kept model on the same mixtures."""
-    from enhance.data.mixing import Mixer
+    from enhance.data.mixing.mixer import Mixer
     from enhance.measure.metrics import si_sdr
     from enhance.training.data import TrainingData
     from enhance.training.validation import SEED

@@ -13,13 +13,13 @@ import typer
 from typer.testing import CliRunner
 
 from enhance.cli.app import RENAMED, app
-from enhance.training.processes import Hardware
+from enhance.training.engine.processes import Hardware
 
 GROUPS = {
     "": ["run", "train", "snapshot", "export", "evaluate", "bench", "guard", "card", "compare",
          "info"],
     "data": ["manifest", "mix", "example", "features"],
-    "analyze": ["reconstruct"],
+    "analyze": ["reconstruct", "temporal", "cka", "maps"],
     "teacher": ["pretrain", "pretrain-speaker", "finetune-ctc", "table"],
 }  # fmt: skip
 TRAININGS = ["train", "teacher pretrain", "teacher pretrain-speaker", "teacher finetune-ctc"]
