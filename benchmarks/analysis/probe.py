@@ -110,8 +110,9 @@ def probe(
             log.info("probe %s: %s %s %s", name, backbone, kind, features)
     clusters = clusters_of([{**c.labels, "speaker": c.speaker, "source": c.source}
                             for c in data.clips])  # fmt: skip
-    rows = [_guess(data, folds, range(seed, seed + seeds), clusters)]
-    rows = [row for row in rows if row] + [
+    guess = _guess(data, folds, range(seed, seed + seeds), clusters)
+    rows = [] if guess is None else [guess]
+    rows += [
         {"backbone": b, "kind": kind, "features": features, **_row(data, found, clusters)}
         for (b, kind, features), found in answers.items()
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,8 +43,9 @@ def hear(
     data: Data, backbone: str, cache: Path, pool: Pool, jobs: int, cluster: str, quiet: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """States of all units, raw and layer-normalised: for each state (M, D)."""
-    times: Sequence[np.ndarray | None] = data.times or [None] * len(data.clips)
-    items = list(zip([clip.path for clip in data.clips], times, strict=True))
+    items = [
+        (clip.path, data.times[i] if data.times else None) for i, clip in enumerate(data.clips)
+    ]
     parts: list[Any] = [None] * len(items)
     work = parallel.run(
         partial(states_of, backbone, cache, pool), items, jobs=jobs, cluster=cluster
