@@ -34,7 +34,7 @@ from distill.teacher.features import Features
 from distill.training.accuracy import interval
 from enhance import parallel
 from enhance.audio import read as audio
-from enhance.data.manifest import Clip
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import cache_folder
 from enhance.progress import progress_bar
@@ -113,7 +113,7 @@ def codec(
     EnhanceError
         If a model, a codec or the corpus cannot be used.
     """
-    require("codecs", "av")
+    require("analysis", "av")
     chosen = codecs.check(names)
     if len(chosen) < 2:
         raise EnhanceError(f"codec {chosen[0]}: alone it cannot be told from others; name two")

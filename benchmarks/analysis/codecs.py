@@ -85,7 +85,7 @@ DEFAULT = (NONE, NARROW, "opus-12k", "mp3-16k", "aac-16k", "g722", "amr-4.75k", 
 @lru_cache(maxsize=1)
 def available() -> tuple[str, ...]:
     """Names of the codecs that the installed libraries can encode and decode."""
-    require("codecs", "av")
+    require("analysis", "av")
     import av
 
     containers = {kind: soundfile.available_subtypes(kind) for kind in ("WAV", "AU", "OGG")}

@@ -27,8 +27,8 @@ from distill.speaker.data import speech_of
 from enhance import parallel
 from enhance.audio import read as audio
 from enhance.audio.write import write
-from enhance.data.clips import split
-from enhance.data.manifest import Clip, write_manifest
+from enhance.data.corpus.clips import split
+from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError, require
 from enhance.files import atomic_folder
 from enhance.progress import progress_bar
@@ -194,7 +194,7 @@ def make(
     EnhanceError
         For an unknown method or codec, or a corpus without two speakers.
     """
-    require("codecs", "av", "pyworld", "torchaudio", "scipy")
+    require("analysis", "av", "pyworld", "torchaudio", "scipy")
     for name in methods:
         if name not in METHODS:
             raise EnhanceError(f"method {name}: unknown; there is {', '.join(METHODS)}")

@@ -19,8 +19,8 @@ from distill.dann.protocols import BONAFIDE, SPOOF
 from distill.speaker.data import name_of
 from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.features import Features
-from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 SAMPLE_RATE = 16000

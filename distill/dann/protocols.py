@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from enhance.audio import read as audio
-from enhance.data.manifest import Clip, read_manifest
+from enhance.data.corpus.manifest import Clip, read_manifest
 from enhance.errors import EnhanceError
 from enhance.files import is_file
 

@@ -26,13 +26,13 @@ from distill.dann.protocols import read
 from distill.teacher.contract import Teacher
 from distill.training.loop import Loop, LoopPlan
 from enhance.config.settings import parse
-from enhance.data.clips import split
+from enhance.data.corpus.clips import split
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder, write_json
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Step, adamw
-from enhance.training.processes import Hardware
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Step, adamw
+from enhance.training.engine.processes import Hardware
 
 log = logging.getLogger("enhance")
 

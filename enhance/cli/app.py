@@ -147,8 +147,8 @@ def train(
     from distill.modes.choose import make_objective
     from enhance.config.settings import load_run
     from enhance.network.checkpoint import newest_run
+    from enhance.training.engine.processes import Hardware
     from enhance.training.loop import fit
-    from enhance.training.processes import Hardware
 
     if branch is not None and (resume or init is not None):
         raise EnhanceError("enhance train: --branch starts a run; leave --resume and --init out")
@@ -192,7 +192,7 @@ def snapshot(
     """Write a run's state in half precision: a small folder for enhance train --branch."""
     require("train", "torch", "safetensors", "yaml")
     from enhance.network.checkpoint import newest_run
-    from enhance.training.snapshot import snapshot as write
+    from enhance.training.run.snapshot import snapshot as write
 
     run = run or newest_run(kept=False)
     out = out or run.with_name(f"{run.name}-snapshot")

@@ -54,7 +54,7 @@ def train(
     from distill.dann.config import DannConfig
     from distill.dann.train import train as work
     from enhance.config.settings import load_yaml, override, parse
-    from enhance.training.processes import Hardware
+    from enhance.training.engine.processes import Hardware
 
     show_progress(quiet)
     settings = override(load_yaml(config), list(assign or []), DannConfig)

@@ -17,7 +17,7 @@ from benchmarks.analysis.codec import codec, pooled, told
 from distill.dann import train as training
 from distill.dann.config import BackboneConfig, DannConfig
 from enhance.cli.app import app
-from enhance.data.manifest import Clip, write_manifest
+from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.data.synthetic.voice import Voice, utterance
 from enhance.errors import EnhanceError
 

@@ -17,7 +17,7 @@ from scipy.signal import stft
 
 from benchmarks.analysis import copy_synthesis
 from enhance.cli.app import app
-from enhance.data.manifest import Clip, read_manifest, write_manifest
+from enhance.data.corpus.manifest import Clip, read_manifest, write_manifest
 from enhance.data.synthetic.voice import Voice, utterance
 from enhance.errors import EnhanceError
 

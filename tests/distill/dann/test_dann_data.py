@@ -13,7 +13,7 @@ from distill.dann.data import classes_of
 from distill.dann.errors import SPEAKER_COST, SPOOF_COST, Cost, Trials, pairs
 from distill.dann.protocols import read, read_protocol
 from distill.speaker.eer import verify
-from enhance.data.manifest import Clip, write_manifest
+from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError
 
 # Lines as the consortium's files have them: (protocol, [(file, speaker, label, codec, method)]).

@@ -26,7 +26,7 @@ from distill.dann.config import (
 )
 from enhance.cli.app import app
 from enhance.config.settings import to_dict
-from enhance.data.manifest import Clip, write_manifest
+from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
 

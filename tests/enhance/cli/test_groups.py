@@ -13,13 +13,13 @@ import typer
 from typer.testing import CliRunner
 
 from enhance.cli.app import RENAMED, app
-from enhance.training.processes import Hardware
+from enhance.training.engine.processes import Hardware
 
 GROUPS = {
     "": ["run", "train", "snapshot", "export", "evaluate", "bench", "guard", "card", "compare",
          "info"],
-    "data": ["manifest", "mix", "example", "features", "copy-synthesis"],
-    "analyze": ["reconstruct", "codec"],
+    "data": ["manifest", "mix", "example", "features", "align", "copy-synthesis"],
+    "analyze": ["reconstruct", "temporal", "cka", "maps", "probe", "codec"],
     "teacher": ["pretrain", "pretrain-speaker", "finetune-ctc", "table"],
     "dann": ["train", "evaluate"],
 }  # fmt: skip
