@@ -15,8 +15,8 @@ from pathlib import Path
 from distill.backbones.find import load
 from distill.teacher.features import Features
 from enhance import parallel
-from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,16 @@ def corpus(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests share one cache folder of the session and never touch the user's."""
-    base = tmp_path_factory.getbasetemp() / "cache"
+    base = tmp_path_factory.getbasetemp()
+    base = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     base.mkdir(exist_ok=True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(base))
+
+
+@pytest.fixture(autouse=True)
+def _own_log_level() -> Iterator[None]:
+    """A command that shows its progress does so in its own test only."""
+    log = logging.getLogger("enhance")
+    level = log.level
+    yield
+    log.setLevel(level)

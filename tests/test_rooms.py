@@ -15,7 +15,7 @@ pytest.importorskip("importlinter")
 ROOT = Path(__file__).parents[1]
 PLANTS = {
     "distill/ssl/run.py": "benchmarks.analysis.phone_probe",
-    "enhance/network/checkpoint.py": "enhance.training.state",
+    "enhance/network/checkpoint.py": "enhance.training.engine.state",
     "benchmarks/quality/evaluate.py": "benchmarks.pages.report",
     "export/graph/step.py": "export.stream",
     "distill/speaker/eer.py": "distill.ctc.score",
@@ -42,8 +42,8 @@ def test_planted_arrows_are_named(tmp_path: Path) -> None:
     for file, imported in PLANTS.items():
         with (tmp_path / file).open("a", encoding="utf-8") as text:
             text.write(f"\nimport {imported}\n")
-    with (tmp_path / "enhance/data/recipe.py").open("a", encoding="utf-8") as text:
-        text.write("\nimport enhance.data.mixing\n")  # which imports recipe
+    with (tmp_path / "enhance/data/mixing/recipe.py").open("a", encoding="utf-8") as text:
+        text.write("\nimport enhance.data.mixing.mixer\n")  # which imports recipe
     (tmp_path / "benchmarks" / "attic").mkdir()
     (tmp_path / "benchmarks" / "attic" / "__init__.py").touch()
     found = lint(tmp_path)

@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from benchmarks.analysis.linear import fit
 from distill import backbones
-from distill.backbones.hf import HfTeacher
-from distill.ssl import transformer
-from distill.ssl.mfcc import FIELD, SAMPLE_RATE, STRIDE, mfcc_with_deltas
+from distill.ssl.data.crops import FIELD, SAMPLE_RATE, STRIDE
+from distill.ssl.units.mfcc import mfcc_with_deltas
+from distill.teacher.contract import Teacher
 from distill.teacher.features import Features
 from distill.teacher.windows import hear
 from distill.training.accuracy import interval
 from enhance.audio import read as audio
-from enhance.data.manifest import read_manifest, read_rows
+from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.progress import progress_bar
@@ -36,6 +36,8 @@ from enhance.progress import progress_bar
 log = logging.getLogger("enhance")
 
 SILENCE = "SIL"
+Span = tuple[float, float, int]
+"""Start and end in seconds, and the number of the phone."""
 _CONTEXT = 4  # frames to each side in the MFCC baseline with context
 
 
@@ -59,42 +61,43 @@ class Aligned:
     """Names of the speakers."""
 
 
-def phone_of_frames(rows: list[tuple[float, float, int]], frames: int) -> np.ndarray:
-    """Phone at the centre of each frame.
+def label_at(rows: list[Span], seconds: np.ndarray) -> np.ndarray:
+    """Number of the phone at each time, (T,) int; -1 where no phone stands.
 
     Parameters
     ----------
     rows
         (start, end, phone) in seconds.
-    frames
-        T.
-
-    Returns
-    -------
-    np.ndarray
-        (T,) int, -1 where no phone stands.
+    seconds
+        (T,).
     """
-    centres = (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE
-    labels = np.full(frames, -1)
+    labels = np.full(len(seconds), -1)
     for start, end, phone in rows:
-        labels[(centres >= start) & (centres < end)] = phone
+        labels[(seconds >= start) & (seconds < end)] = phone
     return labels
 
 
-def read_aligned(folder: Path) -> Aligned:
+def phone_of_frames(rows: list[Span], frames: int) -> np.ndarray:
+    """Phone at the centre of each frame of 400 samples every 320, (T,); see `label_at`."""
+    return label_at(rows, (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE)
+
+
+def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
     """Read a folder with ``manifest.csv`` (path, seconds, speaker) and ``phones.csv``.
 
     ``phones.csv`` has the columns ``file``, ``start_s``, ``end_s`` and ``phone_base`` or ``phone``.
 
+    Returns
+    -------
+    clips, spans, phones
+        Clips; the phones of each, silence left out; and the names of the phones.
+
     Raises
     ------
     EnhanceError
-        If a file or column is missing, or there are fewer than two speakers.
+        If a file or column is missing.
     """
     clips = read_manifest(folder / "manifest.csv")
-    speakers = sorted({clip.speaker for clip in clips})
-    if len(speakers) < 2:
-        raise EnhanceError(f"{folder}: the phone probe leaves speakers out; two or more are needed")
     rows: dict[Path, list[tuple[float, float, str]]] = {}
     try:
         for row in read_rows(folder / "phones.csv"):
@@ -106,11 +109,28 @@ def read_aligned(folder: Path) -> Aligned:
         raise EnhanceError(f"{folder / 'phones.csv'}: not a table of phones ({error})") from error
     phones = sorted({name for spans in rows.values() for _, _, name in spans})
     number = {name: i for i, name in enumerate(phones)}
+    spans = [
+        [(a, b, number[name]) for a, b, name in rows.get(clip.path.resolve(), [])] for clip in clips
+    ]
+    return clips, spans, phones
+
+
+def read_aligned(folder: Path) -> Aligned:
+    """Read a folder as `read_phones` does, with its waves.
+
+    Raises
+    ------
+    EnhanceError
+        If a file or column is missing, or there are fewer than two speakers.
+    """
+    clips, spans, phones = read_phones(folder)
+    speakers = sorted({clip.speaker for clip in clips})
+    if len(speakers) < 2:
+        raise EnhanceError(f"{folder}: the phone probe leaves speakers out; two or more are needed")
     waves, speech, labels, utterance, speaker = [], [], [], [], []
     for u, clip in enumerate(clips):
         wave = audio.read(clip.path, SAMPLE_RATE)
-        spans = [(a, b, number[name]) for a, b, name in rows.get(clip.path.resolve(), [])]
-        found = phone_of_frames(spans, len(mfcc_with_deltas(wave)))
+        found = phone_of_frames(spans[u], len(mfcc_with_deltas(wave)))
         waves.append(wave)
         speech.append(np.flatnonzero(found >= 0))
         labels.append(found[found >= 0])
@@ -132,32 +152,9 @@ def classify(
 ) -> np.ndarray:
     """Fit multinomial logistic regression and predict.
 
-    Features are standardised by the training frames; AdamW over 12 passes of batches of 512,
-    learning rate 0.01 falling to 0 along a cosine, weight decay 0.001.
-
     Shape: train (M, D), labels (M,), test (S, D) to (S,).
     """
-    mean, scale = train.mean(axis=0), train.std(axis=0) + 1e-6
-    x = torch.from_numpy(((train - mean) / scale).astype(np.float32))
-    y = torch.from_numpy(labels.astype(np.int64))
-    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    passes, batch, peak = 12, 512, 0.01
-    optimizer = torch.optim.AdamW([weight, bias], lr=peak, weight_decay=1e-3)
-    total = passes * -(-len(x) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    rng = np.random.default_rng(seed)
-    for _ in range(passes):
-        for chosen in np.array_split(rng.permutation(len(x)), total // passes):
-            picked = torch.from_numpy(chosen)
-            loss = F.cross_entropy(F.linear(x[picked], weight, bias), y[picked])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    with torch.no_grad():
-        z = torch.from_numpy(((test - mean) / scale).astype(np.float32))
-        return F.linear(z, weight, bias).argmax(dim=1).numpy()
+    return fit(train[None], labels, classes, seed)(test[None]).argmax(axis=1)
 
 
 def hits(features: np.ndarray, data: Aligned, seed: int) -> np.ndarray:
@@ -192,7 +189,7 @@ def probe(
     Parameters
     ----------
     model
-        Model folder as `distill.ssl.transformer.save` writes it.
+        Model folder as `distill.ssl.families.transformer.save` writes it.
     corpus
         See `read_aligned`.
     seed
@@ -215,13 +212,12 @@ def probe(
         If the model or the corpus cannot be read.
     """
     data = read_aligned(corpus)
-    trained = transformer.load(model)
     # No zeros on the left: the labels are those of frames that begin with the clip.
     teacher = backbones.load(model, str(model), 0)
     known = Features(teacher, "weighted", cache or cache_folder("features"))
     found: dict[str, np.ndarray] = {"majority guess": majority_hits(data)}
     with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("phone probe", total=2 + 2 * (trained.config.num_hidden_layers + 1))
+        task = bar.add_task("phone probe", total=2 + 2 * (teacher.num_layers + 1))
         bar.update(task, speed="")
 
         def measure(name: str, features: np.ndarray) -> None:
@@ -233,7 +229,7 @@ def probe(
         measure("MFCC, deltas", _pick(cepstra, data))
         wide = [_with_context(x, _CONTEXT) for x in cepstra]
         measure(f"MFCC, deltas, {_CONTEXT} frames each side", _pick(wide, data))
-        for label, states in (("random twin", _twin(trained, seed)), ("model", known.states)):
+        for label, states in (("random twin", _twin(teacher, seed)), ("model", known.states)):
             spoken = [
                 [state[chosen] for state in states(wave)]
                 for wave, chosen in zip(data.waves, data.speech, strict=True)
@@ -270,18 +266,12 @@ def probe(
     }
 
 
-def _twin(trained: Any, seed: int) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+def _twin(teacher: Teacher, seed: int) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
     """Raw states of a clip by the architecture with random weights, as `Features.states`."""
-    teacher = HfTeacher(
-        transformer.twin(trained, seed),
-        "random twin",
-        sample_rate=SAMPLE_RATE,
-        do_normalize=True,  # as `transformer.save` writes it of every model
-        left_pad=0,
-    )
+    twin = teacher.twin(seed)
 
     def states(wave: np.ndarray) -> Sequence[np.ndarray]:
-        heard = hear(teacher, torch.from_numpy(wave)[None], lambda hidden: hidden[:, 0])
+        heard = hear(twin, torch.from_numpy(wave)[None], lambda hidden: hidden[:, 0])
         return list(heard.numpy().astype(np.float16))
 
     return states

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from distill.backbones import find as teachers
-from distill.ssl.family import FAMILIES
+from distill.ssl.families.family import FAMILIES
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 
@@ -187,7 +187,7 @@ def throughput(
         If the folder holds no recording.
     """
     from enhance.audio import read as files
-    from enhance.data.manifest import scan_folder
+    from enhance.data.corpus.manifest import scan_folder
     from enhance.progress import progress_bar
 
     clips, _ = scan_folder(audio, quiet=True)

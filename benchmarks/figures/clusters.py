@@ -17,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from enhance.data.manifest import UNKNOWN
+from enhance.data.corpus.manifest import UNKNOWN
 
 FACTORS = {"noise": ("noise_name", "noise_files"), "speaker": ("speaker",)}
 """What clips are clustered by, and the labels that tell it, the better first."""
@@ -47,6 +47,27 @@ def clusters_of(labels: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     return found
 
 
+def coarse(labels: Sequence[Mapping[str, str]], most: int) -> dict[str, list[int]]:
+    """Clusters of clips by number, at most ``most`` of each factor: sums by cluster stay few.
+
+    As `clusters_of`; beyond ``most`` several become one, which is as valid and has fewer degrees of
+    freedom. Where no factor is told, clips are dealt out as if independent: factor ``clip``.
+
+    Parameters
+    ----------
+    labels
+        Of each clip.
+    most
+        Clusters of a factor.
+    """
+    named: Clusters = clusters_of(labels) or {"clip": range(len(labels))}
+    found = {}
+    for factor, names in named.items():
+        place = {name: i % most for i, name in enumerate(dict.fromkeys(names))}
+        found[factor] = [place[name] for name in names]
+    return found
+
+
 def _told(labels: Mapping[str, str], key: str) -> str:
     value = str(labels.get(key, "")).strip()
     return "" if value.lower() in UNKNOWN else value
@@ -63,7 +84,9 @@ def clustering(clusters: Clusters) -> str:
 
 
 def clustered_error(
-    parts: Sequence[np.ndarray], clusters: Sequence[Clusters]
+    parts: Sequence[np.ndarray],
+    clusters: Sequence[Clusters],
+    counts: Sequence[np.ndarray] | None = None,
 ) -> tuple[float, float]:
     """Standard error and degrees of freedom of the sum of the means of some groups of clips.
 
@@ -74,7 +97,10 @@ def clustered_error(
     clusters
         Of each group: the same factors, at most two, each of two clusters or more there. Without
         any, every clip is a cluster of its own.
+    counts
+        Of each group, how many clips each value is the mean of, (n,); None for one each.
     """
+    counts = [np.ones(x.size) for x in parts] if counts is None else counts
     factors = list(clusters[0])
     if not factors:
         factors = ["clip"]
@@ -87,10 +113,11 @@ def clustered_error(
     for factor in factors:
         sums: dict[Hashable, float] = {}
         own = []
-        for values, named in zip(parts, clusters, strict=True):
-            names, index, sizes = _codes(named[factor])
-            residuals = np.bincount(index, values - values.mean()) / values.size
-            share = sizes / values.size
+        for values, named, many in zip(parts, clusters, counts, strict=True):
+            names, index = _codes(named[factor])
+            mean, clips = np.average(values, weights=many), many.sum()
+            residuals = np.bincount(index, (values - mean) * many) / clips
+            share = np.bincount(index, many) / clips
             scores = residuals / np.sqrt(1 - share)
             for name, score in zip(names, scores, strict=True):
                 sums[name] = sums.get(name, 0.0) + float(score)
@@ -115,9 +142,8 @@ def _freedom(parts: Sequence[tuple[float, float]], apart: bool) -> float:
     return total**2 / sum(variance**2 / freedom for variance, freedom in parts)
 
 
-def _codes(names: Sequence[Hashable]) -> tuple[list[Hashable], np.ndarray, np.ndarray]:
-    """Distinct names, the number of each value's name, and how many values each has."""
+def _codes(names: Sequence[Hashable]) -> tuple[list[Hashable], np.ndarray]:
+    """Distinct names, and the number of each value's name."""
     distinct = list(dict.fromkeys(names))
     place = {name: i for i, name in enumerate(distinct)}
-    index = np.array([place[name] for name in names])
-    return distinct, index, np.bincount(index)
+    return distinct, np.array([place[name] for name in names])

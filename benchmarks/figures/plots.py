@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures.results import read_rows
+from benchmarks.figures.results import Row, read_rows
 from benchmarks.figures.seeds import claims
+from benchmarks.figures.tables import metric_title
 from enhance.files import atomic
-from enhance.measure.metrics import METRICS, TITLES
+from enhance.measure.metrics import METRICS
 from enhance.measure.timing import REGIMES
-
-Row = dict[str, Any]
 
 
 def quality_plot(models: Sequence[Row], clips: Path, path: Path) -> bool:
@@ -42,24 +41,29 @@ def quality_plot(models: Sequence[Row], clips: Path, path: Path) -> bool:
     figure = Figure(figsize=(11, 2.6 + 0.25 * len(models)), layout="constrained")
     axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.6])
     names = [row["model"] for row in models]
-    where = np.arange(len(models))[::-1]
-    for index, (axis, metric) in enumerate(zip(axes, METRICS, strict=False)):
-        for place, row in zip(where, models, strict=True):
-            entry = row["metrics"][metric]
-            if entry["mean"] is None:
-                continue
-            noisy = row["model_kind"] == "noisy"
-            low, high = entry["low"], entry["high"]
-            if low is not None:
-                axis.plot([low, high], [place, place], color="0.6" if noisy else "C0", lw=2)
-            axis.plot(entry["mean"], place, "o", color="0.4" if noisy else "C0", ms=5)
-        axis.set_title(TITLES[metric] + (" (dB)" if metric == "si_sdr" else ""), fontsize=9)
-        axis.set_yticks(where, names if index == 0 else [""] * len(names), fontsize=8)
-        axis.set_ylim(-0.6, len(models) - 0.4)
-        _clean(axis)
+    colours = ["0.5" if row["model_kind"] == "noisy" else "C0" for row in models]
+    for axis, metric in zip(axes, METRICS, strict=False):
+        _intervals(axis, metric, names, [row["metrics"][metric] for row in models], colours)
+        names = [""] * len(names)
     _gains(axes[4], models, clips)
     _save(figure, path)
     return True
+
+
+def _intervals(
+    axis: Any, metric: str, names: Sequence[str], entries: Sequence[Row], colours: Sequence[str]
+) -> None:
+    """A line for each entry, the first on top: a mean and its interval, where there are any."""
+    where = np.arange(len(entries))[::-1]
+    for place, entry, colour in zip(where, entries, colours, strict=True):
+        if entry and entry["mean"] is not None:
+            if entry["low"] is not None:
+                axis.plot([entry["low"], entry["high"]], [place, place], color=colour, lw=2)
+            axis.plot(entry["mean"], place, "o", color=colour, ms=5)
+    axis.set_title(metric_title(metric, " (dB)"), fontsize=9)
+    axis.set_yticks(where, names, fontsize=8)
+    axis.set_ylim(-0.6, len(entries) - 0.4)
+    _clean(axis)
 
 
 def _gains(axis: Any, models: Sequence[Row], clips: Path) -> None:
@@ -147,22 +151,12 @@ def difference_plot(rows: Sequence[Row], path: Path) -> bool:
     figure = Figure(figsize=(11, 1.2 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots(1, len(METRICS))
     names = [f"{row['name']} - {row['baseline']}" for row in rows]
-    where = np.arange(len(rows))[::-1]
-    for index, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
+    for axis, metric in zip(axes, METRICS, strict=True):
         axis.axvline(0, color="0.6", lw=0.8)
-        for place, row in zip(where, rows, strict=True):
-            entry = row["difference"][metric]
-            if not entry:
-                continue
-            colour = "C0" if (row["name"], metric) in held else "0.5"
-            if entry["low"] is not None:
-                axis.plot([entry["low"], entry["high"]], [place, place], color=colour, lw=2)
-            axis.plot(entry["mean"], place, "o", color=colour, ms=5)
-        axis.set_title(TITLES[metric] + (" (dB)" if metric == "si_sdr" else ""), fontsize=9)
-        axis.set_yticks(where, names if index == 0 else [""] * len(names), fontsize=8)
-        axis.set_ylim(-0.6, len(rows) - 0.4)
+        colours = ["C0" if (row["name"], metric) in held else "0.5" for row in rows]
+        _intervals(axis, metric, names, [row["difference"][metric] for row in rows], colours)
         axis.locator_params(axis="x", nbins=4)
-        _clean(axis)
+        names = [""] * len(names)
     _save(figure, path)
     return True
 

@@ -34,17 +34,19 @@ def merge_results(folder: Path, rows: Sequence[Row]) -> None:
     write_jsonl(path, [*kept, *rows])
 
 
-def read_results(folder: Path | str) -> list[Row]:
-    """Rows of this format.
+def read_results(place: Path | str) -> list[Row]:
+    """Rows of this format in a folder or file.
 
     Raises
     ------
     EnhanceError
         If there is no such file, or a line of it is not JSON.
     """
-    path = Path(folder) / RESULTS
+    path = Path(place) / RESULTS if Path(place).is_dir() else Path(place)
     if not path.is_file():
-        raise EnhanceError(f"{folder}: no {RESULTS}; run enhance evaluate or enhance bench")
+        raise EnhanceError(
+            f"{path}: no such results; enhance evaluate, guard and bench write them with -o"
+        )
     rows = read_jsonl(path)
     return [row for row in rows if isinstance(row, dict) and row.get("format") == FORMAT]
 

@@ -15,11 +15,11 @@ differences claim nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from benchmarks.figures.clusters import Clusters, clusters_of
+from benchmarks.figures.results import Row
 from benchmarks.figures.statistics import Difference, Interval, combined, holm, mean_interval
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS
@@ -27,7 +27,6 @@ from enhance.measure.metrics import METRICS
 ENOUGH = 3
 """Seeds from which on an interval speaks of seeds not run."""
 
-Row = dict[str, Any]
 Scores = Mapping[str, Row]
 """Rows of ``clips.jsonl`` of one run, by clip."""
 

@@ -101,6 +101,7 @@ def mean_interval(
     values: Sequence[float] | np.ndarray,
     clusters: Clusters | None = None,
     confidence: float = 0.95,
+    counts: np.ndarray | None = None,
 ) -> Interval:
     """Mean of one value per clip, with its interval.
 
@@ -113,6 +114,9 @@ def mean_interval(
         independent clips.
     confidence
         Probability that the interval covers the mean.
+    counts
+        How many clips, all of one cluster of each factor, each value is the mean of (n,); None
+        for one each.
 
     Raises
     ------
@@ -127,10 +131,12 @@ def mean_interval(
     named = {name: list(labels) for name, labels in (clusters or {}).items()}
     named = {name: labels for name, labels in named.items() if len(set(labels)) > 1}
     method = f"t over {' and '.join(named)}" if named else "t"
-    mean = float(array.mean())
+    many = np.ones(array.size) if counts is None else counts
+    mean, clips = float(np.average(array, weights=many)), int(many.sum())
     if array.size == 1:
-        return Interval(mean, None, None, 1, method)
-    return combined(mean, int(array.size), method, [clustered_error([array], [named])], confidence)
+        return Interval(mean, None, None, clips, method)
+    error = clustered_error([array], [named], [many])
+    return combined(mean, clips, method, [error], confidence)
 
 
 def row_interval(rows: Sequence[Mapping[str, Any]], part: str, metric: str) -> dict[str, Any]:
@@ -280,6 +286,17 @@ def paired_difference(
         wins=int(np.count_nonzero(differences > 0)),
         only_one=len(set(a) ^ set(b)),
     )
+
+
+def row_difference(
+    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], part: str, metric: str
+) -> dict[str, Any] | None:
+    """`paired_difference` of one metric in rows as of `row_interval`, by their ``clip``."""
+    first, second = (
+        {row["clip"]: row[part][metric] for row in rows if metric in row[part]} for rows in (a, b)
+    )
+    found = paired_difference(first, second, {row["clip"]: row["labels"] for row in a})
+    return found.row() if found else None
 
 
 def ratio_of_medians(

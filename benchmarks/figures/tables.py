@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 DIGITS = {"pesq_wb": 3, "stoi": 3, "estoi": 3, "si_sdr": 2, **dict.fromkeys(DNSMOS, 2)}
-"""Decimals of each metric."""
+"""Decimals of each metric; a level in dB has 2."""
 
 
 @dataclass
@@ -24,6 +24,10 @@ class Table:
     title: str
     headers: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
+
+    def section(self) -> list[str]:
+        """Lines of a page: the title as a heading of the third level, then the table."""
+        return [f"### {self.title}", "", self.markdown(), ""]
 
     def markdown(self) -> str:
         """GitHub Markdown, without the title."""
@@ -97,6 +101,21 @@ def show(tables: Iterable[Table], lines: Iterable[str] = ()) -> None:
                      soft_wrap=True)  # fmt: skip
 
 
-def metric_title(metric: str) -> str:
-    """Name of a metric, with its unit."""
-    return TITLES[metric] + (" dB" if metric == "si_sdr" else "")
+def metric_title(metric: str, unit: str = " dB") -> str:
+    """Name of a metric, with its unit as it is to be written."""
+    return TITLES[metric] + (unit if metric == "si_sdr" else "")
+
+
+def metric_cell(entry: Mapping[str, Any] | None, metric: str, signed: bool = False) -> str:
+    """`plus_minus` with the decimals of the metric."""
+    return plus_minus(entry, DIGITS.get(metric, 2), signed)
+
+
+def visible(entry: Mapping[str, Any] | None, metric: str) -> bool:
+    """Whether a difference is one in the decimals shown: rounding noise is no finding."""
+    return bool(entry and round(entry["mean"], DIGITS[metric]))
+
+
+def difference_cell(entry: Mapping[str, Any] | None, metric: str, held: bool = False) -> str:
+    """A difference, with a star where it is held and visible."""
+    return metric_cell(entry, metric, True) + (" *" if held and visible(entry, metric) else "")

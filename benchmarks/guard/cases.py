@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +22,9 @@ from benchmarks.guard.signals import (
     MadeKind,
     Mixture,
     Noise,
+    Played,
     Recording,
     SilenceAfter,
-    Speech,
     Stimulus,
     peak_dbfs,
     rms_dbfs,
@@ -31,7 +32,7 @@ from benchmarks.guard.signals import (
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance
 from benchmarks.quality.clips import Pair, Row, Task
 from enhance.data import formulas
-from enhance.data.manifest import UNKNOWN, Clip, read_manifest, scan_folder
+from enhance.data.corpus.manifest import UNKNOWN, Clip, read_manifest, scan_folder
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, TITLES, MetricRefusal, measure
 from enhance.measure.metrics import UNITS as METRIC_UNITS
@@ -93,6 +94,9 @@ EXACT_DB = 100.0
 NOISE_LABELS = FACTORS["noise"]
 """Labels that tell a clip's noise."""
 
+Play = tuple[Pair, Stimulus]
+"""What a clip is called and labelled, and what is played."""
+
 _LEAST_SECONDS = 1.0
 _AUDIBLE_DBFS = -80.0
 """Overshoot is measured on inputs with a peak above this."""
@@ -107,7 +111,7 @@ class Case:
     """In words, for the report."""
     metrics: tuple[str, ...]
     """What the outputs are measured by; levels are measured always."""
-    stimuli: list[tuple[Pair, Stimulus]] = field(default_factory=list)
+    stimuli: Sequence[Play]
     """Clips, by name."""
 
 
@@ -121,7 +125,7 @@ class Probe(Task):
 
     def measure(self, candidate: Candidate, enhance: Enhance) -> Row:
         """A row of ``guard-clips.jsonl``: levels, metrics, refusals, or why there is no output."""
-        played = self.stimulus.make()
+        played = _made_once(self.stimulus)
         row: Row = {
             "case": self.case,
             "clip": self.pair.name,
@@ -161,6 +165,12 @@ class Probe(Task):
                     row["metrics"][key] = value
             row["metrics"][KEPT] = kept_db(played.reference, estimate)
         return row
+
+
+@lru_cache(maxsize=4)
+def _made_once(stimulus: Stimulus) -> Played:
+    """Models hear a clip one after the other: it is made for the first of them."""
+    return stimulus.make()
 
 
 def kept_db(reference: np.ndarray, estimate: np.ndarray) -> float:
@@ -214,75 +224,56 @@ def make_cases(
     """
     wide = spread(pairs, GROUP_FACTOR * limit, stratum)
     few = spread(wide, limit, stratum)
-    clean_metrics = ("pesq_wb", "si_sdr")
-    cases = [
-        Case(
-            name,
-            "clean speech in",
-            clean_metrics,
-            [(_with_noise(p), Speech(p.clean, level)) for p in few],
-        )
-        for name, level in CLEAN.items()
-    ]
+    fewer = spread(few, max(2, limit // KIND_SHARE), stratum)
+    cases: list[Case] = []
+
+    def add(name: str, what: str, metrics: tuple[str, ...], played: Sequence[Play]) -> None:
+        cases.append(Case(name, what, metrics, played))
+
+    def mixed(chosen: Sequence[Pair], snr: float, level: Level | None = None) -> list[Play]:
+        return [(p, Mixture(p.clean, _own(p), snr, level)) for p in chosen]
+
+    for name, level in CLEAN.items():
+        played = [(_with_noise(p), Recording(p.clean, level)) for p in few]
+        add(name, "clean speech in", ("pesq_wb", "si_sdr"), played)
     for name, snr in SNRS.items():
         chosen = wide if name == HARD else few
-        mixed: list[tuple[Pair, Stimulus]] = [(p, Mixture(p.clean, _own(p), snr)) for p in chosen]
-        cases.append(Case(name, "the set's speech and noise at this SNR", METRICS, mixed))
+        add(name, "the set's speech and noise at this SNR", METRICS, mixed(chosen, snr))
     for name, level in LEVELS.items():
-        cases.append(
-            Case(
-                name,
-                "the same mixtures at this level",
-                METRICS,
-                [(p, Mixture(p.clean, _own(p), HARD_DB, level)) for p in few],
-            )
-        )
-    fewer = spread(few, max(2, limit // KIND_SHARE), stratum)
+        add(name, "the same mixtures at this level", METRICS, mixed(few, HARD_DB, level))
     for name, kind in KINDS.items():
-        formed: list[tuple[Pair, Stimulus]] = [
+        formed = [
             (_with_noise(p), Mixture(p.clean, Formula(kind, i), HARD_DB))
             for i, p in enumerate(fewer)
         ]
         what = f"the set's speech, and noise from a formula ({kind}) that training never draws"
-        cases.append(Case(name, what, METRICS, formed))
+        add(name, what, METRICS, formed)
     sounds = spread(noise, limit, lambda clip: (clip.source, clip.path.name))
     noises = [(_named(clip, noise_name=clip.path.stem), Noise(str(clip.path))) for clip in sounds]
     noises = noises or [(p, _own(p)) for p in few]
     if speech:
         talk = spread(speech, limit, lambda clip: (clip.speaker, clip.path.name))
         step = max(1, len(noises) // len(talk))
-        chosen_noises = [noises[i * step % len(noises)] for i in range(len(talk))]
-        cases.append(
-            Case(
-                LANGUAGE,
-                f"speech of another language at {HARD}",
-                METRICS,
-                [
-                    (_with_noise(_named(clip), p), Mixture(str(clip.path), own, HARD_DB))
-                    for clip, (p, own) in zip(talk, chosen_noises, strict=True)
-                ],
-            )
-        )
-    alone: list[tuple[Pair, Stimulus]] = [(_noise_only(p), own) for p, own in noises]
-    cases.append(Case(NOISE, "noise without speech in", (), alone))
+        foreign = [
+            (_with_noise(_named(clip), p), Mixture(str(clip.path), own, HARD_DB))
+            for i, clip in enumerate(talk)
+            for p, own in [noises[i * step % len(noises)]]
+        ]
+        add(LANGUAGE, f"speech of another language at {HARD}", METRICS, foreign)
+    add(NOISE, "noise without speech in", (), [(_noise_only(p), own) for p, own in noises])
     tunes = spread(music, limit, lambda clip: clip.path.name)
+    quiet = Level("rms", -20.0)
     if tunes:
-        level = Level("rms", -20.0)
-        played = [(_named(clip), Recording(str(clip.path), level)) for clip in tunes]
-        cases.append(Case(MUSIC, "music in, -20 dBFS", (), list(played)))
+        played = [(_named(clip), Recording(str(clip.path), quiet)) for clip in tunes]
+        add(MUSIC, "music in, -20 dBFS", (), played)
     else:
-        cases.append(_made(MUSIC, "made pieces of music in, -20 dBFS", "music", 12.0))
-    cases += [
-        _made(SILENCE, "digital silence in", "silence", 4.0, 1),
-        Case(
-            TAIL,
-            "speech and noise, then 4 s of digital silence, of which the last 2 s count",
-            (),
-            [(p, SilenceAfter(p.noisy, 4.0)) for p in few[:: max(1, len(few) // 6)]],
-        ),
-        _made(DITHER, "silence with 16-bit dither in, -96 dBFS", "dither", 4.0),
-        _made(ROOM, "made noise of a quiet room in, -60 dBFS", "room", 8.0),
-    ]
+        add(MUSIC, "made pieces of music in, -20 dBFS", (), _made(MUSIC, "music", 12.0))
+    add(SILENCE, "digital silence in", (), _made(SILENCE, "silence", 4.0, 1))
+    tails = [(p, SilenceAfter(p.noisy, 4.0)) for p in few[:: max(1, len(few) // 6)]]
+    what = "speech and noise, then 4 s of digital silence, of which the last 2 s count"
+    add(TAIL, what, (), tails)
+    add(DITHER, "silence with 16-bit dither in, -96 dBFS", (), _made(DITHER, "dither", 4.0))
+    add(ROOM, "made noise of a quiet room in, -60 dBFS", (), _made(ROOM, "room", 8.0))
     return cases
 
 
@@ -307,12 +298,12 @@ def _noise_only(pair: Pair) -> Pair:
     return replace(pair, labels={k: pair.labels[k] for k in told if k in pair.labels})
 
 
-def _made(name: str, what: str, kind: MadeKind, seconds: float, count: int = MADE_CLIPS) -> Case:
-    played: list[tuple[Pair, Stimulus]] = [
-        (Pair(f"{name} {seed}", "", "", {"synthetic": "yes"}, "", ""), Made(kind, seconds, seed))
+def _made(name: str, kind: MadeKind, seconds: float, count: int = MADE_CLIPS) -> list[Play]:
+    labels = {"synthetic": "yes"}
+    return [
+        (Pair(f"{name} {seed}", "", "", labels, "", ""), Made(kind, seconds, seed))
         for seed in range(count)
     ]
-    return Case(name, what, (), played)
 
 
 def stratum(pair: Pair) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -26,14 +25,12 @@ from benchmarks.guard.cases import Case, Probe
 from benchmarks.guard.summary import Rows, summary
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
-from benchmarks.quality.clips import Pair, Row
-from enhance.data import evaluation_set
-from enhance.data.manifest import Clip
+from benchmarks.quality.clips import Row
+from benchmarks.quality.evaluate import open_pairs
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import check_writable, sha256, write_jsonl
 from enhance.measure.metrics import versions
-from enhance.measure.timing import cores
-from enhance.progress import progress_bar
 
 CLIPS = "guard-clips.jsonl"
 
@@ -124,11 +121,7 @@ def guard(
         load(candidate)  # a broken model is told before the long work
     folder = Path(out)
     check_writable(folder / CLIPS)
-    found = evaluation_set.open_set(set) if set else evaluation_set.builtin_set(quiet=quiet)
-    pairs = [
-        Pair(name, str(clean), str(noisy), dict(labels), "", "")
-        for name, clean, noisy, labels in found.pairs
-    ]
+    name, set_hash, pairs = open_pairs(set, quiet=quiet)
     given = {
         kind: c.find_clips(place, kind) if place else []
         for kind, place in (("speech", speech), ("noise", noise), ("music", music))
@@ -141,8 +134,8 @@ def guard(
     settings = json.dumps([limit, hashes, asdict(bounds), sex], sort_keys=True)
     common: Row = {
         "kind": "harm",
-        "set": str(set) if set else "built-in (synthetic)",
-        "set_hash": found.hash,
+        "set": name,
+        "set_hash": set_hash,
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         "limit": limit,
         "given": sources,
@@ -172,16 +165,9 @@ def _measure(
         for index in range(len(candidates))
     ]
     rows: Rows = {(case.name, own.sha256): [] for own in candidates for case in cases}
-    start = time.perf_counter()
-    with (
-        progress_bar(quiet=quiet) as bar,
-        contextlib.closing(rows_of.run(probes, candidates, jobs or cores())) as stream,
-    ):
-        job = bar.add_task("measuring", total=len(probes), speed="")
-        for number, row in enumerate(stream, 1):
+    with contextlib.closing(rows_of.run(probes, candidates, jobs, quiet=quiet)) as stream:
+        for row in stream:
             rows[row["case"], row["model_hash"]].append(row)
-            speed = number / (time.perf_counter() - start)
-            bar.update(job, advance=1, speed=f"{speed:.1f} clips/s")
     for case in cases:
         order = {pair.name: number for number, (pair, _) in enumerate(case.stimuli)}
         inputs = {row["clip"]: row["metrics"] for row in rows[case.name, NOISY]}

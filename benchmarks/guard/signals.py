@@ -82,8 +82,8 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Speech:
-    """A clean file at one level: a perfect enhancer leaves it as it is."""
+class Recording:
+    """A file at one level, clean speech or music: a perfect enhancer leaves it as it is."""
 
     path: str
     level: Level
@@ -172,20 +172,6 @@ class Mixture:
         else:
             gain = min(1.0, _FULL / float(np.abs(noisy).max()))
         return Played(_single(gain * noisy), _single(gain * speech))
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A file at one level, of something that is not speech and shall stay, such as music."""
-
-    path: str
-    level: Level
-
-    def make(self) -> Played:
-        """The samples."""
-        wave = _read(self.path)
-        wave = _single(wave * self.level.gain(wave, self.path))
-        return Played(wave, wave)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,19 @@ from dataclasses import asdict
 import numpy as np
 
 from benchmarks.figures.clusters import clusters_of
-from benchmarks.figures.statistics import group_difference, paired_difference, row_interval
+from benchmarks.figures.statistics import (
+    group_difference,
+    paired_difference,
+    row_difference,
+    row_interval,
+)
 from benchmarks.guard import cases as c
 from benchmarks.guard.bounds import Harm, judge
 from benchmarks.guard.cases import Case
 from benchmarks.quality.candidates import Candidate
 from benchmarks.quality.clips import Row
 from benchmarks.quality.heard import list_of
-from enhance.data.manifest import UNKNOWN
+from enhance.data.corpus.manifest import UNKNOWN
 from enhance.measure.metrics import METRICS
 
 Rows = dict[tuple[str, str], list[Row]]
@@ -192,17 +197,6 @@ def gap(a: Sequence[Row], b: Sequence[Row], metric: str) -> Row | None:
 
 def _level_change(usual: Sequence[Row], other: Sequence[Row]) -> Row:
     """Paired change of each metric's gain from the usual level to another, over common clips."""
-    result = {}
-    clips = {row["clip"]: row["labels"] for row in other}
-    for metric in METRICS:
-        a, b = (
-            {
-                r["clip"]: r["gains"][metric]
-                for r in rows
-                if r["clip"] in clips and metric in r["gains"]
-            }
-            for rows in (usual, other)
-        )
-        change = paired_difference(a, b, clips)
-        result[metric] = change.row() if change else None
-    return result
+    clips = {row["clip"] for row in other}
+    common = [row for row in usual if row["clip"] in clips]
+    return {metric: row_difference(common, other, "gains", metric) for metric in METRICS}

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benchmarks.figures.tables import DIGITS as REPORT_DIGITS
-from benchmarks.figures.tables import Table, metric_title, number, plus_minus, show, with_interval
-from benchmarks.guard.bounds import DIGITS
-from benchmarks.guard.cases import EXACT_DB, FIGURES, KEPT
+from benchmarks.figures.results import Row
+from benchmarks.figures.tables import (
+    DIGITS,
+    Table,
+    metric_cell,
+    metric_title,
+    number,
+    plus_minus,
+    show,
+    with_interval,
+)
+from benchmarks.guard import bounds
+from benchmarks.guard.cases import EXACT_DB, FIGURES
 from enhance.measure.metrics import METRICS
 
 if TYPE_CHECKING:
     from benchmarks.guard.run import Guard
-
-Row = dict[str, Any]
-
-DECIMALS = {**REPORT_DIGITS, KEPT: 2}
 
 SIGNS = {">=": "≥", "<=": "≤", "within": "±"}
 
@@ -42,7 +47,7 @@ def _verdict(check: Row) -> str:
         return "not measured"
     value = check["value"]
     entry = {"mean": value, "low": check.get("low"), "high": check.get("high")}
-    figure = str(value) if isinstance(value, int) else with_interval(entry, DIGITS)
+    figure = str(value) if isinstance(value, int) else with_interval(entry, bounds.DIGITS)
     return f"{figure} {VERDICTS[check['verdict']]}"
 
 
@@ -55,7 +60,7 @@ def cases_table(rows: Sequence[Row]) -> Table:
         entry = model["cases"][case]
         metrics = entry["metrics"]
         worst = (
-            number(metrics.get(metric, {}).get("worst_tenth"), DECIMALS[metric])
+            number(metrics.get(metric, {}).get("worst_tenth"), DIGITS[metric])
             for metric in ("pesq_wb", "si_sdr")
         )
         table.rows.append(
@@ -63,7 +68,7 @@ def cases_table(rows: Sequence[Row]) -> Table:
                 _case(case, entry),
                 str(entry["clips"]),
                 model["model"],
-                *(plus_minus(metrics.get(metric), DECIMALS[metric]) for metric in METRICS),
+                *(metric_cell(metrics.get(metric), metric) for metric in METRICS),
                 *worst,
                 plus_minus(entry["change_db"], 2, True),
                 number(entry["overshoot_db"], 2, True),
@@ -81,11 +86,11 @@ def gains_table(rows: Sequence[Row]) -> Table:
         entry = model["cases"][case]
         if model["model_kind"] == "noisy" or not set(METRICS) <= entry["metrics"].keys():
             continue
-        gains = (plus_minus(entry["metrics"][m]["gain"], DECIMALS[m], True) for m in METRICS)
+        gains = (metric_cell(entry["metrics"][m]["gain"], m, True) for m in METRICS)
         table.rows.append([_case(case, entry), str(entry["clips"]), model["model"], *gains])
         if case in model["levels"]:
             changes = model["levels"][case]
-            cells = (plus_minus(changes[m], DECIMALS[m], True) for m in METRICS)
+            cells = (metric_cell(changes[m], m, True) for m in METRICS)
             least = min((changes[m]["n"] for m in METRICS if changes[m]), default=0)
             table.rows.append(["... against the usual level", str(least), model["model"], *cells])
     return table
@@ -109,11 +114,11 @@ def group_tables(rows: Sequence[Row]) -> list[Table]:
             if not group or row["model_kind"] == "noisy":
                 continue
             for name, value in group["values"].items():
-                cells = (plus_minus(value["gain"].get(m), DECIMALS[m], True) for m in FIGURES)
+                cells = (metric_cell(value["gain"].get(m), m, True) for m in FIGURES)
                 counts = [str(value["clips"]), str(value["speakers"] or "-")]
                 table.rows.append([name, *counts, row["model"], *cells])
             gap = group["difference"]
-            cells = (with_interval(gap.get(m), DECIMALS[m], True) for m in FIGURES)
+            cells = (with_interval(gap.get(m), DIGITS.get(m, 2), True) for m in FIGURES)
             table.rows.append([gap["of"], "", "", row["model"], *cells])
         if table.rows:
             tables.append(table)
@@ -164,8 +169,7 @@ def harm_section(rows: Sequence[Row]) -> list[str]:
     first = rows[0]
     parts = [f"## Harm guards: {first['set']}, set {first['set_hash'][:12]}", ""]
     parts += [f"At most {first['limit']} clips of a condition; intervals: {first['interval']}.", ""]
-    for table in harm_tables(rows):
-        parts += [f"### {table.title}", "", table.markdown(), ""]
+    parts += [line for table in harm_tables(rows) for line in table.section()]
     return [*parts, *(f"- {line}" for line in notes(rows)), ""]
 
 

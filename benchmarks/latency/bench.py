@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.figures.results import merge_results
+from benchmarks.figures.results import Row, merge_results
 from benchmarks.figures.statistics import ratio_of_medians
 from benchmarks.latency import cold_start
 from enhance.device.enhancer import Enhancer
@@ -43,8 +42,6 @@ WARM_UP = 5
 
 LOADED = 0.1
 """CPU time on other threads, relative to the measured one, from which on it is told."""
-
-Row = dict[str, Any]
 
 
 @dataclass
@@ -149,13 +146,8 @@ def bench(
         for subject in subjects:
             starts.append(cold_start.measure(subject.enhancer.path, repeats))
             done("cold start")
-        measure = {
-            "hot": lambda: _hot(subjects, seconds),
-            "cold": lambda: _cold(subjects, seconds, disturb),
-            "paced": lambda: _paced(subjects, seconds),
-        }
         for regime in regimes:
-            measure[regime]()
+            _rounds(subjects, regime, seconds, disturb)
             for _ in subjects:
                 done(regime)
     run = secrets.token_hex(6)
@@ -203,7 +195,7 @@ def _open(models: Sequence[str | Path], audio: Path | str | None) -> list[Subjec
 
 
 def _rounds(
-    subjects: Sequence[Subject], regime: str, seconds: float, turn: Callable[[Subject], FrameTimes]
+    subjects: Sequence[Subject], regime: str, seconds: float, disturb: CacheDisturber
 ) -> None:
     """Let the subjects have turns until their time is used; who begins moves on each round.
 
@@ -215,30 +207,17 @@ def _rounds(
     start = 0
     while not len(subjects[0].times[regime]) or time.perf_counter() < end:
         for subject in [*subjects[start:], *subjects[:start]]:
-            subject.times[regime].extend(turn(subject))
+            subject.times[regime].extend(_turn(subject, regime, disturb))
         start = (start + 1) % len(subjects)
 
 
-def _hot(subjects: Sequence[Subject], seconds: float) -> None:
-    def turn(subject: Subject) -> FrameTimes:
-        return hot(subject.enhancer.process, subject.take(WARM_UP + BLOCK), WARM_UP)
-
-    _rounds(subjects, "hot", seconds, turn)
-
-
-def _cold(subjects: Sequence[Subject], seconds: float, disturb: CacheDisturber) -> None:
-    def turn(subject: Subject) -> FrameTimes:
-        return cold(subject.enhancer.process, subject.take(1), disturb)
-
-    _rounds(subjects, "cold", seconds, turn)
-
-
-def _paced(subjects: Sequence[Subject], seconds: float) -> None:
-    def turn(subject: Subject) -> FrameTimes:
-        frames = subject.take(BLOCK)
-        return paced(subject.enhancer.process, frames, subject.hop_seconds)
-
-    _rounds(subjects, "paced", seconds, turn)
+def _turn(subject: Subject, regime: str, disturb: CacheDisturber) -> FrameTimes:
+    process = subject.enhancer.process
+    if regime == "hot":
+        return hot(process, subject.take(WARM_UP + BLOCK), WARM_UP)
+    if regime == "cold":
+        return cold(process, subject.take(1), disturb)
+    return paced(process, subject.take(BLOCK), subject.hop_seconds)
 
 
 def _row(subject: Subject, first: Subject, start: Row) -> Row:

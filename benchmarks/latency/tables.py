@@ -123,8 +123,7 @@ def latency_section(folder: Path, rows: Sequence[Row]) -> list[str]:
         "(x): ratio to the first model.",
         "",
     ]
-    for table in latency_tables(rows):
-        parts += [f"### {table.title}", "", table.markdown(), ""]
+    parts += [line for table in latency_tables(rows) for line in table.section()]
     warnings = [f"- {row['model']}: {line}" for row in rows for line in row["warnings"]]
     parts += ["### Notes", "", *warnings, ""] if warnings else []
     image = folder / "latency.png"

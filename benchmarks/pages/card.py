@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures.tables import DIGITS, number, size
+from benchmarks.figures.results import Row
+from benchmarks.figures.tables import DIGITS, metric_title, number, size
 from benchmarks.latency.tables import latency_tables, machine_lines
 from benchmarks.pages.card_guards import guard_limits, guard_section
 from benchmarks.pages.card_records import Records, gather, model_name
@@ -23,8 +24,6 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
 from export.metadata import UNKNOWN
-
-Row = dict[str, Any]
 
 
 def write_card(
@@ -129,7 +128,7 @@ def _results(row: Row) -> list[Any]:
             dataset_type=place,
             dataset_revision=row["set_hash"],
             metric_type=metric,
-            metric_name=TITLES[metric] + (" dB" if metric == "si_sdr" else ""),
+            metric_name=metric_title(metric),
             metric_value=round(row["metrics"][metric]["mean"], DIGITS[metric]),
         )
         for metric in METRICS

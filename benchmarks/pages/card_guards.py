@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.figures.results import Row
 from benchmarks.guard.tables import harm_tables, notes
 from benchmarks.pages.card_records import gather_guards, model_name
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
 from enhance.files import atomic, sha256
-
-Row = dict[str, Any]
 
 GUARDS, LIMITS = "Does it harm?", "Limits"
 """Sections that tell of guards."""

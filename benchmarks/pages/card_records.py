@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures.results import FORMAT, RESULTS
+from benchmarks.figures.results import Row, read_results
 from benchmarks.quality.candidates import NOISY
-from enhance.config import ModelConfig, RunConfig
+from enhance.config import DataConfig, ModelConfig, RunConfig
 from enhance.config.settings import CORPUS, load_run, load_yaml, parse, portable, to_dict
-from enhance.data.clips import load_clips
-from enhance.data.inventory import by_source
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clips import load_clips
+from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.manifest import Clip
 from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
-
-Row = dict[str, Any]
 
 HOURS_TOLERANCE = 0.01
 """Relative difference of hours by manifest and by the run's own record that is let pass."""
@@ -56,7 +54,7 @@ class Records:
     seconds: float | None
     """Time trained; None where the run does not tell."""
     data: dict[str, list[Row]]
-    """Rows of `enhance.data.inventory.by_source` for each use that the card's table has."""
+    """Rows of `enhance.data.corpus.inventory.by_source` for each use that the card's table has."""
     quality: list[list[Row]]
     """One list for each evaluation set: the noisy input, then the model."""
     harm: list[list[Row]]
@@ -107,12 +105,12 @@ def gather(
     written = _check_run(run, path, training, _json_of(metadata, "config", path))
     settings = parse(RunConfig, written, str(run / "config.yaml"))
     curve, last_step = _history(run, training["score"])
-    rows = [row for place in results for row in _rows(Path(place))]
+    rows = [row for place in results for row in read_results(place)]
 
     def wanted(kind: str, command: str) -> list[Row]:
         return _wanted(rows, path, digest, kind, command)
 
-    data = _data(run, settings, training, corpus)
+    data = _data(run, settings.data, training, corpus)
     return Records(
         path=path,
         sha256=digest,
@@ -141,7 +139,7 @@ def gather_guards(path: Path, results: Sequence[Path | str]) -> list[list[Row]]:
     EnhanceError
         If there are none of this very file.
     """
-    rows = [row for place in results for row in _rows(Path(place))]
+    rows = [row for place in results for row in read_results(place)]
     command = f"enhance guard {path} --set DIR -o DIR"
     return _by_set(_wanted(rows, path, sha256(path), "harm", command), rows)
 
@@ -192,8 +190,8 @@ def _check_run(run: Path, path: Path, training: Row, model: Row) -> Row:
     """The run's configuration as it stands in its folder, if this run trained the file."""
     from enhance.network import checkpoint
     from enhance.network.tensors import load_tensors
-    from enhance.training.history import HISTORY
-    from enhance.training.run_folder import CONFIG
+    from enhance.training.engine.history import HISTORY
+    from enhance.training.run.run_folder import CONFIG
 
     names = (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.HEARD, CONFIG, HISTORY)
     missing = [name for name in names if not (run / name).is_file()]
@@ -240,7 +238,7 @@ def _refuse_difference(changed: Sequence[tuple[str, Any, Any]], what: str) -> No
 
 
 def _history(run: Path, score: Mapping[str, Any]) -> tuple[list[Row], int]:
-    from enhance.training.history import HISTORY
+    from enhance.training.engine.history import HISTORY
 
     rows = read_jsonl(run / HISTORY)
     curve = [row for row in rows if row.get("type") == "validation"]
@@ -258,21 +256,12 @@ def _history(run: Path, score: Mapping[str, Any]) -> tuple[list[Row], int]:
 
 
 def _seconds(run: Path) -> float | None:
-    from enhance.training.history import TIMING
+    from enhance.training.engine.history import TIMING
 
     if not (run / TIMING).is_file():
         return None
     found = [r["seconds"] for r in read_jsonl(run / TIMING) if r.get("type") in ("train", "stop")]
     return float(found[-1]) if found else None
-
-
-def _rows(place: Path) -> list[Row]:
-    path = place / RESULTS if place.is_dir() else place
-    if not path.is_file():
-        raise EnhanceError(f"{path}: no such results; evaluate, guard and bench write them with -o")
-    return [
-        row for row in read_jsonl(path) if isinstance(row, dict) and row.get("format") == FORMAT
-    ]
 
 
 def _by_set(own: Sequence[Row], rows: Sequence[Row]) -> list[list[Row]]:
@@ -297,17 +286,15 @@ def _by_set(own: Sequence[Row], rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _data(
-    run: Path, settings: RunConfig, training: Row, corpus: Path | str | None
+    run: Path, heard: DataConfig, training: Row, corpus: Path | str | None
 ) -> dict[str, list[Row]]:
     """Hours and licences of what the run's list names, as the corpus tells them."""
     from enhance.network.checkpoint import HEARD
-    from enhance.training.run_folder import below_common
+    from enhance.training.run.run_folder import below_common
 
     if corpus is not None:
-        settings = parse(
-            RunConfig, {**to_dict(settings), "data": {"corpus": str(corpus)}}, "--corpus"
-        )
-    speech, noise = load_clips(settings.data, quiet=True)
+        heard = DataConfig(corpus=str(corpus))
+    speech, noise = load_clips(heard, quiet=True)
     clips = [*speech, *noise]
     # As the run wrote them; by their names alone where the corpus has gained or lost a file.
     by_path = dict(zip(below_common([clip.path for clip in clips]), clips, strict=True))
@@ -367,7 +354,7 @@ def _command(
 ) -> str:
     """A command whose settings are those of the run, found by comparing them."""
     from enhance.network.checkpoint import difference
-    from enhance.training.run_folder import HARMLESS
+    from enhance.training.run.run_folder import HARMLESS
 
     words = ["enhance", "train", "--config"]
     if config is None:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.figures.results import Row
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance, load
 from enhance import parallel
 from enhance.audio import read as audio
 from enhance.audio.resampling import resample
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, MetricRefusal, measure
+from enhance.measure.timing import cores
 from enhance.parallel import torch_threads
-
-Row = dict[str, Any]
+from enhance.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,14 @@ def measure_pair(
 
 
 def run(
-    tasks: Sequence[Task], candidates: Sequence[Candidate], jobs: int, cluster: str = ""
+    tasks: Sequence[Task],
+    candidates: Sequence[Candidate],
+    jobs: int,
+    cluster: str = "",
+    *,
+    quiet: bool = False,
 ) -> Generator[Row, None, None]:
-    """Rows of the tasks, as they are done.
+    """Rows of the tasks, as they are done, under a progress bar.
 
     Parameters
     ----------
@@ -124,7 +130,9 @@ def run(
     candidates
         The models that tasks point to.
     jobs, cluster
-        As `enhance.parallel.run`. Each worker uses one thread.
+        As `enhance.parallel.run`; 0 for all cores. Each worker uses one thread.
+    quiet
+        No bar.
 
     Raises
     ------
@@ -133,11 +141,17 @@ def run(
     """
     torch = any(candidate.kind == "checkpoint" for candidate in candidates)
     work = [(task, candidates[task.candidate]) for task in tasks]
+    found = parallel.run(_measure, work, jobs=jobs or cores(), cluster=cluster)
+    start = time.perf_counter()
     with (
+        progress_bar(quiet=quiet) as bar,
         torch_threads(1) if torch else contextlib.nullcontext(),
-        contextlib.closing(parallel.run(_measure, work, jobs=jobs, cluster=cluster)) as rows,
+        contextlib.closing(found) as rows,
     ):
-        for _, row in rows:
+        job = bar.add_task("measuring", total=len(tasks), speed="")
+        for number, (_, row) in enumerate(rows, 1):
+            speed = number / (time.perf_counter() - start)
+            bar.update(job, advance=1, speed=f"{speed:.1f} clips/s")
             yield row
 
 

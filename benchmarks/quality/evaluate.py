@@ -10,7 +10,6 @@ set costs only its own clips.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,15 +21,16 @@ import numpy as np
 
 from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.figures.results import merge_results, read_rows
-from benchmarks.figures.statistics import paired_difference, row_interval
+from benchmarks.figures.seeds import by_group
+from benchmarks.figures.statistics import row_difference, row_interval
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
 from benchmarks.quality.clips import Pair, Row, Task
 from benchmarks.quality.heard import TestClip, check
 from enhance.errors import EnhanceError, require
-from enhance.files import sha256, write_jsonl
+from enhance.files import sha256, to_json, write_jsonl
 from enhance.measure.metrics import ALL_METRICS, METRICS, versions
-from enhance.measure.timing import cores, hardware
+from enhance.measure.timing import hardware
 from enhance.progress import progress_bar
 
 CLIPS = "clips.jsonl"
@@ -126,7 +126,7 @@ def evaluate(
     for candidate in candidates:
         load(candidate)  # a broken model is told before the long work
     folder = Path(out)
-    name, set_hash, pairs = _open(set, snr, limit, quiet)
+    name, set_hash, pairs = open_pairs(set, snr, limit, quiet=quiet)
     labels = _group_labels(pairs, groups)
     rows, reused = _measure(candidates, pairs, metrics, set_hash, folder, jobs, cluster, quiet)
     table = {(row["model_hash"], row["clip"]): row for row in rows}
@@ -193,13 +193,7 @@ def summarize(rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str
 
 def compare(a: Sequence[Row], b: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str, Any]:
     """Paired difference ``b - a`` of each metric over the clips that both measured."""
-    result = {}
-    for metric in metrics:
-        first = {row["clip"]: row["metrics"][metric] for row in a if metric in row["metrics"]}
-        second = {row["clip"]: row["metrics"][metric] for row in b if metric in row["metrics"]}
-        difference = paired_difference(first, second, {row["clip"]: row["labels"] for row in a})
-        result[metric] = difference.row() if difference else None
-    return result
+    return {metric: row_difference(a, b, "metrics", metric) for metric in metrics}
 
 
 def refusal_lines(model: str, refusals: Sequence[Row], clips: int) -> list[str]:
@@ -249,10 +243,10 @@ def check_snr(found: Sequence[tuple[str, float]], snr: float, where: str) -> Non
         )
 
 
-def _open(
-    folder: Path | str | None, snr: float | None, limit: int, quiet: bool
+def open_pairs(
+    folder: Path | str | None, snr: float | None = None, limit: int = 0, *, quiet: bool = False
 ) -> tuple[str, str, list[Pair]]:
-    """Read, hash and check every pair of a set: its name, hash and pairs."""
+    """Read, hash and check every pair of a set, as `evaluate`: its name, hash and pairs."""
     from enhance.data import evaluation_set
 
     if folder is None:
@@ -292,16 +286,15 @@ def _group_labels(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> list[s
 
 
 def _by_group(rows: Sequence[Row], labels: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
-    groups: dict[str, Any] = {}
-    for label in labels:
-        values = sorted({row["labels"].get(label, "") for row in rows})
-        if len(values) > 1:
-            groups[label] = {}
-            for value in values:
-                own = [row for row in rows if row["labels"].get(label, "") == value]
-                found = summarize(own, metrics)
-                groups[label][value or "(none)"] = {"clips": len(own), "metrics": found}
-    return groups
+    whole = {row["clip"]: row for row in rows}
+    return {
+        label: {
+            value: {"clips": len(own), "metrics": summarize(list(own.values()), metrics)}
+            for value, (own,) in groups.items()
+        }
+        for label in labels
+        if (groups := by_group([whole], label))
+    }
 
 
 _NOTHING: Row = {"metrics": {}, "refusals": []}
@@ -347,25 +340,20 @@ def _measure(
     # In the order of the clips, so that a stopped run has every model on the same clips.
     order = {pair.name: number for number, pair in enumerate(pairs)}
     tasks.sort(key=lambda task: (order[task.pair.name], task.candidate))
-    start = time.perf_counter()
+    told = " ".join(f"{name} {version}" for name, version in sorted(tools.items()))
     with (
-        progress_bar(quiet=quiet) as bar,
         path.open("a", encoding="utf-8") as file,
-        contextlib.closing(rows_of.run(tasks, candidates, jobs or cores(), cluster)) as stream,
+        contextlib.closing(rows_of.run(tasks, candidates, jobs, cluster, quiet=quiet)) as stream,
     ):
-        job = bar.add_task("measuring", total=len(tasks), speed="")
-        for number, row in enumerate(stream, 1):
+        for row in stream:
             key = (row["model_hash"], row["clip_hash"], row["clip"])
             old_part = parts.get(key, _NOTHING)
             row["metrics"] = {**old_part["metrics"], **row["metrics"]}
             row["refusals"] = [*old_part["refusals"], *row["refusals"]]
-            told = " ".join(f"{name} {version}" for name, version in sorted(tools.items()))
             row |= {"set_hash": set_hash, "tools": told}
             done[key] = row
-            file.write(_line(row))
+            file.write(to_json(row) + "\n")
             file.flush()
-            speed = number / (time.perf_counter() - start)
-            bar.update(job, advance=1, speed=f"{speed:.1f} clips/s")
     rows = [done[key] for key in wanted]
     noisy = {row["clip"]: row["metrics"] for row in rows if row["model_hash"] == NOISY}
     for row in rows:
@@ -373,9 +361,3 @@ def _measure(
         row["gains"] = {k: v - base[k] for k, v in row["metrics"].items() if k in base}
     write_jsonl(path, others + rows)
     return rows, reused
-
-
-def _line(row: Row) -> str:
-    import json
-
-    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.figures.results import Row
 from benchmarks.figures.statistics import holm
-from benchmarks.figures.tables import DIGITS, Table, metric_title, plus_minus, show
+from benchmarks.figures.tables import Table, difference_cell, metric_cell, metric_title, show
 from enhance.measure.metrics import ALL_METRICS
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def gain_table(rows: Sequence[Row]) -> Table:
     )
     for row in rows:
         if row["model_kind"] != "noisy":
-            gains = {m: row["metrics"].get(m, {}).get("gain") for m in metrics}
-            cells = (plus_minus(gains[m], DIGITS[m], True) for m in metrics)
+            cells = (metric_cell(row["metrics"].get(m, {}).get("gain"), m, True) for m in metrics)
             table.rows.append([row["model"], *cells])
     return table
 
@@ -58,12 +57,7 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     entries = [row["metrics"].get(metric) for row in rows for metric in metrics]
     held = iter(holm([entry and entry.get("p") for entry in entries]))
     for row in rows:
-        cells = []
-        for metric in metrics:
-            entry = row["metrics"].get(metric)
-            shown = entry and round(entry["mean"], DIGITS[metric])  # rounding noise is no finding
-            star = " *" if next(held) and shown else ""
-            cells.append(plus_minus(entry, DIGITS[metric], True) + star)
+        cells = (difference_cell(row["metrics"].get(m), m, next(held)) for m in metrics)
         table.rows.append([f"{row['b']} - {row['a']}", *cells])
     return table
 
@@ -114,8 +108,7 @@ def quality_section(folder: Path, models: Sequence[Row], comparisons: Sequence[R
     parts += [f"Set hash `{first['set_hash']}`. Means with intervals: {first['interval']}.", ""]
     scores, *others = quality_tables(models, comparisons)
     parts += [scores.markdown(), ""]
-    for table in others:
-        parts += [f"### {table.title}", "", table.markdown(), ""]
+    parts += [line for table in others for line in table.section()]
     notes = []
     for row in models:
         notes += [
@@ -144,5 +137,4 @@ def _set_title(row: Row) -> str:
 
 
 def _cell(entry: Row | None, metric: str) -> str:
-    text = plus_minus(entry, DIGITS[metric])
-    return text + (f" (n={entry['n']})" if entry and entry["refused"] else "")
+    return metric_cell(entry, metric) + (f" (n={entry['n']})" if entry and entry["refused"] else "")

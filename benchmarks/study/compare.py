@@ -34,7 +34,7 @@ from typing import Any, Literal
 from filelock import Timeout
 
 from benchmarks.figures.plots import difference_plot
-from benchmarks.figures.results import RESULTS
+from benchmarks.figures.results import RESULTS, Row
 from benchmarks.figures.tables import show
 from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import evaluate
@@ -51,7 +51,7 @@ from benchmarks.study.trial import (
     read_record,
 )
 from benchmarks.study.workers import run_study
-from enhance.data.clips import load_clips
+from enhance.data.corpus.clips import load_clips
 from enhance.errors import EnhanceError
 from enhance.files import write_json, write_jsonl
 from enhance.measure.timing import cores
@@ -60,8 +60,6 @@ MEMORY = "study.json"
 PLOT = "differences.png"
 SECONDS = 2.0
 """Measuring time per network and regime."""
-
-Row = dict[str, Any]
 
 
 @dataclass

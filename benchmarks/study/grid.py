@@ -98,20 +98,6 @@ def paper_table() -> Table:
     return Table(title, ["model", "PESQ", "SI-SDR dB"], [list(row) for row in PAPER_ROWS])
 
 
-def paper_lines() -> list[str]:
-    """The paper's figures in Markdown, and what they are not."""
-    return [
-        f"## The paper's own figures ({PAPER})",
-        "",
-        "Measured by its authors on their test set of the DNS corpus at -5 dB, with networks of 16 "
-        "MB; told here as this project's notes tell them, neither checked nor reproduced. Another "
-        "corpus: only the differences between modes compare. Their conclusion: the embeddings add "
-        "very little.",
-        "",
-        paper_table().markdown(),
-    ]
-
-
 def _objective(
     mode: str, teacher: str, settings: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:

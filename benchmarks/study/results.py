@@ -157,16 +157,11 @@ def _trial_row(
         "parameters": trained.get("parameters"),
         "validation": trained.get("score"),
         **_cpu(times.get("networks", {}).get(digest(trial.config.model))),
-        "metrics": None,
-        "groups": {},
-        "difference": None,
-        "group_difference": {},
+        **_measured(study, [trial] if trial.key in scores else [], scores),
         "warnings": [],
     }
     if trial.key not in scores:
         return row
-    own = scores[trial.key]
-    row |= {"metrics": mean_scores([own]), "groups": _groups([own])}
     row["warnings"] = list((record.get("evaluated") or {}).get("warnings", []))
     newer = newer_settings(record["config"], trial)
     if newer:
@@ -174,17 +169,15 @@ def _trial_row(
             f"{trial.key}: was trained before these settings existed, which count as their "
             f"defaults: {', '.join(newer)}"
         )
-    if trial.baseline:
+    if row["difference"]:
         other = study.trial(trial.baseline, trial.seed)
-        if other.key in scores:
-            row |= _compared([scores[other.key]], [own])
-            theirs = (records[other.key] or {})["trained"]["training_files"]
-            same_data = trial.config.data == other.config.data
-            if same_data and theirs != trained["training_files"]:
-                row["warnings"].append(
-                    f"{trial.key}: {other.key} was trained on other files of the same folders "
-                    "(they changed in between): the difference is not that of the settings alone"
-                )
+        theirs = (records[other.key] or {})["trained"]["training_files"]
+        same_data = trial.config.data == other.config.data
+        if same_data and theirs != trained["training_files"]:
+            row["warnings"].append(
+                f"{trial.key}: {other.key} was trained on other files of the same folders "
+                "(they changed in between): the difference is not that of the settings alone"
+            )
     return row
 
 
@@ -194,8 +187,7 @@ def _mean_row(
     """One name over its finished seeds."""
     keys = [trial.key for trial in done]
     singles = [row for row in rows if row["kind"] == "trial" and row["run"] in keys]
-    own = [scores[key] for key in keys]
-    row: Row = {
+    return {
         "kind": "trial-mean",
         **_about(study, done[0]),
         "seeds": [trial.seed for trial in done],
@@ -203,19 +195,25 @@ def _mean_row(
         "train_seconds": _mean([single["train_seconds"] for single in singles]),
         "train_cpu_seconds": _mean([single["train_cpu_seconds"] for single in singles]),
         **{k: singles[0][k] for k in _SAME},
-        "metrics": mean_scores(own),
+        **_measured(study, done, scores),
+    }
+
+
+def _measured(study: Study, done: Sequence[Trial], scores: dict[str, Scores]) -> Row:
+    """Scores over the finished seeds of one name, and against the baseline's where it has them."""
+    own = [scores[trial.key] for trial in done]
+    row: Row = {
+        "metrics": mean_scores(own) if own else None,
         "groups": _groups(own),
         "difference": None,
         "difference_seeds": [],
         "group_difference": {},
     }
-    if done[0].baseline:
-        both = [(t, study.trial(t.baseline, t.seed)) for t in done]
-        both = [(t, other) for t, other in both if other.key in scores]
-        if both:
-            base = [scores[other.key] for _, other in both]
-            row |= _compared(base, [scores[t.key] for t, _ in both])
-            row["difference_seeds"] = [t.seed for t, _ in both]
+    pairs = [(t, study.trial(t.baseline, t.seed).key) for t in done if t.baseline]
+    pairs = [(trial, base) for trial, base in pairs if base in scores]
+    if pairs:
+        row |= _compared([scores[key] for _, key in pairs], [scores[t.key] for t, _ in pairs])
+        row["difference_seeds"] = [trial.seed for trial, _ in pairs]
     return row
 
 

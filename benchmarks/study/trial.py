@@ -29,11 +29,11 @@ from enhance.files import atomic, write_json
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS
 from enhance.network.tensors import load_tensors
-from enhance.training import run_folder
-from enhance.training import state as trainer_state
-from enhance.training.history import HISTORY
+from enhance.training.engine import state as trainer_state
+from enhance.training.engine.history import HISTORY
+from enhance.training.engine.processes import Hardware
 from enhance.training.loop import fit
-from enhance.training.processes import Hardware
+from enhance.training.run import run_folder
 
 LOCKS = "locks"
 """Folder of the locks, beside the runs: a run's folder may be moved away."""
@@ -288,7 +288,7 @@ def _trained(trial: Trial, folder: Path, record: Record) -> dict[str, Any]:
     cpu = sum(stint["cpu_seconds"] for stint in record["stints"])
     return {
         "steps": header["step"],
-        "hours_heard": hours_heard(trial.config, header["step"]),
+        "hours_heard": hours_heard(trial.config.training, trial.config.mixing, header["step"]),
         "seconds": header["seconds"],
         "cpu_seconds": cpu * header["step"] / counted if counted else None,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
-from benchmarks.figures.tables import number
+from benchmarks.figures.tables import DIGITS, number
 from benchmarks.study.file import Trial
 from benchmarks.study.trial import Record, is_finished, read_record, steps_done
 from enhance.measure.metrics import METRICS, TITLES
@@ -22,7 +22,25 @@ LINE_EVERY = 120.0
 """Seconds between lines where standard error is no terminal."""
 
 
-class Watch(contextlib.AbstractContextManager["Watch"]):
+@contextlib.contextmanager
+def repeated(look: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Calls ``look`` every so many seconds, in a thread, while the context lasts."""
+    end = threading.Event()
+
+    def live() -> None:
+        while not end.wait(seconds):
+            look()
+
+    thread = threading.Thread(target=live, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+class Watch(contextlib.ExitStack):
     """Counts the steps of runs that are trained elsewhere, from their histories.
 
     Parameters
@@ -43,6 +61,7 @@ class Watch(contextlib.AbstractContextManager["Watch"]):
     """
 
     def __init__(self, trials: Sequence[Trial], folder: Path, set_hash: str, quiet: bool) -> None:
+        super().__init__()
         self.at_each_look: Callable[[], None] = lambda: None
         self._trials, self._folder, self._quiet = list(trials), folder, quiet
         self._steps = {trial.key: trial.config.training.steps for trial in trials}
@@ -53,23 +72,11 @@ class Watch(contextlib.AbstractContextManager["Watch"]):
         self._first = self._done()
         total = sum(self._steps.values())
         self._task = self._bar.add_task("steps", total=total, completed=self._first, speed="")
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._live, daemon=True)
 
-    def __enter__(self) -> Watch:
-        self._bar.__enter__()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end.set()
-        self._thread.join()
-        self._bar.__exit__(kind, error, trace)
+    def __enter__(self) -> Self:
+        self.enter_context(self._bar)
+        self.enter_context(repeated(self._look, EVERY))
+        return super().__enter__()
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
@@ -91,16 +98,14 @@ class Watch(contextlib.AbstractContextManager["Watch"]):
             assert record is not None
             self.say(f"{key}: {_figures(record)}{self._count()}")
 
-    def _live(self) -> None:
-        while not self._end.wait(EVERY):
-            self.at_each_look()
-            done, passed = self._done(), time.monotonic() - self._begin
-            speed = f"{(done - self._first) / passed:.1f} steps/s"
-            self._bar.update(self._task, completed=done, speed=speed)
-            if self._bar.disable and time.monotonic() - self._last >= LINE_EVERY:
-                self._last = time.monotonic()
-                total = sum(self._steps.values())
-                self.say(f"{done} of {total} steps, {speed}{self._count()}")
+    def _look(self) -> None:
+        self.at_each_look()
+        done, passed = self._done(), time.monotonic() - self._begin
+        speed = f"{(done - self._first) / passed:.1f} steps/s"
+        self._bar.update(self._task, completed=done, speed=speed)
+        if self._bar.disable and time.monotonic() - self._last >= LINE_EVERY:
+            self._last = time.monotonic()
+            self.say(f"{done} of {sum(self._steps.values())} steps, {speed}{self._count()}")
 
     def _done(self) -> int:
         return sum(
@@ -123,8 +128,7 @@ def _figures(record: Record) -> str:
     """Scores and cost of a run in a line."""
     means, trained = record["evaluated"]["means"], record["trained"]
     scores = ", ".join(
-        f"{TITLES[m]} {number(means[m], 2 if m == 'si_sdr' else 3)}"
-        + (" dB" if m == "si_sdr" else "")
+        f"{TITLES[m]} {number(means[m], DIGITS[m])}" + (" dB" if m == "si_sdr" else "")
         for m in METRICS
     )
     return f"{scores}; heard {trained['hours_heard']:.3g} h in {trained['seconds'] / 60:.1f} min"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,26 +29,13 @@ from benchmarks.study.trial import (
     run_trial,
     set_aside,
 )
-from benchmarks.study.watch import Watch
+from benchmarks.study.watch import Watch, repeated
 from enhance import parallel
 from enhance.errors import EnhanceError
-from enhance.training.interrupt import Interrupt, ask
+from enhance.training.engine.interrupt import Interrupt, ask
 
 LOOK_SECONDS = 0.5
 """Time between two looks of a worker at the mark by which it is asked to stop."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a worker is told beside the run."""
-
-    folder: Path
-    """Of the study."""
-    conditions: Conditions
-    force: bool
-    """Train runs anew whose settings changed."""
-    stop: Path
-    """Mark that asks all workers of this command to stop."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ def run_study(
         As `enhance.parallel.run`.
     """
     stop = folder / LOCKS / f"stop-{secrets.token_hex(6)}"
-    load = Work(folder, conditions, force, stop)
+    one = partial(work, folder, conditions, force, stop)
     here = not cluster and (jobs <= 1 or len(trials) <= 1)
     threads = conditions.threads or 1
     found: list[Outcome] = []
@@ -104,7 +91,7 @@ def run_study(
 
         watch.at_each_look = hand_on
         settings: Any = {"jobs": jobs, "cluster": cluster, "threads": threads}
-        done = parallel.run(partial(work, load), trials, **settings, batch=1)
+        done = parallel.run(one, trials, **settings, batch=1)
         try:
             with contextlib.closing(done):
                 for _, outcome in done:
@@ -124,18 +111,35 @@ _ALONE = threading.Lock()
 a process several at once where a worker has several threads."""
 
 
-def work(load: Work, trial: Trial) -> Outcome:
-    """Do one run from wherever it stopped."""
-    place = load.folder / trial.key
-    with _ALONE, _told_to_stop(load.stop):
+def work(folder: Path, conditions: Conditions, force: bool, stop: Path, trial: Trial) -> Outcome:
+    """Do one run from wherever it stopped.
+
+    Parameters
+    ----------
+    folder
+        Of the study.
+    conditions, trial
+        What to do.
+    force
+        Train it anew if its settings changed.
+    stop
+        Mark that asks all workers of this command to stop.
+    """
+    place = folder / trial.key
+
+    def look() -> None:
+        if stop.exists():
+            ask("SIGINT")
+
+    with _ALONE, repeated(look, LOOK_SECONDS):
         try:
-            if load.stop.exists():
+            if stop.exists():
                 return Outcome(trial.key, "stopped")
-            with lock(load.folder, trial.key):
-                if is_finished(trial, place, load.conditions.set_hash):
+            with lock(folder, trial.key):
+                if is_finished(trial, place, conditions.set_hash):
                     return Outcome(trial.key, "done")
-                _prepare(trial, place, load.force)
-                message = run_trial(trial, place, load.conditions)
+                _prepare(trial, place, force)
+                message = run_trial(trial, place, conditions)
         except Timeout:
             return Outcome(trial.key, "held")
         except Stopped as stopped:
@@ -154,22 +158,3 @@ def _prepare(trial: Trial, place: Path, force: bool) -> None:
         if not force or record is None:
             raise
         set_aside(place, record)
-
-
-@contextlib.contextmanager
-def _told_to_stop(mark: Path) -> Iterator[None]:
-    """Asks the training of this process to stop when the mark is there."""
-    end = threading.Event()
-
-    def look() -> None:
-        while not end.wait(LOOK_SECONDS):
-            if mark.exists():
-                ask("SIGINT")
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        thread.join()

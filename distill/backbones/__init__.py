@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from distill.teacher.contract import Teacher
 
 ECAPA = "distill.backbones.ecapa"
+PUBLISHED = "distill.backbones.published.load"
 
 BACKBONES: dict[str, str] = {
     "wav2vec2": "distill.backbones.hf",
     "hubert": "distill.backbones.hf",
     "wavlm": "distill.backbones.hf",
-    "wav2vec": "distill.backbones.wav2vec_teacher",
-    "vq-wav2vec": "distill.backbones.vq_wav2vec",
+    "wav2vec": "distill.backbones.wav2vec.teacher",
+    "vq-wav2vec": "distill.backbones.wav2vec.vq",
     "ecapa-tdnn": ECAPA,
 }
 """Module with ``load(folder, name, left_pad) -> Teacher`` for each ``model_type``."""
@@ -146,9 +147,8 @@ def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
         return teacher
     if path.is_file():
         require("train", "torch")
-        from distill.backbones import published
-
-        return published.load_file(path, name, left_pad)
+        teacher = importlib.import_module(PUBLISHED).load_file(path, name, left_pad)
+        return teacher
     if (path / "hyperparams.yaml").is_file():  # speechbrain, which may have a config.json as well
         teacher = importlib.import_module(ECAPA).load(path, name, left_pad)
         return teacher

@@ -13,19 +13,21 @@ clip therefore gets other frames: clips run one by one or in batches of equal le
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.backbones.folder import write
+from enhance.config.checked import Field, PositiveInt, checked
+from enhance.config.settings import parse
 from enhance.errors import EnhanceError, require
-from enhance.files import atomic, write_json
 from enhance.network.tensors import load_exactly
 
 SAMPLE_RATE = 16000
@@ -73,67 +75,43 @@ def import_speechbrain(module: str) -> ModuleType:
         torch.backends.cudnn.allow_tf32 = cudnn
 
 
-@dataclass(frozen=True)
+@checked
 class EcapaConfig:
     """Sizes of the network; the defaults are those of speechbrain/spkrec-ecapa-voxceleb."""
 
-    n_mels: int = 80
+    n_mels: PositiveInt = 80
     """Bins of the log-mel spectrogram, 0 to 8 kHz."""
-    channels: tuple[int, ...] = (1024, 1024, 1024, 1024, 3072)
+    channels: tuple[PositiveInt, ...] = (1024, 1024, 1024, 1024, 3072)
     """Of the first TDNN block, the SE-Res2 blocks, and their aggregation (MFA)."""
-    kernel_sizes: tuple[int, ...] = (5, 3, 3, 3, 1)
+    kernel_sizes: tuple[PositiveInt, ...] = (5, 3, 3, 3, 1)
     """Taps in frames, odd, one number per block."""
-    dilations: tuple[int, ...] = (1, 2, 3, 4, 1)
+    dilations: tuple[PositiveInt, ...] = (1, 2, 3, 4, 1)
     """Frames between taps."""
-    groups: tuple[int, ...] = (1, 1, 1, 1, 1)
+    groups: tuple[PositiveInt, ...] = (1, 1, 1, 1, 1)
     """Of the convolutions."""
-    attention_channels: int = 128
+    attention_channels: PositiveInt = 128
     """Inside the attentive pooling."""
-    res2net_scale: int = 8
+    res2net_scale: Annotated[int, Field(ge=2)] = 8
     """Parts into which a SE-Res2 block splits its channels."""
-    se_channels: int = 128
+    se_channels: PositiveInt = 128
     """Inside squeeze-excitation."""
     global_context: bool = True
     """Whether the pooling's attention sees mean and deviation of the clip."""
-    embedding: int = 192
+    embedding: PositiveInt = 192
     """Size of the speaker embedding."""
 
     def __post_init__(self) -> None:
         count = len(self.channels)
-        if count < 3 or any(
-            len(x) != count for x in (self.kernel_sizes, self.dilations, self.groups)
-        ):
-            raise EnhanceError(
-                "ecapa-tdnn: channels, kernel_sizes, dilations and groups must be equally long, "
-                "at least three numbers each"
-            )
-        numbers = [*self.channels, *self.kernel_sizes, *self.dilations, *self.groups, self.n_mels]
-        numbers += [self.attention_channels, self.res2net_scale, self.se_channels, self.embedding]
-        if any(type(x) is not int or x < 1 for x in numbers):
-            raise EnhanceError("ecapa-tdnn: sizes must be whole numbers above 0")
+        for name in ("channels", "kernel_sizes", "dilations", "groups"):
+            if len(getattr(self, name)) != count or count < 3:
+                raise ValueError(f"{name}: as many as channels, and at least three")
         if any(k % 2 == 0 for k in self.kernel_sizes):
-            raise EnhanceError(f"ecapa-tdnn: kernel_sizes {self.kernel_sizes} must be odd")
-        if self.res2net_scale < 2 or any(c % self.res2net_scale for c in self.channels[1:-1]):
-            raise EnhanceError(
-                f"ecapa-tdnn: channels {self.channels[1:-1]} cannot be split into "
-                f"res2net_scale {self.res2net_scale} parts (at least 2)"
+            raise ValueError(f"kernel_sizes {self.kernel_sizes} must be odd")
+        if any(c % self.res2net_scale for c in self.channels[1:-1]):
+            raise ValueError(
+                f"channels {self.channels[1:-1]} cannot be split into res2net_scale "
+                f"{self.res2net_scale} parts"
             )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], where: str) -> EcapaConfig:
-        """Read the sizes of a ``config.json``; unknown keys and wrong kinds are refused."""
-        known = {f.name: f for f in fields(cls)}
-        unknown = [key for key in values if key not in known]
-        if unknown:
-            raise EnhanceError(f"{where}: unknown size {unknown[0]!r} of an ecapa-tdnn")
-        read: dict[str, Any] = {}
-        for key, value in values.items():
-            kind = type(known[key].default)
-            value = tuple(value) if isinstance(value, list) else value
-            if type(value) is not kind:
-                raise EnhanceError(f"{where}: {key} {value!r} is no {kind.__name__}")
-            read[key] = value
-        return cls(**read)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -244,14 +222,9 @@ def save(model: Ecapa, folder: Path) -> None:
     EnhanceError
         If a weight is not finite, or a file cannot be written.
     """
-    tensors = {n: t.detach().cpu().contiguous() for n, t in model.network.state_dict().items()}
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise EnhanceError(f"{folder}: {bad[0]} is not finite; the training diverged")
-    with atomic(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
-    write_json(folder / "preprocessor_config.json", _FRONT_END | {"n_mels": model.config.n_mels})
-    write_json(folder / "config.json", {"model_type": MODEL_TYPE, **asdict(model.config)})
+    prepare = _FRONT_END | {"n_mels": model.config.n_mels}
+    config = {"model_type": MODEL_TYPE, **asdict(model.config)}
+    write(folder, model.network.state_dict(), config, prepare)
 
 
 def read(folder: Path, config: dict[str, Any], prepare: dict[str, Any]) -> Ecapa:
@@ -263,7 +236,7 @@ def read(folder: Path, config: dict[str, Any], prepare: dict[str, Any]) -> Ecapa
         If a setting is unknown or weights are missing, damaged or of another shape.
     """
     sizes = {k: v for k, v in config.items() if k != "model_type"}
-    settings = EcapaConfig.from_dict(sizes, str(folder / "config.json"))
+    settings = parse(EcapaConfig, sizes, str(folder / "config.json"))
     for key, value in (_FRONT_END | {"n_mels": settings.n_mels}).items():
         if prepare.get(key) != value:
             raise EnhanceError(

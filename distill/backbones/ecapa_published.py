@@ -79,6 +79,7 @@ def read(folder: Path) -> Ecapa:
         If it is no ECAPA-TDNN with the front end known here, or a file is damaged.
     """
     from distill.backbones.ecapa_model import EcapaConfig
+    from enhance.config.settings import parse
 
     path = folder / SETTINGS
     settings = read_settings(path)
@@ -114,7 +115,7 @@ def read(folder: Path) -> Ecapa:
             continue
         elif key not in _HARMLESS:
             raise EnhanceError(f"{path}: embedding_model.{key} is {value!r}, which is not known")
-    model = EcapaConfig.from_dict(sizes, f"{path}: embedding_model").build(0)
+    model = parse(EcapaConfig, sizes, f"{path}: embedding_model").build(0)
     _load(model, folder / WEIGHTS)
     return model
 

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from distill.backbones import import_transformers, read_json
+from distill.backbones.folder import prepared
 from distill.backbones.frozen import FrozenTeacher, fingerprint
 from enhance.errors import EnhanceError
 
@@ -172,50 +173,47 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
     """
     transformers = import_transformers()
     kind = read_json(folder / "config.json", "it names the kind of model")["model_type"]
-    prepare = read_json(
-        folder / "preprocessor_config.json", "do_normalize decides what the model hears"
-    )
-    if not isinstance(prepare.get("do_normalize"), bool):
-        raise EnhanceError(
-            f"{folder / 'preprocessor_config.json'}: do_normalize must be true or false "
-            "(it decides what the model hears)"
-        )
-    model, info = from_pretrained(getattr(transformers, CLASSES[kind]), folder)
-    # The mask embedding serves pre-training only; everything else must come from the file.
-    if any(key.endswith("masked_spec_embed") for key in info["missing_keys"]):
+    heard = prepared(folder)
+    hint = "they would be random, so that nothing could be learned from this teacher"
+    model, missing = from_pretrained(getattr(transformers, CLASSES[kind]), folder, hint)
+    if missing:
         model.get_parameter("masked_spec_embed").detach().zero_()  # not random: see fingerprint
-    lost = [key for key in info["missing_keys"] if not key.endswith("masked_spec_embed")]
-    lost += [str(key) for key in info.get("mismatched_keys", [])]
-    if lost:
-        raise EnhanceError(
-            f"{folder}: {len(lost)} weights are missing or of another shape (first: {lost[0]}); "
-            "they would be random, so that nothing could be learned from this teacher"
-        )
     return HfTeacher(
         model,
         name,
-        sample_rate=int(prepare.get("sampling_rate", 16000)),
-        do_normalize=prepare["do_normalize"],
+        **heard,
         left_pad=left_pad,
     )
 
 
-def from_pretrained(cls: Any, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A model of a class of transformers in float32, and what was missing or left over.
+def from_pretrained(cls: Any, folder: Path, hint: str) -> tuple[nn.Module, bool]:
+    """A model of a class of transformers in float32, and whether its mask embedding is missing.
+
+    That serves pre-training only; everything else must come from the file.
 
     Raises
     ------
     EnhanceError
-        If the folder holds none.
+        If the folder holds none, or weights are missing or of another shape; ``hint`` says then
+        what that means.
     """
     try:
         with silent():
-            return cls.from_pretrained(
+            model, info = cls.from_pretrained(
                 str(folder), dtype=torch.float32, output_loading_info=True, local_files_only=True
             )
     except Exception as error:  # a dozen kinds, from safetensors, json and torch
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnhanceError(f"{folder}: cannot be loaded as {cls.__name__} ({reason})") from error
+    missing = [str(key) for key in info["missing_keys"]]
+    lost = [key for key in missing if not key.endswith("masked_spec_embed")]
+    lost += [str(key) for key in info.get("mismatched_keys", [])]
+    if lost:
+        raise EnhanceError(
+            f"{folder}: {len(lost)} weights are missing or of another shape (first: {lost[0]}); "
+            f"{hint}"
+        )
+    return model, bool(missing)
 
 
 @contextlib.contextmanager

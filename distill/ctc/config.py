@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from distill.ctc.vocabulary import UNITS
 from distill.training.config import LoopConfig
 from enhance.config.checked import Field, NonNegativeInt, Part, PositiveFloat, PositiveInt, checked
-from enhance.errors import EnhanceError
 
 
 @checked
@@ -19,7 +17,7 @@ class CtcConfig(LoopConfig):
     from_scratch: bool = False
     """Only the backbone's architecture, with random weights: what pre-training is worth. The front
     end is trained too."""
-    units: str = "char"
+    units: Literal["char", "word"] = "char"
     """`char`: characters, words parted by `|`; `word`: tokens parted by spaces."""
     steps: NonNegativeInt = 0
     """Number of steps; 0 where the clock decides."""
@@ -49,9 +47,3 @@ class CtcConfig(LoopConfig):
     """Steps between lines of history.jsonl."""
     validate_every: PositiveInt = 250
     """Steps between measurements on the evaluation clips."""
-
-    def __post_init__(self) -> None:
-        if self.units not in UNITS:
-            raise EnhanceError(f"--units {self.units}: unknown; there is {', '.join(UNITS)}")
-        if not (self.minutes or self.steps):
-            raise EnhanceError("--minutes or --steps: one of them must be positive")

@@ -18,10 +18,10 @@ from distill.ctc.model import SAMPLE_RATE, least_frames
 from distill.ctc.transcripts import Transcript, read_transcripts
 from distill.ctc.vocabulary import Vocabulary, normalise
 from enhance.audio import read as audio
-from enhance.data.clip_store import ClipStore
-from enhance.data.clips import split
-from enhance.data.inventory import by_source
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.clips import split
+from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 log = logging.getLogger("enhance")

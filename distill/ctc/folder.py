@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrize
 
 from distill.backbones import find as teacher
 from distill.backbones import import_transformers, read_json
+from distill.backbones.folder import prepared, write_transformer
 from distill.backbones.hf import CLASSES, HfTeacher, from_pretrained
 from distill.ctc.config import CtcConfig
 from distill.ctc.model import SAMPLE_RATE, CtcModel
 from distill.ctc.vocabulary import Vocabulary
 from distill.teacher.contract import check_rate
 from enhance.errors import EnhanceError
-from enhance.files import atomic, write_json
 
 
 def ctc_class(kind: str) -> Any:
@@ -104,22 +103,14 @@ def save(model: CtcModel, vocabulary: Vocabulary, folder: Path) -> None:
     """Write a folder that `AutoModelForCTC`, `AutoProcessor` and `distill.backbones.find.load`
     read."""
     network = model.network
-    tensors = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
-    with atomic(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
-    config: dict[str, Any] = network.config.to_dict()
-    config |= {"architectures": [type(network).__name__], "dtype": "float32"}
-    config.pop("_name_or_path", None)
-    write_json(folder / "config.json", config)
-    extractor = import_transformers().Wav2Vec2FeatureExtractor(
-        feature_size=1,
-        sampling_rate=SAMPLE_RATE,
-        padding_value=0.0,
+    write_transformer(
+        folder,
+        network,
+        network.state_dict(),
         do_normalize=model.do_normalize,
-        return_attention_mask=not model.equal_lengths_only,
+        attention_mask=not model.equal_lengths_only,
+        processor_class="Wav2Vec2Processor",
     )
-    prepare = extractor.to_dict() | {"processor_class": "Wav2Vec2Processor"}
-    write_json(folder / "preprocessor_config.json", prepare)
     vocabulary.write(folder)
 
 
@@ -135,19 +126,11 @@ def load(folder: Path) -> tuple[CtcModel, Vocabulary]:
     if kind not in CLASSES:
         raise EnhanceError(f"{folder}: model_type {kind!r} is none of {', '.join(CLASSES)}")
     vocabulary = Vocabulary.read(folder)
-    prepare = read_json(folder / "preprocessor_config.json", "do_normalize")
-    if not isinstance(prepare.get("do_normalize"), bool):
-        raise EnhanceError(f"{folder / 'preprocessor_config.json'}: do_normalize is not told")
-    if int(prepare.get("sampling_rate", SAMPLE_RATE)) != SAMPLE_RATE:
-        raise EnhanceError(f"{folder}: hears {prepare['sampling_rate']} Hz, not {SAMPLE_RATE}")
-    network, info = from_pretrained(ctc_class(kind), folder)
-    lost = [str(k) for k in info["missing_keys"] if not str(k).endswith("masked_spec_embed")]
-    lost += [str(key) for key in info.get("mismatched_keys", [])]
-    if lost:
-        raise EnhanceError(
-            f"{folder}: {len(lost)} weights are missing (first: {lost[0]}); was it fine-tuned by "
-            "CTC? `enhance teacher finetune-ctc` does that"
-        )
+    heard = prepared(folder)
+    if heard["sample_rate"] != SAMPLE_RATE:
+        raise EnhanceError(f"{folder}: hears {heard['sample_rate']} Hz, not {SAMPLE_RATE}")
+    hint = "was it fine-tuned by CTC? `enhance teacher finetune-ctc` does that"
+    network, _ = from_pretrained(ctc_class(kind), folder, hint)
     if network.config.vocab_size != len(vocabulary):  # type: ignore[union-attr]
         raise EnhanceError(f"{folder}: vocab.json does not fit the head of the model")
-    return CtcModel(network.eval(), do_normalize=prepare["do_normalize"]), vocabulary
+    return CtcModel(network.eval(), do_normalize=heard["do_normalize"]), vocabulary

@@ -20,9 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from distill.backbones.frozen import by_length
 from distill.backbones.hf import conv_geometry
-from distill.ssl.crops import normalize
-from distill.ssl.transformer import with_fast_front_end
-from enhance.training.engine import to_device
+from distill.ssl.data.crops import normalize
+from distill.ssl.families.transformer import with_fast_front_end
+from enhance.training.engine.engine import to_device
 
 SAMPLE_RATE = 16000
 

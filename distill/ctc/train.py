@@ -6,11 +6,10 @@ weights kept are the last ones, whatever the evaluation said in between: its fig
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,17 +21,14 @@ from distill.ctc.data import CtcData, batch_up
 from distill.ctc.folder import build, load, open_backbone, save
 from distill.ctc.model import SAMPLE_RATE, CtcModel, ctc_loss
 from distill.ctc.vocabulary import tokens_of
-from distill.ssl.masked_units_loss import span_mask
+from distill.ssl.losses.masked_units import span_mask
+from distill.training.accuracy import evaluating
 from distill.training.card import write
-from distill.training.loop import Loop
-from enhance.errors import EnhanceError
-from enhance.files import read_jsonl, write_json
-from enhance.training.history import HISTORY
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Step
-from enhance.training.processes import Hardware, on_cpu
-
-log = logging.getLogger("enhance")
+from distill.training.loop import Loop, Place
+from enhance.files import write_json
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Step
+from enhance.training.engine.processes import on_cpu
 
 FORMAT = "enhance-ctc-2"
 
@@ -43,9 +39,7 @@ def finetune(
     output: Path | str,
     *,
     evaluation: Path | str | None = None,
-    resume: bool = False,
-    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
-    quiet: bool = False,
+    **place: Unpack[Place],
 ) -> dict[str, Any]:
     """Fine-tune a backbone and write its folder.
 
@@ -62,12 +56,8 @@ def finetune(
         in its subfolder ``state``.
     evaluation
         The same of recordings that only measure; None holds back a share of ``transcripts``.
-    resume
-        Go on from ``output/state``; repeats an unstopped run exactly when limited by steps.
-    hardware
-        See `distill.training.loop.Loop`.
-    quiet
-        No progress bar.
+    place
+        See `distill.training.loop.Place`.
 
     Returns
     -------
@@ -81,94 +71,56 @@ def finetune(
     """
     score.edits()  # missing, it would be told only when there is something to measure
     other = None if evaluation is None else Path(evaluation)
-    where: dict[str, Any] = {"resume": resume, "hardware": hardware, "quiet": quiet}
-    with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **where) as loop:
-        return Finetuning(config, Path(transcripts), loop, other, resume).run(interrupt)
-
-
-class Finetuning:
-    """One run; see `finetune`."""
-
-    def __init__(
-        self,
-        config: CtcConfig,
-        transcripts: Path,
-        loop: Loop,
-        evaluation: Path | None,
-        resume: bool,
-    ) -> None:
-        self.config, self.output, self.evaluation = config, loop.output, evaluation
-        self.loop = loop
-        self.backbone = open_backbone(config.backbone)
-        self.data = CtcData.open(transcripts, evaluation, config, self.backbone.frames, loop.quiet)
-        begun = {"data": self.data.digest(), "backbone": self.backbone.fingerprint}
-        if not resume:
-            self.loop.kept = begun
-        for name, what in (("data", "recordings or texts"), ("backbone", "weights to start from")):
-            if self.loop.kept[name] != begun[name]:
-                raise EnhanceError(
-                    f"{self.output}: was begun with other {what}; give the same or choose another "
-                    "folder"
-                )
-        model = build(self.backbone, self.data.vocabulary, config)
-        self.learner = CtcLearner(config, self.data, model)
-
-    def run(self, interrupt: Interrupt) -> dict[str, Any]:
-        """Do what is left."""
-        config, data, state, model = self.config, self.data, self.loop.state, self.learner.model
-        if not self.loop.train(
-            self.learner,
-            interrupt,
-            steps=config.steps or None,
-            minutes=config.minutes,
-        ):
-            log.warning("stopped at step %d; --resume goes on", state.step)
-            return {"stopped": f"step {state.step}"}
-        self.loop.end_others()
-        save(model, data.vocabulary, self.output)
+    with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **place) as loop:
+        backbone = open_backbone(config.backbone)
+        data = CtcData.open(Path(transcripts), other, config, backbone.frames, loop.quiet)
+        loop.bind("data", data.digest(), "recordings or texts")
+        loop.bind("backbone", backbone.fingerprint, "weights to start from")
+        model = build(backbone, data.vocabulary, config)
+        learner = CtcLearner(config, data, model)
+        steps, minutes = config.steps or None, config.minutes
+        if not loop.train(learner, interrupt, steps=steps, minutes=minutes):
+            return loop.stopped()
+        loop.end_others()
+        save(model, data.vocabulary, loop.output)
         record: dict[str, Any] = {
-            "config": self.loop.plain,
+            "config": loop.plain,
             "backbone": {
                 "name": config.backbone,
-                "fingerprint": self.backbone.fingerprint,
+                "fingerprint": backbone.fingerprint,
                 "family": model.network.config.model_type,
                 "stride_samples": model.stride,
             },
-            "data": {"evaluation_file": self.evaluation is not None, **data.describe()},
+            "data": {"evaluation_file": other is not None, **data.describe()},
             "vocabulary": list(data.vocabulary.tokens),
             "unknown_tokens": dict(data.strange.most_common()),
             "parameters": sum(p.numel() for p in model.parameters()),
             "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "steps": state.step,
-            "seconds": round(state.seconds),
-            "audio_seconds": round(state.audio),
-            **self._measure(),
-            "curve": [
-                {k: v for k, v in row.items() if k != "type"}
-                for row in read_jsonl(self.output / HISTORY)
-                if row["type"] == "validation"
-            ],
+            **loop.spent(),
+            **measure(load(loop.output)[0], data, config),
+            "curve": loop.curve(),
         }
-        write_json(self.output / "record.json", record)
-        write(self.output, card.text)
+        write_json(loop.output / "record.json", record)
+        write(loop.output, card.text)
         return record
 
-    def _measure(self) -> dict[str, Any]:
-        """Error rates of the folder as it was written, and of the best constant answer."""
-        data, units = self.data, self.data.vocabulary.units
-        said, loss = hear(load(self.output)[0], data, self.config)
-        true = [data.texts[i] for i in data.held]
-        always = score.best_constant([tokens_of(data.texts[i], units) for i in data.train])
-        constant = score.error_rate([tokens_of(text, units) for text in true], [always] * len(true))
-        return {
-            "loss": loss,
-            **errors_of(said, data),
-            "constant": {**constant, "answer": always},
-            "examples": [
-                {"text": text, "recognised": found}
-                for text, found in list(zip(true, said, strict=True))[:3]
-            ],
-        }
+
+def measure(model: CtcModel, data: CtcData, config: CtcConfig) -> dict[str, Any]:
+    """Error rates of a model as it was written, and of the best constant answer."""
+    units = data.vocabulary.units
+    said, loss = hear(model, data, config)
+    true = [data.texts[i] for i in data.held]
+    always = score.best_constant([tokens_of(data.texts[i], units) for i in data.train])
+    constant = score.error_rate([tokens_of(text, units) for text in true], [always] * len(true))
+    return {
+        "loss": loss,
+        **errors_of(said, data),
+        "constant": {**constant, "answer": always},
+        "examples": [
+            {"text": text, "recognised": found}
+            for text, found in list(zip(true, said, strict=True))[:3]
+        ],
+    }
 
 
 class CtcLearner(Learner):
@@ -213,11 +165,8 @@ class CtcLearner(Learner):
     def validate(self) -> dict[str, Any]:
         """Loss and error rates on the clips that only measure."""
         network = self.model.network
-        training = network.training
-        network.eval()
-        with on_cpu([network]):
+        with on_cpu([network]), evaluating(network):
             said, loss = hear(self.model, self.data, self.config)
-        network.train(training)
         return {"loss": loss, **{k: v["mean"] for k, v in errors_of(said, self.data).items()}}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from enhance.data.manifest import UNKNOWN, read_rows
+from enhance.data.corpus.manifest import UNKNOWN, read_rows
 from enhance.errors import EnhanceError
 
 KINDS = (".csv", ".tsv", ".jsonl")
@@ -43,7 +42,9 @@ def read_transcripts(path: Path | str) -> list[Transcript]:
     path = Path(path)
     if not path.is_file():
         raise EnhanceError(f"{path}: no such file of transcripts (columns path and text)")
-    found = [_transcript(row, path, number) for number, row in enumerate(_rows(path), 1)]
+    if path.suffix not in KINDS:
+        raise EnhanceError(f"{path}: transcripts are a {', '.join(KINDS)} file")
+    found = [_transcript(row, path, number) for number, row in enumerate(read_rows(path), 1)]
     if not found:
         raise EnhanceError(f"{path}: holds no transcript")
     missing = [row.path for row in found if not row.path.is_file()]
@@ -60,22 +61,6 @@ def read_transcripts(path: Path | str) -> list[Transcript]:
                 f"{path}, entries {first} and {number}: both name {row.path}; keep one of them"
             )
     return found
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix not in KINDS:
-        raise EnhanceError(f"{path}: transcripts are a {', '.join(KINDS)} file")
-    if path.suffix != ".tsv":
-        return read_rows(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EnhanceError(f"{path}: cannot be read as TSV ({error})") from error
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise EnhanceError(f"{path}, entry {number}: has another number of columns than line 1")
-    return rows
 
 
 def _transcript(row: dict[str, Any], path: Path, number: int) -> Transcript:

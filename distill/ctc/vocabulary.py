@@ -17,7 +17,6 @@ from pathlib import Path
 from enhance.errors import EnhanceError
 from enhance.files import write_json
 
-UNITS = ("char", "word")
 BLANK, UNKNOWN, BOUNDARY = "<pad>", "<unk>", "|"
 RESERVED = (BLANK, UNKNOWN, BOUNDARY)
 """Tokens with a meaning of their own."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 MODES = ("base", "distill", "concat", "pretrain")
 """Modes that there are; all but base can be joined."""
+_ENDLESS = 10**9  # steps of a run without a limit
 
 
 def parts(mode: str) -> tuple[str, ...]:
@@ -61,8 +62,8 @@ def parts(mode: str) -> tuple[str, ...]:
     return tuple(name for name in ("pretrain", "concat", "distill") if name in names)
 
 
-def read_objective(settings: RunConfig) -> dict[str, Any]:
-    """The settings of each mode that a run's mode joins: `DistillConfig` and its kin by name.
+def read_objective(mode: str, objective: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of each mode that a mode joins: `DistillConfig` and its kin by name.
 
     Raises
     ------
@@ -76,18 +77,17 @@ def read_objective(settings: RunConfig) -> dict[str, Any]:
     kinds: dict[str, type] = {
         "distill": DistillConfig, "concat": ConcatConfig, "pretrain": PretrainConfig,
     }  # fmt: skip
-    names = parts(settings.mode)
+    names = parts(mode)
     if len(names) == 1:
-        return {names[0]: parse(kinds[names[0]], settings.objective, "objective")}
-    for key, value in settings.objective.items():
+        return {names[0]: parse(kinds[names[0]], objective, "objective")}
+    for key, value in objective.items():
         if key not in names or not isinstance(value, Mapping):
             raise EnhanceError(
-                f"objective: key {key!r}: mode {settings.mode} has its settings under "
+                f"objective: key {key!r}: mode {mode} has its settings under "
                 f"{' and '.join(f'objective.{name}' for name in names)}"
             )
     return {
-        name: parse(kinds[name], settings.objective.get(name, {}), f"objective.{name}")
-        for name in names
+        name: parse(kinds[name], objective.get(name, {}), f"objective.{name}") for name in names
     }
 
 
@@ -114,14 +114,14 @@ def check_mode(settings: RunConfig) -> None:
     from distill.modes.concat import check_size
     from distill.modes.pretrain import check_steps
 
-    found = read_objective(settings)
+    found = read_objective(settings.mode, settings.objective)
     if "concat" in found:
         check_size(found["concat"], settings.model)
     if "pretrain" in found:
         check_steps(found["pretrain"], settings.training)
 
 
-def planned_model(settings: RunConfig) -> ModelConfig:
+def planned_model(mode: str, objective: Mapping[str, Any], model: ModelConfig) -> ModelConfig:
     """The model that a run will train, as far as its mode decides about it; loads nothing.
 
     Raises
@@ -129,11 +129,10 @@ def planned_model(settings: RunConfig) -> ModelConfig:
     EnhanceError
         As `check_mode`.
     """
-    if "concat" not in parts(settings.mode):
-        return settings.model
-    size = read_objective(settings)["concat"].size
-    gcrn = replace(settings.model.gcrn, extra_features=size)
-    return replace(settings.model, gcrn=gcrn)
+    if "concat" not in parts(mode):
+        return model
+    size = read_objective(mode, objective)["concat"].size
+    return replace(model, gcrn=replace(model.gcrn, extra_features=size))
 
 
 def make_objective(settings: RunConfig, quiet: bool) -> Objective:
@@ -164,28 +163,39 @@ def make_objective(settings: RunConfig, quiet: bool) -> Objective:
     from distill.modes.distill import Distillation
     from distill.modes.pretrain import Pretraining
 
-    found = read_objective(settings)
+    found = read_objective(settings.mode, settings.objective)
     teachers: dict[str, Teacher] = {}
     for config in found.values():  # one that serves two modes is loaded once
         if config.teacher not in teachers:
             teachers[config.teacher] = load(config.teacher)
-    model, seed = settings.model, settings.seed
+    model, training, seed = settings.model, settings.training, settings.seed
+
+    def drawn(steps: int) -> int:  # mixtures of unaltered speech
+        return int(settings.mixing.natural_share * steps * training.batch_size)
+
     objective: Objective = Enhancement(settings.loss)
     if "distill" in found:
         own = found["distill"]
-        objective = Distillation.from_run(settings, own, teacher=teachers[own.teacher], quiet=quiet)
+        objective = Distillation(
+            own,
+            settings.loss,
+            model,
+            teacher=teachers[own.teacher],
+            expected_mixtures=drawn(training.steps or _ENDLESS),
+            seed=seed,
+            quiet=quiet,
+        )
     if "concat" in found:
         own = found["concat"]
         objective = Concatenation(own, model, objective, teacher=teachers[own.teacher], seed=seed)
     if "pretrain" in found:
         own = found["pretrain"]
-        drawn = own.pretrain_steps * settings.training.batch_size
         objective = Pretraining(
             own,
             model,
             objective,
             teacher=teachers[own.teacher],
-            expected_mixtures=int(settings.mixing.natural_share * drawn),
+            expected_mixtures=drawn(own.pretrain_steps),
             seed=seed,
             quiet=quiet,
         )

@@ -1,11 +1,10 @@
 """Mode `pretrain`: the encoder first learns to say what a teacher says, then to enhance.
 
 In the first ``pretrain_steps`` steps only the GCRN's encoder and a linear projection are trained:
-the L1 distance between the projection of the encoder's output (of the noisy input) and the
+the distance (`distill.modes.imitation`) between the projection of the encoder's output and the
 teacher's embedding. Then the whole network is trained for enhancement, with the encoder free,
 frozen for the first ``freeze_steps`` of those steps, or frozen for good. After the *pretrain*
-integration of Shankar, Tan, Xu and Kumar (arXiv 2403.01369). The teacher is needed in training
-only, and the kept model is an ordinary one.
+integration of Shankar, Tan, Xu and Kumar (arXiv 2403.01369). The kept model is an ordinary one.
 
 It is ONE run: the steps of both phases count into its budget (``training.steps``, and the audio
 heard of `enhance compare`), there is one history, and one cosine of the learning rate over all.
@@ -21,75 +20,47 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distill.modes.distances import Distance, distance
-from distill.modes.shuffle import Shuffle, shuffled
-from distill.modes.targets import Precompute, Targets, pays
+from distill.modes.imitation import Imitation, ImitationConfig
 from distill.modes.wrapper import Around
 from distill.teacher.contract import Teacher
-from distill.teacher.frames import FrameGrid, resample
+from distill.teacher.frames import resample
 from distill.teacher.windows import listen
 from enhance.config import ModelConfig, TrainingConfig
-from enhance.config.checked import Field, NonNegativeFloat, PositiveInt, checked
-from enhance.config.settings import to_dict
+from enhance.config.checked import Field, PositiveInt, checked
 from enhance.errors import EnhanceError
-from enhance.network.gcrn import Gcrn
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.objective import Objective, encode_batch
 
 if TYPE_CHECKING:
-    from enhance.data.clip_store import ClipStore
+    from enhance.data.corpus.clip_store import ClipStore
 
 
 @checked
-class PretrainConfig:
+class PretrainConfig(ImitationConfig):
     """Settings of mode `pretrain`: keys of `objective` in a run's configuration."""
 
-    teacher: str = "mini-wavlm"
-    """Shipped name, folder in the transformers format, checkpoint file, or hub id."""
-    layers: str = "last"
-    """Which hidden state is predicted: `last`, `single:k`, or the fixed uniform mean of several
-    layer-normalised states: `first_k:k`, `last_k:k`, `weighted` (all)."""
     target: Literal["noisy", "clean"] = "noisy"
-    """Whose embedding: of the noisy input (the live teacher hears each mixture), or of the clean
-    speech (from the cache of targets, as in mode distill)."""
-    distance: Distance = "l1"
-    """`l1` (the paper's), `cosine` or `correlation`: see `distill.modes.distances`."""
-    shuffle_targets: Shuffle = False
-    """Control experiment, as in mode distill: `clips` or `true` (frames)."""
+    """Whose embedding: of the noisy input (the live teacher hears each mixture, nothing is cached),
+    or of the clean speech (from the cache of targets, as in mode distill)."""
     pretrain_steps: PositiveInt = 2000
     """Steps of the first phase; part of `training.steps`."""
     freeze_steps: Annotated[int, Field(ge=-1)] = 0
     """Steps of fine-tuning in which the encoder is frozen: 0 for none, -1 for all."""
-    cache: str = ""
-    """Folder of the feature cache (target clean); empty for the user's cache folder."""
-    cache_gb: NonNegativeFloat = 20.0
-    """Bound on that folder as a whole (target clean): see mode distill."""
-    precompute: Precompute = "auto"
-    """Fill the cache before the first step (target clean); `auto` does so if the first phase will
-    draw at least as many mixtures of unaltered speech as there are clips."""
 
 
-class Pretraining(Around):
+class Pretraining(Imitation, Around):
     """An objective with a first phase in which the encoder learns from a teacher.
 
     Parameters
     ----------
     config
         Settings.
-    model
-        Configuration of the model to be trained: the projection fits its encoder.
     inner
         What fine-tuning minimises.
-    teacher
-        Frozen teacher; None loads ``config.teacher``.
-    expected_mixtures
-        Mixtures of unaltered speech that the first phase will draw at most.
-    seed
-        Of the projection's first weights.
-    quiet
-        No progress bar.
+    model, teacher, expected_mixtures, seed, quiet
+        See `Imitation.imitate`.
 
     Raises
     ------
@@ -98,6 +69,7 @@ class Pretraining(Around):
     """
 
     mode = "pretrain"
+    config: PretrainConfig
 
     def __init__(
         self,
@@ -110,27 +82,17 @@ class Pretraining(Around):
         seed: int = 0,
         quiet: bool = False,
     ) -> None:
-        super().__init__(inner)
-        self.config = config
-        self.expected_mixtures = expected_mixtures
-        self.quiet = quiet
+        Around.__init__(self, inner)
+        self.imitate(config, model, teacher, expected_mixtures, seed, quiet)
         self.partial = True
-        # `Targets` is no module, so that the teacher is neither trained nor saved with this one.
-        self.targets = Targets.from_settings(config, model.stft.sample_rate, teacher)
         self.alignment = math.lcm(inner.alignment, self.targets.grid.stride)
         self.step = 0
-        self.grid = FrameGrid.of_student(model.stft)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoding = Gcrn(model.gcrn, model.stft.bins).encoding_size
-            self.projection = nn.Linear(encoding, self.targets.width)
 
     def prepare(self, speech: ClipStore) -> None:
         """Bind the clips and, where it pays, fill the cache of clean targets."""
         super().prepare(speech)
         if self.config.target == "clean":
-            wanted = pays(self.config.precompute, self.expected_mixtures, speech)
-            self.targets.prepare(speech, wanted, self.projection.weight.device, self.quiet)
+            self.fill(speech)
 
     def begin_step(self, step: int, model: WaveformModel) -> None:
         """Choose the phase, and freeze the encoder or set it free."""
@@ -154,11 +116,7 @@ class Pretraining(Around):
             return self.inner(model, batch)
         encoding = encode_batch(model, batch["noisy"])  # (B, T, C F')
         target, valid = self.target(batch, encoding.shape[1])
-        predicted = self.projection(encoding)  # (B, T, D), in the network's precision
-        with torch.autocast(encoding.device.type, enabled=False):
-            apart = distance(self.config.distance, predicted.float(), target)  # (B, T)
-            # By all frames, so that each weighs the same however a batch is parted.
-            return {"pretrain": (apart * valid).mean()}
+        return {"pretrain": self.apart(encoding, target, valid, batch["index"])}
 
     def target(self, batch: dict[str, Any], frames: int) -> tuple[Tensor, Tensor]:
         """The teacher's embedding on the student's frames, and which of them have one.
@@ -167,24 +125,11 @@ class Pretraining(Around):
         """
         with torch.autocast(batch["noisy"].device.type, enabled=False):
             if self.config.target == "clean":
-                segments = batch["clean"], batch["pieces"], batch["altered"]
-                values, valid = self.targets.batch(*segments)
-            else:
-                layers = self.targets.layers
-                values = layers.mean(listen(self.targets.teacher, layers, batch["noisy"].float()))
-                valid = values.new_ones(values.shape[:2], dtype=torch.bool)
-            aligned = resample(values, valid, self.targets.grid, self.grid, frames)
-            return shuffled(self.config.shuffle_targets, *aligned, batch["index"])
-
-    def about(self) -> dict[str, Any]:
-        """Settings and the teacher's identity."""
-        teacher = self.targets.teacher
-        return {
-            **to_dict(self.config),
-            "teacher_fingerprint": teacher.fingerprint,
-            "teacher_frames": to_dict(self.targets.grid),
-            "teacher_causal": teacher.causal,
-        }
+                return self.cached(batch, frames)
+            layers = self.targets.layers
+            values = layers.mean(listen(self.targets.teacher, layers, batch["noisy"].float()))
+            valid = values.new_ones(values.shape[:2], dtype=torch.bool)
+            return resample(values, valid, self.targets.grid, self.grid, frames)
 
     def log(self) -> dict[str, float]:
         """And the cache of targets, where there is one."""

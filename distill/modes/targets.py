@@ -19,7 +19,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -28,49 +28,16 @@ from torch import Tensor
 from distill.backbones.find import load
 from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.features import Features
+from enhance.config import ModelConfig
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
-    from enhance.data.clip_store import ClipStore
-    from enhance.data.recipe import Piece
+    from enhance.data.corpus.clip_store import ClipStore
+    from enhance.data.mixing.recipe import Piece
 
 log = logging.getLogger("enhance")
-
-
-Precompute = Literal["auto", "always", "never"]
-"""Whether to fill the cache before the first step: see `pays`."""
-
-
-def pays(precompute: Precompute, expected_mixtures: int, store: ClipStore) -> bool:
-    """Whether the cache is worth filling first.
-
-    ``auto`` says so if the run will ask for at least as many mixtures of unaltered speech as
-    there are clips (without a cache each would have the teacher hear a whole clip, or several);
-    otherwise each target is made when its clip is first drawn.
-    """
-    return precompute == "always" or (precompute == "auto" and expected_mixtures >= len(store))
-
-
-class Settings(Protocol):
-    """What the settings of a mode say of its targets."""
-
-    @property
-    def teacher(self) -> str:
-        """Name of the teacher."""
-
-    @property
-    def layers(self) -> str:
-        """Which of its states."""
-
-    @property
-    def cache(self) -> str:
-        """Folder of the cache; empty for the user's."""
-
-    @property
-    def cache_gb(self) -> float:
-        """Bound on it."""
 
 
 class Targets:
@@ -99,16 +66,22 @@ class Targets:
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, sample_rate: int, teacher: Teacher | None = None
+        cls,
+        name: str,
+        layers: str,
+        cache: str,
+        cache_gb: float,
+        model: ModelConfig,
+        teacher: Teacher | None = None,
     ) -> Self:
         """Targets as a mode's settings ask for them.
 
         Parameters
         ----------
-        settings
+        name, layers, cache, cache_gb
             Of the mode.
-        sample_rate
-            Of the model to be trained.
+        model
+            Configuration of the model to be trained.
         teacher
             Frozen teacher; None loads the one that is named.
 
@@ -117,11 +90,10 @@ class Targets:
         EnhanceError
             If the teacher cannot be loaded, has no such layers, or hears another sample rate.
         """
-        teacher = load(settings.teacher) if teacher is None else teacher
-        check_rate(teacher, sample_rate)
-        named = Path(settings.cache).expanduser() if settings.cache else None
-        folder = named or cache_folder("features")
-        return cls(Features(teacher, settings.layers, folder, settings.cache_gb * 1e9))
+        teacher = load(name) if teacher is None else teacher
+        check_rate(teacher, model.stft.sample_rate)
+        folder = Path(cache).expanduser() if cache else cache_folder("features")
+        return cls(Features(teacher, layers, folder, cache_gb * 1e9))
 
     def bind(self, store: ClipStore) -> None:
         """Take the clips that the pieces of later batches are numbered by.
@@ -219,6 +191,7 @@ class Targets:
         """
         store = self._bound()
         cache, count, made, audio = self.features.cache, len(store), 0, 0.0
+        whole = cache.bound
         start = secrets.randbelow(count) if world == 1 else rank * count // world
         begin = time.perf_counter()
         with progress_bar(quiet=quiet or rank > 0) as bar:
@@ -238,7 +211,7 @@ class Targets:
                     log.warning(
                         "%s: full, %d of %d clips added; other targets are made anew in training: "
                         "raise objective.cache_gb (%.1f GB for all of %s) or free disk space",
-                        cache.folder, made, count, cache.room.limit_bytes / 1e9, cache.room.folder,
+                        cache.folder, made, count, whole.limit_bytes / 1e9, whole.folder,
                     )  # fmt: skip
                     break
         self.filling_seconds += time.perf_counter() - begin
@@ -249,7 +222,7 @@ class Targets:
     ) -> None:
         """Bind the clips and, if wanted, fill the cache, each process its own share first."""
         self.bind(store)
-        if wanted and self.features.cache.room.limit_bytes > 0:
+        if wanted and self.features.cache.bound.limit_bytes > 0:
             spread = torch.distributed.is_available() and torch.distributed.is_initialized()
             self.precompute(
                 device=device,

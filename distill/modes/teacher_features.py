@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.teacher.frames import FrameGrid
+from distill.teacher.frames import overlaps
 from distill.teacher.windows import spans
 from enhance.errors import EnhanceError
 from enhance.network.companion import OneWave
@@ -58,7 +58,7 @@ class OneWaveFeatures(OneWave):
         """Shape: noisy (1, N) -> (1, frames, size)"""
         states = self.layers.normalized(self.states(noisy), self.width)  # (K, 1, T', D)
         summed = self.sum(states)[0]  # (T', D)
-        weights = overlap_weights(self.source, self.target, summed.shape[0], frames)  # (T, T')
+        weights = overlaps(self.source, self.target, summed.shape[0], frames)  # (T, T')
         cover = weights.sum(1, keepdim=True)
         aligned = torch.where(cover > 0, weights @ summed / cover.clamp_min(1e-9), 0.0)
         return self.projection(aligned)[None]
@@ -83,21 +83,3 @@ class _States(nn.Module):
             padded, attention_mask=None, output_hidden_states=True, return_dict=True
         )
         return torch.stack([*result.hidden_states[:-1], result.last_hidden_state])
-
-
-def overlap_weights(
-    source: FrameGrid, target: FrameGrid, source_frames: int, target_frames: int
-) -> Tensor:
-    """`distill.teacher.frames.overlaps` in tensors, for numbers of frames that a graph finds out
-    itself.
-
-    Shape: (target_frames, source_frames)
-    """
-
-    def cells(grid: FrameGrid, count: int) -> Tensor:
-        return 2 * grid.offset + grid.field - grid.stride + 2 * grid.stride * torch.arange(count)
-
-    a, b = cells(target, target_frames)[:, None], cells(source, source_frames)[None]
-    ends = torch.minimum(a + 2 * target.stride, b + 2 * source.stride)
-    shared = (ends - torch.maximum(a, b)).clamp_min(0)
-    return shared.float() / (2 * target.stride)

@@ -13,7 +13,7 @@ from enhance.network.waveform_model import WaveformModel
 from enhance.training.objective import Objective
 
 if TYPE_CHECKING:
-    from enhance.data.clip_store import ClipStore
+    from enhance.data.corpus.clip_store import ClipStore
 
 
 class Around(Objective):

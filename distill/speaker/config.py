@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import field, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from distill.backbones.ecapa_model import EcapaConfig
 from distill.training.config import LoopConfig
@@ -21,7 +21,6 @@ from enhance.config.checked import (
 from enhance.config.mixing import MixingConfig
 from enhance.errors import EnhanceError
 
-OBJECTIVES = ("aam", "dino")
 PRESETS = {
     "small": EcapaConfig(
         channels=(128, 128, 128, 128, 256),
@@ -86,7 +85,7 @@ class DinoConfig:
 class SpeakerConfig(LoopConfig):
     """Everything that decides the weights."""
 
-    objective: str = "aam"
+    objective: Literal["aam", "dino"] = "aam"
     """`aam` or `dino`."""
     preset: str = "small"
     """Sizes of the encoder, a key of `PRESETS`; empty takes `architecture`."""
@@ -127,14 +126,9 @@ class SpeakerConfig(LoopConfig):
     epsilon: ClassVar[float] = 1e-8
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise EnhanceError(
-                f"--objective {self.objective}: unknown; there is {', '.join(OBJECTIVES)}"
-            )
+        super().__post_init__()
         if self.preset and self.preset not in PRESETS:
             raise EnhanceError(f"--preset {self.preset}: unknown; there is {', '.join(PRESETS)}")
-        if not (self.minutes or self.steps):
-            raise EnhanceError("--minutes or --steps: one of them must be positive")
 
     @property
     def sizes(self) -> EcapaConfig:

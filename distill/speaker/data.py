@@ -1,9 +1,9 @@
 """What speaker training hears: crops of clips, most of them with noise or in a room.
 
-Noise, rooms and levels are those of `enhance.data.mixing`: a mixture is drawn as for enhancement,
-and its speech replaced by the crop wanted here. A clip shorter than the crop is repeated; other
-clips of its speaker are never joined to it, since DINO must not know them. Everything is a pure
-function of (seed, step, item).
+Noise, rooms and levels are those of `enhance.data.mixing.mixer`: a mixture is drawn as for
+enhancement, and its speech replaced by the crop wanted here. A clip shorter than the crop is
+repeated; other clips of its speaker are never joined to it, since DINO must not know them.
+Everything is a pure function of (seed, step, item).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from distill.speaker.config import SpeakerConfig
-from enhance.data.clip_store import ClipStore
-from enhance.data.clips import split
-from enhance.data.inventory import by_source
-from enhance.data.manifest import Clip, read_manifest, scan_folder
-from enhance.data.mixing import Mixer
-from enhance.data.pieces import assemble
-from enhance.data.recipe import Piece
-from enhance.data.rooms import bank
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.clips import place, split
+from enhance.data.corpus.inventory import of_parts
+from enhance.data.corpus.manifest import Clip
+from enhance.data.mixing.mixer import Mixer
+from enhance.data.mixing.pieces import assemble
+from enhance.data.mixing.recipe import Piece
+from enhance.data.mixing.rooms import bank
 from enhance.errors import EnhanceError
 
 log = logging.getLogger("enhance")
@@ -48,7 +48,7 @@ def speech_of(corpus: Path, source: str, labelled: bool, quiet: bool) -> tuple[l
     EnhanceError
         If no speech is left; the sources there are named.
     """
-    clips = _clips(corpus, quiet)
+    clips = place(corpus, "", quiet)
     noises = [c for c in clips if c.kind == "noise"]
     clips = [c for c in clips if c.kind in ("speech", "")]
     found = [c for c in clips if not source or c.source == source]
@@ -69,18 +69,6 @@ def speech_of(corpus: Path, source: str, labelled: bool, quiet: bool) -> tuple[l
     if not found:
         raise EnhanceError(f"{corpus}: no speech of {SHORTEST:g} s or more")
     return found, noises
-
-
-def _clips(corpus: Path, quiet: bool) -> list[Clip]:
-    """Clips of a manifest, of a folder's manifest, or of all audio files below a folder."""
-    manifests = [corpus, corpus / "manifest.jsonl", corpus / "manifest.csv"]
-    for manifest in manifests:
-        if manifest.is_file():
-            return read_manifest(manifest)
-    clips, problems = scan_folder(corpus, quiet=quiet)
-    for problem in problems:
-        log.warning("left out: %s", problem)
-    return clips
 
 
 @dataclass
@@ -135,14 +123,8 @@ class SpeakerData:
 
     def describe(self) -> dict[str, Any]:
         """Hours, files, speakers and licences of each source."""
-        held = self.held.clips if self.held else ()
-        return {
-            "train": by_source(self.train.clips),
-            "held_back": by_source(held),
-            "noise": by_source(self.noise.clips if self.noise else ()),
-            "noise_held_back": [],
-            "held_back_speakers": sorted({c.speaker for c in held}),
-        }
+        stores = (self.train, self.held, self.noise)
+        return of_parts(*(store.clips if store else () for store in stores))
 
 
 class Crops:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.speaker.config import DinoConfig, SpeakerConfig, half_cosine
+from distill.training.accuracy import perplexity
 from distill.training.config import last_quarter
 
 
@@ -98,9 +99,8 @@ def entropies(teacher: Tensor, centre: Tensor, temperature: float) -> tuple[floa
     """
     p = F.softmax((teacher - centre) / temperature, dim=-1)  # (B, K)
     top = math.log(p.shape[-1])
-    each = -(p * p.clamp_min(1e-12).log()).sum(-1).mean() / top
-    mean = p.mean(0)
-    together = -(mean * mean.clamp_min(1e-12).log()).sum() / top
+    each = perplexity(p).log().mean() / top
+    together = perplexity(p.mean(0)).log() / top
     return each.item(), together.item()
 
 

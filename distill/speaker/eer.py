@@ -1,4 +1,4 @@
-"""Equal error rate of speaker verification, with an interval that respects who spoke.
+"""Errors of speaker verification: EER, with an interval that respects who spoke, and minDCF.
 
 A trial is a pair of clips; its score is the cosine of their embeddings. At a threshold, the false
 acceptance rate is the share of pairs of different speakers that score at least as much, the false
@@ -6,6 +6,10 @@ rejection rate the share of pairs of one speaker that score less. The EER is whe
 equal, on straight lines between the points of the ROC. Pairs of one speaker are not independent,
 so the interval draws SPEAKERS with replacement: a pair of speakers drawn a and b times counts a b
 times, a pair within a speaker drawn a times counts a times.
+
+The detection cost is P C_miss FRR + (1 - P) C_fa FAR with both costs 1 and a prior P of one speaker
+(NIST's speaker recognition evaluations), divided by what the better of accepting all and rejecting
+all costs; minDCF is its least over all thresholds.
 """
 
 from __future__ import annotations
@@ -18,10 +22,13 @@ import numpy as np
 
 from enhance.errors import EnhanceError
 
+PRIOR = 0.01
+"""Prior probability that a trial is of one speaker, in the detection cost."""
+
 
 @dataclass(frozen=True)
 class Verification:
-    """Result on all pairs of a set of clips."""
+    """Result on pairs of a set of clips."""
 
     eer: float
     """Equal error rate, 0 to 1; 0.5 is guessing."""
@@ -31,6 +38,8 @@ class Verification:
     """Upper end of it."""
     threshold: float
     """Score at which the two error rates are equal."""
+    min_dcf: float
+    """Least detection cost at a prior of `PRIOR`; 1 is guessing."""
     targets: int
     """Pairs of one speaker."""
     nontargets: int
@@ -71,10 +80,31 @@ def equal_error_rate(
     return _equal_error_rate(scores[order], same[order], weights[order])
 
 
-def _equal_error_rate(
+def min_detection_cost(scores: np.ndarray, same: np.ndarray, prior: float = PRIOR) -> float:
+    """Least normalised detection cost (minDCF) of trials.
+
+    Parameters
+    ----------
+    scores, same
+        As in `equal_error_rate`.
+    prior
+        Probability P of one speaker.
+
+    Raises
+    ------
+    EnhanceError
+        If trials of one of the two kinds are missing.
+    """
+    order = np.argsort(-scores, kind="stable")
+    false_accept, false_reject, _ = _roc(scores[order], same[order], np.ones(len(scores)))
+    cost = prior * false_reject + (1 - prior) * false_accept
+    return float(cost.min() / min(prior, 1 - prior))
+
+
+def _roc(
     scores: np.ndarray, same: np.ndarray, weights: np.ndarray
-) -> tuple[float, float]:
-    """The same for scores in falling order."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """False acceptance, false rejection and threshold, of scores in falling order."""
     accepted = np.cumsum(weights * same)
     wrong = np.cumsum(weights * ~same)
     if not (len(scores) and accepted[-1] > 0 and wrong[-1] > 0):
@@ -84,7 +114,14 @@ def _equal_error_rate(
     last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of ties
     false_accept = np.append(0.0, wrong[last] / wrong[-1])
     false_reject = np.append(1.0, 1 - accepted[last] / accepted[-1])
-    thresholds = np.append(scores[0], scores[last])
+    return false_accept, false_reject, np.append(scores[0], scores[last])
+
+
+def _equal_error_rate(
+    scores: np.ndarray, same: np.ndarray, weights: np.ndarray
+) -> tuple[float, float]:
+    """EER and its threshold, of scores in falling order."""
+    false_accept, false_reject, thresholds = _roc(scores, same, weights)
     gap = false_accept - false_reject  # from -1 to 1, never falling
     k = int(np.argmax(gap >= 0))
     part = -gap[k - 1] / (gap[k] - gap[k - 1])
@@ -115,33 +152,88 @@ def verify(
     EnhanceError
         If there are fewer than two speakers, or none with two clips.
     """
+    unit = unit_length(embeddings)
+    owner = np.unique(np.asarray(speakers), return_inverse=True)[1]
+    first, second = np.triu_indices(len(owner), 1)
+    scores = (unit @ unit.T)[first, second]
+    return of_trials(scores, owner[first], owner[second], len(owner), rounds=rounds, seed=seed)
+
+
+def unit_length(embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings (n, E) in double precision, each divided by its length.
+
+    Raises
+    ------
+    EnhanceError
+        If one is zero or not finite.
+    """
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     if not (np.isfinite(length).all() and (length > 0).all()):
         raise EnhanceError("an embedding is zero or not finite; check the model and the clips")
-    unit = embeddings.astype(np.float64) / length  # (n, E)
-    names, owner = np.unique(np.asarray(speakers), return_inverse=True)
-    first, second = np.triu_indices(len(owner), 1)
-    scores = (unit @ unit.T)[first, second]
-    order = np.argsort(-scores, kind="stable")
-    a, b, scores = owner[first][order], owner[second][order], scores[order]
-    same = a == b
-    rate, threshold = _equal_error_rate(scores, same, np.ones(len(scores)))
+    return embeddings.astype(np.float64) / length
 
-    rng = np.random.default_rng(seed)
-    found: list[float] = []
-    while len(found) < rounds:
-        times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        weights = np.where(same, times[a], times[a] * times[b])
-        if weights[same].any() and weights[~same].any():
-            found.append(_equal_error_rate(scores, same, weights)[0])
-    low, high = np.quantile(found, [0.025, 0.975]) if found else (rate, rate)
+
+def of_trials(
+    scores: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    clips: int,
+    *,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> Verification:
+    """Result on given trials.
+
+    Parameters
+    ----------
+    scores
+        (n,), higher means more alike.
+    first, second
+        Number of the speaker of each trial's two clips, (n,).
+    clips
+        Number of clips they are drawn from.
+    rounds, seed
+        As in `verify`.
+
+    Raises
+    ------
+    EnhanceError
+        If trials of one of the two kinds are missing.
+    """
+    same = first == second
+    rate, threshold = equal_error_rate(scores, same)
+    found = resampled(scores, first, second, rounds=rounds, seed=seed)
+    low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (rate, rate)
     return Verification(
         eer=rate,
         low=float(low),
         high=float(high),
         threshold=threshold,
+        min_dcf=min_detection_cost(scores, same),
         targets=int(same.sum()),
         nontargets=int((~same).sum()),
-        speakers=len(names),
-        clips=len(owner),
+        speakers=len(np.union1d(first, second)),
+        clips=clips,
     )
+
+
+def resampled(
+    scores: np.ndarray, first: np.ndarray, second: np.ndarray, *, rounds: int, seed: int
+) -> np.ndarray:
+    """EER of each of ``rounds`` draws of speakers with replacement, (rounds,).
+
+    Equal speakers of the trials and seed give equal draws, whatever the scores: two systems on
+    the same trials can be compared draw by draw.
+    """
+    owners, pairs = np.unique(np.stack([first, second]), return_inverse=True)
+    order = np.argsort(-scores, kind="stable")
+    a, b = pairs.reshape(2, -1)[:, order]
+    scores, same = scores[order], a == b
+    rng = np.random.default_rng(seed)
+    found: list[float] = []
+    while len(found) < rounds:
+        times = np.bincount(rng.integers(len(owners), size=len(owners)), minlength=len(owners))
+        weights = np.where(same, times[a], times[a] * times[b])
+        if weights[same].any() and weights[~same].any():
+            found.append(_equal_error_rate(scores, same, weights)[0])
+    return np.array(found)

@@ -13,8 +13,9 @@ from torch import Tensor
 from distill.backbones.ecapa_model import Ecapa
 from distill.speaker.data import name_of, speech_of
 from distill.speaker.eer import Verification, verify
-from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import Clip
+from distill.training.accuracy import evaluating
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 
@@ -66,12 +67,8 @@ def of_encoder(model: Ecapa) -> Embed:
     """Embeddings of an encoder in eval mode; its mode is put back."""
 
     def embed(wave: Tensor) -> Tensor:
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             return model(wave)
-        finally:
-            model.train(training)
 
     return embed
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ from distill.speaker.config import SpeakerConfig
 from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.dino import Dino
 from distill.training.card import write
-from distill.training.loop import Loop
+from distill.training.loop import Loop, Place
 from enhance.files import write_json
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Step
-from enhance.training.processes import Hardware, on_cpu
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Step
+from enhance.training.engine.processes import on_cpu
 
 log = logging.getLogger("enhance")
 
@@ -43,9 +43,7 @@ def train(
     output: Path | str,
     *,
     evaluation: Path | str | None = None,
-    resume: bool = False,
-    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
-    quiet: bool = False,
+    **place: Unpack[Place],
 ) -> dict[str, Any]:
     """Train a speaker encoder and write its folder.
 
@@ -54,7 +52,7 @@ def train(
     config
         What to train and how long.
     corpus
-        Folder with speech and noise, as `enhance.data.clips.load_clips` reads it; `aam` needs
+        Folder of speech and noise, as `enhance.data.corpus.clips.load_clips` reads it; `aam` needs
         the column `speaker`.
     output
         Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,
@@ -63,12 +61,8 @@ def train(
     evaluation
         Folder with speech of other, known speakers, whose EER is measured at the end; None
         leaves that out.
-    resume
-        Go on from ``output/state``.
-    hardware
-        See `distill.training.loop.Loop`.
-    quiet
-        No progress bar.
+    place
+        See `distill.training.loop.Place`.
 
     Returns
     -------
@@ -80,58 +74,34 @@ def train(
     EnhanceError
         If a folder cannot be used, a speaker stands on both sides, or the loss is not finite.
     """
-    where: dict[str, Any] = {"resume": resume, "hardware": hardware, "quiet": quiet}
-    with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **where) as loop:
-        return Training(config, Path(corpus), loop, evaluation).run(interrupt)
-
-
-class Training:
-    """One run; see `train`."""
-
-    def __init__(
-        self,
-        config: SpeakerConfig,
-        corpus: Path,
-        loop: Loop,
-        evaluation: Path | str | None,
-    ) -> None:
-        self.config, self.output, self.loop = config, loop.output, loop
-        self.data = SpeakerData.open(corpus, config, loop.quiet)
-        self.evaluation = None
+    with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **place) as loop:
+        data = SpeakerData.open(Path(corpus), config, loop.quiet)
+        unseen = None
         if evaluation is not None:
-            self.evaluation = score.open_evaluation(Path(evaluation), config.source, loop.quiet)
-            score.check_unseen(self.data.train.clips, self.evaluation.clips)
-        self.learner = SpeakerLearner(config, self.data)
-
-    def run(self, interrupt: Interrupt) -> dict[str, Any]:
-        """Do what is left."""
-        config, learner, state = self.config, self.learner, self.loop.state
+            unseen = score.open_evaluation(Path(evaluation), config.source, loop.quiet)
+            score.check_unseen(data.train.clips, unseen.clips)
+        learner = SpeakerLearner(config, data)
         steps, minutes = config.steps or None, config.minutes
-        if not self.loop.train(learner, interrupt, steps=steps, minutes=minutes):
-            log.warning("stopped at step %d; --resume goes on", state.step)
-            return {"stopped": f"step {state.step}"}
-        self.loop.end_others()
+        if not loop.train(learner, interrupt, steps=steps, minutes=minutes):
+            return loop.stopped()
+        loop.end_others()
         encoder = learner.objective.encoder
         record: dict[str, Any] = {
-            "config": self.loop.plain,
-            "data": self.data.describe(),
-            "speakers": self.data.speakers,
+            "config": loop.plain,
+            "data": data.describe(),
+            "speakers": data.speakers,
             "parameters": sum(p.numel() for p in encoder.parameters()),
-            "steps": state.step,
-            "seconds": round(state.seconds),
-            "audio_seconds": round(state.audio),
+            **loop.spent(),
         }
         held_back = learner.validate()
         if held_back is not None:
             record["held_back"] = held_back
-        if self.evaluation is not None:
+        if unseen is not None:
             untrained = config.sizes.build(config.seed)
-            record["verification"] = score.compare(
-                encoder, untrained, self.data.train, self.evaluation
-            )
-        ecapa_model.save(encoder, self.output)
-        write_json(self.output / "record.json", record)
-        write(self.output, card.text)
+            record["verification"] = score.compare(encoder, untrained, data.train, unseen)
+        ecapa_model.save(encoder, loop.output)
+        write_json(loop.output / "record.json", record)
+        write(loop.output, card.text)
         return record
 
 

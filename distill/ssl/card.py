@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill.ssl.family import config_class
-from distill.ssl.presets import PRESETS
-from distill.ssl.transformer import KINDS
+from distill.backbones.hf import CLASSES
+from distill.ssl.families.family import config_class
+from distill.ssl.families.presets import PRESETS
+from distill.ssl.families.transformer import KINDS
 from distill.training import card
 from enhance.config.settings import merge, parse, to_dict
 from enhance.files import write_json
@@ -94,7 +95,7 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
         config=config,
         family=family,
         title=TITLES[family],
-        network=KINDS[family][2] if own else None,
+        network=CLASSES[family] if own else None,
         geometry=geometry,
         rows=record["iterations"],
         measured=measured,

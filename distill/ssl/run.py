@@ -1,7 +1,8 @@
 """Pre-training of a small self-supervised model on unlabelled speech: `enhance teacher pretrain`.
 
 What the families have in common: files, iterations, one training by `distill.training.loop` in
-each, record and card. What is learnt and how it is measured is behind `distill.ssl.family.Family`.
+each, record and card. What is learnt and how it is measured is behind
+`distill.ssl.families.family.Family`.
 """
 
 from __future__ import annotations
@@ -12,27 +13,25 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import nn
 
 from distill.ssl import card as ssl_card
-from distill.ssl import family as families
-from distill.ssl.config import PretrainConfig
-from distill.ssl.crops import Crop, epochs
-from distill.ssl.data import SslData
-from distill.ssl.family import Family, Work
-from distill.ssl.transformer import KINDS, parameter_count
-from distill.training.loop import Loop
-from distill.training.loop import begun as begun_run
+from distill.ssl.data.corpus import SslData
+from distill.ssl.data.crops import Crop, epochs
+from distill.ssl.families import family as families
+from distill.ssl.families.config import PretrainConfig
+from distill.ssl.families.family import Family, Work
+from distill.ssl.families.transformer import KINDS, parameter_count
+from distill.training.loop import Loop, Place
 from enhance.errors import EnhanceError
-from enhance.files import read_jsonl, write_json
-from enhance.training.history import HISTORY
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, State, Step
-from enhance.training.processes import Hardware, collect, on_cpu, on_first
+from enhance.files import write_json
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, State, Step
+from enhance.training.engine.processes import collect, on_cpu, on_first
 
 log = logging.getLogger("enhance")
 
@@ -44,10 +43,8 @@ def pretrain(
     corpus: Path | str,
     output: Path | str,
     *,
-    resume: bool = False,
     probe: Callable[[Path], dict[str, Any]] | None = None,
-    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
-    quiet: bool = False,
+    **place: Unpack[Place],
 ) -> dict[str, Any]:
     """Pre-train a model and write its folder.
 
@@ -56,20 +53,16 @@ def pretrain(
     config
         What to train and how long; its class decides the family.
     corpus
-        Folder with speech and noise, as `enhance.data.clips.load_clips` reads it.
+        Folder with speech and noise, as `enhance.data.corpus.clips.load_clips` reads it.
     output
         Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,
         ``record.json``, ``history.jsonl``, ``README.md``; what a stopped run needs to go on is
         in its subfolder ``state``.
-    resume
-        Go on from ``output/state``; repeats an unstopped run exactly when limited by steps.
     probe
         Measures the finished folder, as `benchmarks.analysis.phone_probe.probe` does; what it finds
         goes into record and card. None leaves the probe out, and the card says so.
-    hardware
-        See `distill.training.loop.Loop`.
-    quiet
-        No progress bar.
+    place
+        See `distill.training.loop.Place`.
 
     Returns
     -------
@@ -83,52 +76,32 @@ def pretrain(
     """
     if probe and config.family not in KINDS:
         raise EnhanceError(f"--probe: knows the frames of {', '.join(KINDS)} only; leave it out")
-    where: dict[str, Any] = {"resume": resume, "hardware": hardware, "quiet": quiet}
-    with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **where) as loop:
-        record = Pretraining(config, Path(corpus), loop, resume).run(interrupt)
+    with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **place) as loop:
+        record = Pretraining(config, Path(corpus), loop).run(interrupt)
     if "stopped" not in record:
         ssl_card.write(Path(output), probe(Path(output)) if probe else None)
     return record
 
 
-def begun(output: Path | str) -> dict[str, Any]:
-    """Configuration of the run that stands in a folder.
-
-    Raises
-    ------
-    EnhanceError
-        If there is none.
-    """
-    config: dict[str, Any] = begun_run(output, FORMAT)["config"]
-    return config
-
-
 class Pretraining:
     """One run; see `pretrain`."""
 
-    def __init__(self, config: PretrainConfig, corpus: Path, loop: Loop, resume: bool) -> None:
+    def __init__(self, config: PretrainConfig, corpus: Path, loop: Loop) -> None:
         self.config, self.output, self.quiet = config, loop.output, loop.quiet
         self.loop = loop
         self.data = SslData.open(corpus, config.held_back, config.seed, loop.quiet)
-        heard = _digest(self.data)
-        if resume and self.loop.kept["data"] != heard:
-            raise EnhanceError(
-                f"{loop.output}: was begun with other recordings than those of {corpus}; give the "
-                "same corpus or choose another folder"
-            )
-        if not resume:
-            self.loop.kept = {
-                "data": heard,
+        loop.bind("data", _digest(self.data), f"recordings than those of {corpus}")
+        if not loop.begun:
+            loop.kept |= {
                 "iteration": 0,
                 "prepared": False,  # whether units and the like of this iteration are made
                 "before": 0,  # steps of the iterations before
                 "finished": [],  # record of each finished iteration
             }
-        self.kept = self.loop.kept
-        self.resumed = resume
+        self.kept, self.resumed = loop.kept, loop.begun
         self.family = families.build(config)
-        if resume:
-            self.loop.restore({"model": self.family.model})
+        if loop.begun:
+            loop.restore({"model": self.family.model})
 
     def run(self, interrupt: Interrupt) -> dict[str, Any]:
         """Do what is left."""
@@ -152,9 +125,7 @@ class Pretraining:
                 place={"iteration": iteration + 1},
             )
             if not done:
-                where = f"iteration {iteration + 1}, step {self.loop.state.step}"
-                log.warning("stopped at %s; --resume goes on", where)
-                return {"stopped": where}
+                return self.loop.stopped(f"iteration {iteration + 1}, ")
             self._finish_iteration(learner)
         self.loop.end_others()
         self.family.save(self.output)
@@ -163,11 +134,7 @@ class Pretraining:
             "data": self.data.describe(),
             "parameters": parameter_count(self.family.model),
             "iterations": kept["finished"],
-            "curve": [
-                {k: v for k, v in row.items() if k != "type"}
-                for row in read_jsonl(self.output / HISTORY)
-                if row["type"] == "validation"
-            ],
+            "curve": self.loop.curve(),
         }
         write_json(self.output / "record.json", record)
         return record

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill.teacher.cache import FeatureCache
-from distill.teacher.cache_bound import Room
+from distill.teacher.cache import NAMES, FeatureCache
 from distill.teacher.contract import Teacher
 from distill.teacher.frames import FrameGrid
 from distill.teacher.layers import Layers
 from distill.teacher.windows import hear, spans
+from enhance.cache import BoundedFolder
 from enhance.errors import EnhanceError
 
 _FORMAT = 2  # counts up whenever the same audio and teacher would give other features
@@ -47,7 +47,7 @@ class Features:
         Folder, shared by any teachers, layers and processes: each state of a teacher has a
         subfolder, wherever the teacher was found.
     limit_bytes
-        Bound on that whole folder (`distill.teacher.cache_bound`); 0 keeps nothing.
+        Bound on that whole folder (`enhance.cache`); 0 keeps nothing.
 
     Raises
     ------
@@ -61,7 +61,7 @@ class Features:
         self.teacher = teacher
         self.layers = Layers.parse(layers, teacher.num_layers)
         self.grid = FrameGrid.of_teacher(teacher)
-        self._room = Room(cache, limit_bytes)
+        self._bound = BoundedFolder(cache, limit_bytes, NAMES)
         self._caches: dict[str, FeatureCache] = {}
 
     @property
@@ -213,5 +213,5 @@ class Features:
         if what not in self._caches:
             kind = f"{_FORMAT}|{self.teacher.fingerprint}|{spans(self.teacher)}|{what}"
             name = f"{what}-{hashlib.sha256(kind.encode()).hexdigest()[:16]}"
-            self._caches[what] = FeatureCache(self._room, name)
+            self._caches[what] = FeatureCache(self._bound, name)
         return self._caches[what]

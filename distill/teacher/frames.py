@@ -65,22 +65,28 @@ class FrameGrid:
         return range(max(first, 0), max(min(stop, frames), max(first, 0)))
 
 
-@lru_cache(maxsize=64)
 def overlaps(
     source: FrameGrid, target: FrameGrid, source_frames: int, target_frames: int
-) -> np.ndarray:
+) -> Tensor:
     """Share of each target cell that each source cell covers.
+
+    Arithmetic on tensors alone: an exported graph finds out the numbers of frames itself.
 
     Shape: float32 (target_frames, source_frames); a row sums to at most one, and to less at the
     ends, where no source frame is.
     """
-    a = target.cells(target_frames)[:, None]  # (T, 1), half samples
-    b = source.cells(source_frames)[None, :]  # (1, T')
-    ends = np.minimum(a + 2 * target.stride, b + 2 * source.stride)
-    shared = np.maximum(ends - np.maximum(a, b), 0)
-    share = (shared / (2 * target.stride)).astype(np.float32)
-    share.flags.writeable = False  # the array is handed to every caller
-    return share
+    import torch
+
+    def cells(grid: FrameGrid, count: int) -> Tensor:  # half samples
+        return 2 * grid.offset + grid.field - grid.stride + 2 * grid.stride * torch.arange(count)
+
+    a, b = cells(target, target_frames)[:, None], cells(source, source_frames)[None]
+    ends = torch.minimum(a + 2 * target.stride, b + 2 * source.stride)
+    shared = (ends - torch.maximum(a, b)).clamp_min(0)
+    return shared.float() / (2 * target.stride)
+
+
+_kept = lru_cache(maxsize=64)(overlaps)
 
 
 def resample(
@@ -108,7 +114,7 @@ def resample(
     """
     import torch
 
-    weights = torch.tensor(overlaps(source, target, values.shape[1], frames)).to(values)  # (T, T')
+    weights = _kept(source, target, values.shape[1], frames).to(values)  # (T, T')
     counts = valid.to(values)
     cover = counts @ weights.T  # (B, T)
     summed = weights @ (values * counts[..., None])  # (B, T, D)

@@ -6,11 +6,14 @@ over files. A guess that needs no model stands beside the model's figure where t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 
 def interval(hits: np.ndarray, counts: np.ndarray, draws: int = 2000) -> dict[str, float]:
@@ -34,6 +37,20 @@ def interval(hits: np.ndarray, counts: np.ndarray, draws: int = 2000) -> dict[st
         "low": round(float(low), 5),
         "high": round(float(high), 5),
     }
+
+
+@contextlib.contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; each module's mode comes back afterwards."""
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
 
 
 @dataclass
@@ -88,15 +105,24 @@ class Tally:
 def code_usage(counts: Sequence[int] | np.ndarray) -> dict[str, Any]:
     """Size, used entries and perplexity of one codebook.
 
-    Perplexity is exp of the entropy (nats) of how often each entry is taken: the size if all are
-    taken alike, 1 if one is taken always.
-
     Parameters
     ----------
     counts
         How often each entry was taken, (V,).
     """
-    counts = np.asarray(counts, np.float64)
-    share = counts[counts > 0] / max(counts.sum(), 1.0)
-    perplexity = float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
-    return {"size": len(counts), "used": len(share), "perplexity": round(perplexity, 3)}
+    taken = torch.as_tensor(counts, dtype=torch.float64)
+    share = taken / taken.sum().clamp_min(1)
+    spread = perplexity(share).item() if taken.any() else 0.0
+    return {"size": len(taken), "used": int((taken > 0).sum()), "perplexity": round(spread, 3)}
+
+
+def perplexity(shares: Tensor) -> Tensor:
+    """exp of the entropy (nats) of distributions.
+
+    V if all of V entries are taken alike, 1 if one is taken always. Differentiable.
+
+    Shape: (..., V) to (...).
+    """
+    # A floor: where an entry is never taken the logarithm, and xlogy's gradient, would be infinite.
+    floor = torch.finfo(shares.dtype).tiny
+    return torch.exp(-(shares * shares.clamp_min(floor).log()).sum(-1))

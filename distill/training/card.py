@@ -51,21 +51,18 @@ def write(folder: Path, text: Text) -> Path:
     return folder / "README.md"
 
 
-def render(template: Path, front: Mapping[str, Any], **facts: Any) -> str:
-    """The card: front matter of the Hugging Face hub, then Markdown.
+def fill(template: Path, **facts: Any) -> str:
+    """A page of Markdown.
 
     Parameters
     ----------
     template
         Markdown with jinja2; it may import ``macros.md.jinja`` of this folder. A fact that it
         names and does not get is an error, never an empty place.
-    front
-        Fields of `huggingface_hub.ModelCardData`; empty ones are left out.
     facts
         What the template tells.
     """
     import jinja2
-    from huggingface_hub import ModelCard, ModelCardData
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
@@ -74,7 +71,22 @@ def render(template: Path, front: Mapping[str, Any], **facts: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"fmt": format, "share": share, "thin": thin}
-    body = environment.get_template(template.name).render(**facts)
+    return environment.get_template(template.name).render(**facts)
+
+
+def render(template: Path, front: Mapping[str, Any], **facts: Any) -> str:
+    """The card: front matter of the Hugging Face hub, then Markdown.
+
+    Parameters
+    ----------
+    template, facts
+        As `fill`.
+    front
+        Fields of `huggingface_hub.ModelCardData`; empty ones are left out.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    body = fill(template, **facts)
     data = ModelCardData(**{key: value for key, value in front.items() if value})
     frame = "---\n{{ card_data }}\n---\n\n{{ body }}"
     return f"{ModelCard.from_template(data, template_str=frame, body=body.strip())}\n"

@@ -13,6 +13,7 @@ from enhance.config.checked import (
     checked,
 )
 from enhance.config.settings import merge, override, parse, to_dict
+from enhance.errors import EnhanceError
 
 C = TypeVar("C", bound="LoopConfig")
 
@@ -51,6 +52,10 @@ class LoopConfig:
     """AdamW's momenta."""
     epsilon: ClassVar[float] = 1e-6
     """AdamW's."""
+
+    def __post_init__(self) -> None:
+        if not self.minutes and not getattr(self, "steps", True):
+            raise EnhanceError("--minutes or --steps: one of them must be positive")
 
     def rate(self, step: int, total: int | None) -> float:
         """Learning rate of the step after ``step`` finished ones: rise, plateau, last quarter."""

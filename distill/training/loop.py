@@ -1,19 +1,20 @@
 """One run in one folder of everything that is no enhancer: teachers, speaker encoders, decoders.
 
-The training is `enhance.training.engine`. Here is the folder (begun, resumed, refused), what the
-owner keeps in its state, and the plan: a limit in minutes only decides when the last quarter
-begins, in which the learning rate falls to zero, so that a run can be repeated exactly by naming
-the number of steps it came to.
+The training is `enhance.training.engine.engine`. Here is the folder (begun, resumed, refused),
+what the owner keeps in its state, and the plan: a limit in minutes only decides when the last
+quarter begins, in which the learning rate falls to zero, so that a run can be repeated exactly by
+naming the number of steps it came to.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +22,19 @@ from torch import Tensor, nn
 from distill.training.config import FREE, LoopConfig, total_from
 from enhance.config.settings import merge
 from enhance.errors import EnhanceError
+from enhance.files import read_jsonl
 from enhance.network.checkpoint import WEIGHTS
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
-from enhance.training import run_folder
-from enhance.training.engine import Engine
-from enhance.training.history import HISTORY
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Plan, State, adamw
-from enhance.training.processes import Hardware, end_others, on_first, precision_of
-from enhance.training.state import below, gather
+from enhance.parallel import torch_threads
+from enhance.training.engine.engine import Engine
+from enhance.training.engine.history import HISTORY
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Plan, State, adamw
+from enhance.training.engine.processes import Hardware, end_others, on_first, precision_of
+from enhance.training.engine.state import below, gather
+from enhance.training.run import run_folder
+
+log = logging.getLogger("enhance")
 
 
 class LoopPlan(Plan):
@@ -66,6 +71,19 @@ class LoopPlan(Plan):
         return state.seconds - saved > self.config.checkpoint_seconds
 
 
+class Place(TypedDict, total=False):
+    """How a run is run: the last arguments of every training."""
+
+    resume: bool
+    """Go on from ``state/`` of the folder; repeats an unstopped run exactly when limited by
+    steps."""
+    hardware: Hardware
+    """Where to train. With several processes each takes batches of its own, so that a step hears
+    as many times the audio."""
+    quiet: bool
+    """Show nothing."""
+
+
 class Loop(contextlib.ExitStack):
     """One run in one folder: a context manager that keeps other processes from it.
 
@@ -78,13 +96,8 @@ class Loop(contextlib.ExitStack):
         ``state/trainer.safetensors`` to go on from.
     tag
         Format of that state, checked on resumption.
-    resume
-        Go on from the state that is there.
-    hardware
-        Where to train. With several processes each takes batches of its own, so that a step hears
-        as many times the audio.
-    quiet
-        Show nothing.
+    resume, hardware, quiet
+        See `Place`.
 
     Raises
     ------
@@ -99,7 +112,7 @@ class Loop(contextlib.ExitStack):
         output: Path,
         tag: str,
         *,
-        resume: bool,
+        resume: bool = False,
         hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
         quiet: bool = False,
     ) -> None:
@@ -164,6 +177,20 @@ class Loop(contextlib.ExitStack):
         self.resumed, _ = load_tensors(state_file(output), self.tag)
         self.state, self.kept = State.read(header), header["kept"]
 
+    def bind(self, name: str, identity: str, what: str) -> None:
+        """Keep what a run is made of.
+
+        Raises
+        ------
+        EnhanceError
+            If a resumed run was begun with another; ``what`` says of what.
+        """
+        if self.kept.setdefault(name, identity) != identity:
+            raise EnhanceError(
+                f"{self.output}: was begun with other {what}; give the same or choose another "
+                "folder"
+            )
+
     def train(
         self,
         learner: Learner,
@@ -173,6 +200,7 @@ class Loop(contextlib.ExitStack):
         minutes: float,
         before: int = 0,
         place: Mapping[str, Any] | None = None,
+        plan: Callable[[Any, float], LoopPlan] = LoopPlan,
     ) -> bool:
         """Train to the end (True) or until interrupted (False); the state is saved then.
 
@@ -189,6 +217,8 @@ class Loop(contextlib.ExitStack):
             Number of steps, None where the clock decides.
         minutes
             Limit of time, 0 for none.
+        plan
+            Made of configuration and limit; for an optimiser of one's own.
 
         Raises
         ------
@@ -198,10 +228,16 @@ class Loop(contextlib.ExitStack):
         self.lock()
         if self.state.total is None:
             self.state.total = steps
-        plan = LoopPlan(self.config, minutes)
         resumed = self.resumed if self.state.step else {}
         engine = Engine(
-            self.fabric, learner, plan, self.file, self.tag, self._header, self.state, resumed
+            self.fabric,
+            learner,
+            plan(self.config, minutes),
+            self.file,
+            self.tag,
+            self._header,
+            self.state,
+            resumed,
         )
         self.resumed = {}
         stopped = engine.train(interrupt, self.output, before=before, place=place, quiet=self.quiet)
@@ -210,6 +246,29 @@ class Loop(contextlib.ExitStack):
         if stopped != "finished":
             self.end_others()
         return stopped == "finished"
+
+    def stopped(self, where: str = "") -> dict[str, Any]:
+        """What a training gives that was interrupted, with a word on how to go on."""
+        where += f"step {self.state.step}"
+        log.warning("stopped at %s; --resume goes on", where)
+        return {"stopped": where}
+
+    def spent(self) -> dict[str, int]:
+        """Steps, seconds of training, seconds of audio, for the record."""
+        state = self.state
+        return {
+            "steps": state.step,
+            "seconds": round(state.seconds),
+            "audio_seconds": round(state.audio),
+        }
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Measurements on held-back files, for the record."""
+        return [
+            {k: v for k, v in row.items() if k != "type"}
+            for row in read_jsonl(self.output / HISTORY)
+            if row["type"] == "validation"
+        ]
 
     def end_others(self) -> None:
         """End all processes but the first, which measures and writes what is left."""
@@ -253,14 +312,3 @@ def begun(output: Path | str, tag: str) -> dict[str, Any]:
         raise EnhanceError(f"{output}: no run to go on with ({file} is missing)")
     header: dict[str, Any] = load_tensors(file, tag, tensors=False)[1]
     return header
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """So many torch threads; the number before comes back afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from enhance.cli import measure, teachers
 from enhance.cli.analyze import analyze_app
+from enhance.cli.dann import dann_app
 from enhance.cli.data import data_app
 from enhance.cli.options import (
     Accelerator,
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(analyze_app, name="analyze")
 app.add_typer(teachers.teacher_app, name="teacher")
+app.add_typer(dann_app, name="dann")
 
 
 def _version(wanted: bool) -> None:
@@ -145,8 +147,8 @@ def train(
     from distill.modes.choose import make_objective
     from enhance.config.settings import load_run
     from enhance.network.checkpoint import newest_run
+    from enhance.training.engine.processes import Hardware
     from enhance.training.loop import fit
-    from enhance.training.processes import Hardware
 
     if branch is not None and (resume or init is not None):
         raise EnhanceError("enhance train: --branch starts a run; leave --resume and --init out")
@@ -190,7 +192,7 @@ def snapshot(
     """Write a run's state in half precision: a small folder for enhance train --branch."""
     require("train", "torch", "safetensors", "yaml")
     from enhance.network.checkpoint import newest_run
-    from enhance.training.snapshot import snapshot as write
+    from enhance.training.run.snapshot import snapshot as write
 
     run = run or newest_run(kept=False)
     out = out or run.with_name(f"{run.name}-snapshot")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import Assign, Cache, Cluster, Force, Jobs, Quiet, Snr
+from enhance.cli.options import Assign, Cache, Cluster, Force, Jobs, Limit, Quiet, Snr
 from enhance.errors import EnhanceError, require
 from enhance.files import kind_of, resolved
 
@@ -35,7 +35,7 @@ def data_manifest(
 
     Without --kind, files below a folder named speech (or clean, noise) are labelled so.
     """
-    from enhance.data.manifest import make_manifest
+    from enhance.data.corpus.manifest import make_manifest
 
     path, clips, problems = make_manifest(
         folder, out, kind=kind, source=source, speaker=speaker, force=force, quiet=quiet
@@ -129,6 +129,58 @@ def data_example(
     print(f"{out}: {len(wave) / 16000:.1f} s of synthetic speech in noise at {snr:g} dB")
 
 
+@data_app.command("align")
+def data_align(
+    manifest: Annotated[Path, typer.Argument(help="Of English recordings.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    transcripts: Annotated[
+        Path | None, typer.Option(help="What is said: path,text.  [default: it is recognised]")
+    ] = None,
+    words: Annotated[
+        Path | None, typer.Option(help="Text file of the only words that are recognised.")
+    ] = None,
+    source: Annotated[str, typer.Option(help="Only clips of this source.")] = "",
+    limit: Limit = 0,
+    jobs: Jobs = 0,
+    cluster: Cluster = "",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the phones of recordings with PocketSphinx: a corpus for analyze probe --task phone.
+
+    With transcripts by forced alignment; else words are recognised first, rightly or wrongly.
+    """
+    from distill.ctc.transcripts import read_transcripts
+    from enhance.data.align import align
+    from enhance.data.corpus.manifest import read_manifest
+    from enhance.measure.timing import cores
+
+    if transcripts is not None and words is not None:
+        raise EnhanceError("--transcripts and --words: give one of them")
+    clips = [c for c in read_manifest(manifest) if source in ("", c.source)]
+    clips = [c for c in clips if c.kind != "noise"][: limit or None]
+    if not clips:
+        raise EnhanceError(f"--source {source}: no speech of it in {manifest}")
+    texts = {t.path: t.text for t in read_transcripts(transcripts)} if transcripts else None
+    try:
+        known = words.read_text("utf-8").split() if words else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnhanceError(f"--words {words}: cannot be read ({error})") from error
+    problems = align(
+        clips,
+        out,
+        texts=texts,
+        words=known,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        force=force,
+        quiet=quiet,
+    )
+    for line in problems:
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"{out}: phones of {len(clips if texts is None else texts) - len(problems)} clips")
+
+
 @data_app.command("features")
 def data_features(
     corpus: Annotated[str, typer.Argument(help="Folder with speech, or a manifest.")],
@@ -146,7 +198,7 @@ def data_features(
     require("train", "torch", "transformers", "safetensors")
     from distill.extract import Wanted, extract
     from enhance.config import DataConfig
-    from enhance.data.clips import load_clips
+    from enhance.data.corpus.clips import load_clips
     from enhance.files import cache_folder
     from enhance.measure.timing import cores
 
@@ -154,3 +206,55 @@ def data_features(
     wanted = Wanted(teacher, layers, (cache or cache_folder("features")).resolve(), cache_gb)
     found = extract(speech, wanted, jobs=jobs or cores(), cluster=cluster, quiet=quiet)
     print(f"{wanted.cache}: {found.made} clips added, {found.found} were there")
+
+
+@data_app.command("copy-synthesis")
+def data_copy_synthesis(
+    corpus: Annotated[Path, typer.Argument(help="Folder or manifest of speech, speakers named.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    source: Annotated[str, typer.Option(help="Only this source of the manifest.")] = "",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="griffin-lim, world, lpc; repeatable.  [default: all]"),
+    ] = None,
+    codec: Annotated[
+        list[str] | None, typer.Option(help="Such as amr-4.75k; repeatable.  [default: nine]")
+    ] = None,
+    per_clip: Annotated[
+        int, typer.Option(min=1, help="Codecs for each clip and copy; they take turns.")
+    ] = 1,
+    clips: Annotated[int, typer.Option(min=0, help="Recordings, drawn; 0 for all.")] = 0,
+    held_back: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of speakers for evaluation.")
+    ] = 0.3,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    jobs: Jobs = 0,
+    cluster: Cluster = "",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a spoofing task: speech and its vocoder copies, through codecs, with manifests.
+
+    It is an easier task than ASVspoof, and no figure on it is comparable with one.
+    """
+    require("analysis", "av", "pyworld", "torchaudio", "scipy")
+    from benchmarks.analysis.copy_synthesis import make
+    from enhance.measure.timing import cores
+
+    counts = make(
+        corpus,
+        out,
+        source=source,
+        methods=method or [],
+        names=codec or [],
+        per_clip=per_clip,
+        clips=clips,
+        held_back=held_back,
+        seed=seed,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        force=force,
+        quiet=quiet,
+    )
+    for name, count in counts.items():
+        print(f"{out / name}: {count} clips")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -33,6 +35,7 @@ from enhance.errors import EnhanceError, require
 
 if TYPE_CHECKING:
     from distill.training.config import LoopConfig
+    from distill.training.loop import Place
 
     C = TypeVar("C", bound=LoopConfig)
 
@@ -41,9 +44,83 @@ teacher_app = typer.Typer(
 )
 
 
+_PRETRAIN = ("minutes", "steps", "iterations", "units", "seed", "threads", "precision")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the options say that all trainings have."""
+
+    given: Mapping[str, Any]
+    """Values of all options by name."""
+    output: Path | None
+    assign: list[str]
+    resume: bool
+    quiet: bool
+
+    def begun(self, tag: str) -> dict[str, Any]:
+        """Configuration of the run that is resumed; empty for a new one."""
+        from distill.training.loop import begun
+
+        return begun(self.output, tag)["config"] if self.resume and self.output else {}
+
+    def settings(self, kind: type[C], tag: str) -> C:
+        """Configuration of the run: that of the resumed one, below what the options say."""
+        from distill.training.config import configure
+
+        given = {f.name: self.given.get(f.name) for f in fields(kind)}
+        return configure(kind, given, self.assign, self.begun(tag))
+
+    def place(self) -> Place:
+        """How it is run."""
+        from enhance.training.engine.processes import Hardware
+
+        g = self.given
+        where = Hardware(g["accelerator"], g["devices"], g["strategy"], g["num_nodes"])
+        return {"resume": self.resume, "hardware": where, "quiet": self.quiet}
+
+
+def training(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options that all trainings have, handed to it as its first argument."""
+
+    def shared(
+        output: ModelFolder = None,
+        assign: Assign = None,
+        seed: Seed = None,
+        threads: Threads = None,
+        devices: Devices = 1,
+        strategy: Strategy = "auto",
+        num_nodes: NumNodes = 1,
+        accelerator: Accelerator = "cpu",
+        precision: Precision = None,
+        resume: Resume = False,
+        quiet: Quiet = False,
+    ) -> None: ...
+
+    own, common = (
+        list(inspect.signature(function, eval_str=True).parameters.values())
+        for function in (command, shared)
+    )
+    options = own[1:] + common
+
+    @functools.wraps(command)
+    def whole(**given: Any) -> None:
+        check_resume(given["output"], given["resume"])
+        show_progress(given["quiet"])
+        run = Training(
+            given, given["output"], given["assign"] or [], given["resume"], given["quiet"]
+        )
+        command(run, **{p.name: given[p.name] for p in own[1:]})
+
+    whole.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    whole.__annotations__ = {p.name: p.annotation for p in options}
+    return whole
+
+
 @teacher_app.command()
+@training
 def pretrain(
-    output: ModelFolder = None,
+    run: Training,
     family: Annotated[
         Literal["wav2vec", "vq-wav2vec", "wav2vec2", "hubert", "wavlm"] | None,
         typer.Option(help="Which model and objective.  [default: wavlm]"),
@@ -74,16 +151,6 @@ def pretrain(
     probe: Annotated[
         Path | None, typer.Option(help="Folder with phone alignments to probe the result on.")
     ] = None,
-    assign: Assign = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    devices: Devices = 1,
-    strategy: Strategy = "auto",
-    num_nodes: NumNodes = 1,
-    accelerator: Accelerator = "cpu",
-    precision: Precision = None,
-    resume: Resume = False,
-    quiet: Quiet = False,
 ) -> None:
     """Pre-train a small self-supervised model on your own speech.
 
@@ -91,42 +158,32 @@ def pretrain(
     A resumed run keeps its own settings.
     """
     require("train", "torch", "lightning_fabric", "transformers", "sklearn", "scipy", "tensorboard")
-    check_resume(output, resume)
     from benchmarks.analysis import phone_probe
-    from distill.ssl import family as families
-    from distill.ssl import run
+    from distill.ssl.families import family as families
+    from distill.ssl.run import FORMAT
+    from distill.ssl.run import pretrain as train
     from enhance.config.settings import override
-    from enhance.data import demo_corpus
-    from enhance.training.processes import Hardware
+    from enhance.data.corpus import demo_corpus
 
-    show_progress(quiet)
-    given = {
-        "minutes": minutes,
-        "steps": steps,
-        "iterations": iterations,
-        "units": units,
-        "seed": seed,
-        "threads": threads,
-        "precision": precision,
-    }
-    settings = override({k: v for k, v in given.items() if v is not None}, list(assign or []))
-    begun = run.begun(output) if resume and output is not None else None
-    config = families.configure(family, preset, settings, begun)
-    record = run.pretrain(
+    given = {k: v for k, v in run.given.items() if k in _PRETRAIN and v is not None}
+    config = families.configure(
+        family, preset, override(given, run.assign), run.begun(FORMAT) or None
+    )
+    measure = functools.partial(phone_probe.probe, corpus=probe, quiet=run.quiet)
+    record = train(
         config,
-        corpus or demo_corpus.ensure(quiet=quiet),
-        output or new_run(f"ssl-{config.family}"),
-        resume=resume,
-        probe=partial(phone_probe.probe, corpus=probe, quiet=quiet) if probe else None,
-        hardware=Hardware(accelerator, devices, strategy, num_nodes),
-        quiet=quiet,
+        corpus or demo_corpus.ensure(quiet=run.quiet),
+        run.output or new_run(f"ssl-{config.family}"),
+        probe=measure if probe else None,
+        **run.place(),
     )
     _finished(record)
 
 
 @teacher_app.command()
+@training
 def pretrain_speaker(
-    output: ModelFolder = None,
+    run: Training,
     objective: Annotated[
         Literal["aam", "dino"] | None,
         typer.Option(help="aam: with speaker labels; dino: without.  [default: aam]"),
@@ -154,16 +211,6 @@ def pretrain_speaker(
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Peak.  [default: 0.002]")
     ] = None,
-    assign: Assign = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    devices: Devices = 1,
-    strategy: Strategy = "auto",
-    num_nodes: NumNodes = 1,
-    accelerator: Accelerator = "cpu",
-    precision: Precision = None,
-    resume: Resume = False,
-    quiet: Quiet = False,
 ) -> None:
     """Train a speaker encoder (ECAPA-TDNN) on your own speech.
 
@@ -173,33 +220,16 @@ def pretrain_speaker(
     require("speaker", "torch", "speechbrain", "safetensors", "lightning_fabric", "tensorboard")
     if corpus is None:
         raise EnhanceError("--corpus: name a folder with speech, its speakers in the manifest")
-    check_resume(output, resume)
     from distill.speaker.config import SpeakerConfig
     from distill.speaker.train import FORMAT, train
-    from enhance.training.processes import Hardware
 
-    show_progress(quiet)
-    given = {
-        "objective": objective,
-        "preset": preset,
-        "source": source,
-        "minutes": minutes,
-        "steps": steps,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "threads": threads,
-        "precision": precision,
-    }
-    settings = _settings(SpeakerConfig, FORMAT, given, assign, output if resume else None)
+    settings = run.settings(SpeakerConfig, FORMAT)
     record = train(
         settings,
         corpus,
-        output or new_run(f"ecapa-{settings.objective}"),
+        run.output or new_run(f"ecapa-{settings.objective}"),
         evaluation=evaluation,
-        resume=resume,
-        hardware=Hardware(accelerator, devices, strategy, num_nodes),
-        quiet=quiet,
+        **run.place(),
     )
     _finished(record)
     for row in record.get("verification", []):
@@ -211,7 +241,9 @@ def pretrain_speaker(
 
 
 @teacher_app.command()
+@training
 def finetune_ctc(
+    run: Training,
     backbone: Annotated[
         str, typer.Argument(metavar="BACKBONE", help="Shipped name, folder, file or hub id.")
     ],
@@ -223,7 +255,6 @@ def finetune_ctc(
         Path | None,
         typer.Option("--eval", help="The same, to measure on.  [default: a tenth, by speaker]"),
     ] = None,
-    output: ModelFolder = None,
     units: Annotated[
         Literal["char", "word"] | None,
         typer.Option(
@@ -254,16 +285,6 @@ def finetune_ctc(
         bool | None,
         typer.Option("--from-scratch", help="Random weights: what pre-training is worth."),
     ] = None,
-    assign: Assign = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    devices: Devices = 1,
-    strategy: Strategy = "auto",
-    num_nodes: NumNodes = 1,
-    accelerator: Accelerator = "cpu",
-    precision: Precision = None,
-    resume: Resume = False,
-    quiet: Quiet = False,
 ) -> None:
     """Fine-tune a self-supervised model to write what is said (CTC).
 
@@ -273,38 +294,13 @@ def finetune_ctc(
     require("train", "torch", "lightning_fabric", "transformers", "torchaudio", "tensorboard")
     if transcripts is None:
         raise EnhanceError("--transcripts: name a file with columns path and text")
-    check_resume(output, resume)
     from distill.ctc.card import share
     from distill.ctc.config import CtcConfig
     from distill.ctc.train import FORMAT, finetune
-    from enhance.training.processes import Hardware
 
-    show_progress(quiet)
-    given = {
-        "backbone": backbone,
-        "units": units,
-        "minutes": minutes,
-        "steps": steps,
-        "learning_rate": learning_rate,
-        "batch_seconds": batch_seconds,
-        "freeze_steps": freeze_steps,
-        "train_front_end": train_front_end,
-        "mask": mask,
-        "dropout": dropout,
-        "from_scratch": from_scratch,
-        "seed": seed,
-        "threads": threads,
-        "precision": precision,
-    }
-    settings = _settings(CtcConfig, FORMAT, given, assign, output if resume else None)
+    settings = run.settings(CtcConfig, FORMAT)
     record = finetune(
-        settings,
-        transcripts,
-        output or new_run("ctc"),
-        evaluation=evaluation,
-        resume=resume,
-        hardware=Hardware(accelerator, devices, strategy, num_nodes),
-        quiet=quiet,
+        settings, transcripts, run.output or new_run("ctc"), evaluation=evaluation, **run.place()
     )
     _finished(record)
     kind = "characters" if settings.units == "char" else "tokens"
@@ -344,21 +340,6 @@ def table(
     print(teacher_table.markdown(rows))
     if out is not None:
         teacher_table.write(rows, out)
-
-
-def _settings(
-    kind: type[C],
-    kept_as: str,
-    given: Mapping[str, Any],
-    assign: Sequence[str] | None,
-    resumed: Path | None,
-) -> C:
-    """Settings of a run: those of the one that is resumed, below what the command line says."""
-    from distill.training.config import configure
-    from distill.training.loop import begun
-
-    start = {} if resumed is None else begun(resumed, kept_as)["config"]
-    return configure(kind, given, assign or [], start)
 
 
 def _finished(record: Mapping[str, Any]) -> None:

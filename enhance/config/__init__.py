@@ -122,8 +122,8 @@ class GcrnConfig:
 
 @checked
 class LossConfig:
-    """Weights of the terms of `enhance.training.losses.enhancement_loss`; a term of weight 0 is
-    left out."""
+    """Weights of the terms of `enhance.training.losses.enhancement.enhancement_loss`; a term of
+    weight 0 is left out."""
 
     compression: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Power on the magnitude of both spectra before they are compared."""
@@ -142,7 +142,7 @@ class LossConfig:
     """Transform lengths in samples of the multi-resolution term; Hann windows, hop half of each."""
     pesq: float = 0.0
     """What a differentiable wideband PESQ takes off its best score of 4.5
-    (`enhance.training.perceptual`); 16 kHz only."""
+    (`enhance.training.losses.perceptual`); 16 kHz only."""
     level_invariant: bool = False
     """Bring each target to one level, and its estimate by the same gain, before they are compared.
     Else a compressed spectrum's error falls with the level, and quiet mixtures hardly teach it."""
@@ -220,8 +220,8 @@ class TrainingConfig:
     epoch_size: PositiveInt = 10000
     """Mixtures in one epoch. Each is a function of (seed, epoch, index): never the same twice."""
     optimizer: Literal["adamw", "muon"] = "muon"
-    """`adamw`, or `muon`: `enhance.training.muon.Muon` for matrices and kernels, AdamW for the
-    rest."""
+    """`adamw`, or `muon`: `enhance.training.optim.muon.Muon` for matrices and kernels, AdamW for
+    the rest."""
     learning_rate: PositiveFloat = 2e-3
     """Peak of AdamW's learning rate."""
     matrix_rate: PositiveFloat = 0.02

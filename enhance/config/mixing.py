@@ -1,4 +1,4 @@
-"""How mixtures are made: the settings of `enhance.data.mixing.Mixer`."""
+"""How mixtures are made: the settings of `enhance.data.mixing.mixer.Mixer`."""
 
 from __future__ import annotations
 

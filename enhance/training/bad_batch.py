@@ -26,7 +26,7 @@ def suspects(
     losses_of
         A batch to named losses; the weights are those before the bad step.
     batch
-        See `enhance.data.loader`.
+        See `enhance.data.mixing.loader`.
     seed
         Of the run: (seed, epoch, index) make the mixture again.
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from enhance.config import LossConfig, ModelConfig
 from enhance.network.gcrn import flat
 from enhance.network.waveform_model import WaveformModel
-from enhance.training.losses import enhancement_loss
+from enhance.training.losses.enhancement import enhancement_loss
 
 if TYPE_CHECKING:
-    from enhance.data.clip_store import ClipStore
+    from enhance.data.corpus.clip_store import ClipStore
     from enhance.network.companion import Companion
 
 
@@ -48,7 +48,7 @@ class Objective(nn.Module, abc.ABC):
             The model in training mode; reach its parts (``model.stft``, ``model.network``).
         batch
             ``noisy`` and ``clean`` (B, N) on the model's device, ``pieces``, ``altered``,
-            ``files``, ``index``: see `enhance.data.loader`.
+            ``files``, ``index``: see `enhance.data.mixing.loader`.
 
         Returns
         -------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,21 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from tiny_set import RATE, voice, write_set
 from tiny_study import make_material
-
-RATE = 16000
 
 SetMaker = Callable[..., Path]
 ModelMaker = Callable[..., Path]
-
-
-def voice(seed: int, seconds: float) -> np.ndarray:
-    """A buzz in syllables, different for each seed."""
-    t = np.arange(int(seconds * RATE)) / RATE
-    pitch = 100 + 15 * seed
-    buzz = sum(np.sin(2 * np.pi * pitch * k * t + k * k) / k for k in range(1, 30))
-    return (0.05 * np.clip(np.sin(2 * np.pi * 3.7 * t + seed), 0, None) * buzz).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
@@ -40,33 +29,19 @@ def make_set(tmp_path: Path) -> SetMaker:
     def make(
         count: int = 4, snr: float = -5.0, seconds: float = 1.2, name: str = "set", short: int = 0
     ) -> Path:
-        folder = tmp_path / name
-        rows = []
-        for part in ("clean", "noisy"):
-            (folder / part).mkdir(parents=True)
-        for index in range(count):
-            clean = voice(index, 0.15 if index < short else seconds)
-            rough = np.random.default_rng(index).standard_normal(clean.size).astype(np.float32)
-            scale = np.sqrt(np.sum(clean**2) / np.sum(rough**2)) * 10 ** (-snr / 20)
-            for part, wave in (("clean", clean), ("noisy", clean + scale * rough)):
-                path = folder / part / f"{index:03d}.wav"
-                soundfile.write(path, wave, RATE, subtype="FLOAT")
-                rows.append(
-                    {
-                        "path": f"{part}/{path.name}",
-                        "seconds": f"{clean.size / RATE:.4f}",
-                        "source": "made here",
-                        "speaker": f"voice-{index}",
-                        "kind": part,
-                        "speech_group": "odd" if index % 2 else "even",
-                        "source_files": f"story-{index}a.wav story-{index}b.wav",
-                    }
-                )
-        with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        return folder
+        clean = [voice(index, 0.15 if index < short else seconds) for index in range(count)]
+
+        def labels(index: int, part: str) -> dict[str, str]:
+            return {
+                "seconds": f"{clean[index].size / RATE:.4f}",
+                "source": "made here",
+                "speaker": f"voice-{index}",
+                "kind": part,
+                "speech_group": "odd" if index % 2 else "even",
+                "source_files": f"story-{index}a.wav story-{index}b.wav",
+            }
+
+        return write_set(tmp_path / name, clean, labels, snr)
 
     return make
 

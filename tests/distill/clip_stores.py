@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 import torch
 
-from enhance.data.clip_store import ClipStore
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
 
 
 def store_of(folder: Path, lengths: list[int], seed: int = 0) -> ClipStore:

@@ -19,8 +19,6 @@ from benchmarks.quality.candidates import resolve
 from distill.backbones.find import load
 from distill.modes.choose import find_companion, load_model
 from distill.modes.concat import TeacherFeatures
-from distill.modes.teacher_features import overlap_weights
-from distill.teacher.frames import FrameGrid, overlaps
 from enhance.config import GcrnConfig, ModelConfig
 from enhance.device.clean import run_path
 from enhance.device.enhancer import Enhancer
@@ -207,16 +205,6 @@ def test_other_networks_framings_and_norms(tmp_path: Path) -> None:
             expected = model.enhance(wave).numpy()
         found = session.run(None, {"audio": wave.numpy()})[0]
         np.testing.assert_allclose(found, expected, atol=2e-6)
-
-
-@pytest.mark.parametrize("hop", [160, 256, 320])
-def test_overlaps_in_tensors_are_those_of_frames(hop: int) -> None:
-    for source in (FrameGrid(-80, 320, 400), FrameGrid(0, 320, 400), FrameGrid(-305, 160, 465)):
-        target = FrameGrid(hop - 400, hop, 400)
-        torch.testing.assert_close(
-            overlap_weights(source, target, 23, 31),
-            torch.from_numpy(np.array(overlaps(source, target, 23, 31))),
-        )
 
 
 def test_a_pretrain_model_streams(pairs: Path, tmp_path: Path) -> None:

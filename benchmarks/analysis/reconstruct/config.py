@@ -55,5 +55,6 @@ class DecoderConfig(LoopConfig):
     """Steps between measurements on held-back clips."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kernel % 2 == 0:
             raise EnhanceError(f"kernel {self.kernel}: must be odd, or frames would move")

@@ -12,12 +12,12 @@ import numpy as np
 
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.spectrum import HOP, SAMPLE_RATE, WINDOW, level
-from distill.ssl.crops import Disturbance, disturb
+from distill.ssl.data.crops import Disturbance, disturb
 from enhance.config import DataConfig
-from enhance.data.clip_store import ClipStore
-from enhance.data.clips import load_clips, split
-from enhance.data.inventory import by_source
-from enhance.data.manifest import Clip
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.clips import load_clips, split
+from enhance.data.corpus.inventory import of_parts
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 HELD_SECONDS = 300.0
@@ -106,14 +106,16 @@ class DecoderData:
 
     def describe(self) -> dict[str, Any]:
         """Hours, files and licences of each source."""
-        clips = self.speech.clips
-        noises = self.noise.clips if self.noise else ()
-        return {
-            "train": by_source([clips[i] for i in self.train]),
-            "held_back": by_source([clips[i] for i in self.held]),
-            "noise": by_source([noises[i] for i in self.train_noise]),
-            "noise_held_back": by_source([noises[i] for i in self.held_noise]),
-        }
+
+        def of(store: ClipStore | None, chosen: list[int]) -> list[Clip]:
+            return [store.clips[i] for i in chosen] if store else []
+
+        return of_parts(
+            of(self.speech, self.train),
+            of(self.speech, self.held),
+            of(self.noise, self.train_noise),
+            of(self.noise, self.held_noise),
+        )
 
     def digest(self) -> str:
         """What identifies the clips: names and lengths, in order."""

@@ -12,9 +12,8 @@ import numpy as np
 
 from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.measure import MEAN, NOISY, ORIGINAL, RESYNTHESIS
+from benchmarks.figures.results import Row
 from benchmarks.figures.tables import Table, number, plus_minus
-
-Row = dict[str, Any]
 
 PAPER = (
     "The paper behind this question (Shankar et al., arXiv 2403.01369), as this project's notes "

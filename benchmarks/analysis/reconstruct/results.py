@@ -18,7 +18,7 @@ from benchmarks.quality.clips import Pair
 from enhance.files import write_jsonl
 from enhance.measure.metrics import versions
 from enhance.progress import progress_bar
-from enhance.training.interrupt import Interrupt
+from enhance.training.engine.interrupt import Interrupt
 
 
 def measure_all(

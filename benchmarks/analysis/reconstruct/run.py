@@ -29,14 +29,14 @@ from benchmarks.analysis.reconstruct.results import measure_all, summarize
 from benchmarks.analysis.reconstruct.training import Trained, train
 from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.quality.clips import Pair
-from distill.training.loop import torch_threads
 from enhance.data import evaluation_set
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, sha256, write_json, write_jsonl
 from enhance.measure.metrics import versions
 from enhance.measure.timing import hardware
-from enhance.training.interrupt import Interrupt
-from enhance.training.processes import Hardware
+from enhance.parallel import torch_threads
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.processes import Hardware
 
 log = logging.getLogger("enhance")
 

@@ -34,9 +34,9 @@ from benchmarks.analysis.reconstruct.spectrum import (
 from distill.teacher.frames import FrameGrid, resample
 from distill.training.loop import Loop, state_file
 from enhance.progress import progress_bar
-from enhance.training.interrupt import Interrupt
-from enhance.training.learner import Learner, Step
-from enhance.training.processes import Hardware, on_cpu
+from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.learner import Learner, Step
+from enhance.training.engine.processes import Hardware, on_cpu
 
 FORMAT = "enhance-decoder-2"
 _STATISTICS_CLIPS = 64
@@ -255,9 +255,7 @@ def train(
         "width": source.width,
         "stride_samples": source.grid.stride,
         "parameters": sum(p.numel() for p in learner.decoder.parameters()),
-        "steps": loop.state.step,
-        "seconds": round(loop.state.seconds),
-        "audio_seconds": round(loop.state.audio),
+        **loop.spent(),
         **loop.kept,
     }
     return Trained(learner.decoder, source, _digest(learner.decoder), about)

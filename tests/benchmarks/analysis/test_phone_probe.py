@@ -13,7 +13,7 @@ from benchmarks.analysis import phone_probe
 from benchmarks.analysis.phone_probe import Aligned, classify, hits, majority_hits, phone_of_frames
 from distill.backbones.hf import HfTeacher
 from distill.ssl import card as ssl_card
-from distill.ssl import transformer
+from distill.ssl.families import transformer
 from enhance.errors import EnhanceError
 
 
@@ -90,7 +90,7 @@ def test_probe_and_card(tmp_path: Path, monkeypatch) -> None:
         HfTeacher, "forward", lambda self, *args: heard.append(self.name) or forward(self, *args)
     )
     assert phone_probe.probe(model, folder, cache=tmp_path / "cache", quiet=True) == found
-    assert heard == ["random twin"] * 8
+    assert heard == [f"random:{model}:0"] * 8
     assert found["frames"] == 8 * 44  # of 49 frames, five have their centre in the silence
     names = [row["features"] for row in found["rows"]]
     assert names[0] == "majority guess"

@@ -19,7 +19,7 @@ from benchmarks.analysis.reconstruct.decoder import Decoder
 from benchmarks.analysis.reconstruct.sources import LogMel
 from benchmarks.analysis.reconstruct.training import Trained, train
 from enhance.errors import EnhanceError
-from enhance.training.interrupt import Interrupt
+from enhance.training.engine.interrupt import Interrupt
 
 TINY = DecoderConfig(
     hours=0, steps=60, batch=4, crop_frames=40, width=16, blocks=1, kernel=3, validate_every=20,
@@ -60,7 +60,7 @@ def buzz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit(config: DecoderConfig, source: object, corpus: Path, output: Path) -> Trained:
     data = DecoderData.open(corpus, config, quiet=True)
     found = train(config, source, data, output, Interrupt(), quiet=True)  # type: ignore[arg-type]
-    assert found is not None
+    assert found.about["steps"] == config.steps
     return found
 
 
@@ -107,7 +107,7 @@ def test_resumed_is_unstopped_to_the_bit(buzz: Path, tmp_path: Path) -> None:
     config = replace(TINY, steps=30)
     data = DecoderData.open(buzz, config, quiet=True)
     whole = train(config, LogMel(20), data, tmp_path / "whole", Interrupt(), quiet=True)
-    assert whole is not None
+    assert whole.about["steps"] == 30
     interrupt = Interrupt()
     # Heard while features are made: nothing to keep yet.
     assert (

@@ -11,7 +11,7 @@ import torch
 from distill.backbones import import_transformers
 from distill.backbones.hf import silent
 from distill.ctc.vocabulary import Vocabulary
-from distill.ssl.transformer import Architecture, save
+from distill.ssl.families.transformer import Architecture, save
 
 
 def make_corpus(root: Path) -> Path:

@@ -15,6 +15,7 @@ from benchmarks.latency.tables import latency_tables
 from benchmarks.pages.report import write_report
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
+from enhance.measure.timing import CacheDisturber
 
 ModelMaker = Callable[..., Path]
 
@@ -67,7 +68,7 @@ def test_ratios_are_per_second_of_audio(make_model: ModelMaker) -> None:
 def test_turns_are_shared_fairly(make_model: ModelMaker) -> None:
     subjects = latency._open([make_model("a"), make_model("b"), make_model("a")], None)
     assert [subject.name for subject in subjects] == ["a", "b", "a#2"]
-    latency._hot(subjects, 0.02)
+    latency._rounds(subjects, "hot", 0.02, CacheDisturber(1))
     counts = [len(subject.times["hot"]) for subject in subjects]
     assert len(set(counts)) == 1
     assert counts[0] % latency.BLOCK == 0

@@ -2,122 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-import tiny_training as tiny
 import yaml
+from tiny_card import Made, change_rows
 
 from benchmarks.figures.tables import DIGITS, number, plus_minus
-from benchmarks.guard.run import guard
-from benchmarks.latency.bench import bench
-from benchmarks.pages.card import write_card
 from benchmarks.pages.card_guards import GUARDED, GUARDS, LIMITS, renew_guards
-from benchmarks.quality.evaluate import evaluate
 from enhance.cli import app as cli
 from enhance.config.settings import dump_yaml, load_run, load_yaml, to_dict
 from enhance.errors import EnhanceError
-from enhance.files import read_jsonl, sha256, write_json, write_jsonl
+from enhance.files import read_jsonl, sha256, write_jsonl
 from enhance.measure.metrics import METRICS
-from enhance.training.engine import seed_everything
-from enhance.training.loop import fit
-from enhance.training.objective import Enhancement
-from export.certificate import Bounds
-from export.stream import export_model
-
-LICENCES = {"speech": "CC0-1.0", "noise": "CC BY (somebody)"}
-
-
-@dataclass
-class Made:
-    """A trained, exported and measured model."""
-
-    root: Path
-
-    @property
-    def model(self) -> Path:
-        return self.root / "shipped/m.int8.onnx"
-
-    @property
-    def certificate(self) -> Path:
-        return self.model.with_suffix(".certificate.json")
-
-    @property
-    def run(self) -> Path:
-        return self.root / "run"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report"
-
-    @property
-    def results(self) -> list[dict[str, Any]]:
-        return read_jsonl(self.report / "results.jsonl")
-
-    def rows(self, kind: str) -> list[dict[str, Any]]:
-        return [row for row in self.results if row["kind"] == kind]
-
-    def card(self, **options: Any) -> str:
-        options = {"out": self.root / "card.md", "force": True, **options}
-        return write_card(self.model, self.run, [self.report], **options).read_text("utf-8")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    made = Made(tmp_path_factory.mktemp("card"))
-    corpus = tiny.make_clips(made.root / "corpus")
-    with (corpus / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "seconds", "kind", "source", "language", "licence"])
-        for kind, licence in LICENCES.items():
-            for path in sorted((corpus / kind).iterdir()):
-                name = path.relative_to(corpus).as_posix()
-                language = "nl" if kind == "speech" else "none"
-                writer.writerow([name, "1.5", kind, f"our-{kind}", language, licence])
-    settings = tiny.config(corpus)
-    seed_everything(settings.seed)
-    fit(settings, Enhancement(settings.loss), made.run, quiet=True)
-    pairs = made.root / "pairs"
-    for index in range(3):
-        t = np.arange(round(3.5 * 16000)) / 16000
-        voice = sum(np.sin(2 * np.pi * (100 + 20 * index) * k * t + k) / k for k in range(1, 15))
-        clean = 0.05 * voice * np.clip(np.sin(2 * np.pi * 2.3 * t), 0.02, None)
-        rough = np.random.default_rng(index).standard_normal(t.size)
-        rough *= np.sqrt(np.sum(clean**2) / np.sum(rough**2)) * 10 ** (5 / 20)
-        for part, wave in (("clean", clean), ("noisy", clean + rough)):
-            (pairs / part).mkdir(parents=True, exist_ok=True)
-            soundfile.write(pairs / part / f"{index}.wav", wave, 16000, subtype="FLOAT")
-    loose = Bounds(si_sdr_db=9.0, pesq=3.0, snr_db=0.0)
-    out = made.root / "shipped/m.onnx"
-    export_model(made.run, out, int8=True, clips=pairs, bounds=loose, quiet=True)
-    evaluate(made.model, pairs, -5, made.report, 1, quiet=True)
-    guard(made.model, pairs, made.report, limit=4, jobs=1, quiet=True)
-    bench([made.model], 0.1, made.report, repeats=1, quiet=True)
-    return made
-
-
-@pytest.fixture
-def made(whole: Made, tmp_path: Path) -> Made:
-    """A copy that a test may spoil."""
-    for part in ("shipped", "run", "report"):
-        shutil.copytree(whole.root / part, tmp_path / part)
-    return Made(tmp_path)
-
-
-def change_rows(made: Made, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change each row of the results in place; a row for which ``change`` is False goes."""
-    rows = [row for row in made.results if change(row) is not False]
-    write_jsonl(made.report / "results.jsonl", rows)
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -328,88 +230,6 @@ def test_a_moved_corpus_is_found_by_names(made: Made, whole: Made, tmp_path: Pat
     (moved / "manifest.csv").write_text("\n".join(x for x in lines if "speech/0" not in x) + "\n")
     with pytest.raises(EnhanceError, match=r"heard\.jsonl: names 0\.wav of our-speech"):
         made.card(corpus=moved)
-
-
-def older_certificate(made: Made) -> None:
-    record = json.loads(made.certificate.read_text())
-    del record["look_ahead"]["tried"]
-    write_json(made.certificate, record)
-
-
-def other_certificate(made: Made) -> None:
-    record = json.loads(made.certificate.read_text())
-    write_json(made.certificate, {**record, "sha256": "ab" * 32})
-
-
-def other_seed(made: Made) -> None:
-    record = json.loads((made.run / "config.json").read_text())
-    record["training"]["seed"] = 8
-    write_json(made.run / "config.json", record)
-
-
-def other_config(made: Made) -> None:
-    text = (made.run / "config.yaml").read_text()
-    (made.run / "config.yaml").write_text(text.replace("batch_size: 4", "batch_size: 8"))
-
-
-def other_history(made: Made) -> None:
-    rows = read_jsonl(made.run / "history.jsonl")
-    for row in rows:
-        if row["type"] == "validation":
-            row["si_sdr"] += 1e-6
-    write_jsonl(made.run / "history.jsonl", rows)
-
-
-def fewer_heard(made: Made) -> None:
-    rows = read_jsonl(made.run / "heard.jsonl")
-    kept = [row for row in rows if row["part"] == "train" and row["kind"] == "speech"][1:]
-    write_jsonl(made.run / "heard.jsonl", kept)
-
-
-def other_model(kind: str) -> Callable[[Made], None]:
-    def spoil(made: Made) -> None:
-        def change(row: dict[str, Any]) -> None:
-            if row["kind"] == kind and row["model_hash"] != "noisy":
-                row["model_hash"] = "cd" * 32
-
-        change_rows(made, change)
-
-    return spoil
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (other_certificate, r"certificate of another file \(abababababab, m\.int8\.onnx is "),
-        (older_certificate, "does not say how look-ahead was tried; export it again"),
-        (lambda m: m.certificate.unlink(), "no certificate of m.int8.onnx"),
-        (lambda m: m.certificate.write_text("{"), "no certificate of m.int8.onnx can be read"),
-        (other_seed, r"did not train m\.int8\.onnx \(training\.seed is 8 there, 0 in"),
-        (other_config, r"config\.yaml: is not of the run .*batch_size is 8 there, 4 in"),
-        (other_history, "does not hold the validation at step"),
-        (lambda m: (m.run / "heard.jsonl").unlink(), r"no heard\.jsonl"),
-        (fewer_heard, "by the corpus it is 0.00"),
-        (
-            other_model("quality"),
-            r"no quality rows of this file.*another file with its name.*evalu",
-        ),
-        (other_model("harm"), "no harm rows of this file.*enhance guard"),
-        (other_model("latency"), "no latency rows of this file.*enhance bench"),
-        (
-            lambda m: change_rows(m, lambda r: r["kind"] != "harm" or bool(r["checks"])),
-            "harm rows lack the noisy input",
-        ),
-        (lambda m: (m.report / "results.jsonl").unlink(), "no such results"),
-    ],
-)
-def test_what_is_missing_or_of_another_model_is_refused(
-    spoil: Callable[[Made], Any], words: str, made: Made
-) -> None:
-    spoil(made)
-    with pytest.raises(EnhanceError, match=words) as caught:
-        made.card()
-    assert "\n" not in str(caught.value)
-    assert not (made.root / "card.md").exists()
 
 
 def test_command_line(

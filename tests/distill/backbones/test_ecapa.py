@@ -294,7 +294,7 @@ def test_settings_are_never_executed(published: Path, tmp_path: Path) -> None:
         ("norm_type: sentence", "norm_type: global", "mean_var_norm"),
         ("ECAPA_TDNN.ECAPA_TDNN", "Xvector.Xvector", "only speechbrain's ECAPA-TDNN"),
         ("lin_neurons: 12", "lin_neurons: 13", "do not fit the model"),
-        ("lin_neurons: 12", "lin_neurons: twelve", "is no int"),
+        ("lin_neurons: 12", "lin_neurons: twelve", "embedding: expected int"),
         ("lin_neurons: 12", "lin_neurons: 12\n    magic: 1", "magic"),
     ],
 )
@@ -332,7 +332,7 @@ def test_bad_own_folders(own: Path, tmp_path: Path) -> None:
             path.write_text(json.dumps(json.loads(path.read_text()) | changes))
         return folder
 
-    with pytest.raises(EnhanceError, match="unknown size 'speed'"):
+    with pytest.raises(EnhanceError, match="unknown key 'speed'"):
         ecapa.load(copy("a", speed=3), "x")
     with pytest.raises(EnhanceError, match="do not fit the model"):
         ecapa.load(copy("b", embedding=7), "x")

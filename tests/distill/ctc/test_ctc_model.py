@@ -24,7 +24,7 @@ from distill.ctc import recognizer
 from distill.ctc.folder import build, load, open_backbone, save
 from distill.ctc.model import CtcModel, ctc_loss, least_frames
 from distill.ctc.vocabulary import Vocabulary
-from distill.ssl.masked_units_loss import span_mask
+from distill.ssl.losses.masked_units import span_mask
 from enhance.errors import EnhanceError
 
 KINDS = ["wavlm", "hubert", "wav2vec2"]

@@ -27,7 +27,7 @@ from distill.ctc.train import FORMAT, CtcLearner, finetune
 from enhance.cli.app import app
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
-from enhance.training.learner import Learner
+from enhance.training.engine.learner import Learner
 
 SIZE = {
     "hidden_size": 32,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial import distance as scipy_distance
 
-from distill.modes.distances import distance
+from distill.modes.imitation import distance
 
 KINDS = ("l1", "cosine", "correlation")
 

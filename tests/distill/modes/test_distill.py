@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from distill.backbones.find import load
+from distill.modes.choose import make_objective
 from distill.modes.distill import Distillation, DistillConfig
 from distill.modes.shuffle import shuffle
 from distill.teacher.contract import Teacher
@@ -23,11 +24,11 @@ from enhance.config import (
     TrainingConfig,
 )
 from enhance.config.settings import parse
-from enhance.data.clip_store import ClipStore
-from enhance.data.loader import collate
-from enhance.data.manifest import Clip
-from enhance.data.mixing import Mixer
-from enhance.data.recipe import Piece
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
+from enhance.data.mixing.loader import collate
+from enhance.data.mixing.mixer import Mixer
+from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.network.waveform_model import WaveformModel
 from enhance.stft import FRAMINGS
@@ -303,6 +304,7 @@ def run_config(folder: Path, steps: int = 10, **objective: Any) -> RunConfig:
         model=MODEL,
         mixing=MixingConfig(equaliser_probability=0.5, rir_probability=0.5),
         training=TrainingConfig(steps=steps, batch_size=1),
+        mode="distill",
         objective={"cache": str(folder), **objective},
     )
 
@@ -314,7 +316,8 @@ def run_config(folder: Path, steps: int = 10, **objective: Any) -> RunConfig:
 def test_from_run(make_teacher, speech, tmp_path, steps, precompute, filled) -> None:
     """`auto` waits until unaltered mixtures (here one in four) are as many as clips."""
     settings = {"teacher": str(make_teacher()), "weight": 0.3, "precompute": precompute}
-    distill = Distillation.from_run(run_config(tmp_path, steps, **settings), quiet=True)
+    distill = make_objective(run_config(tmp_path, steps, **settings), True)
+    assert isinstance(distill, Distillation)
     assert (distill.config.weight, distill.alignment) == (0.3, 320)
     distill.prepare(speech)
     assert len(list(tmp_path.rglob("*.npy"))) == filled
@@ -322,11 +325,11 @@ def test_from_run(make_teacher, speech, tmp_path, steps, precompute, filled) -> 
 
 def test_refusals(make_teacher, teacher, tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="'wieght'; did you mean 'weight'"):
-        Distillation.from_run(run_config(tmp_path, wieght=1))
+        make_objective(run_config(tmp_path, wieght=1), True)
     with pytest.raises(EnhanceError, match="objective: weight: expected 0 or more"):
         parse(DistillConfig, {"weight": -1.0}, "objective")
     with pytest.raises(EnhanceError, match="single:7"):
-        Distillation.from_run(run_config(tmp_path, teacher=str(make_teacher()), layers="single:7"))
+        make_objective(run_config(tmp_path, teacher=str(make_teacher()), layers="single:7"), True)
     other = ModelConfig(FRAMINGS["25-20"].__class__(8000, 400, 320, 400), TINY)
     with pytest.raises(EnhanceError, match="16000 Hz, the model 8000 Hz"):
         Distillation(DistillConfig(), LossConfig(), other, teacher=teacher)

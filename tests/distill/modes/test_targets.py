@@ -11,13 +11,14 @@ import torch
 from clip_stores import Counting, by_hand, store_of
 
 from distill.backbones.find import load
-from distill.modes.distill import DistillConfig
 from distill.modes.targets import Targets
 from distill.teacher.features import Features
-from enhance.data.clip_store import ClipStore
-from enhance.data.recipe import Piece
+from enhance.config import ModelConfig
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
+from enhance.stft import StftConfig
 
 SIZES = {n: 2 * 24 * (n // 320) + 132 for n in (5000, 9000, 16000)}  # bytes on disk
 
@@ -251,16 +252,17 @@ def test_without_a_cache_nothing_is_filled(make_teacher, tmp_path: Path, caplog)
 
 def test_from_settings(make_teacher, tmp_path: Path) -> None:
     folder = str(make_teacher())
-    named = DistillConfig(teacher=folder, layers="single:1", cache=str(tmp_path), cache_gb=3)
-    targets = Targets.from_settings(named, 16000)
+    model = ModelConfig()
+    targets = Targets.from_settings(folder, "single:1", str(tmp_path), 3, model)
     cache = targets.features.cache
     assert (targets.layers.indices, targets.width) == ((1,), 24)
-    assert (cache.room.folder, cache.room.limit_bytes) == (tmp_path, 3e9)
-    usual = Targets.from_settings(DistillConfig(), 16000, targets.teacher)
+    assert (cache.bound.folder, cache.bound.limit_bytes) == (tmp_path, 3e9)
+    usual = Targets.from_settings("mini-wavlm", "last", "", 20, model, targets.teacher)
     assert usual.teacher is targets.teacher  # and not the one that is named
-    assert usual.features.cache.room.folder == cache_folder("features")
+    assert usual.features.cache.bound.folder == cache_folder("features")
+    slow = ModelConfig(StftConfig(8000, 400, 320, 400))
     with pytest.raises(EnhanceError, match="16000 Hz, the model 8000 Hz"):
-        Targets.from_settings(named, 8000)
+        Targets.from_settings(folder, "last", "", 20, slow)
 
 
 def test_the_record_tells_what_targets_took(bound: Targets) -> None:

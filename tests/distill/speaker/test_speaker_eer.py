@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from distill.speaker.eer import equal_error_rate, verify
+from distill.speaker.eer import (
+    equal_error_rate,
+    min_detection_cost,
+    of_trials,
+    resampled,
+    verify,
+)
 from enhance.errors import EnhanceError
 
 
@@ -143,3 +149,29 @@ def test_refusals() -> None:
     points[2] = 0
     with pytest.raises(EnhanceError, match="zero or not finite"):
         verify(points, ["a", "a", "b", "b"])
+
+
+def test_the_detection_cost_by_hand() -> None:
+    # Thresholds 5 to 1: (FAR, FRR) = (0, 2/3), (1/2, 2/3), (1/2, 1/3), (1/2, 0), (1, 0)
+    scores, same = np.array([5.0, 4, 3, 2, 1]), np.array([1, 0, 1, 1, 0], bool)
+    # Prior 1/2: (FAR + FRR) / 2 is least at (1/2, 0); guessing costs 1/2.
+    assert min_detection_cost(scores, same, 0.5) == pytest.approx(0.25 / 0.5)
+    # Prior .01: a false acceptance costs 99 times as much; best is (0, 2/3).
+    assert min_detection_cost(scores, same, 0.01) == pytest.approx(2 / 3)
+    # Prior .9: accepting (1/2, 0) costs .05, all of it .1.
+    assert min_detection_cost(scores, same, 0.9) == pytest.approx(0.5)
+    # All alike: either all or none is accepted.
+    assert min_detection_cost(np.ones(5), same) == 1.0
+
+
+def test_given_trials_are_drawn_as_all_pairs_are() -> None:
+    points, names = clouds(5, 4, 1.0)
+    owner = np.repeat(np.arange(5), 4)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    first, second = np.triu_indices(20, 1)
+    scores = (unit @ unit.T)[first, second]
+    found = of_trials(scores, owner[first], owner[second], 20, rounds=40, seed=1)
+    assert found == verify(points, names, rounds=40, seed=1)
+    # Names that are not counted from 0 draw the same.
+    again = resampled(scores, 7 + 3 * owner[first], 7 + 3 * owner[second], rounds=40, seed=1)
+    assert np.quantile(again, [0.025, 0.975]) == pytest.approx((found.low, found.high))

@@ -176,7 +176,7 @@ def test_dino_teacher_is_a_moving_average_and_the_centre_moves() -> None:
     torch.testing.assert_close(learner.centre, 0.1 * outputs.mean(0))
     loss.backward()
     frozen = learner.student_head.last.parametrizations.weight.original1
-    assert frozen.grad is not None
+    assert frozen.grad.abs().sum() > 0
     learner.before_update(1)
     assert frozen.grad is None  # while step < frozen_steps
     with torch.no_grad():

@@ -299,7 +299,7 @@ def test_refusals(corpus: Path, whole: dict[str, Path], tmp_path: Path) -> None:
         (unlabelled / file.name).write_bytes(file.read_bytes())
     with pytest.raises(EnhanceError, match="needs clips of two speakers"):
         train(aam, unlabelled, tmp_path / "d", quiet=True)
-    with pytest.raises(EnhanceError, match="no such folder"):
+    with pytest.raises(EnhanceError, match="no such manifest or folder"):
         train(aam, tmp_path / "nowhere", tmp_path / "e", quiet=True)
     for name in "abcde":
         assert not (tmp_path / name / "model.safetensors").exists()

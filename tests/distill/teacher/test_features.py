@@ -15,9 +15,9 @@ from clip_stores import Counting, by_hand, store_of, wave_of
 from distill.backbones.find import load
 from distill.modes.targets import Targets
 from distill.teacher.cache import FeatureCache
-from distill.teacher.cache_bound import IN_USE_SECONDS, STAMP
 from distill.teacher.features import Features
-from enhance.data.recipe import Piece
+from enhance.cache import IN_USE_SECONDS, STAMP
+from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError
 
 HALF = 2**-11  # relative error of half precision
@@ -80,7 +80,7 @@ def test_ctrl_c_loses_nothing(teacher, tmp_path: Path, monkeypatch) -> None:
     def interrupted(self: FeatureCache, *args: Any) -> np.ndarray:
         puts.append(self.name)
         if len(puts) == 2:
-            monkeypatch.setattr(np, "save", stop)  # inside the writing of a file
+            monkeypatch.setattr(np.lib.format, "write_array_header_1_0", stop)  # while writing
         return put(self, *args)
 
     def stop(file: Any, *args: Any, **more: Any) -> None:
@@ -172,8 +172,8 @@ def test_clips_too_short_for_a_frame_have_none(teacher, tmp_path: Path) -> None:
 
 
 def test_states_of_several_widths(tmp_path: Path) -> None:
-    from distill.backbones.wav2vec import Wav2Vec, Wav2VecConfig
-    from distill.backbones.wav2vec_teacher import Wav2VecTeacher
+    from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
+    from distill.backbones.wav2vec.teacher import Wav2VecTeacher
 
     encoder = ((6, 10, 5), (8, 8, 4), (10, 4, 2), (10, 4, 2), (10, 4, 2))
     config = Wav2VecConfig(encoder=encoder, aggregator=((10, 2, 1), (12, 3, 1)))

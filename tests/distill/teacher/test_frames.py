@@ -77,7 +77,7 @@ def test_a_ramp_in_time_stays_in_place(hop: int, stride: int) -> None:
 
 
 def test_shares_sum_to_the_part_covered() -> None:
-    share = overlaps(TEACHERS[320], STUDENTS[160], 10, 22)
+    share = overlaps(TEACHERS[320], STUDENTS[160], 10, 22).numpy()
     total = share.sum(1)
     assert np.allclose(total[1:20], 1)
     assert np.all(total[21:] == 0)

@@ -13,8 +13,8 @@ from torch import nn
 
 from distill.backbones.find import load
 from distill.backbones.hf import HfTeacher
-from distill.backbones.wav2vec import Wav2Vec, Wav2VecConfig
-from distill.backbones.wav2vec_teacher import Wav2VecTeacher
+from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
+from distill.backbones.wav2vec.teacher import Wav2VecTeacher
 from distill.teacher import windows
 from distill.teacher.features import Features
 from distill.teacher.windows import hear, spans

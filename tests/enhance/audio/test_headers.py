@@ -11,7 +11,7 @@ import soundfile
 
 from enhance.audio.mp3_frames import parse
 from enhance.audio.read import AudioReader, info, read
-from enhance.data.manifest import scan_folder
+from enhance.data.corpus.manifest import scan_folder
 from enhance.device.clean import run_path
 from enhance.errors import EnhanceError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from enhance.data.manifest import Clip
+from enhance.data.corpus.manifest import Clip
 
 RATE = 16000
 

@@ -46,16 +46,21 @@ def noise(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("rate", [8000, 48000, 11127])
 def test_every_encoding_goes_into_every_suffix(tmp_path: Path, delay: Enhancer, rate: int) -> None:
     """Or is refused in one line because nothing of that suffix has the rate."""
-    tried, refused, rates = 0, set(), set()
-    for container, subtype in ENCODINGS:
+    tried, refused, kinds = 0, set(), set()
+    for number, (container, subtype) in enumerate(ENCODINGS):
         source = tmp_path / "in"
         try:
             soundfile.write(source, noise(400, 1), rate, subtype, format=container)
             about, _ = info(source), read(source)
         except (RuntimeError, ValueError, EnhanceError):  # libsndfile cannot make this one
             continue
-        rates.add(about.sample_rate)  # VOC makes 50,000 Hz of 48,000
-        for suffix in SUFFIXES:
+        # All that the writer is told: the first source of a kind goes into every suffix, the others
+        # into one each. VOC makes 50,000 Hz of 48,000.
+        kind = (about.subtype, about.sample_rate)
+        every = list(SUFFIXES)
+        suffixes = [every[number % len(every)]] if kind in kinds else every
+        kinds.add(kind)
+        for suffix in suffixes:
             target = tmp_path / f"out{suffix}"
             tried += 1
             try:
@@ -66,9 +71,9 @@ def test_every_encoding_goes_into_every_suffix(tmp_path: Path, delay: Enhancer, 
             made = info(target)
             assert (made.frames, made.sample_rate) == (about.frames, about.sample_rate)
             assert made.subtype == "OPUS" or suffix != ".opus"
-    assert tried > 500
+    assert tried > 200
     assert refused <= {(".opus", True), (".mp3", True)}
-    assert ((".mp3", True) in refused) == bool(rates - MP3_RATES)
+    assert ((".mp3", True) in refused) == bool({rate for _, rate in kinds} - MP3_RATES)
 
 
 @pytest.mark.parametrize(

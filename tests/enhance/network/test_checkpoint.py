@@ -22,7 +22,7 @@ from enhance.network.checkpoint import (
 )
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.network.waveform_model import WaveformModel
-from enhance.training.state import gather, scatter
+from enhance.training.engine.state import gather, scatter
 
 CONFIG = ModelConfig(gcrn=GcrnConfig(channels=(4, 4, 4), cell="lstm", hidden=16))
 

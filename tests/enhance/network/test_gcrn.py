@@ -18,7 +18,7 @@ from enhance.network.gated import GatedConv, GatedDeconv
 from enhance.network.gcrn import Gcrn, GroupedRnn, RunningLevel, compress, macs_per_frame
 from enhance.network.waveform_model import WaveformModel
 from enhance.stft import FRAMINGS, StftConfig
-from enhance.training.losses import si_sdr
+from enhance.training.losses.enhancement import si_sdr
 
 TINY = GcrnConfig(channels=(4, 6, 8), hidden=20, groups=2)
 DUAL = {

@@ -17,9 +17,9 @@ from mixers import PLAIN, ROOM
 
 from enhance.config import Knot, RunConfig, knots
 from enhance.config.settings import load_run, to_dict
-from enhance.data.clip_store import ClipStore
-from enhance.data.loader import batches
-from enhance.data.mixing import Mixer, MixingConfig
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.mixing.loader import batches
+from enhance.data.mixing.mixer import Mixer, MixingConfig
 from enhance.errors import EnhanceError
 from enhance.training.curriculum import mixing_at, widest
 from enhance.training.loop import fit

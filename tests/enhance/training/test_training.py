@@ -15,15 +15,15 @@ import tiny_training as tiny
 import torch
 
 from enhance.config import DataConfig, RunConfig, TrainingConfig
-from enhance.data.clips import load_clips
+from enhance.data.corpus.clips import load_clips
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
 from enhance.network.tensors import load_tensors
-from enhance.training.engine import seed_everything
+from enhance.training.engine.engine import seed_everything
+from enhance.training.engine.processes import Hardware, resolve
 from enhance.training.loop import fit
 from enhance.training.objective import Enhancement, Objective
-from enhance.training.processes import Hardware, resolve
-from enhance.training.run_folder import write_heard
+from enhance.training.run.run_folder import write_heard
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +113,13 @@ def test_a_refused_run_leaves_no_trace(data: Path, tmp_path: Path) -> None:
 
 
 def test_validation_measures_the_average(straight: tuple[RunConfig, Path]) -> None:
-    from enhance.data.mixing import Mixer
+    from enhance.data.mixing.mixer import Mixer
     from enhance.measure.metrics import si_sdr
     from enhance.network.checkpoint import load_model
-    from enhance.training.data import TrainingData
     from enhance.training.validation import SEED
 
     settings, run = straight
-    stores = TrainingData(settings, 320, True).held_back()
+    stores = tiny.heard(settings).held_back()
     mixer = Mixer(*stores, replace(settings.mixing, snr=(0.0, 0.0)), SEED, settings.data.balance)
     model, info = load_model(run)
     scores = []
@@ -173,7 +172,7 @@ def test_killed_and_resumed(straight: tuple[RunConfig, Path], tmp_path: Path) ->
 
 
 def test_unfinished_line_is_cut(straight: tuple[RunConfig, Path], tmp_path: Path) -> None:
-    from enhance.training.history import cut
+    from enhance.training.engine.history import cut
 
     lines = (straight[1] / "history.jsonl").read_bytes().splitlines(keepends=True)
     path = tmp_path / "history.jsonl"

@@ -21,8 +21,8 @@ from enhance.config import RunConfig
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
-from enhance.training.engine import seed_everything
-from enhance.training.interrupt import Interrupt
+from enhance.training.engine.engine import seed_everything
+from enhance.training.engine.interrupt import Interrupt
 from enhance.training.loop import fit
 from enhance.training.objective import Enhancement
 
@@ -125,7 +125,7 @@ def test_one_process_to_a_run(data: Path, tmp_path: Path) -> None:
     before = (tmp_path / "run" / "history.jsonl").read_bytes()
     longer = replace(settings, training=replace(settings.training, steps=3))
     code = (
-        "import pathlib, sys; from enhance.training.run_folder import locked\n"
+        "import pathlib, sys; from enhance.training.run.run_folder import locked\n"
         "with locked(pathlib.Path(sys.argv[1])): print('locked', flush=True); input()"
     )
     other = subprocess.Popen(

@@ -1,0 +1,358 @@
+"""Linear centred kernel alignment (CKA) of hidden states, within and across models, debiased.
+
+With frames as examples, CKA is ``H(X, Y) / sqrt(H(X, X) H(Y, Y))`` (Kornblith et al. 2019,
+arXiv 1905.00414), H being the Hilbert-Schmidt independence criterion of two linear kernels. The
+plug-in H, ``|X'Y|^2`` of centred columns, grows with width over frames: on independent data of
+100 frames it gives .66. Here H is the unbiased U-statistic (Song et al. 2012, J. Mach. Learn. Res.
+13, 1393, eq. 5), whose kernels have an empty diagonal. It needs no n x n kernel: with row norms
+a_t = |x_t|^2, b_t = |y_t|^2 and column sums s, r of X, Y,
+
+    tr KL  = |X'Y|^2 - sum a b
+    1'K1   = |s|^2 - sum a                              (1'L1 alike)
+    1'KL1  = s'X'Y r - s'(sum b x) - r'(sum a y) + sum a b
+    H      = [tr KL + 1'K1 1'L1 / ((n-1)(n-2)) - 2 1'KL1 / (n-2)] / (n (n-3))
+
+and every sum stands in one matrix, the product of the frames [1, x, a] and [1, y, b]: it is added
+up clip by clip, in any order and pieces. H does not change if a constant row is taken from X,
+which is why columns count as centred; the mean of the first clip is, for the sake of rounding.
+
+Memory is that of the matrices, whatever the audio: those of as many pairs of states as
+`BUDGET_BYTES` holds are summed in one pass, further ones in further passes over the cached
+features. Intervals are jackknifed over groups of speakers, whose sums lie on disk meanwhile.
+
+Neighbouring frames are alike, so that they are fewer examples than they seem, and a pair of
+neighbours counts like a frame with itself: with many clips their share is small; with few,
+``stride_frames`` keeps every k-th frame only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.analysis import heard, record
+from benchmarks.figures.clusters import coarse
+from benchmarks.figures.statistics import Interval, combined
+from benchmarks.figures.tables import Table, with_interval
+from distill.speaker.data import speech_of
+from enhance import parallel
+from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.manifest import Clip
+from enhance.errors import EnhanceError
+from enhance.files import cache_folder, temporary_folder
+from enhance.parallel import torch_threads
+from enhance.progress import progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GROUPS = 16
+"""Speakers are put into this many groups at most; each is left out in turn."""
+BUDGET_BYTES = 256e6
+"""Of the matrices that one pass sums up; on disk lie `GROUPS` times as many."""
+_BLOCK = 512  # frames that are multiplied at once
+
+Pair = tuple[int, int]
+
+
+def extend(frames: np.ndarray) -> np.ndarray:
+    """Frames with 1 before them and their squared norm behind: (n, D) to float64 (n, D + 2)."""
+    x = np.asarray(frames, np.float64)
+    return np.column_stack([np.ones(len(x)), x, np.einsum("td,td->t", x, x)])
+
+
+def hsic(sums: np.ndarray) -> float:
+    """The unbiased H of two sets of features.
+
+    Parameters
+    ----------
+    sums
+        ``extend(x).T @ extend(y)``, (D_x + 2, D_y + 2), of all n frames.
+
+    Raises
+    ------
+    EnhanceError
+        If there are fewer than 4 frames, with which it is not defined.
+    """
+    n = sums[0, 0]
+    if n < 4:
+        raise EnhanceError(f"cka: {n:.0f} frames; the estimator needs 4 or more")
+    cross, both = sums[1:-1, 1:-1], sums[-1, -1]
+    s, r = sums[1:-1, 0], sums[0, 1:-1]
+    trace = np.vdot(cross, cross) - both
+    totals = (s @ s - sums[-1, 0]) * (r @ r - sums[0, -1])
+    mixed = s @ cross @ r - s @ sums[1:-1, -1] - r @ sums[-1, 1:-1] + both
+    found = trace + totals / ((n - 1) * (n - 2)) - 2 * mixed / (n - 2)
+    return float(found / (n * (n - 3)))
+
+
+def jackknife(xy: np.ndarray, xx: np.ndarray, yy: np.ndarray, groups: str) -> Interval:
+    """CKA with its interval.
+
+    Parameters
+    ----------
+    xy, xx, yy
+        H of all frames, then without each group in turn, (1 + G,).
+    groups
+        What a group is, in words.
+
+    Raises
+    ------
+    EnhanceError
+        If a state does not vary.
+    """
+    if min(xx.min(), yy.min()) <= 0:
+        raise EnhanceError("cka: a hidden state hardly varies over these frames; give more clips")
+    values = xy / np.sqrt(xx * yy)
+    mean, left = float(values[0]), values[1:]
+    count = len(left)
+    if count < 2:
+        return Interval(mean, None, None, count, "one group")
+    error = float(np.sqrt((count - 1) * np.var(left)))
+    return combined(mean, count, f"jackknife over {count} groups ({groups})", [(error, count - 1)])
+
+
+def cka(
+    backbones: Sequence[str],
+    corpus: Path,
+    output: Path,
+    *,
+    stride_frames: int = 1,
+    seed: int = 0,
+    cache: Path | None = None,
+    limit: int = 0,
+    jobs: int = 1,
+    cluster: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """CKA of every pair of hidden states of some backbones.
+
+    Parameters
+    ----------
+    backbones
+        As `distill.backbones.find.load` takes them. Frames of a finer grid are averaged over
+        those of the coarsest.
+    corpus
+        Manifest or folder with clips of speech.
+    output
+        Folder of the record, tables and plots.
+    stride_frames
+        Only every k-th frame of a clip.
+    seed
+        Of the choice of clips.
+    cache
+        Folder of features; None for the user's.
+    limit
+        Clips, evenly over speakers; 0 for all.
+    jobs, cluster
+        As `enhance.parallel.run`; a group of speakers is one piece of work.
+    quiet
+        No progress bar.
+
+    Raises
+    ------
+    EnhanceError
+        If a backbone or the corpus cannot be had, or there are too few clips.
+    """
+    cache = (cache or cache_folder("features")).resolve()
+    heard.check(backbones, cache)
+    corpus = corpus.expanduser()
+    clips = heard.draw(speech_of(corpus, "", False, quiet)[0], limit, seed, corpus)
+    labels = [{"speaker": clip.speaker, "source": clip.source} for clip in clips]
+    factor, numbers = next(iter(coarse(labels, GROUPS).items()))
+    groups = [
+        [clip for clip, own in zip(clips, numbers, strict=True) if own == number]
+        for number in sorted(set(numbers))
+    ]
+    first = heard.aligned(backbones, cache, heard.wave_of(clips[0].path))
+    shift = [state.mean(axis=0, dtype=np.float64) for state in first]
+    widths = [len(mean) for mean in shift]
+    states = heard.state_names(backbones, cache)
+    found: dict[Pair, np.ndarray] = {}
+    passes = list(_passes(widths, BUDGET_BYTES))
+    output.mkdir(parents=True, exist_ok=True)
+    with (
+        progress_bar(quiet=quiet) as bar,
+        temporary_folder(output) as folder,
+        torch_threads(1),
+    ):
+        task = bar.add_task("cka", total=len(groups) * len(passes), speed="")
+        for pairs in passes:
+            work = partial(_sum, list(backbones), cache, shift, pairs, stride_frames, folder)
+            items = list(enumerate(groups))
+            with contextlib.closing(
+                parallel.run(work, items, jobs=jobs, cluster=cluster, batch=1)
+            ) as done:
+                for _ in done:
+                    bar.update(task, advance=1)
+            found |= _without_each(folder, len(groups), pairs, widths)
+    label, rows = heard.labels(backbones), []
+    for (i, j), values in found.items():
+        interval = jackknife(values[1:], found[i, i][1:], found[j, j][1:], factor)
+        rows.append({
+            "backbone_a": label[states[i][0]], "state_a": states[i][1],
+            "backbone_b": label[states[j][0]], "state_b": states[j][1],
+            "cka": interval.mean, "low": interval.low, "high": interval.high,
+        })  # fmt: skip
+    about = {
+        "title": "Debiased linear CKA of hidden states",
+        "backbones": list(label.values()),
+        "corpus": by_source(clips),
+        "clips": len(clips),
+        "frames": int(next(iter(found.values()))[0]),
+        "frame_ms": 1000 / heard.SAMPLE_RATE * stride_frames * _stride(backbones, cache),
+        "intervals": f"95 %, jackknife over {len(groups)} groups ({factor})",
+        "passes": len(passes),
+        "seed": seed,
+    }
+    made = {"analysis": "cka", "about": about, "rows": rows}
+    record.keep(output, "cka", made, tables(made), plots(made))
+    return made
+
+
+def _stride(backbones: Sequence[str], cache: Path) -> int:
+    return heard.features(heard.coarsest(backbones, cache), cache).grid.stride
+
+
+def _passes(widths: Sequence[int], budget: float) -> Iterator[list[Pair]]:
+    """Pairs of states, i <= j, in parts whose matrices are no larger than the budget."""
+    part: list[Pair] = []
+    room = budget
+    for i, j in combinations_with_replacement(range(len(widths)), 2):
+        size = 8 * (widths[i] + 2) * (widths[j] + 2)
+        if part and size > room:
+            yield part
+            part, room = [], budget
+        part.append((i, j))
+        room -= size
+    yield part
+
+
+def _sum(
+    backbones: Sequence[str],
+    cache: Path,
+    shift: Sequence[np.ndarray],
+    pairs: Sequence[Pair],
+    stride_frames: int,
+    folder: Path,
+    item: tuple[int, Sequence[Clip]],
+) -> None:
+    """Write the matrices of one group of clips, one after the other."""
+    number, clips = item
+    sums = [np.zeros((len(shift[i]) + 2, len(shift[j]) + 2)) for i, j in pairs]
+    for block in _blocks(backbones, cache, stride_frames, clips):
+        extended = [extend(x - mean) for x, mean in zip(block, shift, strict=True)]
+        for total, (i, j) in zip(sums, pairs, strict=True):
+            total += extended[i].T @ extended[j]
+    np.save(folder / f"{number}.npy", np.concatenate([total.ravel() for total in sums]))
+
+
+def _blocks(
+    backbones: Sequence[str], cache: Path, stride_frames: int, clips: Sequence[Clip]
+) -> Iterator[list[np.ndarray]]:
+    """Frames of all states, some clips at once: products of few rows would be slow."""
+    waiting: list[list[np.ndarray]] = []
+    for clip in clips:
+        states = heard.aligned(backbones, cache, heard.wave_of(clip.path))
+        waiting.append([state[::stride_frames] for state in states])
+        if sum(len(states[0]) for states in waiting) >= _BLOCK:
+            yield [np.concatenate(parts) for parts in zip(*waiting, strict=True)]
+            waiting = []
+    if waiting:
+        yield [np.concatenate(parts) for parts in zip(*waiting, strict=True)]
+
+
+def _without_each(
+    folder: Path, groups: int, pairs: Sequence[Pair], widths: Sequence[int]
+) -> dict[Pair, np.ndarray]:
+    """Of each pair: frames, H of all groups, H without each in turn, (2 + G,)."""
+    files = [np.load(folder / f"{number}.npy", mmap_mode="r") for number in range(groups)]
+    found, start = {}, 0
+    for i, j in pairs:
+        shape = widths[i] + 2, widths[j] + 2
+        stop = start + shape[0] * shape[1]
+        total = sum(np.array(file[start:stop]) for file in files).reshape(shape)
+        left = [hsic(total - file[start:stop].reshape(shape)) for file in files if groups > 1]
+        found[i, j] = np.array([total[0, 0], hsic(total), *left])
+        start = stop
+    return found
+
+
+def _matrix(made: dict[str, Any]) -> tuple[list[tuple[str, int]], np.ndarray]:
+    """Names of the states, and CKA of each pair (N, N)."""
+    rows = made["rows"]
+    states = list(dict.fromkeys((row["backbone_a"], row["state_a"]) for row in rows))
+    place = {state: i for i, state in enumerate(states)}
+    matrix = np.ones((len(states), len(states)))
+    for row in rows:
+        i = place[row["backbone_a"], row["state_a"]]
+        j = place[row["backbone_b"], row["state_b"]]
+        matrix[i, j] = matrix[j, i] = row["cka"]
+    return states, matrix
+
+
+def tables(made: dict[str, Any]) -> list[Table]:
+    """Of each state, the most similar state of each other backbone; and neighbours within one."""
+    rows = made["rows"]
+    names = made["about"]["backbones"]
+    both = rows + [
+        {**row, **{f"{key}_{x}": row[f"{key}_{y}"] for key in ("backbone", "state")
+                   for x, y in ("ab", "ba")}}
+        for row in rows
+    ]  # fmt: skip
+    table = Table("Debiased linear CKA: the most similar state", ["state", *names])
+    for name, state in dict.fromkeys((row["backbone_a"], row["state_a"]) for row in rows):
+        own = [row for row in both if (row["backbone_a"], row["state_a"]) == (name, state)]
+        cells = []
+        for other in names:
+            there = [
+                row for row in own
+                if row["backbone_b"] == other and (other, row["state_b"]) != (name, state)
+            ]  # fmt: skip
+            best = max(there, key=lambda row: row["cka"], default=None)
+            text = with_interval({**best, "mean": best["cka"]}, 2) if best else "-"
+            cells.append(f"{best['state_b']}: {text}" if best else text)
+        table.rows.append([f"{name} {state}", *cells])
+    return [table]
+
+
+def plots(made: dict[str, Any]) -> dict[str, Figure]:
+    """A heatmap of all pairs of states, backbones parted by lines."""
+    from matplotlib.figure import Figure
+
+    states, matrix = _matrix(made)
+    count = len(states)
+    side = max(4.0, 0.24 * count + 2.2)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(matrix, vmin=0, vmax=1, cmap="magma")
+    if count <= 40:
+        for i in range(count):
+            for j in range(count):
+                colour = "white" if matrix[i, j] < 0.6 else "black"
+                text = f"{matrix[i, j]:.2f}".replace("0.", ".").replace("-.00", ".00")
+                axis.text(j, i, text, ha="center", va="center", size=4.5, color=colour)
+    names = [name for name, _ in states]
+    for edge in [k for k in range(1, count) if names[k] != names[k - 1]]:
+        axis.axhline(edge - 0.5, color="white", lw=1.5)
+        axis.axvline(edge - 0.5, color="white", lw=1.5)
+    numbers = [str(state) for _, state in states]
+    axis.set_xticks(range(count), numbers, size=6)
+    axis.set_yticks(range(count), numbers, size=6)
+    axis.tick_params(length=0)
+    for name in dict.fromkeys(names):
+        middle = (names.index(name) + count - 1 - names[::-1].index(name)) / 2
+        axis.annotate(name, (middle, 1), (0, 4), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", ha="center", size=7)  # fmt: skip
+        axis.annotate(name, (0, middle), (-14, 0), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", ha="right", va="center", rotation=90,
+                      size=7)  # fmt: skip
+    axis.set_xlabel("hidden state", size=8)
+    figure.colorbar(image, ax=axis, shrink=0.7, label="debiased linear CKA")
+    return {"cka": figure}

@@ -1,0 +1,137 @@
+"""Which clips an analysis hears, and what backbones make of them, in whatever process asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distill.backbones import find
+from distill.teacher.contract import check_rate
+from distill.teacher.features import Features
+from distill.teacher.frames import FrameGrid, resample
+from enhance.audio import read as audio
+from enhance.data.corpus.manifest import Clip
+from enhance.errors import EnhanceError
+
+SAMPLE_RATE = 16000
+MOST_SECONDS = 20
+"""Longer files are heard up to here, so that memory is bounded by this and not by a file."""
+
+
+def draw(clips: Sequence[Clip], limit: int, seed: int, place: Path) -> list[Clip]:
+    """Some of the clips of a place, evenly over speakers (sources, where nobody is named).
+
+    Parameters
+    ----------
+    clips, place
+        What to draw from, and where it was found.
+    limit
+        How many; 0 for all, in random order.
+    seed
+        Of the order.
+
+    Raises
+    ------
+    EnhanceError
+        If there are fewer than two.
+    """
+    order = np.random.default_rng(np.random.SeedSequence([seed, 0])).permutation(len(clips))
+    heard: dict[str, int] = {}
+    turns = []
+    for i in order:
+        who = clips[i].speaker or f"? {clips[i].source}"
+        heard[who] = heard.get(who, 0) + 1
+        turns.append((heard[who], len(turns), i))
+    found = [clips[i] for _, _, i in sorted(turns)[: limit or None]]
+    if len(found) < 2:
+        raise EnhanceError(
+            f"{place}: {len(found)} clip(s) of speech that are long enough; an analysis needs two "
+            "or more"
+        )
+    return found
+
+
+def wave_of(path: Path | str) -> np.ndarray:
+    """The samples of a file at 16 kHz, `MOST_SECONDS` at most, float32 (N,)."""
+    found = audio.info(path)
+    most = MOST_SECONDS * found.sample_rate
+    return audio.read(path, SAMPLE_RATE, frames=most if found.frames > most else -1)
+
+
+def check(backbones: Sequence[str], cache: Path) -> None:
+    """Refuse backbones before anything is measured.
+
+    Raises
+    ------
+    EnhanceError
+        If there is none, one comes twice, or one cannot be had or hears another rate.
+    """
+    if not backbones or len(set(backbones)) < len(backbones):
+        raise EnhanceError("--backbone: name one or more, each once")
+    for name in backbones:
+        check_rate(features(name, cache).teacher, SAMPLE_RATE)
+
+
+@lru_cache(maxsize=32)
+def features(name: str, cache: Path) -> Features:
+    """A backbone with all its hidden states, loaded once in each process."""
+    return Features(find.load(name), "weighted", cache)
+
+
+def states_of(name: str, cache: Path, wave: np.ndarray) -> list[np.ndarray]:
+    """Hidden states of a clip, raw.
+
+    Shape: (N,) to float32 (T', D) each
+    """
+    return [state.astype(np.float32) for state in features(name, cache).states(wave)]
+
+
+def coarsest(backbones: Sequence[str], cache: Path) -> str:
+    """The backbone with the longest stride, the first of several."""
+    return max(backbones, key=lambda name: features(name, cache).grid.stride)
+
+
+def aligned(backbones: Sequence[str], cache: Path, wave: np.ndarray) -> list[np.ndarray]:
+    """Hidden states of several backbones on the grid of the `coarsest`, one after the other.
+
+    Frames that one of them lacks (at the ends of the clip) are left out of all.
+
+    Shape: (N,) to float32 (T, D) each
+    """
+    target = features(coarsest(backbones, cache), cache)
+    frames = target.teacher.frames(len(wave))
+    states: list[np.ndarray] = []
+    whole = np.ones(frames, bool)
+    for name in backbones:
+        own = states_of(name, cache, wave)
+        grid: FrameGrid = features(name, cache).grid
+        if grid != target.grid or len(own[0]) != frames:
+            valid = torch.ones(1, len(own[0]), dtype=torch.bool)
+            joint = torch.from_numpy(np.concatenate(own, axis=1))[None]
+            moved, covered = resample(joint, valid, grid, target.grid, frames)
+            own = np.split(moved[0].numpy(), np.cumsum([x.shape[1] for x in own])[:-1], axis=1)
+            whole &= covered[0].numpy()
+        states += own
+    return [state[whole] for state in states]
+
+
+def labels(backbones: Sequence[str]) -> dict[str, str]:
+    """What tables call each backbone: a path's last part, where that tells it from all others."""
+    short = [find.label(name) for name in backbones]
+    return {
+        name: text if short.count(text) == 1 else name
+        for name, text in zip(backbones, short, strict=True)
+    }
+
+
+def state_names(backbones: Sequence[str], cache: Path) -> list[tuple[str, int]]:
+    """Backbone and number of each state, in the order of `aligned`."""
+    return [
+        (name, layer)
+        for name in backbones
+        for layer in range(features(name, cache).teacher.num_layers + 1)
+    ]

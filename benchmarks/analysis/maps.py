@@ -1,0 +1,298 @@
+"""Maps of hidden states: t-SNE of frames, coloured by phone, speaker or any column of a manifest.
+
+A map shows neighbourhoods and nothing else: distances between islands, their sizes and their
+shapes mean nothing (Wattenberg et al. 2016). What it can show is told in a figure beside it, found
+in the state itself (each feature brought to unit variance, as for the map): of the `NEIGHBOURS`
+nearest frames *of other clips* (a frame's own neighbours in time are always near), the share with
+the frame's label, against what blind choice would give.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.analysis import heard, record
+from benchmarks.analysis.phone_probe import label_at, read_phones
+from benchmarks.figures.clusters import clusters_of
+from benchmarks.figures.statistics import mean_interval
+from benchmarks.figures.tables import Table, number, with_interval
+from distill.speaker.data import speech_of
+from enhance import parallel
+from enhance.data.corpus.inventory import by_source
+from enhance.data.corpus.manifest import Clip
+from enhance.errors import EnhanceError
+from enhance.files import cache_folder
+from enhance.parallel import torch_threads
+from enhance.progress import progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PHONE = "phone"
+NEIGHBOURS = 10
+COLOURS = 10
+"""Most frequent values that have a colour of their own; others are grey."""
+
+
+def maps(
+    backbones: Sequence[str],
+    corpus: Path,
+    output: Path,
+    *,
+    by: Sequence[str] = ("speaker",),
+    frames: int = 2000,
+    perplexity: float = 30.0,
+    seed: int = 0,
+    cache: Path | None = None,
+    limit: int = 0,
+    jobs: int = 1,
+    cluster: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Map every hidden state of some backbones.
+
+    Parameters
+    ----------
+    backbones
+        As `distill.backbones.find.load` takes them.
+    corpus
+        Manifest or folder with clips of speech; for phones, see `phone_probe.read_phones`.
+    output
+        Folder of the record, tables and plots.
+    by
+        ``phone``, ``speaker`` or columns of the manifest. With ``phone``, only frames that have
+        one are drawn.
+    frames
+        At most so many in all, as many of each clip, evenly over its length.
+    perplexity
+        Of t-SNE.
+    seed
+        Of clips and maps.
+    cache
+        Folder of features; None for the user's.
+    limit
+        Clips, evenly over speakers; 0 for all.
+    jobs, cluster
+        As `enhance.parallel.run`; one state is one piece of work.
+    quiet
+        No progress bar.
+
+    Raises
+    ------
+    EnhanceError
+        If a backbone, the corpus or a column cannot be had, or frames are too few.
+    """
+    cache = (cache or cache_folder("features")).resolve()
+    heard.check(backbones, cache)
+    corpus = corpus.expanduser()
+    phones: dict[Path, Any] = {}
+    names: list[str] = []
+    if PHONE in by:
+        clips, spans, names = read_phones(corpus)
+        phones = dict(zip((clip.path for clip in clips), spans, strict=True))
+    else:
+        clips = list(speech_of(corpus, "", False, quiet)[0])
+    clips = heard.draw(clips, limit or min(len(clips), frames), seed, corpus)
+    times, labels, owner = _frames(clips, by, phones, names, -(-frames // len(clips)))
+    if len(owner) <= 3 * perplexity:
+        raise EnhanceError(
+            f"{corpus}: {len(owner)} frames; t-SNE of perplexity {perplexity:g} needs more than "
+            f"{3 * perplexity:g}: raise --frames, or lower --perplexity"
+        )
+    states = heard.state_names(backbones, cache)
+    parts: list[list[np.ndarray]] = [[] for _ in states]
+    with progress_bar(quiet=quiet) as bar, torch_threads(1):
+        task = bar.add_task("frames", total=len(clips), speed="")
+        for clip, seconds in zip(clips, times, strict=True):
+            for place, state in enumerate(_at(backbones, cache, heard.wave_of(clip.path), seconds)):
+                parts[place].append(state)
+            bar.update(task, advance=1)
+        items = [np.concatenate(own) for own in parts]
+        work = partial(_map, owner, labels, perplexity, seed)
+        task, done = bar.add_task("maps", total=len(items), speed=""), {}
+        with contextlib.closing(
+            parallel.run(work, items, jobs=jobs, cluster=cluster, batch=1)
+        ) as results:
+            for place, found in results:
+                done[place] = found
+                bar.update(task, advance=1)
+    clusters = clusters_of([{"speaker": clip.speaker, "source": clip.source} for clip in clips])
+    spoken = np.unique(owner)  # clips without a labelled frame have none
+    clusters = {factor: [own[i] for i in spoken] for factor, own in clusters.items()}
+    label, rows = heard.labels(backbones), []
+    for place, (name, layer) in enumerate(states):
+        points, near = done[place]
+        figures = {}
+        for column, share in near.items():
+            each = np.bincount(owner, share)[spoken] / np.bincount(owner)[spoken]
+            interval = mean_interval(each, clusters)
+            figures |= {
+                f"{column}_{key}": getattr(interval, key) for key in ("mean", "low", "high")
+            }
+        row = {"backbone": label[name], "state": layer, **figures}
+        rows.append({**row, "points": np.round(points, 2).tolist()})
+    about = {
+        "title": "Maps of hidden states",
+        "backbones": list(label.values()),
+        "corpus": by_source(clips),
+        "clips": len(clips),
+        "chance": {column: _chance(values, owner) for column, values in labels.items()},
+        "perplexity": perplexity,
+        "seed": seed,
+    }
+    made = {"analysis": "maps", "about": about, "rows": rows, "labels": labels}
+    record.keep(output, "maps", made, tables(made), plots(made))
+    return made
+
+
+def _frames(
+    clips: Sequence[Clip], by: Sequence[str], phones: Any, names: Sequence[str], most: int
+) -> tuple[list[np.ndarray], dict[str, list[str]], np.ndarray]:
+    """Seconds of the frames of each clip; over all frames, labels by column and numbers of clips.
+
+    Raises
+    ------
+    EnhanceError
+        If a clip has no such column.
+    """
+    times: list[np.ndarray] = []
+    labels: dict[str, list[str]] = {column: [] for column in by}
+    for clip in clips:
+        seconds = np.arange(0.02, min(clip.duration, heard.MOST_SECONDS) - 0.02, 0.01)
+        if PHONE in by:
+            seconds = seconds[label_at(phones[clip.path], seconds) >= 0]
+        if len(seconds) > most:
+            seconds = seconds[np.linspace(0, len(seconds) - 1, most).round().astype(int)]
+        times.append(seconds)
+        for column in by:
+            if column == PHONE:
+                labels[column] += [names[k] for k in label_at(phones[clip.path], seconds)]
+                continue
+            value = getattr(clip, column, "") if column in ("speaker", "source") else ""
+            value = value or clip.labels.get(column, "")
+            if not value:
+                raise EnhanceError(f"{clip.path}: its manifest tells no {column}")
+            labels[column] += [value] * len(seconds)
+    return times, labels, np.repeat(np.arange(len(clips)), [len(seconds) for seconds in times])
+
+
+def _at(
+    backbones: Sequence[str], cache: Path, wave: np.ndarray, seconds: np.ndarray
+) -> list[np.ndarray]:
+    """Of each state, the frames whose centres are nearest: (N,), (T,) to (T, D) each."""
+    found = []
+    for name in backbones:
+        grid = heard.features(name, cache).grid
+        frames = (seconds * heard.SAMPLE_RATE - grid.offset - grid.field / 2) / grid.stride
+        for state in heard.states_of(name, cache, wave):
+            found.append(state[np.clip(frames.round().astype(int), 0, len(state) - 1)])
+    return found
+
+
+def _map(
+    owner: np.ndarray,
+    labels: dict[str, list[str]],
+    perplexity: float,
+    seed: int,
+    frames: np.ndarray,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Points (M, 2) of frames (M, D), and by column each frame's share of alike neighbours (M,)."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    frames = (frames - frames.mean(axis=0)) / (frames.std(axis=0) + 1e-6)
+    near = _nearest(frames, owner, min(NEIGHBOURS, len(owner) - np.bincount(owner).max()))
+    few = PCA(min(50, *frames.shape), random_state=seed).fit_transform(frames)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(few)
+    shares = {
+        column: (np.array(values)[near] == np.array(values)[:, None]).mean(axis=1)
+        for column, values in labels.items()
+    }
+    return points, shares
+
+
+def _nearest(frames: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
+    """Numbers of the nearest frames of other clips: (M, D), (M,) to (M, count)."""
+    square = np.einsum("td,td->t", frames, frames)
+    found = []
+    for rows in np.array_split(np.arange(len(frames)), -(-len(frames) // 500)):
+        far = square[None] - 2 * frames[rows] @ frames.T  # less a constant of each row
+        far[owner[rows][:, None] == owner] = np.inf
+        found.append(np.argpartition(far, count - 1, axis=1)[:, :count])
+    return np.concatenate(found)
+
+
+def _chance(values: Sequence[str], owner: np.ndarray) -> float:
+    """Share of frames of other clips that have a frame's label, over all frames."""
+    both, of_label = Counter(zip(owner.tolist(), values, strict=True)), Counter(values)
+    of_clip = np.bincount(owner)
+    return float(np.mean([
+        (of_label[value] - both[clip, value]) / (len(owner) - of_clip[clip])
+        for clip, value in zip(owner.tolist(), values, strict=True)
+    ]))  # fmt: skip
+
+
+def tables(made: dict[str, Any]) -> list[Table]:
+    """Share of neighbours with the same label, of each state."""
+    chance = made["about"]["chance"]
+    table = Table(
+        f"Of the {NEIGHBOURS} nearest frames of other clips, the share with the same label",
+        ["state", *chance],
+        [["blind choice", *(number(value, 2) for value in chance.values())]],
+    )
+    for row in made["rows"]:
+        cells = [
+            with_interval({key: row[f"{column}_{key}"] for key in ("mean", "low", "high")}, 2)
+            for column in chance
+        ]
+        table.rows.append([f"{row['backbone']} {row['state']}", *cells])
+    return [table]
+
+
+def plots(made: dict[str, Any]) -> dict[str, Figure]:
+    """One figure for each column: a row of maps for each backbone."""
+    return {column: _plot(made, column) for column in made["labels"]}
+
+
+def _plot(made: dict[str, Any], column: str) -> Figure:
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    names = made["about"]["backbones"]
+    values = np.array(made["labels"][column])
+    shown = [value for value, _ in Counter(values.tolist()).most_common(COLOURS)]
+    colours = {value: colormaps["tab10"](k) for k, value in enumerate(sorted(shown))}
+    dots = [colours.get(value, (0.8, 0.8, 0.8, 1.0)) for value in values]
+    columns = 1 + max(row["state"] for row in made["rows"])
+    figure = Figure(figsize=(1.0 + 1.5 * columns, 0.5 + 1.6 * len(names)), dpi=160,
+                    layout="constrained")  # fmt: skip
+    axes = figure.subplots(len(names), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    order = np.random.default_rng(0).permutation(len(values))  # no value lies over all others
+    for row in made["rows"]:
+        axis = axes[names.index(row["backbone"]), row["state"]]
+        axis.set_axis_on()
+        axis.set_xticks([])
+        axis.set_yticks([])
+        points = np.array(row["points"])[order]
+        axis.scatter(*points.T, s=1.5, lw=0, c=[dots[k] for k in order], rasterized=True)
+        axis.set_title(f"state {row['state']}: {number(row[f'{column}_mean'], 2)}", size=7, pad=2)
+        if row["state"] == 0:
+            axis.set_ylabel(row["backbone"], size=7)
+    marks = [Line2D([], [], ls="", marker="o", ms=4, color=colour) for colour in colours.values()]
+    words = list(colours)
+    if len(shown) < len(set(values.tolist())):
+        marks.append(Line2D([], [], ls="", marker="o", ms=4, color="0.8"))
+        words.append("others")
+    figure.legend(marks, words, title=column, fontsize=6, title_fontsize=7, frameon=False,
+                  loc="outside right upper")  # fmt: skip
+    return figure

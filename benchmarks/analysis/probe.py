@@ -1,0 +1,352 @@
+"""What the layers of frozen models know, the way SUPERB asks it (Yang et al., 2021).
+
+For each model a linear probe (`benchmarks.analysis.linear`) on each hidden state alone, and on
+their weighted sum: raw, as in SUPERB, and of layer-normalised states. Whole clips are the mean of
+their frames, or mean and deviation; the deviation is taken in each state, before the sum. Beside
+each model always stand its twin with random weights and log-mel features at its frame rate,
+asked the same questions with the same splits, so that gains are paired clip by clip.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.analysis.probes.answers import (
+    SUMS,
+    Answer,
+    Pool,
+    answer,
+    by_clip,
+    choices,
+    hear,
+    opened,
+)
+from benchmarks.analysis.probes.read import read
+from benchmarks.analysis.probes.tasks import Data
+from benchmarks.analysis.record import keep
+from benchmarks.figures.clusters import Clusters, clustering, clusters_of
+from benchmarks.figures.seeds import crossed_interval
+from benchmarks.figures.tables import Table, number
+from distill.backbones.find import label as label_of
+from distill.speaker.eer import equal_error_rate, of_trials, resampled
+from enhance.files import cache_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("enhance")
+
+_ROUNDS = 300  # draws of speakers for the interval of an EER
+_ALONE = ("random", "log-mel")
+"""Kinds of backbones that need no control themselves."""
+
+
+def probe(
+    backbones: Sequence[str],
+    task: str,
+    corpus: Path,
+    output: Path,
+    *,
+    label: str = "",
+    group: str = "",
+    trials: Path | None = None,
+    pool: Pool = "mean",
+    frames: int = 20_000,
+    folds: int = 3,
+    seeds: int = 1,
+    seed: int = 0,
+    cache: Path | None = None,
+    limit: int = 0,
+    jobs: int = 1,
+    cluster: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Ask one task of models and of what stands beside them; keep ``probe-TASK`` in a folder.
+
+    Parameters
+    ----------
+    backbones
+        As `distill.backbones.find.load` takes them.
+    task, corpus, label, group, trials, limit, frames
+        See `benchmarks.analysis.probes.read.read`.
+    output
+        Folder of the record.
+    pool
+        How frames become one vector where whole clips are asked.
+    folds
+        Parts of which each is tested once.
+    seeds, seed
+        Splits, twins and order of training with the seeds from ``seed`` on.
+    cache
+        Folder of the feature cache; None for the user's.
+    jobs, cluster
+        As `enhance.parallel.run`.
+    quiet
+        No progress bar.
+
+    Raises
+    ------
+    EnhanceError
+        If a model or the corpus cannot be read, or no split without a leak is possible.
+    """
+    name = task if task != "label" else label.partition(":")[0]
+    where = cache or cache_folder("features")
+    entries = [entry for b in backbones for entry in _controls(b, where, seed, seeds)]
+    data = read(task, corpus, label=label, group=group, trials=trials, limit=limit, frames=frames,
+                folder=output / f"mixtures-{task}", seed=seed, quiet=quiet)  # fmt: skip
+    data.splits(folds, seed)  # what is impossible is told before the long work
+    answers: dict[tuple[str, str, str], list[Answer]] = {}
+    for backbone, kind, load, its_seeds in entries:
+        raw, normal = hear(data, load, where, pool, jobs, cluster, quiet)
+        for features, chosen in choices(raw, normal).items():
+            found = [answer(data, *chosen, folds, s) for s in its_seeds]
+            answers.setdefault((backbone, kind, features), []).extend(found)
+            log.info("probe %s: %s %s %s", name, backbone, kind, features)
+    clusters = clusters_of([{**c.labels, "speaker": c.speaker, "source": c.source}
+                            for c in data.clips])  # fmt: skip
+    rows = [_guess(data, folds, range(seed, seed + seeds), clusters)]
+    rows = [row for row in rows if row] + [
+        {"backbone": b, "kind": kind, "features": features, **_row(data, found, clusters)}
+        for (b, kind, features), found in answers.items()
+    ]
+    record = {
+        "analysis": f"probe-{name}",
+        "about": {
+            "task": name,
+            "metric": data.task.metric,
+            "unit": data.task.unit,
+            "label": data.task.label,
+            "never on both sides": data.task.group,
+            "corpus": sorted({clip.source for clip in data.clips}),
+            "clips": len(data.clips),
+            "hours": round(sum(clip.duration for clip in data.clips) / 3600, 3),
+            "units": len(data.labels),
+            "classes": len(data.classes),
+            "groups": len(set(data.groups)),
+            "speakers": len({clip.speaker for clip in data.clips}),
+            "left out": data.notes,
+            "pool": "frames" if data.times is not None else pool,
+            "folds": len(data.splits(folds, seed)),
+            "seeds": list(range(seed, seed + seeds)),
+            "intervals": "95 %, EER: bootstrap over speakers"
+            if data.task.metric == "EER"
+            else f"95 %, {clustering(clusters)}",
+        },
+        "rows": rows,
+        "gains": _gains(data, answers, clusters),
+    }
+    keep(output, f"probe-{name}", record, tables(record), plots(record))
+    return record
+
+
+def _controls(
+    backbone: str, cache: Path, seed: int, seeds: int
+) -> list[tuple[str, str, str, list[int]]]:
+    """What is heard for one backbone: its name, the kind of row, what to load, and the seeds."""
+    all_seeds = list(range(seed, seed + seeds))
+    name = label_of(backbone)
+    found = [(name, "model", backbone, all_seeds)]
+    if not backbone.startswith(_ALONE):
+        stride = opened(backbone, cache).grid.stride
+        found += [(name, "random", f"random:{backbone}:{s}", [s]) for s in all_seeds]
+        found.append((name, "log-mel", f"log-mel:{min(stride, 400)}", all_seeds))
+    return found
+
+
+def _row(data: Data, found: list[Answer], clusters: Clusters) -> dict[str, Any]:
+    shares = np.mean([a.shares for a in found], 0)
+    row: dict[str, Any] = {"states": found[0].states, "shares": shares.round(4).tolist()}
+    if found[0].trials is None:
+        row |= crossed_interval(np.stack([a.values for a in found], 1), clusters).row()
+        if found[0].explained is not None:
+            row["explained"] = float(np.mean([a.explained for a in found]))
+    else:
+        result = of_trials(*_trials(data, found), len(data.clips), rounds=_ROUNDS)
+        row |= {"mean": result.eer, "low": result.low, "high": result.high, "n": result.clips}
+        row |= {"method": "bootstrap over speakers", "min_dcf": result.min_dcf}
+        row |= {"targets": result.targets, "nontargets": result.nontargets}
+    return {**row, "seeds": [round(_mean(data, [one]), 5) for one in found]}
+
+
+def _mean(data: Data, found: list[Answer]) -> float:
+    """Accuracy, mean error or EER."""
+    if found[0].trials is None:
+        return float(np.mean([a.values.mean() for a in found]))
+    scores, first, second = _trials(data, found)
+    return equal_error_rate(scores, first == second)[0]
+
+
+def _trials(data: Data, found: list[Answer]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and speakers (of verification, the classes) of the trials of all seeds."""
+    sides = [np.concatenate(side) for side in zip(*(a.trials or () for a in found), strict=True)]
+    first, second = (data.labels[side] for side in sides)
+    return np.concatenate([a.values for a in found]), first, second
+
+
+def _guess(
+    data: Data, folds: int, seeds: Sequence[int], clusters: Clusters
+) -> dict[str, Any] | None:
+    """What needs no model: the most frequent class, or the mean, of the training units."""
+    if data.task.metric == "EER":
+        return None
+    found = []
+    for seed in seeds:
+        guess = np.zeros(len(data.labels))
+        for train, test in data.splits(folds, seed):
+            known = data.labels[np.isin(data.owner, train)]
+            one = np.bincount(known).argmax() if data.classes else known.mean()
+            guess[np.isin(data.owner, test)] = one
+        found.append(Answer(by_clip(data, guess), np.ones(0), []))
+    return {"backbone": "", "kind": "guess", "features": "", **_row(data, found, clusters)}
+
+
+def _gains(
+    data: Data, answers: dict[tuple[str, str, str], list[Answer]], clusters: Clusters
+) -> list[dict[str, Any]]:
+    """How much better each model is than what stands beside it; more is better.
+
+    The best state of one is compared with the best of the other, and each sum with the same
+    sum of the twin, or the one state of log-mel. The best is chosen on what is tested: of two
+    probes alike, the one of more states looks better.
+    """
+    lower = data.task.metric != "accuracy"
+
+    rows = []
+    for backbone in dict.fromkeys(b for b, _, _ in answers):
+        best = {}
+        for kind in ("model", "random", "log-mel"):
+            states = [key for key in answers
+                      if key[:2] == (backbone, kind) and key[2] not in SUMS]  # fmt: skip
+            if states:
+                values = {key: _mean(data, answers[key]) for key in states}
+                best[kind] = (min if lower else max)(states, key=values.__getitem__)
+        for features in ("best state", *SUMS):
+            own = best["model"] if features == "best state" else (backbone, "model", features)
+            for kind in best.keys() - {"model"}:
+                other = (backbone, kind, features)
+                other = other if other in answers else best[kind]
+                if own in answers:
+                    rows.append({
+                        "backbone": backbone, "features": own[2], "over": kind,
+                        "over_features": other[2],
+                        **_difference(data, answers[own], answers[other], clusters, lower),
+                    })  # fmt: skip
+    return sorted(rows, key=lambda row: (row["backbone"], row["over"]))
+
+
+def _difference(
+    data: Data, own: list[Answer], other: list[Answer], clusters: Clusters, lower: bool
+) -> dict[str, Any]:
+    sign = -1 if lower else 1
+    if own[0].trials is None:
+        table = np.stack([a.values - b.values for a, b in zip(own, other, strict=True)], 1)
+        return crossed_interval(sign * table, clusters).row()
+    rates = []
+    draws = []
+    for found in (own, other):
+        scores, first, second = _trials(data, found)
+        rates.append(equal_error_rate(scores, first == second)[0])
+        draws.append(resampled(scores, first, second, rounds=_ROUNDS, seed=0))
+    low, high = np.quantile(sign * (draws[0] - draws[1]), [0.025, 0.975])
+    return {"mean": sign * (rates[0] - rates[1]), "low": float(low), "high": float(high),
+            "n": len(data.clips), "method": "bootstrap over speakers"}  # fmt: skip
+
+
+def tables(record: dict[str, Any]) -> list[Table]:
+    """All probes, and the gains."""
+    about = record["about"]
+    percent = about["metric"] != "mean error"
+    title = f"{about['task']}: {about['metric']}" + (" (%)" if percent else f" ({about['unit']})")
+    factor, digits = (100, 1) if percent else (1, 2)
+
+    def value(row: dict[str, Any], signed: bool = False) -> str:
+        scaled = {k: None if row[k] is None else factor * row[k] for k in ("mean", "low", "high")}
+        text = number(scaled["mean"], digits, signed)
+        if scaled["low"] is None:
+            return text
+        low, high = (number(scaled[k], digits, signed) for k in ("low", "high"))
+        return f"{text} ({low} to {high})"
+
+    extra = {"min_dcf": "minDCF", "explained": "variance explained"}
+    extra = {key: name for key, name in extra.items() if any(key in row for row in record["rows"])}
+    probes = Table(title, ["model", "", "features", about["metric"], *extra.values()])
+    for row in record["rows"]:
+        more = [number(row.get(key), 3) for key in extra]
+        probes.rows.append([row["backbone"], row["kind"], row["features"], value(row), *more])
+    gains = Table(
+        f"{about['task']}: better than what stands beside (positive: better)",
+        ["model", "features", "over", "its features", "gain"],
+    )
+    gains.rows += [
+        [row["backbone"], row["features"], row["over"], row["over_features"], value(row, True)]
+        for row in record["gains"]
+    ]
+    return [probes, gains]
+
+
+def plots(record: dict[str, Any]) -> dict[str, Figure]:
+    """``layers``: the metric of each state; ``weights``: shares of the states in the sums."""
+    from matplotlib.figure import Figure
+
+    about, rows = record["about"], record["rows"]
+    names = list(dict.fromkeys(row["backbone"] for row in rows if row["backbone"]))
+    percent = 100 if about["metric"] != "mean error" else 1
+    layers = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+    axes = layers.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    colours = {"model": "C0", "random": "C7", "log-mel": "C1", "guess": "0.8"}
+    for axis, name in zip(axes, names, strict=True):
+        for kind, colour in colours.items():
+            own = [row for row in rows if row["kind"] == kind and row["backbone"] in (name, "")]
+            states = [row for row in own if row["features"].startswith("state")]
+            if kind == "guess" or len(states) == 1:
+                for row in own:
+                    axis.axhline(percent * row["mean"], color=colour, ls=":", label=kind)
+                continue
+            if not states:
+                continue
+            middle = percent * np.array([row["mean"] for row in states])
+            axis.plot(middle, "o-", color=colour, ms=4, label=kind)
+            if all(row["low"] is not None for row in states):
+                low, high = (percent * np.array([row[k] for row in states])
+                             for k in ("low", "high"))  # fmt: skip
+                axis.fill_between(range(len(states)), low, high, color=colour, alpha=0.15, lw=0)
+            for row, style in zip([r for r in own if r["features"] in SUMS], ("--", "-."),
+                                  strict=False):  # fmt: skip
+                axis.axhline(percent * row["mean"], color=colour, ls=style, lw=1,
+                             label=f"{kind}, {row['features']}")  # fmt: skip
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("hidden state", fontsize=8)
+        _finish(axis)
+    unit = "%" if percent == 100 else about["unit"]
+    axes[0].set_ylabel(f"{about['task']}: {about['metric']} ({unit})", fontsize=8)
+    axes[-1].legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+    summed = [row for row in rows if row["features"] in SUMS and row["kind"] != "guess"]
+    if not summed:
+        return {"layers": layers}
+    weights = Figure(figsize=(4.2 * len(names), 2.8), layout="constrained")
+    axes = weights.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
+        bars = [row for row in summed if row["backbone"] == name]
+        for k, row in enumerate(bars):
+            width = 0.8 / len(bars)
+            place = np.array(row["states"]) + (k - (len(bars) - 1) / 2) * width
+            axis.bar(place, row["shares"], width, color=colours[row["kind"]],
+                     alpha=1 if row["features"] == SUMS[0] else 0.5,
+                     label=f"{row['kind']}, {row['features']}")  # fmt: skip
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("hidden state", fontsize=8)
+        _finish(axis)
+    axes[0].set_ylabel(f"{about['task']}: share in the sum", fontsize=8)
+    axes[-1].legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return {"layers": layers, "weights": weights}
+
+
+def _finish(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)

@@ -1,0 +1,1 @@
+"""What probes are asked, and how they answer."""

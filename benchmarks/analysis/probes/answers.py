@@ -1,0 +1,172 @@
+"""How probes answer: what a model hears of the clips, and a linear probe on each fold."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.analysis.linear import fit
+from benchmarks.analysis.probes.tasks import Data
+from distill.backbones.find import load
+from distill.speaker.eer import unit_length
+from distill.teacher.features import Features
+from enhance import parallel
+from enhance.audio.read import read
+from enhance.errors import EnhanceError
+from enhance.progress import progress_bar
+
+Pool = Literal["mean", "stats"]
+SUMS = ("weighted, raw", "weighted, normalised")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one probe, over all folds of one seed."""
+
+    values: np.ndarray
+    """Of each clip: accuracy or absolute error of its units; of verification, of each trial: the
+    score."""
+    shares: np.ndarray
+    """Of each state in the sum, mean over the folds."""
+    states: list[int]
+    """Their numbers."""
+    trials: tuple[np.ndarray, np.ndarray] | None = None
+    """Clips of each trial."""
+    explained: float | None = None
+    """Share of the variance, of a regression."""
+
+
+@lru_cache(maxsize=2)
+def opened(backbone: str, cache: Path) -> Features:
+    """A backbone and its cached features, of all states."""
+    return Features(load(backbone), "weighted", cache)
+
+
+def hear(
+    data: Data, backbone: str, cache: Path, pool: Pool, jobs: int, cluster: str, quiet: bool
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """States of all units, raw and layer-normalised: for each state (M, D)."""
+    times: Sequence[np.ndarray | None] = data.times or [None] * len(data.clips)
+    items = list(zip([clip.path for clip in data.clips], times, strict=True))
+    parts: list[Any] = [None] * len(items)
+    work = parallel.run(
+        partial(states_of, backbone, cache, pool), items, jobs=jobs, cluster=cluster
+    )
+    with progress_bar(quiet=quiet) as bar, contextlib.closing(work) as done:
+        task = bar.add_task(f"listening: {backbone}", total=len(items), speed="")
+        for index, found in done:
+            parts[index] = found
+            bar.update(task, advance=1)
+    raw, normal = ([np.concatenate(state) for state in zip(*side, strict=True)]
+                   for side in zip(*parts, strict=True))  # fmt: skip
+    return raw, normal
+
+
+def states_of(
+    backbone: str, cache: Path, pool: Pool, item: tuple[Path, np.ndarray | None]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Units of one clip: the frames nearest to given times, or one vector.
+
+    Returns
+    -------
+    raw, normalised
+        For each state (n, D): of the states as they are, and of states whose frames have zero
+        mean and unit variance over their features.
+
+    Raises
+    ------
+    EnhanceError
+        If the clip cannot be read, or is too short for a frame.
+    """
+    features, (path, times) = opened(backbone, cache), item
+    rate, grid = features.teacher.sample_rate, features.grid
+    states = [np.asarray(s, np.float32) for s in features.states(read(path, rate))]
+    if not len(states[0]):
+        raise EnhanceError(f"{path}: too short for a frame of {backbone}; leave it out")
+    normal = [(s - s.mean(1, keepdims=True)) / (s.std(1, keepdims=True) + 1e-6) for s in states]
+    if times is None:
+        return [pooled(s, pool)[None] for s in states], [pooled(s, pool)[None] for s in normal]
+    place = (times * rate - grid.offset - grid.field / 2) / grid.stride
+    chosen = np.clip(np.round(place).astype(int), 0, len(states[0]) - 1)
+    return [s[chosen] for s in states], [s[chosen] for s in normal]
+
+
+def pooled(state: np.ndarray, pool: Pool) -> np.ndarray:
+    """Mean over frames, or mean and standard deviation: (T, D) to (D,) or (2 D,)."""
+    mean: np.ndarray = state.mean(0)
+    return mean if pool == "mean" else np.concatenate([mean, state.std(0)])
+
+
+def choices(
+    raw: list[np.ndarray], normal: list[np.ndarray]
+) -> dict[str, tuple[list[int], np.ndarray]]:
+    """What is probed: every state, and the sums; the numbers of its states, and they (K, M, D).
+
+    States of another width than the last cannot be summed with it, and are not.
+    """
+    found = {f"state {k}": ([k], state[None]) for k, state in enumerate(raw)}
+    alike = [k for k, state in enumerate(raw) if state.shape[1] == raw[-1].shape[1]]
+    if len(alike) > 1:
+        for name, side in zip(SUMS, (raw, normal), strict=True):
+            found[name] = (alike, np.stack([side[k] for k in alike]))
+    return found
+
+
+def answer(data: Data, numbers: list[int], states: np.ndarray, folds: int, seed: int) -> Answer:
+    """Fit on each fold's training clips, ask its test clips.
+
+    Parameters
+    ----------
+    data
+        Units and splits.
+    numbers, states
+        See `choices`.
+    folds, seed
+        See `Data.splits`.
+    """
+    scores, shares, trials = [], [], []
+    values = np.zeros(len(data.labels))
+    for train, test in data.splits(folds, seed):
+        learns, asks = np.isin(data.owner, train), np.isin(data.owner, test)
+        labels, count = data.labels[learns], len(data.classes)
+        if data.task.metric == "EER":  # the classes are the speakers that train
+            known, labels = np.unique(labels, return_inverse=True)
+            count = len(known)
+        probe = fit(states[:, learns], labels, count, seed)
+        shares.append(probe.shares)
+        if data.task.metric == "EER":
+            units = np.zeros((len(data.clips), count))
+            units[test] = unit_length(probe.embed(states[:, asks]))
+            first, second = data.pairs(test, seed)
+            scores.append(np.einsum("ne,ne->n", units[first], units[second]))
+            trials.append((first, second))
+        else:
+            guess = probe(states[:, asks])
+            values[asks] = guess.argmax(1) if data.classes else guess
+    if trials:
+        a, b = (np.concatenate(side) for side in zip(*trials, strict=True))
+        return Answer(np.concatenate(scores), np.mean(shares, 0), numbers, (a, b))
+    return Answer(
+        by_clip(data, values),
+        np.mean(shares, 0),
+        numbers,
+        explained=None if data.classes else _explained(data.labels, values),
+    )
+
+
+def by_clip(data: Data, guess: np.ndarray) -> np.ndarray:
+    """Accuracy, or mean absolute error, of each clip: (M,) to (n,)."""
+    each = guess == data.labels if data.classes else np.abs(guess - data.labels)
+    counts = np.bincount(data.owner, minlength=len(data.clips))
+    result: np.ndarray = np.bincount(data.owner, each, len(data.clips)) / counts
+    return result
+
+
+def _explained(labels: np.ndarray, guess: np.ndarray) -> float:
+    return float(1 - np.square(guess - labels).sum() / np.square(labels - labels.mean()).sum())

@@ -1,0 +1,358 @@
+"""How embeddings change with time: correlation and distance of frames against their lag.
+
+Clean with clean: frame t and frame t + lag of one clip. Noisy with clean: frame t of the noisy
+clip, and the frames ``lag`` before and behind it of the clean one. Correlation is Pearson's over
+the features of the two frames, the mean over t and then over clips; *raw*, and *centred*, where
+the mean of each feature over the whole corpus (of clean and of noisy clips apart) is taken out
+first. Raw frames share that mean and correlate for its sake, however far apart: what frames of
+unrelated clips have is given beside (the product of mean standardised frames, an expectation, not
+a sample). Distance is Euclidean, raw, and over that of unrelated frames (root mean square).
+
+What halves is the correlation at lag 0. The lag is interpolated between frames, so that the stride
+is the resolution, and frames whose fields overlap share samples. Its interval inverts a test: the
+lags at which correlation less half of that at 0 is not told from 0 by an interval over clips that
+knows speakers and noises (an end is open where the largest lag is still among them).
+
+Two passes over the clips, the first for the means; sums by cluster are all that is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.analysis import heard, record
+from benchmarks.analysis.pairs import Item, Pairs, waves
+from benchmarks.analysis.temporal_plots import at_lag, plots
+from benchmarks.figures.cells import Cells
+from benchmarks.figures.clusters import clustering, coarse
+from benchmarks.figures.statistics import Interval
+from benchmarks.figures.tables import Table, number, with_interval
+from enhance import parallel
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.files import cache_folder
+from enhance.parallel import torch_threads
+from enhance.progress import progress_bar
+
+MOST_MS = 300
+"""Largest lag."""
+CLUSTERS = 24
+"""Speakers, and noises, are put into this many clusters at most."""
+QUANTITIES = ("raw", "centred", "distance")
+
+ByState = list[list[np.ndarray]]
+"""By condition (clean, then each noisy one), an array of each state of all backbones."""
+
+
+def normalized(frames: np.ndarray) -> np.ndarray:
+    """Frames less their mean over features, of length 1: products are Pearson's correlations.
+
+    Shape: (T, D) to (T, D)
+    """
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    scale = np.linalg.norm(frames, axis=1, keepdims=True)
+    return frames / np.maximum(scale, 1e-30)
+
+
+def curves(
+    clean: np.ndarray, other: np.ndarray, mean_clean: np.ndarray, mean_other: np.ndarray, lags: int
+) -> np.ndarray:
+    """Raw and centred correlation, and distance, of one clip against the lag.
+
+    Parameters
+    ----------
+    clean, other
+        Frames (T, D); of one clip, or of its noisy version.
+    mean_clean, mean_other
+        Taken out where centred, (D,).
+    lags
+        Number of lags K, the first of no frames; below T.
+
+    Returns
+    -------
+    np.ndarray
+        (3, K), in the order of `QUANTITIES`.
+    """
+    x, y = np.asarray(clean, np.float64), np.asarray(other, np.float64)
+    square = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1) - 2 * x @ y.T
+    pairs = [  # of every two frames, (T, T)
+        normalized(x) @ normalized(y).T,
+        normalized(x - mean_clean) @ normalized(y - mean_other).T,
+        np.sqrt(np.maximum(square, 0)),
+    ]
+    return np.array([
+        [(np.trace(own, k) + np.trace(own, -k)) / (2 * (len(x) - k)) for k in range(lags)]
+        for own in pairs
+    ])  # fmt: skip
+
+
+def half_lag(cells: Cells, quantity: int, lags_ms: np.ndarray) -> dict[str, Any]:
+    """Lag at which the correlation halves, in ms, with its interval.
+
+    Parameters
+    ----------
+    cells
+        What `curves` gave of each clip.
+    quantity
+        Row of the correlation in it.
+    lags_ms
+        (K,), from 0.
+
+    Returns
+    -------
+    dict
+        ``mean``, ``low``, ``high``: None where the largest lag is too small to tell.
+    """
+
+    def excess(k: int) -> Interval:
+        return cells.interval(lambda found: found[quantity, k] - found[quantity, 0] / 2)
+
+    intervals = [excess(k) for k in range(len(lags_ms))]
+    return {
+        key: _crossing([getattr(interval, key) for interval in intervals], lags_ms)
+        for key in ("mean", "low", "high")
+    }
+
+
+def _crossing(values: Sequence[float | None], lags_ms: np.ndarray) -> float | None:
+    """The first lag at which a curve falls to 0, between two lags on a straight line."""
+    curve = np.array(values, np.float64)  # None becomes NaN, which is never below
+    below = np.flatnonzero(curve <= 0)
+    if not below.size:
+        return None
+    k = int(below[0])
+    if k == 0:
+        return float(lags_ms[0])
+    share = curve[k - 1] / (curve[k - 1] - curve[k])
+    return float(lags_ms[k - 1] + share * (lags_ms[k] - lags_ms[k - 1]))
+
+
+def temporal(
+    backbones: Sequence[str],
+    output: Path,
+    *,
+    corpus: Path | None = None,
+    pairs: Path | None = None,
+    snrs: Sequence[float] = (-5.0, 5.0, 20.0),
+    seed: int = 0,
+    cache: Path | None = None,
+    limit: int = 0,
+    jobs: int = 1,
+    cluster: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Curves of every hidden state of some backbones.
+
+    Parameters
+    ----------
+    backbones
+        As `distill.backbones.find.load` takes them.
+    output
+        Folder of the record, tables and plots.
+    corpus, pairs, snrs, limit, seed
+        As `benchmarks.analysis.pairs.Pairs.open`.
+    cache
+        Folder of features; None for the user's.
+    jobs, cluster
+        As `enhance.parallel.run`.
+    quiet
+        No progress bar.
+
+    Raises
+    ------
+    EnhanceError
+        If a backbone or the clips cannot be had, or all clips are too short.
+    """
+    cache = (cache or cache_folder("features")).resolve()
+    heard.check(backbones, cache)
+    clips = Pairs.open(corpus, pairs, snrs, limit, seed, quiet=quiet)
+    items, heads = clips.items, [None, *clips.snrs]
+    states = heard.state_names(backbones, cache)
+    strides = [heard.features(name, cache).grid.stride for name, _ in states]
+    lags = [MOST_MS * heard.SAMPLE_RATE // 1000 // stride + 1 for stride in strides]
+    alone = [{k: v for k, v in x.labels.items() if k in ("speaker", "source")} for x in items]
+    factors = [coarse(alone, CLUSTERS), coarse([x.labels for x in items], CLUSTERS)]
+    cells = [[Cells(factors[c > 0]) for _ in states] for c in range(len(heads))]
+    sums: ByState = []
+    facing: ByState = []
+    hear = partial(_hidden, list(backbones), cache, clips.noise, clips.snrs)
+    with progress_bar(quiet=quiet) as bar, torch_threads(1):
+
+        def results(work: Callable[[Item], Any], text: str) -> Iterator[tuple[int, Any]]:
+            task = bar.add_task(text, total=len(items), speed="")
+            with contextlib.closing(parallel.run(work, items, jobs=jobs, cluster=cluster)) as done:
+                for result in done:
+                    yield result
+                    bar.update(task, advance=1)
+
+        for _, own in results(partial(_sums, hear), "means"):
+            _add(sums, own)
+        means = [[state[2:] / state[0] for state in own] for own in sums]
+        for clip, (found, own) in results(partial(_curves, hear, means, lags), "lags"):
+            for c, by_state in enumerate(found):
+                for s, values in enumerate(by_state):
+                    cells[c][s].add(clip, values)
+            _add(facing, own)
+    label, rows = heard.labels(backbones), []
+    for c, snr_db in enumerate(heads):
+        for s, (name, layer) in enumerate(states):
+            who = {"backbone": label[name], "state": layer, "heard": "noisy" if c else "clean"}
+            ms = 1000 * strides[s] / heard.SAMPLE_RATE * np.arange(lags[s])
+            unrelated = _unrelated(sums, facing, c, s)
+            for q, quantity in enumerate(QUANTITIES):
+                rows.append({
+                    **who, "snr_db": snr_db, "quantity": quantity, "lags_ms": ms.tolist(),
+                    **_curve(cells[c][s], q, len(ms)), "unrelated": unrelated[q],
+                    **{f"half_{key}": value for key, value in
+                       (half_lag(cells[c][s], q, ms) if q < 2 else {}).items()},
+                })  # fmt: skip
+    made = {
+        "analysis": "temporal",
+        "about": {
+            "title": "Temporal structure of hidden states",
+            "backbones": list(label.values()),
+            **clips.about,
+            "clips": len(items),
+            "intervals": {"clean": clustering(factors[0]), "noisy": clustering(factors[1])},
+            "seed": seed,
+        },
+        "rows": rows,
+    }
+    record.keep(output, "temporal", made, tables(made), plots(made))
+    return made
+
+
+def _hidden(
+    backbones: Sequence[str],
+    cache: Path,
+    noise: ClipStore | None,
+    snrs: Sequence[float | None],
+    item: Item,
+) -> ByState:
+    """States of a clip, clean and in each noisy condition."""
+    heard_waves = waves(noise, snrs, item)
+    return [[x for name in backbones for x in heard.states_of(name, cache, w)] for w in heard_waves]
+
+
+def _sums(hear: Callable[[Item], ByState], item: Item) -> ByState:
+    """Of each state: frames, sum of squared norms, sum of frames, (2 + D,)."""
+    return [
+        [np.array([len(x), np.vdot(x, x), *x.sum(axis=0, dtype=np.float64)]) for x in own]
+        for own in hear(item)
+    ]
+
+
+def _curves(
+    hear: Callable[[Item], ByState], means: ByState, lags: Sequence[int], item: Item
+) -> tuple[ByState, ByState]:
+    """`curves` of each state; and frames, and sums of its standardised ones raw and centred."""
+    heard_states = hear(item)
+    found, sums = [], []
+    for own, own_means in zip(heard_states, means, strict=True):
+        columns = list(zip(heard_states[0], own, means[0], own_means, lags, strict=True))
+        found.append([curves(*column) for column in columns])
+        sums.append([
+            np.array([len(y), *normalized(y).sum(axis=0), *normalized(y - mean).sum(axis=0)])
+            for _, y, _, mean, _ in columns
+        ])  # fmt: skip
+    return found, sums
+
+
+def _add(total: ByState, more: ByState) -> None:
+    """Add to sums, in place; the first begin them."""
+    if not total:
+        total.extend(more)
+        return
+    for own, new in zip(total, more, strict=True):
+        for sums, values in zip(own, new, strict=True):
+            sums += values
+
+
+def _unrelated(sums: ByState, facing: ByState, c: int, s: int) -> list[float]:
+    """What frames of two unrelated clips have in place of each of `QUANTITIES`."""
+    x, y = sums[0][s], sums[c][s]
+    z = [facing[k][s][1:].reshape(2, -1) / facing[k][s][0] for k in (0, c)]
+    raw, centred = (float(v) for v in np.sum(z[0] * z[1], axis=1))
+    square = x[1] / x[0] + y[1] / y[0] - 2 * (x[2:] / x[0]) @ (y[2:] / y[0])
+    return [raw, centred, float(np.sqrt(max(square, 0)))]
+
+
+def _curve(cells: Cells, quantity: int, lags: int) -> dict[str, list[float | None]]:
+    """Mean over clips with its interval at each lag."""
+    found = [cells.interval(lambda x, k=k: x[quantity, k]) for k in range(lags)]  # type: ignore[misc]
+    return {
+        key: [None if value is None else round(value, 6) for value in
+              (getattr(interval, key) for interval in found)]
+        for key in ("mean", "low", "high")
+    }  # fmt: skip
+
+
+def _cell(row: dict[str, Any], ms: float) -> str:
+    return with_interval(at_lag(row, ms), 2)
+
+
+def _mean(row: dict[str, Any], ms: float, over: float = 1.0) -> str:
+    return number(at_lag(row, ms, over)["mean"], 2)
+
+
+def _half(row: dict[str, Any]) -> str:
+    if row["half_mean"] is None:
+        return f"> {row['lags_ms'][-1]:.0f}"
+    ends = [number(row[f"half_{key}"], 0) for key in ("low", "high")]
+    return f"{row['half_mean']:.0f} [{', '.join(ends)}]"
+
+
+def _snr(row: dict[str, Any]) -> str:
+    return "its own" if row["snr_db"] is None else f"{row['snr_db']:g}"
+
+
+def _grouped(made: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
+    """Rows by quantity, of each backbone, state, condition and SNR."""
+    found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in made["rows"]:
+        key = row["backbone"], row["state"], row["heard"], row["snr_db"]
+        found.setdefault(key, {})[row["quantity"]] = row
+    return found
+
+
+def tables(made: dict[str, Any]) -> list[Table]:
+    """Clean with clean, and noisy with clean; a dash is an end beyond the largest lag."""
+    clean = Table(
+        "Clean with clean: correlation, the lag (ms) at which it halves, and distance over that "
+        "of unrelated frames",
+        ["state", "raw, 60 ms", "raw, 300 ms", "unrelated", "halves at", "centred, 60 ms",
+         "centred, 300 ms", "halves at", "distance, 60 ms", "300 ms"],
+    )  # fmt: skip
+    noisy = Table(
+        "Noisy with clean: correlation at the same frame and where it halves, distance over that "
+        "of unrelated frames",
+        ["state", "SNR, dB", "raw, 0 ms", "unrelated", "halves at", "centred, 0 ms", "60 ms",
+         "halves at", "distance, 0 ms"],
+    )  # fmt: skip
+    for (name, state, how, _), row in sorted(_grouped(made).items(), key=lambda x: _order(made, x)):
+        raw, centred, far = (row[quantity] for quantity in QUANTITIES)
+        unrelated = number(raw["unrelated"], 2)
+        if how == "clean":
+            clean.rows.append([
+                f"{name} {state}", _cell(raw, 60), _mean(raw, 300),
+                unrelated, _half(raw), _cell(centred, 60),
+                _mean(centred, 300), _half(centred),
+                *(_mean(far, ms, far["unrelated"]) for ms in (60, 300)),
+            ])  # fmt: skip
+        else:
+            noisy.rows.append([
+                f"{name} {state}", _snr(raw), _cell(raw, 0), unrelated, _half(raw),
+                _cell(centred, 0), _mean(centred, 60),
+                _half(centred), _mean(far, 0, far["unrelated"]),
+            ])  # fmt: skip
+    return [clean, noisy]
+
+
+def _order(made: dict[str, Any], item: tuple[tuple[Any, ...], Any]) -> tuple[Any, ...]:
+    name, state, _, snr_db = item[0]
+    return made["about"]["backbones"].index(name), state, -np.inf if snr_db is None else -snr_db

@@ -1,0 +1,102 @@
+"""What all model folders have: weights, configuration, and what the model wants to hear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distill.backbones import import_transformers, read_json
+from enhance.errors import EnhanceError
+from enhance.files import atomic, write_json
+
+
+def write(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    prepare: Mapping[str, Any],
+) -> None:
+    """Write ``model.safetensors``, ``preprocessor_config.json`` and, last, ``config.json``.
+
+    Raises
+    ------
+    EnhanceError
+        If a weight is not finite, or a file cannot be written.
+    """
+    plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+    bad = [name for name, tensor in plain.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        kind = str(plain[bad[0]].dtype).removeprefix("torch.")
+        raise EnhanceError(f"{folder}: {bad[0]} is not finite in {kind}; the training diverged")
+    with atomic(folder / "model.safetensors") as temporary:
+        save_file(plain, temporary, {"format": "pt"})
+    write_json(folder / "preprocessor_config.json", prepare)
+    write_json(folder / "config.json", config)
+
+
+def write_transformer(
+    folder: Path,
+    model: Any,
+    tensors: Mapping[str, Tensor],
+    *,
+    do_normalize: bool = True,
+    attention_mask: bool = True,
+    **prepare: Any,
+) -> None:
+    """Write a model of `transformers` in its own format.
+
+    ``config.json`` names float32 as type: `from_pretrained` then computes in fp32 without being
+    told to, whatever the weights are stored in.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    model
+        Its configuration and class are named.
+    tensors
+        Its weights.
+    do_normalize, attention_mask, prepare
+        What ``preprocessor_config.json`` asks for.
+
+    Raises
+    ------
+    EnhanceError
+        See `write`.
+    """
+    config: dict[str, Any] = model.config.to_dict()
+    config |= {"architectures": [type(model).__name__], "dtype": "float32"}
+    config.pop("_name_or_path", None)
+    extractor = import_transformers().Wav2Vec2FeatureExtractor(
+        feature_size=1,
+        sampling_rate=16000,
+        padding_value=0.0,
+        do_normalize=do_normalize,
+        return_attention_mask=attention_mask,
+    )
+    write(folder, tensors, config, extractor.to_dict() | prepare)
+
+
+def prepared(folder: Path) -> dict[str, Any]:
+    """``do_normalize`` and ``sample_rate`` of a folder's ``preprocessor_config.json``.
+
+    Raises
+    ------
+    EnhanceError
+        If the file is missing or does not say whether to normalise.
+    """
+    path = folder / "preprocessor_config.json"
+    prepare = read_json(path, "do_normalize decides what the model hears")
+    if not isinstance(prepare.get("do_normalize"), bool):
+        raise EnhanceError(
+            f"{path}: do_normalize must be true or false (it decides what the model hears)"
+        )
+    return {
+        "do_normalize": prepare["do_normalize"],
+        "sample_rate": int(prepare.get("sampling_rate", 16000)),
+    }

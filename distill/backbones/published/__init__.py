@@ -1,0 +1,1 @@
+"""Teachers from the checkpoint files of their authors."""

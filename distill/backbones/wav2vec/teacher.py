@@ -1,0 +1,139 @@
+"""wav2vec and vq-wav2vec as frozen teachers, and their folders on disk.
+
+Hidden states: z (state 0), for vq-wav2vec then the codewords, then the output of each aggregator
+layer up to c. The published recipes feed the raw wave, unnormalised.
+
+Group norm over time (see `distill.backbones.wav2vec.model`) makes every frame depend on the whole
+clip: the teachers are not causal, and clips run alone or with others of exactly their length.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.backbones import read_json
+from distill.backbones.folder import prepared, write
+from distill.backbones.frozen import FrozenTeacher, fingerprint
+from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
+from enhance.errors import EnhanceError
+
+SAMPLE_RATE = 16000
+
+Model = TypeVar("Model", bound=Wav2Vec)
+
+
+class Wav2VecTeacher(FrozenTeacher):
+    """A frozen `Wav2Vec` or `VqWav2Vec` behind the `distill.teacher.contract.Teacher` contract.
+
+    Parameters
+    ----------
+    model
+        The model.
+    name
+        How it was asked for.
+    sample_rate
+        Samples per second of its input.
+    do_normalize
+        Whether each clip is brought to zero mean and unit variance first. No published
+        checkpoint wants it.
+    left_pad
+        Zeros before the input; None takes field - stride. They enter the norms' statistics:
+        0 gives the states of the published code.
+    """
+
+    def __init__(
+        self,
+        model: Wav2Vec,
+        name: str,
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        do_normalize: bool = False,
+        left_pad: int | None = None,
+    ) -> None:
+        field, stride = model.config.geometry
+        super().__init__(
+            model,
+            name,
+            sample_rate=sample_rate,
+            field_samples=field,
+            stride_samples=stride,
+            widths=model.state_widths,
+            equal_lengths_only=True,
+            left_pad=left_pad,
+            reach_frames=model.config.context_frames - 1,
+        )
+        self.do_normalize = do_normalize
+        settings = [model.config.to_dict(), sample_rate, do_normalize, self.left_pad]
+        self.fingerprint = fingerprint(settings, self.model.state_dict())
+
+    def prepare(self, clips: list[Tensor]) -> Tensor:
+        """What the model hears of clips of one length.
+
+        Shape: B clips (n,) -> (B, left_pad + n)
+        """
+        waves = torch.stack(clips)
+        if self.do_normalize:
+            variance, mean = torch.var_mean(waves, dim=1, correction=0, keepdim=True)
+            waves = (waves - mean) / (variance + 1e-7).sqrt()
+        return F.pad(waves, (self.left_pad, 0))
+
+    def run(self, clips: list[Tensor]) -> list[Tensor]:
+        """z, then each state behind it."""
+        states: list[Tensor] = self.model.states(self.prepare(clips))
+        return states
+
+
+def save(model: Wav2Vec, folder: Path) -> None:
+    """Write a model folder: ``model.safetensors``, two JSON files, ``config.json`` last.
+
+    Raises
+    ------
+    EnhanceError
+        If a weight is not finite, or a file cannot be written.
+    """
+    tensors = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    prepare = {"do_normalize": False, "sampling_rate": SAMPLE_RATE}
+    write(folder, tensors, model.config.to_dict(), prepare)
+
+
+def read_model(kind: type[Model], folder: Path) -> Model:
+    """Read what `save` wrote, in eval mode.
+
+    Raises
+    ------
+    EnhanceError
+        If a file is missing, or the weights do not fit the architecture.
+    """
+    values = read_json(folder / "config.json", "it names the kind of model")
+    config_type: type[Wav2VecConfig] = kind.config_type
+    if values.get("model_type") != config_type.model_type:
+        raise EnhanceError(
+            f"{folder}: model_type {values.get('model_type')!r} is not {config_type.model_type}"
+        )
+    try:
+        model = kind(config_type.from_dict(values, str(folder / "config.json")))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EnhanceError(
+            f"{folder}: cannot be loaded as {config_type.model_type} ({reason})"
+        ) from error
+    return model.eval()
+
+
+def load(folder: Path, name: str, left_pad: int | None = None) -> Wav2VecTeacher:
+    """Load a teacher from what `save` wrote of a wav2vec.
+
+    Raises
+    ------
+    EnhanceError
+        If a file is missing or does not fit.
+    """
+    return Wav2VecTeacher(read_model(Wav2Vec, folder), name, left_pad=left_pad, **prepared(folder))

@@ -1,0 +1,1 @@
+"""What pre-training hears: files, and the crops that are cut from them."""

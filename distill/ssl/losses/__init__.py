@@ -1,0 +1,1 @@
+"""What pre-training minimises, and how often its answers are right."""

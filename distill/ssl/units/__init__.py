@@ -1,0 +1,1 @@
+"""Units that are predicted: k-means of MFCC or of hidden states."""

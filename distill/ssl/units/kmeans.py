@@ -1,0 +1,142 @@
+"""K-means units: the discrete targets of HuBERT and WavLM pre-training.
+
+Hsu et al. 2021 (HuBERT), section II-A: cluster frame features without labels, first MFCC,
+then the states of an inner layer of the model that the first iteration made. A unit is the
+index of the nearest centroid; unit t belongs to the frame t of the model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from distill.ssl.data.crops import Crop
+from enhance.errors import EnhanceError
+from enhance.files import atomic
+
+
+@dataclass(frozen=True)
+class Units:
+    """Centroids and the unit of every frame of every file."""
+
+    centroids: np.ndarray
+    """(K, D) float32."""
+    labels: list[np.ndarray]
+    """One (T,) int16 per file, in the order of the files that were clustered."""
+
+    @property
+    def count(self) -> int:
+        """K, the number of units."""
+        return len(self.centroids)
+
+    def of(self, crops: Sequence[Crop]) -> np.ndarray:
+        """Units of crops of one length: (B, T) int64."""
+        rows = [self.labels[c.clip][c.start : c.start + c.frames] for c in crops]
+        return np.stack(rows).astype(np.int64)
+
+    def save(self, path: Path) -> None:
+        """Write centroids and labels as one safetensors file, atomically."""
+        tensors = {
+            "centroids": self.centroids,
+            "labels": np.concatenate([np.zeros(0, np.int16), *self.labels]),
+            "lengths": np.array([len(x) for x in self.labels], np.int64),
+        }
+        with atomic(path) as temporary:
+            save_file(tensors, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Units:
+        """Read what `save` wrote; `EnhanceError` if the file is missing or of another kind."""
+        try:
+            tensors = load_file(path)
+            ends = np.cumsum(tensors["lengths"])[:-1]
+            return cls(tensors["centroids"], np.split(tensors["labels"], ends))
+        except (OSError, KeyError, SafetensorError) as error:
+            raise EnhanceError(
+                f"{path}: no k-means units can be read from it ({error}); start without --resume"
+            ) from error
+
+
+def fit(features: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Cluster frames by mini-batch k-means, as HuBERT's recipe does.
+
+    Parameters
+    ----------
+    features
+        Frames of the training files, (T, D).
+    count
+        K, the number of units.
+    seed
+        Seed of the initial centroids and the batches. One thread: the same centroids again.
+
+    Returns
+    -------
+    np.ndarray
+        Centroids, (K, D) float32.
+
+    Raises
+    ------
+    EnhanceError
+        If there are fewer frames than units.
+    """
+    if len(features) < count:
+        raise EnhanceError(
+            f"k-means units: {len(features)} frames cannot make {count} units; "
+            "give more audio or ask for fewer units"
+        )
+    kmeans = MiniBatchKMeans(
+        n_clusters=count,
+        batch_size=10_000,
+        max_iter=50,
+        tol=0.0,
+        max_no_improvement=50,
+        n_init=3,
+        reassignment_ratio=0.0,
+        random_state=seed,
+    )
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        kmeans.fit(np.ascontiguousarray(features, np.float32))
+    return np.ascontiguousarray(kmeans.cluster_centers_, np.float32)
+
+
+def assign(features: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Index of the nearest centroid of each frame: (T, D), (K, D) to (T,) int16."""
+    features = np.asarray(features, np.float64)
+    centroids = np.asarray(centroids, np.float64)
+    # |x - c|^2 without |x|^2, which is the same for all centroids
+    scores = (centroids**2).sum(axis=1) - 2.0 * features @ centroids.T  # (T, K)
+    return scores.argmin(axis=1).astype(np.int16)
+
+
+FIT_FRAMES = 200_000
+"""More frames than these are thinned out at random before centroids are fitted (HuBERT: 10 %)."""
+
+
+def cluster(features: Sequence[np.ndarray], fit_on: Sequence[int], count: int, seed: int) -> Units:
+    """Fit on the files ``fit_on`` and assign units in all of them.
+
+    Parameters
+    ----------
+    features
+        One (T, D) array per file.
+    fit_on
+        Indices of the files that centroids may see (held-back files are not among them).
+    count, seed
+        As in `fit`.
+    """
+    seen = np.concatenate([np.asarray(features[i], np.float32) for i in fit_on])
+    if len(seen) > FIT_FRAMES:
+        rng = np.random.default_rng(seed)
+        seen = seen[np.sort(rng.choice(len(seen), FIT_FRAMES, replace=False))]
+    centroids = fit(seen, count, seed)
+    return Units(centroids, [assign(x, centroids) for x in features])

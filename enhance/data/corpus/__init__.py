@@ -1,0 +1,1 @@
+"""Clips of speech and noise: manifests, decoded samples, the built-in corpus."""

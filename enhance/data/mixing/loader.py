@@ -1,0 +1,191 @@
+"""Batches of mixtures for training, from any step on: the same for any number of workers.
+
+Step s of training takes the global batch of ``batch_size`` mixtures with numbers
+``(epoch, index)``, counted through epochs of ``epoch_size``; process r of w takes its w-th part.
+Which mixtures a step sees thus depends on the step alone; and so does how they are mixed, where
+that changes in the course of training.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from enhance.config.mixing import MixingConfig
+from enhance.data.mixing.mixer import Mixer
+from enhance.data.mixing.recipe import Mixture
+from enhance.errors import EnhanceError
+
+Key = tuple[int, int, MixingConfig | None]
+"""Epoch, index, and how to mix: None for the mixer's own configuration."""
+
+
+class MixtureDataset(Dataset[Mixture]):
+    """Mixtures by their keys."""
+
+    def __init__(self, mixer: Mixer) -> None:
+        self.mixer = mixer
+
+    def __getitem__(self, key: Key) -> Mixture:
+        epoch, index, config = key
+        return (self.mixer.using(config) if config else self.mixer)(epoch, index)
+
+
+class _Reporting(Dataset[Any]):
+    """Hands an `EnhanceError` on as a value: torch would wrap it in a traceback of the worker."""
+
+    def __init__(self, inner: MixtureDataset) -> None:
+        self.inner = inner
+
+    def __getitem__(self, key: Key) -> Mixture | EnhanceError:
+        try:
+            return self.inner[key]
+        except EnhanceError as error:
+            return error
+
+
+def collate(mixtures: Sequence[Mixture]) -> dict[str, Any]:
+    """Stack mixtures into a batch.
+
+    Returns
+    -------
+    dict
+        ``noisy`` and ``clean`` (B, N) float32 tensors; ``pieces``, ``altered``, ``files``,
+        ``index`` (epoch, index) and ``snr_db``: lists with an entry for each mixture.
+    """
+    return {
+        "noisy": torch.from_numpy(np.stack([m.noisy for m in mixtures])),
+        "clean": torch.from_numpy(np.stack([m.clean for m in mixtures])),
+        "pieces": [list(m.pieces) for m in mixtures],
+        "altered": [m.altered for m in mixtures],
+        "files": [list(m.files) for m in mixtures],
+        "index": [(m.epoch, m.index) for m in mixtures],
+        "snr_db": [m.snr_db for m in mixtures],
+    }
+
+
+def keys_of_step(
+    step: int, batch_size: int, epoch_size: int, rank: int = 0, world: int = 1
+) -> list[tuple[int, int]]:
+    """Mixtures ``(epoch, index)`` that process ``rank`` of ``world`` takes in a step (from 0).
+
+    Epochs follow one another without a gap: a batch may begin in one and end in the next.
+    """
+    share = batch_size // world
+    first = step * batch_size + rank * share
+    return [divmod(number, epoch_size) for number in range(first, first + share)]
+
+
+def batches(
+    mixer: Mixer,
+    batch_size: int,
+    epoch_size: int = 10000,
+    start_step: int = 0,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    mixing_of: Callable[[int], MixingConfig] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Endless batches from ``start_step`` on.
+
+    Parameters
+    ----------
+    mixer
+        Its seed decides what is mixed.
+    batch_size
+        Mixtures per step over all processes.
+    epoch_size
+        Mixtures per epoch.
+    start_step
+        Batches before it are passed over at no cost.
+    rank, world
+        This process and the number of processes.
+    workers
+        Processes that mix ahead; 0 mixes here. They are forked where the system forks safely.
+    mixing_of
+        How to mix in each step (from 0), see `Mixer.using`; None for the mixer's own way.
+
+    Yields
+    ------
+    dict
+        As `collate`, ``batch_size / world`` mixtures each. The global random state of torch is
+        left alone. Close the iterator (or drop it) to end the workers.
+
+    Raises
+    ------
+    EnhanceError
+        If the batch cannot be shared equally, or a mixture cannot be made.
+    """
+    if batch_size < 1 or epoch_size < 1 or world < 1 or not 0 <= rank < world:
+        raise EnhanceError(
+            f"batch_size {batch_size}, epoch_size {epoch_size}, rank {rank} of {world}: "
+            "must be positive"
+        )
+    if batch_size % world:
+        raise EnhanceError(
+            f"batch_size {batch_size} cannot be shared by {world} processes; make it a multiple"
+        )
+    steps = _Steps(batch_size, epoch_size, start_step, rank, world, mixing_of)
+    return _batches(mixer, steps, workers)
+
+
+def _batches(mixer: Mixer, steps: _Steps, workers: int) -> Iterator[dict[str, Any]]:
+    loader: DataLoader[Any] = DataLoader(
+        _Reporting(MixtureDataset(mixer)),
+        batch_sampler=steps,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate_or_report,
+        worker_init_fn=_quiet_worker,
+        # The loader draws a base seed; from its own generator, so that training's is untouched.
+        generator=torch.Generator().manual_seed(0),
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        prefetch_factor=4 if workers else None,
+    )
+    for batch in loader:
+        if isinstance(batch, EnhanceError):
+            raise batch
+        yield batch
+
+
+class _Steps:
+    """Endless batch sampler; an object, so that it can be started anew."""
+
+    def __init__(
+        self,
+        batch: int,
+        epoch: int,
+        start: int,
+        rank: int,
+        world: int,
+        mixing_of: Callable[[int], MixingConfig] | None,
+    ) -> None:
+        self.settings = batch, epoch, start, rank, world
+        self.mixing_of = mixing_of
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        batch, epoch, step, rank, world = self.settings
+        while True:
+            config = self.mixing_of(step) if self.mixing_of else None
+            yield [(*key, config) for key in keys_of_step(step, batch, epoch, rank, world)]
+            step += 1
+
+
+def _collate_or_report(items: Sequence[Mixture | EnhanceError]) -> dict[str, Any] | EnhanceError:
+    for item in items:
+        if isinstance(item, EnhanceError):
+            return item
+    return collate([item for item in items if isinstance(item, Mixture)])
+
+
+def _quiet_worker(worker: int) -> None:
+    # Ctrl-C and SIGTERM, which a scheduler sends to all processes of a group, are the parent's to
+    # handle: it still needs its workers while it saves. They end when it closes them, or ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

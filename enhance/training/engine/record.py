@@ -1,0 +1,95 @@
+"""What the first process keeps and shows of a training: its history, and the screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from enhance.progress import progress_bar, say
+from enhance.training.engine.history import History
+
+if TYPE_CHECKING:
+    from enhance.training.engine.engine import Engine
+
+LINE_EVERY = 30.0
+"""Seconds between lines where standard error is no terminal."""
+
+
+class Record(History):
+    """The history of an engine's training, told on standard error too: a context manager.
+
+    Parameters
+    ----------
+    engine
+        Its state says where training stands.
+    folder, before, place, quiet
+        See `Engine.train`.
+    """
+
+    def __init__(
+        self, engine: Engine, folder: Path, before: int, place: Mapping[str, Any], quiet: bool
+    ) -> None:
+        self.engine, self.before, self.quiet = engine, before, quiet
+        super().__init__(folder, self.step, place)
+        self._bar = self.stack.enter_context(progress_bar(quiet=quiet))
+        self._task = self._bar.add_task(engine.learner.name, total=None, speed="")
+        self._begin = self._last = time.monotonic()
+        self._first = engine.state.step
+        self._mark = (self._begin, engine.state.audio)
+        self._speed = 0.0
+        self.event("resume" if engine.resumed else "start", self.step)
+
+    @property
+    def step(self) -> int:
+        """Of the history."""
+        return self.before + self.engine.state.step
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if text and not self.quiet:
+            say(self._bar, text)
+
+    def show(self) -> None:
+        """Move the progress bar; a line now and then where there is none."""
+        state, (mark, audio) = self.engine.state, self._mark
+        now = time.monotonic()
+        if now > mark and state.audio > audio:
+            self._speed = (state.audio - audio) / (now - mark)
+        expected = self.engine.plan.expected(state)
+        total = None if expected is None else max(state.step, round(expected))
+        text = f"loss {self.engine.loss:.4f}  {self._speed:.0f} audio-s/s"
+        self._bar.update(self._task, completed=state.step, total=total, speed=text)
+        if self._bar.disable and now - self._last >= LINE_EVERY:
+            self._last = now
+            if total is None:
+                self.say(f"step {state.step}  {text}")
+                return
+            left = (now - self._begin) / (state.step - self._first) * (total - state.step)
+            self.say(f"step {state.step}/{total}  {text}  {left / 60:.1f} min left")
+
+    def train(self) -> None:
+        """Write the means since the last line."""
+        state, learner = self.engine.state, self.engine.learner
+        clock = {
+            "seconds": round(state.seconds, 3),
+            "audio_seconds_per_second": round(self._speed, 2),
+            **learner.clock(),
+        }
+        self._add("train", learner.row(state), clock)
+        self._mark = (time.monotonic(), state.audio)
+
+    def validate(self) -> None:
+        """Measure on held-back data."""
+        begin = time.monotonic()
+        figures = self.engine.learner.validate()
+        passed = time.monotonic() - begin
+        if figures is not None:
+            self._add("validation", figures, {"seconds": round(passed, 3)})
+        # Validation is no part of the speed of training.
+        self._mark = (self._mark[0] + passed, self._mark[1])
+
+    def _add(self, kind: str, figures: dict[str, Any], clock: dict[str, Any]) -> None:
+        row = self.add(kind, self.step, figures, clock)
+        self.say(self.engine.learner.tell(row, self.engine.state.seconds))

@@ -1,0 +1,1 @@
+"""Losses of enhancement, on the waveform and as an ear hears it."""

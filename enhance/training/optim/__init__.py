@@ -1,0 +1,1 @@
+"""What turns a gradient into weights: Muon, rates, averages."""

@@ -1,0 +1,1 @@
+"""The folder of a run: begun, resumed, branched, kept small."""

@@ -1,0 +1,306 @@
+"""A run's folder: begun, resumed, or refused; and the list of the files it hears."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from enhance.config import RunConfig
+from enhance.config.settings import dump_yaml, parse, to_dict
+from enhance.data.corpus.manifest import Clip
+from enhance.errors import EnhanceError
+from enhance.files import atomic, read_jsonl, sha256, unwritable, write_jsonl
+from enhance.network.checkpoint import HEARD, WEIGHTS, difference
+from enhance.network.tensors import load_tensors
+from enhance.progress import progress_bar
+from enhance.training.engine.history import HISTORY
+from enhance.training.engine.processes import resolve
+from enhance.training.engine.state import FILE, FORMAT
+from enhance.training.optim.schedule import is_stable, progress, since
+
+CONFIG = "config.yaml"
+HARMLESS = frozenset(
+    {
+        "data.workers",
+        "data.cache_mb",
+        "data.cache_gb",
+        "training.checkpoint_every",
+        "training.threads",
+    }
+)
+"""Settings that may change on resume: the weights do not depend on them (`threads` may change the
+last bits)."""
+CACHES = frozenset({"cache", "cache_gb", "precompute"})
+"""Settings of an objective that may change on resume: where and how much it remembers."""
+PLACES = frozenset({"data.corpus", "data.speech", "data.noise"})
+"""Settings that may change on resume: that the files are the same, `check_data` sees to."""
+BUDGET = ("training.steps", "training.minutes")
+"""Settings that may change on resume, with a warning: the rest of the run follows a schedule that
+no run from the start would have followed. Not so in the stable part of a `wsd` schedule."""
+
+
+def precision(
+    file: Path, tag: str, asked: str, resume: bool, accelerator: str
+) -> tuple[str, list[str]]:
+    """The precision of a run: what was asked for, or, where that is `auto`, what it began in.
+
+    Parameters
+    ----------
+    file, tag
+        State of the run, and its format.
+    asked
+        See `TrainingConfig.precision`.
+    resume
+        Whether to go on.
+    accelerator
+        Where.
+
+    Returns
+    -------
+    precision
+        ``fp32`` or ``bf16``.
+    notes
+        Lines that the user should read.
+    """
+    here = resolve(asked, accelerator)
+    if asked != "auto" or not resume or not file.is_file():
+        return here, []
+    began = load_tensors(file, tag, tensors=False)[1].get("precision")
+    if began is None:
+        return here, [f"{file}: does not tell its precision; the run goes on in {here}"]
+    if began != here:
+        return began, [f"{file}: goes on in {began}, as it began; `auto` is {here} on this machine"]
+    return here, []
+
+
+def check(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool) -> list[str]:
+    """Check that a new run finds an empty folder, or that an old one can go on.
+
+    Parameters
+    ----------
+    run
+        The folder.
+    config
+        Resolved configuration.
+    describe
+        The objective's `describe()`.
+    resume
+        Whether to go on.
+
+    Returns
+    -------
+    list
+        Lines that the user should read.
+
+    Raises
+    ------
+    EnhanceError
+        If a new run would overwrite one, there is none to resume or its state is missing, or its
+        settings differ.
+    """
+    if not resume:
+        refuse_present(run)
+        return []
+    present = _present(run)
+    if not present:
+        raise EnhanceError(f"{run}: there is no run to resume")
+    if FILE in present:
+        _, header = load_tensors(run / FILE, FORMAT, tensors=False)
+        return _compare(run, header, config, describe)
+    if present != [CONFIG]:
+        started = f"--init {run}" if WEIGHTS in present else "another name"
+        raise EnhanceError(
+            f"{run}: holds {present[-1]} but no {FILE}, without which it cannot go on; bring that "
+            f"file back, or start a new run with {started}"
+        )
+    return [f"{run}: was stopped before its first step, starts from step 0"]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder from any other process that trains.
+
+    Raises
+    ------
+    EnhanceError
+        If one is at it, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
+    except Timeout as error:
+        raise EnhanceError(
+            f"{folder}: another process is training there; wait for its end, or choose another "
+            "folder"
+        ) from error
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with lock:
+        yield
+
+
+def tell(lines: Sequence[str], quiet: bool) -> None:
+    """Print lines on standard error."""
+    for line in () if quiet else lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def write(run: Path, config: RunConfig) -> None:
+    """Write config.yaml."""
+    with atomic(run / CONFIG) as temporary:
+        temporary.write_text(dump_yaml(config), "utf-8")
+
+
+def refuse_present(run: Path) -> None:
+    """Refuse a folder that holds a run.
+
+    Raises
+    ------
+    EnhanceError
+        Names what says so.
+    """
+    present = _present(run)
+    if present:
+        raise EnhanceError(
+            f"{run}: holds a run already ({present[0]}); --resume goes on with it, "
+            "another name starts a new one"
+        )
+
+
+def _present(run: Path) -> list[str]:
+    return [name for name in (CONFIG, FILE, WEIGHTS, HISTORY) if (run / name).exists()]
+
+
+def of_cache(key: str) -> bool:
+    """Whether a setting says where and how much an objective remembers."""
+    names = key.split(".")
+    return names[0] in ("objective", "described") and names[-1] in CACHES
+
+
+def _compare(
+    run: Path, header: dict[str, Any], config: RunConfig, describe: dict[str, Any]
+) -> list[str]:
+    # What came after the state was written has its default, which changes nothing.
+    before = parse(RunConfig, header["config"], str(run / FILE))
+    old = {**to_dict(before), "described": header["objective"]}
+    changed = difference(old, {**to_dict(config), "described": describe})
+    allowed = {*HARMLESS, *PLACES, *BUDGET}
+    refused = [c for c in changed if c[0] not in allowed and not of_cache(c[0])]
+    if refused:
+        text = ", ".join(f"{key} was {old!r}, is {now!r}" for key, old, now in refused)
+        raise EnhanceError(
+            f"{run}: cannot go on with other settings ({text}); "
+            f"use the old ones, or start a new run with --init {run}"
+        )
+    step, seconds = header["step"], header["seconds"]
+    spent = since(header.get("branch"), step, seconds)
+    used, used_before = (progress(c.training, *spent) for c in (config, before))
+    if used >= 1:
+        raise EnhanceError(
+            f"{run}: has used its budget ({spent[0]} steps, {spent[1] / 60:.1f} minutes); "
+            "a larger training.steps or training.minutes goes on"
+        )
+    if is_stable(before.training, used_before) and is_stable(config.training, used):
+        return []
+    return [
+        f"{run}: {key} was {then}, is {now}: from step {step} on the learning rate follows the "
+        "new budget, which no run from the start would give"
+        for key, then, now in changed
+        if key in BUDGET
+    ]
+
+
+def check_data(run: Path, found: str) -> None:
+    """Refuse to go on with other training files.
+
+    Raises
+    ------
+    EnhanceError
+        If the fingerprint differs from the one in the run's state.
+    """
+    _, header = load_tensors(run / FILE, FORMAT, tensors=False)
+    if header["data"] != found:
+        raise EnhanceError(
+            f"{run}: the training files are others than when it began (files were added, removed "
+            f"or changed in length); put them back, or start a new run with --init {run}"
+        )
+
+
+def fingerprint(clips: Sequence[Clip]) -> str:
+    """Hash of which files, in which order and of which length, a run draws from.
+
+    Wherever the corpus lies: paths count from the folder that all files share.
+    """
+    digest = hashlib.sha256()
+    for place, clip in zip(below_common([clip.path for clip in clips]), clips, strict=True):
+        digest.update(f"{place}\0{clip.duration!r}\n".encode())
+    return digest.hexdigest()
+
+
+def below_common(paths: Sequence[Path]) -> list[str]:
+    """Paths counted from the deepest folder that holds them all."""
+    if not paths:
+        return []
+    folder = os.path.commonpath([path.absolute().parent for path in paths])
+    return [path.absolute().relative_to(folder).as_posix() for path in paths]
+
+
+def write_heard(
+    run: Path, parts: dict[str, Sequence[Clip]], *, keep: bool = False, quiet: bool = False
+) -> None:
+    """Write heard.jsonl: every file of training and validation with the SHA-256 of its bytes.
+
+    Paths count from the folder that all of them share.
+
+    Parameters
+    ----------
+    run
+        The folder.
+    parts
+        Clips by part, ``"train"`` and ``"validation"``.
+    keep
+        Take the hashes of files that have not changed since the list was written from it.
+    quiet
+        No progress bar.
+    """
+    path = run / HEARD
+    clips = [(part, clip) for part, some in parts.items() for clip in some]
+    known, written = {}, 0
+    if keep and path.is_file():
+        written = path.stat().st_mtime_ns
+        known = {(row["path"], row["kind"]): str(row["sha256"]) for row in read_jsonl(path)}
+
+    def digest(place: str, clip: Clip) -> str:
+        old, about = known.get((place, clip.kind)), clip.path.stat()
+        # The time of a change of name counts too: a replaced file may keep its own old time.
+        unchanged = max(about.st_mtime_ns, about.st_ctime_ns) < written
+        return old if old and unchanged else sha256(clip.path)
+
+    places = below_common([clip.path for _, clip in clips])
+    hashes = []
+    with progress_bar(quiet=quiet) as bar, ThreadPoolExecutor(4) as pool:
+        task = bar.add_task("hashing files", total=len(clips), speed="")
+        for value in pool.map(digest, places, [clip for _, clip in clips]):
+            hashes.append(value)
+            bar.update(task, advance=1)
+    rows = [
+        {
+            "path": place,
+            "kind": clip.kind,
+            "source": clip.source,
+            "speaker": clip.speaker,
+            "part": part,
+            "recordings": list(clip.recordings),
+            "sha256": value,
+        }
+        for (part, clip), place, value in zip(clips, places, hashes, strict=True)
+    ]
+    write_jsonl(path, rows)

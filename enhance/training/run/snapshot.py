@@ -1,0 +1,105 @@
+"""A run's state in half of its size, small enough to be kept beside the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from enhance.config import RunConfig
+from enhance.config.settings import dump_yaml, parse, portable, to_dict
+from enhance.errors import EnhanceError
+from enhance.files import atomic_folder
+from enhance.network.tensors import load_tensors, save_tensors
+from enhance.training.engine.state import FILE, FORMAT
+from enhance.training.run.run_folder import CONFIG
+
+README = "README.md"
+
+
+def snapshot(run: Path, out: Path, *, limit_mb: float = 4.0, force: bool = False) -> dict[str, Any]:
+    """Write what a run needs to go on, in half precision.
+
+    A folder with the state (weights and averages in float16, the optimiser's moments in bfloat16,
+    as their squares leave float16's range; vectors and counts as they are), config.yaml without
+    this machine's places, and a README.md with the command that goes on.
+
+    Parameters
+    ----------
+    run
+        Folder with a state; it is only read.
+    out
+        Folder to make.
+    limit_mb
+        Largest size of the folder, in 10^6 bytes.
+    force
+        Replace what stands at ``out``.
+
+    Returns
+    -------
+    dict
+        ``step``, ``seconds`` of training, and ``bytes`` of the folder.
+
+    Raises
+    ------
+    EnhanceError
+        If ``run`` has no state, a value leaves float16's range, the folder would be larger, or
+        something stands at ``out`` already.
+    """
+    tensors, header = load_tensors(run / FILE, FORMAT)
+    config = to_dict(parse(RunConfig, header["config"], str(run / FILE)))
+    config["data"] = portable(config["data"])
+    small = {name: _half(name, value) for name, value in tensors.items()}
+    for name, value in small.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise EnhanceError(f"{run / FILE}: {name} leaves the range of half precision")
+    with atomic_folder(out, force=force) as place:
+        save_tensors(place / FILE, small, {**header, "config": config}, FORMAT)
+        (place / CONFIG).write_text(dump_yaml(config), "utf-8")
+        (place / README).write_text(_readme(out, header, config), "utf-8")
+        size = sum(path.stat().st_size for path in place.iterdir())
+        if size > limit_mb * 1e6:
+            raise EnhanceError(
+                f"{out}: would take {size / 1e6:.1f} MB, the limit is {limit_mb:g}; keep the run "
+                "folder elsewhere, or set --limit-mb"
+            )
+    return {"step": header["step"], "seconds": header["seconds"], "bytes": size}
+
+
+def _half(name: str, value: Tensor) -> Tensor:
+    if value.ndim < 2 or not value.is_floating_point():
+        return value
+    return value.to(torch.bfloat16 if name.startswith("optimizer.") else torch.float16)
+
+
+def _readme(out: Path, header: dict[str, Any], config: dict[str, Any]) -> str:
+    training, mixing = config["training"], config["mixing"]
+    step = header["step"]
+    hours = step * training["batch_size"] * mixing["segment_seconds"] / 3600
+    name = out.name if out.is_absolute() else out.as_posix()
+    places = [key for key in ("corpus", "speech", "noise", "rirs") if config["data"][key]]
+    data = "".join(f"--set data.{key}=DIR " for key in places)
+    lines = [
+        f"# State of a training run at step {step}",
+        "",
+        f"{hours:.1f} h of mixtures in {header['seconds'] / 3600:.2f} h. Weights, their averages "
+        "and the optimiser's moments, in half precision. A new run goes on from here with its own "
+        "budget, counted from here:",
+        "",
+        "```sh",
+        f"enhance train --branch {name} {data}--set training.steps=N",
+        "```",
+        "",
+        "And a model to ship, by a decay of the rate in N steps:",
+        "",
+        "```sh",
+        f"enhance train --branch {name} {data}--set training.steps=N \\",
+        "  --set training.schedule=wsd --set training.decay_share=1",
+        "```",
+        "",
+        "`DIR` is where the audio of `config.yaml` lies; more of it may be there by now.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""Maps: neighbours of other clips, blind choice by hand, and a run on tones that are told apart."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmarks.analysis import maps, record
+from enhance.errors import EnhanceError
+
+TONES = {"A": 300, "B": 1200, "C": 3000}
+
+
+def test_neighbours_are_the_nearest_frames_of_other_clips() -> None:
+    rng = np.random.default_rng(0)
+    frames, owner = rng.normal(size=(700, 6)), rng.integers(9, size=700)
+    found = maps._nearest(frames, owner, 4)
+    for i in (0, 350, 699):
+        far = np.linalg.norm(frames - frames[i], axis=1)
+        far[owner == owner[i]] = np.inf
+        assert set(found[i]) == set(np.argsort(far)[:4])
+
+
+def test_blind_choice() -> None:
+    # Clip 0: a a b; clip 1: a b. Each a of clip 0 meets a with 1/2, b of it too; those of clip 1
+    # meet a with 2/3 and b with 1/3.
+    found = maps._chance(["a", "a", "b", "a", "b"], np.array([0, 0, 0, 1, 1]))
+    assert found == pytest.approx((3 * 1 / 2 + 2 / 3 + 1 / 3) / 5)
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight clips of tones as phones, by two speakers; the column ``lot`` means nothing."""
+    folder = tmp_path_factory.mktemp("tones")
+    (folder / "speech").mkdir()
+    rng = np.random.default_rng(2)
+    manifest = [["path", "seconds", "source", "speaker", "lot"]]
+    phones = [["file", "start_s", "end_s", "phone", "phone_base"]]
+    t = np.arange(1600) / 16000
+    for i in range(8):
+        name, parts = f"speech/{i}.wav", []
+        for k in range(10):
+            phone = "ABC"[(i + k) % 3]
+            tone = 0.2 * np.sin(2 * np.pi * TONES[phone] * t)
+            parts.append((k > 0) * tone + rng.normal(0, 0.01, 1600))
+            label = phone if k else "SIL"
+            phones.append([name, 0.1 * k, 0.1 * (k + 1), label, label])
+        soundfile.write(folder / name, np.concatenate(parts), 16000)
+        manifest.append([name, 1.0, "tones", "xy"[i % 2], "pq"[i // 4]])
+    for name, rows in (("manifest.csv", manifest), ("phones.csv", phones)):
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    return folder
+
+
+def test_a_run(tones: Path, tmp_path: Path) -> None:
+    made = maps.maps(
+        ["log-mel:320"], tones, tmp_path / "out", by=["phone", "lot"], frames=200, perplexity=20,
+        cache=tmp_path / "cache", quiet=True,
+    )  # fmt: skip
+    kept = record.read(tmp_path / "out", "maps")
+    assert kept["rows"] == made["rows"] and kept["labels"] == made["labels"]
+    assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".json", ".md", ".svg"}
+    row, chance = made["rows"][0], made["about"]["chance"]
+    assert len(made["labels"]["phone"]) == len(row["points"]) == 200
+    assert set(made["labels"]["phone"]) == set(TONES)  # no silence
+    assert row["phone_mean"] > 0.9 and chance["phone"] == pytest.approx(1 / 3, abs=0.05)
+    assert row["lot_mean"] == pytest.approx(chance["lot"], abs=0.1)
+    # On the map, too, most of the nearest ten have the phone.
+    points, phones = np.array(row["points"]), np.array(made["labels"]["phone"])
+    far = np.linalg.norm(points[:, None] - points[None], axis=2)
+    near = np.argsort(far, axis=1)[:, 1:11]
+    assert (phones[near] == phones[:, None]).mean() > 0.85
+    # The same seed draws the same map.
+    again = maps.maps(
+        ["log-mel:320"], tones, tmp_path / "again", by=["phone", "lot"], frames=200,
+        perplexity=20, cache=tmp_path / "cache", quiet=True,
+    )  # fmt: skip
+    assert again["rows"] == made["rows"]
+
+
+def test_what_cannot_be_mapped_is_refused(tones: Path, tmp_path: Path) -> None:
+    rest = {"cache": tmp_path / "cache", "quiet": True}
+    with pytest.raises(EnhanceError, match="tells no codec"):
+        maps.maps(["log-mel"], tones, tmp_path / "out", by=["codec"], **rest)
+    with pytest.raises(EnhanceError, match="raise --frames, or lower --perplexity"):
+        maps.maps(["log-mel"], tones, tmp_path / "out", frames=80, **rest)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,59 @@
+"""Spectra with written gradients against torch's own, and against differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from enhance.training.losses.spectra import power_spectra, real_dft
+
+
+def by_torch(wave: Tensor, window: Tensor, exponent: float, floor: float, pad: bool) -> Tensor:
+    size = len(window)
+    spec = torch.stft(
+        wave,
+        size,
+        size // 2,
+        window=window,
+        center=pad,
+        pad_mode="constant",
+        return_complex=True,
+    )
+    return (spec.abs().square() + floor).transpose(1, 2) ** exponent
+
+
+@pytest.mark.parametrize("samples", [32, 33, 95, 96, 100])
+@pytest.mark.parametrize("pad", [False, True])
+@pytest.mark.parametrize(("exponent", "floor"), [(1.0, 0.0), (0.15, 1e-3), (0.5, 1e-8)])
+def test_frames_are_those_of_torch(samples: int, pad: bool, exponent: float, floor: float) -> None:
+    torch.manual_seed(samples)
+    window = torch.hann_window(32, dtype=torch.float64)
+    wave = torch.randn(3, samples, dtype=torch.float64, requires_grad=True)
+    got = power_spectra(wave, window, exponent, floor, pad=pad)
+    expected = by_torch(wave, window, exponent, floor, pad)
+    torch.testing.assert_close(got, expected)
+    weight = torch.randn_like(got)
+    found, wanted = (torch.autograd.grad((x * weight).sum(), wave)[0] for x in (got, expected))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_frames_by_differences() -> None:
+    torch.manual_seed(0)
+    window = torch.rand(6, dtype=torch.float64)
+    wave = torch.randn(2, 16, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: power_spectra(x, window, 0.3, 0.1, pad=True), wave)
+
+
+@pytest.mark.parametrize(("samples", "size"), [(10, 10), (7, 12), (1, 2)])
+def test_the_real_dft(samples: int, size: int) -> None:
+    torch.manual_seed(samples)
+    x = torch.randn(3, samples, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(real_dft(x, size), torch.fft.rfft(x, size))
+    assert torch.autograd.gradcheck(lambda x: torch.view_as_real(real_dft(x, size)), x)
+
+
+def test_silence_has_a_gradient_of_zero() -> None:
+    wave = torch.zeros(1, 600, requires_grad=True)
+    power_spectra(wave, torch.hann_window(256), 0.15, 1e-8).sum().backward()
+    assert torch.equal(wave.grad, torch.zeros(1, 600))
