@@ -65,7 +65,7 @@ class FrameGrid:
         return range(max(first, 0), max(min(stop, frames), max(first, 0)))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # crops of training share a few; of clips each is another
 def overlaps(
     source: FrameGrid, target: FrameGrid, source_frames: int, target_frames: int
 ) -> np.ndarray:
