@@ -277,18 +277,23 @@ def _without_each(
     found, start = {}, 0
     for i, j in pairs:
         shape = widths[i] + 2, widths[j] + 2
-        count = shape[0] * shape[1]
-
-        def part(group: int, start: int = start, count: int = count) -> np.ndarray:
-            # Not as a map: what was looked at would count as this process's memory.
-            return np.fromfile(folder / str(group), count=count, offset=8 * start)
-
-        total = sum(part(group) for group in range(groups))
-        left = [hsic((total - part(g)).reshape(shape)) for g in range(groups) if groups > 1]
-        total = total.reshape(shape)
+        total = _read(folder / "0", start, shape)
+        for group in range(1, groups):
+            total += _read(folder / str(group), start, shape)
+        left = [
+            hsic(total - _read(folder / str(group), start, shape))
+            for group in range(groups)
+            if groups > 1
+        ]
         found[i, j] = np.array([total[0, 0], hsic(total), *left])
-        start += count
+        start += total.size
     return found
+
+
+def _read(path: Path, start: int, shape: Pair) -> np.ndarray:
+    # Not as a map: what was looked at would count as this process's memory.
+    flat = np.fromfile(path, count=shape[0] * shape[1], offset=8 * start)
+    return flat.reshape(shape)
 
 
 def _matrix(made: dict[str, Any]) -> tuple[list[tuple[str, int]], np.ndarray]:
