@@ -12,7 +12,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def kind_of(path: Path | str) -> Kind | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise _unreachable(path, error) from error
+        raise unwritable(path, error, "reached") from error
     if stat.S_ISREG(mode):
         return Kind.FILE
     return Kind.FOLDER if stat.S_ISDIR(mode) else Kind.OTHER
@@ -65,7 +65,18 @@ def resolved(path: Path | str) -> Path:
     try:
         return Path(path).resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise _unreachable(path, error) from error
+        raise unwritable(path, error, "reached") from error
+
+
+def walk(
+    root: Path, suffixes: Collection[str], onerror: Callable[[OSError], None] | None = None
+) -> Iterator[Path]:
+    """Files below a folder with one of these suffixes, in the order of names; none hidden."""
+    for place, folders, names in os.walk(root, onerror=onerror):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+                yield Path(place, name)
 
 
 def same_file(one: Path | str, other: Path | str) -> bool:
@@ -73,11 +84,6 @@ def same_file(one: Path | str, other: Path | str) -> bool:
     if resolved(one) == resolved(other):
         return True
     return kind_of(one) is not None and kind_of(other) is not None and Path(one).samefile(other)
-
-
-def _unreachable(path: Path | str, error: Exception) -> EnhanceError:
-    why = getattr(error, "strerror", None) or error
-    return EnhanceError(f"{path}: cannot be reached ({why}); choose another place")
 
 
 def _beside(path: Path, kind: str, suffix: str = "") -> Path:
@@ -127,10 +133,10 @@ def atomic(path: Path | str) -> Iterator[Path]:
         raise
 
 
-def unwritable(path: Path | str, error: Exception) -> EnhanceError:
+def unwritable(path: Path | str, error: Exception, what: str = "written") -> EnhanceError:
     """The refusal of a place where nothing can be written."""
     why = getattr(error, "strerror", None) or error
-    return EnhanceError(f"{path}: cannot be written ({why}); choose another place")
+    return EnhanceError(f"{path}: cannot be {what} ({why}); choose another place")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -215,9 +221,7 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
             if not path.is_dir():
                 raise EnhanceError(f"{path}: is a file, a folder was to be made there")
     except OSError as error:
-        raise EnhanceError(
-            f"{path}: cannot be made ({error.strerror or error}); choose another place"
-        ) from error
+        raise unwritable(path, error, "made") from error
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -234,9 +238,7 @@ def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
                 raise EnhanceError(
                     f"{path}: was made by another process meanwhile; --force replaces it"
                 ) from error
-            raise EnhanceError(
-                f"{path}: cannot be made ({error.strerror or error}); choose another place"
-            ) from error
+            raise unwritable(path, error, "made") from error
         raise
 
 

@@ -89,13 +89,15 @@ def _first_changes(
     rng = np.random.default_rng(0)
     wave, other = (torch.from_numpy(rng.normal(0, s, samples)).float() for s in (0.1, 0.3))
     found: list[tuple[int, int | None]] = []
+    unchanged: dict[int, Tensor] = {}  # by rows: a batch of the same shape, the same sums
     for start in range(0, len(positions), BATCH):
         part = positions[start : start + BATCH]
         late = torch.arange(samples) >= torch.tensor(part)[:, None]  # (B, N)
-        # The same row of a batch of the same shape: the same sums in the same order.
-        before = _enhance(model, wave.expand(len(part), -1))
+        if len(part) not in unchanged:
+            unchanged[len(part)] = _enhance(model, wave.expand(len(part), -1))
         for change in (other, torch.zeros_like(other)):
-            changed = _enhance(model, torch.where(late, change, wave)) != before  # (B, N)
+            new = _enhance(model, torch.where(late, change, wave))
+            changed = new != unchanged[len(part)]  # (B, N)
             first = changed.int().argmax(1).tolist()
             found += [
                 (n, m if changed[i, m] else None)

@@ -47,7 +47,7 @@ MUTANTS = (
     ),
     Mutant(
         "EMA decay ignored", "enhance/training/enhancer.py",
-        "Ema(self.model, config.training.ema_decay)", "Ema(self.model, 0.999)",
+        "Ema(self.model, plan.training.ema_decay)", "Ema(self.model, 0.999)",
         "tests/enhance/training/test_training_faults.py::test_the_average_has_its_decay",
     ),
     Mutant(
@@ -62,11 +62,11 @@ MUTANTS = (
     ),
     Mutant(
         "workers not ignoring Ctrl-C", "enhance/data/mixing/loader.py",
-        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGTERM,)", f"{GROUP}[Signals.SIGINT]",
+        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGTERM,)", f"{GROUP}[2]",
     ),
     Mutant(
         "workers not ignoring SIGTERM", "enhance/data/mixing/loader.py",
-        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", f"{GROUP}[Signals.SIGTERM]",
+        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", f"{GROUP}[15]",
     ),
     Mutant(
         "second Ctrl-C doing nothing", "enhance/training/engine/interrupt.py",

@@ -28,6 +28,7 @@ from enhance.config import (
 from enhance.config.settings import dump_yaml
 from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
+from enhance.training.data import TrainingData
 from enhance.training.objective import Enhancement, Objective
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +68,17 @@ def config(data: Path, **training: Any) -> RunConfig:
         data=DataConfig(corpus=str(data), held_back=0.2, workers=0),
         mixing=MixingConfig(segment_seconds=0.5),
         training=TrainingConfig(**{**settings, **training}),
+    )
+
+
+def heard(settings: RunConfig, alignment: int = 320) -> TrainingData:
+    """The clips of a run."""
+    return TrainingData(
+        *(settings.data, settings.mixing, settings.curriculum),
+        seed=settings.seed,
+        alignment=alignment,
+        validates=bool(settings.training.validate_every),
+        quiet=True,
     )
 
 

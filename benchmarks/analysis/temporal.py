@@ -78,24 +78,17 @@ def curves(
     np.ndarray
         (3, K), in the order of `QUANTITIES`.
     """
-    found = np.empty((3, lags))
-    clean, other = np.asarray(clean, np.float64), np.asarray(other, np.float64)
-    pairs = [
-        (normalized(clean), normalized(other)),
-        (normalized(clean - mean_clean), normalized(other - mean_other)),
+    x, y = np.asarray(clean, np.float64), np.asarray(other, np.float64)
+    square = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1) - 2 * x @ y.T
+    pairs = [  # of every two frames, (T, T)
+        normalized(x) @ normalized(y).T,
+        normalized(x - mean_clean) @ normalized(y - mean_other).T,
+        np.sqrt(np.maximum(square, 0)),
     ]
-    for k in range(lags):
-        stop = len(clean) - k
-        for q, (x, y) in enumerate(pairs):
-            found[q, k] = _both(np.einsum("td,td->", x[:stop], y[k:]),
-                                np.einsum("td,td->", y[:stop], x[k:])) / stop  # fmt: skip
-        found[2, k] = _both(np.linalg.norm(clean[:stop] - other[k:], axis=1).mean(),
-                            np.linalg.norm(other[:stop] - clean[k:], axis=1).mean())  # fmt: skip
-    return found
-
-
-def _both(ahead: float, behind: float) -> float:
-    return (float(ahead) + float(behind)) / 2
+    return np.array([
+        [(np.trace(own, k) + np.trace(own, -k)) / (2 * (len(x) - k)) for k in range(lags)]
+        for own in pairs
+    ])  # fmt: skip
 
 
 def half_lag(cells: Cells, quantity: int, lags_ms: np.ndarray) -> dict[str, Any]:

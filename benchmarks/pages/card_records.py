@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.figures.results import Row, read_results
 from benchmarks.quality.candidates import NOISY
-from enhance.config import ModelConfig, RunConfig
+from enhance.config import DataConfig, ModelConfig, RunConfig
 from enhance.config.settings import CORPUS, load_run, load_yaml, parse, portable, to_dict
 from enhance.data.corpus.clips import load_clips
 from enhance.data.corpus.inventory import by_source
@@ -110,7 +110,7 @@ def gather(
     def wanted(kind: str, command: str) -> list[Row]:
         return _wanted(rows, path, digest, kind, command)
 
-    data = _data(run, settings, training, corpus)
+    data = _data(run, settings.data, training, corpus)
     return Records(
         path=path,
         sha256=digest,
@@ -286,17 +286,15 @@ def _by_set(own: Sequence[Row], rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _data(
-    run: Path, settings: RunConfig, training: Row, corpus: Path | str | None
+    run: Path, heard: DataConfig, training: Row, corpus: Path | str | None
 ) -> dict[str, list[Row]]:
     """Hours and licences of what the run's list names, as the corpus tells them."""
     from enhance.network.checkpoint import HEARD
     from enhance.training.run.run_folder import below_common
 
     if corpus is not None:
-        settings = parse(
-            RunConfig, {**to_dict(settings), "data": {"corpus": str(corpus)}}, "--corpus"
-        )
-    speech, noise = load_clips(settings.data, quiet=True)
+        heard = DataConfig(corpus=str(corpus))
+    speech, noise = load_clips(heard, quiet=True)
     clips = [*speech, *noise]
     # As the run wrote them; by their names alone where the corpus has gained or lost a file.
     by_path = dict(zip(below_common([clip.path for clip in clips]), clips, strict=True))

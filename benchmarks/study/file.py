@@ -42,7 +42,7 @@ from typing import Any
 
 from benchmarks.study.grid import ModesGrid, expand
 from distill.modes.choose import check_mode, planned_model
-from enhance.config import RunConfig
+from enhance.config import MixingConfig, ModelConfig, RunConfig, TrainingConfig
 from enhance.config.checked import checked
 from enhance.config.settings import included, load_yaml, merge, override, parse, to_dict
 from enhance.errors import EnhanceError
@@ -114,7 +114,7 @@ class Trial:
     @property
     def hours(self) -> float:
         """Audio that it hears, in hours."""
-        return hours_heard(self.config, self.config.training.steps)
+        return hours_heard(self.config.training, self.config.mixing, self.config.training.steps)
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,9 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
     )
 
 
-def hours_heard(config: RunConfig, steps: int) -> float:
+def hours_heard(training: TrainingConfig, mixing: MixingConfig, steps: int) -> float:
     """Hours of audio in so many steps."""
-    return steps * config.training.batch_size * config.mixing.segment_seconds / 3600
+    return steps * training.batch_size * mixing.segment_seconds / 3600
 
 
 def changes(old: RunConfig, new: RunConfig) -> list[Change]:
@@ -315,21 +315,22 @@ def _trial(name: str, settings: Mapping[str, Any], default: str, path: Path) -> 
         )
     try:
         check_mode(config)
-        config = replace(config, model=planned_model(config))
-        _build(config)
+        model = planned_model(config.mode, config.objective, config.model)
+        config = replace(config, model=model)
+        _build(model)
     except EnhanceError as error:
         raise EnhanceError(f"{where}: {error}") from error
     return Trial(name, config, baseline, entry.why)
 
 
-def _build(config: RunConfig) -> None:
+def _build(model: ModelConfig) -> None:
     """Make the network once, so that one that cannot be built is told before any training."""
     import torch
 
     from enhance.network.waveform_model import WaveformModel
 
     with torch.device("meta"):
-        WaveformModel(config.model)
+        WaveformModel(model)
 
 
 def _check_budget(trials: Sequence[Trial], path: Path) -> None:

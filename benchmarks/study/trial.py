@@ -288,7 +288,7 @@ def _trained(trial: Trial, folder: Path, record: Record) -> dict[str, Any]:
     cpu = sum(stint["cpu_seconds"] for stint in record["stints"])
     return {
         "steps": header["step"],
-        "hours_heard": hours_heard(trial.config, header["step"]),
+        "hours_heard": hours_heard(trial.config.training, trial.config.mixing, header["step"]),
         "seconds": header["seconds"],
         "cpu_seconds": cpu * header["step"] / counted if counted else None,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -7,7 +7,9 @@ folder has ``hyperparams.yaml`` instead), a published checkpoint file by what it
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+import pickle
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from enhance.errors import EnhanceError, require
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from distill.teacher.contract import Teacher
 
 ECAPA = "distill.backbones.ecapa"
@@ -30,6 +34,12 @@ BACKBONES: dict[str, str] = {
     "ecapa-tdnn": ECAPA,
 }
 """Module with ``load(folder, name, left_pad) -> Teacher`` for each ``model_type``."""
+
+PACKAGED: dict[str, str] = {
+    "distillmos": "weights/distill_mos_v7.pt",
+    "resemblyzer": "pretrained.pt",
+}
+"""Python packages that carry the weights of a teacher of their name, and the file in them."""
 
 
 def import_transformers() -> ModuleType:
@@ -85,6 +95,43 @@ def read_json(path: Path, why: str) -> dict[str, Any]:
     return value
 
 
+def packaged(name: str) -> Path:
+    """File of weights in an installed package of `PACKAGED`, which is not imported.
+
+    Raises
+    ------
+    EnhanceError
+        If the package is missing, or is not the version that has the file.
+    """
+    require("teachers", name)
+    spec = importlib.util.find_spec(name)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder) / PACKAGED[name]).is_file():
+            return path
+    raise EnhanceError(
+        f"teacher {name}: the installed package {name} has no {PACKAGED[name]}; reinstall it: "
+        "pip install --force-reinstall 'enhance[teachers]'"
+    )
+
+
+def read_packaged(path: Path, part: str) -> dict[str, Tensor]:
+    """Tensors of one part of a package's file of weights.
+
+    Raises
+    ------
+    EnhanceError
+        If it cannot be read, or has no such part.
+    """
+    import torch
+
+    try:
+        weights: dict[str, Tensor] = torch.load(path, "cpu", weights_only=True)[part]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EnhanceError(f"{path}: cannot be read as weights ({reason})") from error
+    return weights
+
+
 def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
     """Load the teacher in a folder, or in a checkpoint file as its authors published it.
 
@@ -94,6 +141,10 @@ def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
         If it is no model folder and no known file, or no backbone here reads its kind.
     """
     teacher: Teacher
+    if name in PACKAGED and path.is_file():
+        require("train", "torch")
+        teacher = importlib.import_module(f"distill.backbones.{name}").load(path, name, left_pad)
+        return teacher
     if path.is_file():
         require("train", "torch")
         teacher = importlib.import_module(PUBLISHED).load_file(path, name, left_pad)

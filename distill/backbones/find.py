@@ -1,5 +1,6 @@
 """How a teacher is found: a shipped name, a folder or published file, or a hub id.
 
+``distillmos`` and ``resemblyzer`` are those in the packages of these names (extra ``teachers``).
 Beside these stand controls, by name: ``log-mel`` or ``log-mel:STRIDE`` (samples from frame to
 frame), ``encoder:PATH`` (the network of a trained enhancer), and ``random:NAME`` or
 ``random:NAME:SEED`` (the architecture of any of them with random weights).
@@ -25,7 +26,7 @@ FILES = (".pt", ".pth", ".ckpt")
 
 
 def load(name_or_path: str | Path, *, left_pad: int | None = None) -> Teacher:
-    """Find and load a teacher: control, shipped name, folder or file, hub id, in this order.
+    """Find and load a teacher: control, shipped or in a package, folder or file, hub id, in order.
 
     Parameters
     ----------
@@ -75,6 +76,18 @@ def label(name_or_path: str | Path) -> str:
     return f"{kind}{colon}{path.resolve().name}" if path.is_dir() else text
 
 
+def family(name_or_path: str | Path) -> str:
+    """Kind of a model, see `Teacher.family`; ``random`` for a twin.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such model.
+    """
+    text = str(name_or_path)
+    return "random" if text.startswith("random:") else load(text).family
+
+
 def _split_number(text: str, default: int) -> tuple[str, int]:
     """``a:7`` to ``("a", 7)``; the default where no number stands behind."""
     name, colon, number = text.rpartition(":")
@@ -89,9 +102,13 @@ def resolve(name_or_path: str | Path) -> Path:
     EnhanceError
         If the name is neither shipped nor a folder or file nor a hub id that can be had.
     """
+    from distill import backbones
+
     text = str(name_or_path)
     if re.fullmatch(r"[\w.-]+", text) and (SHIPPED / text / "config.json").is_file():
         return SHIPPED / text
+    if text in backbones.PACKAGED:
+        return backbones.packaged(text)
     path = Path(text).expanduser()
     if path.exists():
         return path
@@ -99,7 +116,8 @@ def resolve(name_or_path: str | Path) -> Path:
         return _download(text)
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
     raise EnhanceError(
-        f"{text}: no teacher of this name (shipped: {', '.join(shipped) or 'none'}; controls: "
+        f"{text}: no teacher of this name (shipped: {', '.join(shipped) or 'none'}; "
+        f"in packages: {', '.join(backbones.PACKAGED)}; controls: "
         "log-mel, encoder:PATH, random:NAME), no folder "
         f"of a model, no published checkpoint file ({', '.join(FILES)}) like WavLM-Base.pt, no "
         "hub id like microsoft/wavlm-base-plus"

@@ -62,8 +62,8 @@ def parts(mode: str) -> tuple[str, ...]:
     return tuple(name for name in ("pretrain", "concat", "distill") if name in names)
 
 
-def read_objective(settings: RunConfig) -> dict[str, Any]:
-    """The settings of each mode that a run's mode joins: `DistillConfig` and its kin by name.
+def read_objective(mode: str, objective: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of each mode that a mode joins: `DistillConfig` and its kin by name.
 
     Raises
     ------
@@ -77,18 +77,17 @@ def read_objective(settings: RunConfig) -> dict[str, Any]:
     kinds: dict[str, type] = {
         "distill": DistillConfig, "concat": ConcatConfig, "pretrain": PretrainConfig,
     }  # fmt: skip
-    names = parts(settings.mode)
+    names = parts(mode)
     if len(names) == 1:
-        return {names[0]: parse(kinds[names[0]], settings.objective, "objective")}
-    for key, value in settings.objective.items():
+        return {names[0]: parse(kinds[names[0]], objective, "objective")}
+    for key, value in objective.items():
         if key not in names or not isinstance(value, Mapping):
             raise EnhanceError(
-                f"objective: key {key!r}: mode {settings.mode} has its settings under "
+                f"objective: key {key!r}: mode {mode} has its settings under "
                 f"{' and '.join(f'objective.{name}' for name in names)}"
             )
     return {
-        name: parse(kinds[name], settings.objective.get(name, {}), f"objective.{name}")
-        for name in names
+        name: parse(kinds[name], objective.get(name, {}), f"objective.{name}") for name in names
     }
 
 
@@ -115,14 +114,14 @@ def check_mode(settings: RunConfig) -> None:
     from distill.modes.concat import check_size
     from distill.modes.pretrain import check_steps
 
-    found = read_objective(settings)
+    found = read_objective(settings.mode, settings.objective)
     if "concat" in found:
         check_size(found["concat"], settings.model)
     if "pretrain" in found:
         check_steps(found["pretrain"], settings.training)
 
 
-def planned_model(settings: RunConfig) -> ModelConfig:
+def planned_model(mode: str, objective: Mapping[str, Any], model: ModelConfig) -> ModelConfig:
     """The model that a run will train, as far as its mode decides about it; loads nothing.
 
     Raises
@@ -130,11 +129,10 @@ def planned_model(settings: RunConfig) -> ModelConfig:
     EnhanceError
         As `check_mode`.
     """
-    if "concat" not in parts(settings.mode):
-        return settings.model
-    size = read_objective(settings)["concat"].size
-    gcrn = replace(settings.model.gcrn, extra_features=size)
-    return replace(settings.model, gcrn=gcrn)
+    if "concat" not in parts(mode):
+        return model
+    size = read_objective(mode, objective)["concat"].size
+    return replace(model, gcrn=replace(model.gcrn, extra_features=size))
 
 
 def make_objective(settings: RunConfig, quiet: bool) -> Objective:
@@ -165,7 +163,7 @@ def make_objective(settings: RunConfig, quiet: bool) -> Objective:
     from distill.modes.distill import Distillation
     from distill.modes.pretrain import Pretraining
 
-    found = read_objective(settings)
+    found = read_objective(settings.mode, settings.objective)
     teachers: dict[str, Teacher] = {}
     for config in found.values():  # one that serves two modes is loaded once
         if config.teacher not in teachers:

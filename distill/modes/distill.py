@@ -8,11 +8,8 @@ the *distill* integration of Shankar, Tan, Xu and Kumar (arXiv 2403.01369).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from distill.modes.imitation import Imitation, ImitationConfig
@@ -33,9 +30,6 @@ class DistillConfig(ImitationConfig):
     weight: NonNegativeFloat = 0.5
     """Factor on the distance. The scale of L1 is about 0.8 for a constant guess; at weight 1 its
     gradient in the encoder was half of the enhancement loss' (`gcrn-tiny`, steps 60 to 120)."""
-    shuffle_targets: bool = False
-    """Control experiment: hand every frame the target of another frame of the batch. The targets
-    keep their distribution and lose their content."""
 
 
 class Distillation(Imitation, Objective):
@@ -91,9 +85,7 @@ class Distillation(Imitation, Objective):
         Shape: encoding (B, T, C F') -> scalar
         """
         target, valid = self.cached(batch, encoding.shape[1])
-        if self.config.shuffle_targets:
-            target = shuffle(target, valid, batch["index"])
-        return self.apart(encoding, target, valid)
+        return self.apart(encoding, target, valid, batch["index"])
 
     def describe(self) -> dict[str, Any]:
         """Mode, settings and the teacher's identity."""
@@ -102,23 +94,3 @@ class Distillation(Imitation, Objective):
     def log(self) -> dict[str, float]:
         """See `Targets.log`."""
         return self.targets.log()
-
-
-def shuffle(target: Tensor, valid: Tensor, index: Sequence[Sequence[int]]) -> Tensor:
-    """Permute the targets of all valid frames of a batch, over items and time together.
-
-    Control for "does the teacher's content matter?": every frame gets the target of a frame
-    drawn from the batch. The set of target vectors, and with it every marginal statistic and the
-    scale of the loss, stays the same; which frame gets which tells nothing about the speech any
-    more, whatever the batch size (rolling items would leave a batch of one untouched, and would
-    keep what all items share at the same time). A pure function of the mixtures' indices, so
-    that a resumed run sees the same control.
-
-    Shape: target (B, T, D), valid (B, T), index: (epoch, index) of each item -> (B, T, D)
-    """
-    flat = [int(number) & 0xFFFFFFFF for pair in index for number in pair]
-    rng = np.random.default_rng(np.random.SeedSequence(flat))
-    order = torch.from_numpy(rng.permutation(int(valid.sum()))).to(target.device)
-    shuffled = target.clone()
-    shuffled[valid] = target[valid][order]
-    return shuffled

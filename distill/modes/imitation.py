@@ -21,12 +21,14 @@ than of L1 where the prediction is nearly right, and less where it is far off.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.modes.shuffle import Shuffle, shuffled
 from distill.modes.targets import Targets
 from distill.teacher.contract import Teacher
 from distill.teacher.frames import FrameGrid, resample
@@ -55,6 +57,9 @@ class ImitationConfig:
     distance: Distance = "l1"
     """`l1` (the paper's), `cosine` or `correlation`: see `distill.modes.imitation` for their
     scales."""
+    shuffle_targets: Shuffle = False
+    """Control experiment (`distill.modes.shuffle`): `clips` hands every clip of a batch the targets
+    of another one, `true` every frame those of another frame of the batch."""
     cache: str = ""
     """Folder of the feature cache, shared by any runs, teachers and analyses; empty for the
     user's cache folder."""
@@ -134,15 +139,19 @@ class Imitation(nn.Module):
         values, valid = self.targets.batch(batch["clean"], batch["pieces"], batch["altered"])
         return resample(values, valid, self.targets.grid, self.grid, frames)
 
-    def apart(self, encoding: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Mean distance over frames; no target counts as no difference.
+    def apart(
+        self, encoding: Tensor, target: Tensor, valid: Tensor, index: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Mean distance over frames, under the control asked for; no target is no difference.
 
         Divided by all frames rather than by those with a target, so that every frame weighs the
         same however a batch is parted among processes. A batch without any target gives zero,
         with a gradient of zero.
 
-        Shape: encoding (B, T, C F'), target (B, T, D), valid (B, T) -> scalar
+        Shape: encoding (B, T, C F'), target (B, T, D), valid (B, T), index: (epoch, index) of each
+        item -> scalar
         """
+        target, valid = shuffled(self.config.shuffle_targets, target, valid, index)
         predicted = self.projection(encoding)  # (B, T, D), in the network's precision
         with torch.autocast(encoding.device.type, enabled=False):
             far = distance(self.config.distance, predicted.float(), target)  # (B, T)

@@ -116,7 +116,7 @@ class Pretraining(Imitation, Around):
             return self.inner(model, batch)
         encoding = encode_batch(model, batch["noisy"])  # (B, T, C F')
         target, valid = self.target(batch, encoding.shape[1])
-        return {"pretrain": self.apart(encoding, target, valid)}
+        return {"pretrain": self.apart(encoding, target, valid, batch["index"])}
 
     def target(self, batch: dict[str, Any], frames: int) -> tuple[Tensor, Tensor]:
         """The teacher's embedding on the student's frames, and which of them have one.

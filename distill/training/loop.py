@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
@@ -200,6 +200,7 @@ class Loop(contextlib.ExitStack):
         minutes: float,
         before: int = 0,
         place: Mapping[str, Any] | None = None,
+        plan: Callable[[Any, float], LoopPlan] = LoopPlan,
     ) -> bool:
         """Train to the end (True) or until interrupted (False); the state is saved then.
 
@@ -216,6 +217,8 @@ class Loop(contextlib.ExitStack):
             Number of steps, None where the clock decides.
         minutes
             Limit of time, 0 for none.
+        plan
+            Made of configuration and limit; for an optimiser of one's own.
 
         Raises
         ------
@@ -225,10 +228,16 @@ class Loop(contextlib.ExitStack):
         self.lock()
         if self.state.total is None:
             self.state.total = steps
-        plan = LoopPlan(self.config, minutes)
         resumed = self.resumed if self.state.step else {}
         engine = Engine(
-            self.fabric, learner, plan, self.file, self.tag, self._header, self.state, resumed
+            self.fabric,
+            learner,
+            plan(self.config, minutes),
+            self.file,
+            self.tag,
+            self._header,
+            self.state,
+            resumed,
         )
         self.resumed = {}
         stopped = engine.train(interrupt, self.output, before=before, place=place, quiet=self.quiet)

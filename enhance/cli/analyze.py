@@ -55,8 +55,9 @@ def reconstruct(
     recognizer: Annotated[
         str | None,
         typer.Option(
-            help="Folder or hub id of a speechbrain CRDNN, folder of teacher finetune-ctc, or "
-            "none.  [default: the one on the hub, if it can be had]"
+            help="Folder or hub id of a speechbrain CRDNN or of a Whisper for faster-whisper, "
+            "folder of teacher finetune-ctc, or none.  "
+            "[default: the CRDNN of the hub, if it is there]"
         ),
     ] = None,
     transcripts: Annotated[
@@ -339,6 +340,56 @@ def probe(
     for table in tables(record):
         typer.echo(f"{table.title}\n\n{table.markdown()}\n")
     typer.echo(f"{output / record['analysis']}.md")
+
+
+@analyze_app.command()
+def codec(
+    backbones: Backbones,
+    corpus: Annotated[Path, typer.Option(help="Folder or manifest of speech, speakers named.")],
+    output: Output = None,
+    source: Annotated[str, typer.Option(help="Only this source of the manifest.")] = "",
+    codecs: Annotated[
+        list[str] | None,
+        typer.Option("--codec", help="Such as amr-4.75k; repeatable.  [default: nine]"),
+    ] = None,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", help="Folder of dann train, heard too; repeatable."),
+    ] = None,
+    num_samples: Annotated[
+        int, typer.Option(min=1, help="Coded clips: recordings times codecs.")
+    ] = 3000,
+    cache: Cache = None,
+    seed: Seed = None,
+    jobs: Jobs = 0,
+    cluster: Cluster = "",
+    quiet: Quiet = False,
+) -> None:
+    """Which codec a clip went through, told from each layer of several models."""
+    require("train", "torch", "transformers", "safetensors", "sklearn")
+    require("analysis", "av", "matplotlib")
+    from benchmarks.analysis.codec import codec as work
+    from benchmarks.analysis.codec import tables
+    from benchmarks.figures.tables import show
+    from enhance.measure.timing import cores
+
+    output = output or new_run("codec")
+    record = work(
+        backbones,
+        corpus,
+        output,
+        source=source,
+        names=codecs or [],
+        checkpoints=checkpoints or [],
+        num_samples=num_samples,
+        cache=cache,
+        seed=seed or 0,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        quiet=quiet,
+    )
+    show(tables(record))
+    typer.echo(f"{output / 'codec.md'}")
 
 
 def _require(*modules: str) -> None:

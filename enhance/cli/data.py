@@ -206,3 +206,55 @@ def data_features(
     wanted = Wanted(teacher, layers, (cache or cache_folder("features")).resolve(), cache_gb)
     found = extract(speech, wanted, jobs=jobs or cores(), cluster=cluster, quiet=quiet)
     print(f"{wanted.cache}: {found.made} clips added, {found.found} were there")
+
+
+@data_app.command("copy-synthesis")
+def data_copy_synthesis(
+    corpus: Annotated[Path, typer.Argument(help="Folder or manifest of speech, speakers named.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    source: Annotated[str, typer.Option(help="Only this source of the manifest.")] = "",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="griffin-lim, world, lpc; repeatable.  [default: all]"),
+    ] = None,
+    codec: Annotated[
+        list[str] | None, typer.Option(help="Such as amr-4.75k; repeatable.  [default: nine]")
+    ] = None,
+    per_clip: Annotated[
+        int, typer.Option(min=1, help="Codecs for each clip and copy; they take turns.")
+    ] = 1,
+    clips: Annotated[int, typer.Option(min=0, help="Recordings, drawn; 0 for all.")] = 0,
+    held_back: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of speakers for evaluation.")
+    ] = 0.3,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    jobs: Jobs = 0,
+    cluster: Cluster = "",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a spoofing task: speech and its vocoder copies, through codecs, with manifests.
+
+    It is an easier task than ASVspoof, and no figure on it is comparable with one.
+    """
+    require("analysis", "av", "pyworld", "torchaudio", "scipy")
+    from benchmarks.analysis.copy_synthesis import make
+    from enhance.measure.timing import cores
+
+    counts = make(
+        corpus,
+        out,
+        source=source,
+        methods=method or [],
+        names=codec or [],
+        per_clip=per_clip,
+        clips=clips,
+        held_back=held_back,
+        seed=seed,
+        jobs=jobs or cores(),
+        cluster=cluster,
+        force=force,
+        quiet=quiet,
+    )
+    for name, count in counts.items():
+        print(f"{out / name}: {count} clips")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from enhance.config import DataConfig
-from enhance.data.corpus.clips import load_clips, split
-from enhance.data.corpus.manifest import AUDIO_SUFFIXES, Clip, read_manifest, read_rows
+from enhance.data.corpus.clips import load_clips, manifest_of, of_kind, split
+from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
 from enhance.data.formulas import FAMILIES
 from enhance.data.mixing.recipe import Formula, Piece, Recipe
 from enhance.errors import EnhanceError
@@ -222,16 +222,10 @@ def mix(
     *,
     held_back: bool = False,
     held_out: bool = False,
-    snr_db: float = -5.0,
-    count: int = 500,
-    seconds: float = 4.0,
-    seed: int = 0,
-    sample_rate: int = 16000,
-    formulas: float = 0.0,
-    force: bool = False,
     quiet: bool = False,
+    **settings: Any,
 ) -> EvaluationSet:
-    """What ``enhance data mix`` does: `make_set` from what a configuration names.
+    """What ``enhance data mix`` does: `make_set`, with its settings, from what ``data`` names.
 
     With nothing named: from synthetic voices and noises that the built-in training corpus does
     not hold. ``held_back`` takes only what training on the same configuration keeps for
@@ -251,27 +245,14 @@ def mix(
             noise = split(noise, data.held_back, "path")[1]
     else:
         speech, noise = _builtin_clips(quiet)
-    return make_set(
-        speech,
-        noise,
-        folder,
-        snr_db=snr_db,
-        count=count,
-        seconds=seconds,
-        seed=seed,
-        sample_rate=sample_rate,
-        balance=data.balance,
-        formulas=formulas,
-        force=force,
-        quiet=quiet,
-    )
+    return make_set(speech, noise, folder, balance=data.balance, quiet=quiet, **settings)
 
 
 def _builtin_clips(quiet: bool) -> tuple[list[Clip], list[Clip]]:
     from enhance.data.corpus import demo_corpus
 
     clips = read_manifest(demo_corpus.ensure_held_out(BUILTIN_SEED, quiet=quiet) / "manifest.jsonl")
-    return [c for c in clips if c.kind == "speech"], [c for c in clips if c.kind == "noise"]
+    return of_kind(clips, "speech"), of_kind(clips, "noise")
 
 
 def _sixteen_bits(
@@ -342,9 +323,11 @@ def _main_noise(mixer: Mixer, piece: Piece | Formula) -> tuple[str, str]:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
+    from enhance.audio.write import SUFFIXES
+
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
@@ -354,10 +337,8 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def _manifest_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    for manifest in (folder / "manifest.jsonl", folder / "manifest.csv"):
-        if is_file(manifest):
-            break
-    else:
+    manifest = manifest_of(folder)
+    if manifest is None:
         return {}
     found: dict[str, dict[str, Any]] = {}
     rows = read_rows(manifest)

@@ -8,22 +8,20 @@ is whole.
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from enhance import progress
 from enhance.audio.read import AudioInfo, AudioReader, info
 from enhance.audio.write import SUFFIXES, can_write, output_format, writer
-from enhance.device.aligned_stream import AlignedStream
+from enhance.device.aligned_stream import AlignedStream, wet_share
 from enhance.device.enhancer import Enhancer
 from enhance.device.offline import OfflineEnhancer, open_model
-from enhance.device.strength import wet_share
 from enhance.errors import EnhanceError
-from enhance.files import is_folder, kind_of, resolved, same_file
-from enhance.progress import progress_bar
+from enhance.files import is_folder, kind_of, resolved, same_file, walk
 
 # Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.
 _KEPT = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
@@ -142,7 +140,8 @@ def run_path(
     num_threads
         Threads of the model.
     strength, atten_limit
-        See `enhance.device.strength.wet_share`; None leaves the setting of an `Enhancer` as it is.
+        See `enhance.device.aligned_stream.wet_share`; None leaves the setting of an `Enhancer`
+        as it is.
     quiet
         Say nothing but warnings and failures.
     verbose
@@ -179,14 +178,8 @@ def run_path(
         enhancer.atten_limit = atten_limit
 
     began = time.monotonic()
-    with progress_bar(quiet=quiet) as bar:
-
-        def say(line: str) -> None:
-            if bar.disable:
-                print(line, file=sys.stderr)
-            else:
-                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    with progress.progress_bar(quiet=quiet) as bar:
+        say = partial(progress.say, bar)
         total = sum(about.duration for about in lengths.values())
         task = bar.add_task("seconds cleaned", total=math.ceil(total), speed="")
         done = 0.0
@@ -272,11 +265,7 @@ def _search(source: Path, result: RunResult) -> Iterator[Path]:
         path = Path(error.filename)
         result.failures.append((path, f"{path}: cannot be read ({error.strerror or error})"))
 
-    for folder, folders, names in os.walk(resolved(source), onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(folder, name)
+    yield from walk(resolved(source), SUFFIXES, unreadable)
 
 
 def _measure(jobs: list[tuple[Path, Path]], result: RunResult) -> dict[Path, AudioInfo]:

@@ -6,7 +6,7 @@ the stream into hops and hands each hop's states to the next; how the stream was
 can therefore change no bit of the output.
 
 What comes out may hold a share of the input, brought into line with it: see
-`enhance.device.strength`.
+`enhance.device.aligned_stream`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from enhance.audio.samples import check_finite, check_layout, check_samples, floats, whole_number
-from enhance.device.aligned_stream import AlignedStream
+from enhance.device.aligned_stream import AlignedStream, mix, wet_share
 from enhance.device.hub import find_model
-from enhance.device.strength import mix, wet_share
 from enhance.errors import EnhanceError
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from enhance.audio.samples import check_samples, floats
+from enhance.device.aligned_stream import wet_share
 from enhance.device.enhancer import Enhancer, open_session
 from enhance.device.hub import find_model
-from enhance.device.strength import wet_share
 from enhance.errors import EnhanceError
 
 KIND = "gcrn-offline"
@@ -46,8 +46,8 @@ class OfflineEnhancer:
         Longest recording that goes through at once, None for no bound. Longer ones are cut into
         windows that overlap by twice `CONTEXT_SECONDS`.
     strength, atten_limit
-        How much of the input stays in the output, see `enhance.device.strength.wet_share`. They
-        hold for streams, not for a call.
+        How much of the input stays in the output, see
+        `enhance.device.aligned_stream.wet_share`. They hold for streams, not for a call.
 
     Raises
     ------

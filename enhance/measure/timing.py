@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+CPUINFO = Path("/proc/cpuinfo")
 REGIMES = ("hot", "cold", "paced")
 
 Step = Callable[[np.ndarray], Any]
@@ -178,13 +179,8 @@ def instruction_sets() -> list[str]:
     Read from ``/proc/cpuinfo`` on Linux and from ``sysctl`` on macOS; empty where neither tells.
     """
     flags: set[str] = set()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text("utf-8", "replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("flags", "Features"):
-                flags = set(value.split())
-                break
+    if CPUINFO.exists():
+        flags = set(_cpuinfo("flags", "Features").split())
     elif sys.platform == "darwin":
         text = _sysctl("hw.optional") + _sysctl("machdep.cpu.leaf7_features").lower()
         flags = {word for word in ("avx2", "avx512f") if word in text}
@@ -211,6 +207,13 @@ def instruction_sets() -> list[str]:
     return sorted({names[flag] for flag in flags if flag in names})
 
 
+def _cpuinfo(*keys: str) -> str:
+    """The first entry under one of these keys; empty where the system has no such file."""
+    lines = CPUINFO.read_text("utf-8", "replace").splitlines() if CPUINFO.exists() else []
+    rows = (line.partition(":") for line in lines)
+    return next((v.strip() for key, _, v in rows if key.strip() in keys and v.strip()), "")
+
+
 def _sysctl(name: str) -> str:
     import subprocess
 
@@ -223,17 +226,10 @@ def _sysctl(name: str) -> str:
 
 def processor_name() -> str:
     """Name of the processor as the system gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text("utf-8", "replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model", "Hardware") and value.strip():
-                return value.strip()
-    elif sys.platform == "darwin":
+    name = _cpuinfo("model name", "Model", "Hardware")
+    if sys.platform == "darwin":
         name = _sysctl("machdep.cpu.brand_string").partition(":")[2].strip()
-        if name:
-            return name
-    return platform.processor() or platform.machine() or "unknown"
+    return name or platform.processor() or platform.machine() or "unknown"
 
 
 def cores() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from enhance.config import RunConfig, knots
+from enhance.config import DataConfig, Knot, MixingConfig, knots
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.clips import load_clips, split
 from enhance.data.corpus.manifest import Clip
@@ -26,14 +26,24 @@ class TrainingData:
     Parameters
     ----------
     config
-        Of the run.
+        What to draw from.
+    mixing, curriculum
+        How to mix, and how that changes in the course of the run.
+    seed
+        Of the mixtures.
+    sample_rate
+        Of the model.
     alignment
         See `Mixer`.
+    validates
+        Whether something must be held back.
     quiet
         No progress bars.
 
     Attributes
     ----------
+    config, mixing
+        As given.
     parts
         All clips by part, ``"train"`` and ``"validation"``.
     mixer
@@ -49,13 +59,24 @@ class TrainingData:
         If data are missing, or validation is asked for and nothing is held back.
     """
 
-    def __init__(self, config: RunConfig, alignment: int, quiet: bool) -> None:
-        self._config, self._quiet = config, quiet
-        data = config.data
-        speech, noise = load_clips(data, quiet=quiet)
-        speech, self._held_speech = split(speech, data.held_back, "speaker", SPLIT_SEED)
-        noise, self._held_noise = split(noise, data.held_back, "path", SPLIT_SEED)
-        if config.training.validate_every and not (self._held_speech and self._held_noise):
+    def __init__(
+        self,
+        config: DataConfig,
+        mixing: MixingConfig,
+        curriculum: Sequence[Knot] = (),
+        *,
+        seed: int = 0,
+        sample_rate: int = 16000,
+        alignment: int = 1,
+        validates: bool = True,
+        quiet: bool = False,
+    ) -> None:
+        self.config, self.mixing = config, mixing
+        self._rate, self._quiet = sample_rate, quiet
+        speech, noise = load_clips(config, quiet=quiet)
+        speech, self._held_speech = split(speech, config.held_back, "speaker", SPLIT_SEED)
+        noise, self._held_noise = split(noise, config.held_back, "path", SPLIT_SEED)
+        if validates and not (self._held_speech and self._held_noise):
             raise EnhanceError(
                 "nothing is held back for validation; set data.held_back above 0, "
                 "or training.validate_every to 0"
@@ -65,34 +86,29 @@ class TrainingData:
             "validation": [*self._held_speech, *self._held_noise],
         }
         self.fingerprint = fingerprint(self.parts["train"])
-        rate = config.model.stft.sample_rate
         seconds = [sum(clip.duration for clip in clips) for clips in (speech, noise)]
-        cache_mb = [data.cache_mb * part / sum(seconds) for part in seconds]
-        disk = data.cache_gb
-        speech_store = ClipStore(
-            speech, rate, cache_mb[0], cache_gb=disk, name="speech", quiet=quiet
+        speech_store, noise_store = (
+            ClipStore(
+                *(clips, sample_rate, config.cache_mb * part / sum(seconds)),
+                cache_gb=config.cache_gb,
+                name=name,
+                quiet=quiet,
+            )
+            for name, clips, part in zip(("speech", "noise"), (speech, noise), seconds, strict=True)
         )
-        noise_store = ClipStore(noise, rate, cache_mb[1], cache_gb=disk, name="noise", quiet=quiet)
-        found = knots(config.mixing, config.curriculum)
-        self.mixing_of = partial(mixing_at, found) if config.curriculum else None
-        mixing = widest(found)
-        responses = bank(mixing, data.rirs, config.seed, rate, quiet=quiet)
+        found = knots(mixing, curriculum)
+        self.mixing_of = partial(mixing_at, found) if curriculum else None
+        wide = widest(found)
+        responses = bank(wide, config.rirs, seed, sample_rate, quiet=quiet)
         self.mixer = Mixer(
-            speech_store,
-            noise_store,
-            mixing,
-            config.seed,
-            data.balance,
-            alignment,
-            responses,
+            speech_store, noise_store, wide, seed, config.balance, alignment, responses
         )
 
     def held_back(self) -> tuple[ClipStore, ClipStore]:
         """Speech and noise of validation, to be read from their files."""
-        rate = self._config.model.stft.sample_rate
         return (
-            ClipStore(self._held_speech, rate, 0, name="held-back speech", quiet=self._quiet),
-            ClipStore(self._held_noise, rate, 0, name="held-back noise", quiet=self._quiet),
+            ClipStore(self._held_speech, self._rate, 0, name="held-back speech", quiet=self._quiet),
+            ClipStore(self._held_noise, self._rate, 0, name="held-back noise", quiet=self._quiet),
         )
 
     def hours(self) -> dict[str, dict[str, float]]:

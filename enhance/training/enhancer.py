@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from enhance import __version__
-from enhance.config import RunConfig
+from enhance.config import ModelConfig, TrainingConfig
 from enhance.config.settings import to_dict
 from enhance.data.mixing.loader import batches
 from enhance.data.mixing.rooms import bank
@@ -53,10 +53,12 @@ class EnhancerPlan(Plan):
 
     closes = True
 
-    def __init__(self, config: RunConfig, branch: Mapping[str, Any] | None = None) -> None:
-        self.branch = branch
-        c = self.training = config.training
-        self.seed, self.clip_norm = config.seed, c.clip_norm
+    def __init__(
+        self, training: TrainingConfig, seed: int = 0, branch: Mapping[str, Any] | None = None
+    ) -> None:
+        self.branch, self.seed = branch, seed
+        c = self.training = training
+        self.clip_norm = c.clip_norm
         self.log_every, self.validate_every = c.log_every, c.validate_every
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
@@ -99,9 +101,9 @@ class Enhancer(Learner):
     fabric
         Launched.
     config
-        Of the run.
+        Framing and network.
     plan
-        Its part that the engine knows.
+        Budget, optimiser, validation.
     objective
         On its device, prepared.
     data
@@ -112,42 +114,48 @@ class Enhancer(Learner):
         Checkpoint to start from.
     header
         Of the state to go on from; empty for a new run.
+    record
+        The run's configuration as plain data, for the header of its state.
     """
 
     def __init__(
         self,
         fabric: Fabric,
-        config: RunConfig,
+        config: ModelConfig,
         plan: EnhancerPlan,
         objective: Objective,
         data: TrainingData,
         run: Path,
         init: Path | str | None,
         header: Mapping[str, Any],
+        record: Mapping[str, Any],
     ) -> None:
         self.fabric, self.config, self.plan, self.run = fabric, config, plan, run
+        self.record = record
         self.objective, self.data, self.partial = objective, data, objective.partial
-        seed_everything(config.seed)
-        self.model = WaveformModel(config.model, objective.companion())
+        seed_everything(plan.seed)
+        self.model = WaveformModel(config, objective.companion())
         self.best: dict[str, Any] | None = header.get("best")
         self.init: dict[str, str] | None = header.get("init")
         if init is not None:
-            folder = start_from(self.model, config.model, init).folder
+            folder = start_from(self.model, config, init).folder
             # Where it lay on this machine is nobody's business, unless it was named from here.
             name = folder.name if folder.is_absolute() else folder.as_posix()
             self.init = {"checkpoint": name, "sha256": sha256(folder / WEIGHTS)}
-        self.average = Ema(self.model, config.training.ema_decay)
+        self.average = Ema(self.model, plan.training.ema_decay)
         self.describe = to_dict(objective.describe())
         self.step = int(header.get("step", 0))
         self.validation = on_first(fabric, self._validation)
 
     def _validation(self) -> Validation | None:
-        config = self.config
-        if not config.training.validate_every:
+        c, data, mixing = self.plan.training, self.data.config, self.data.mixing
+        if not c.validate_every:
             return None
-        rate = config.model.stft.sample_rate
-        responses = bank(config.mixing, config.data.rirs, SEED, rate, quiet=True)
-        return Validation(*self.data.held_back(), config, responses)
+        responses = bank(mixing, data.rirs, SEED, self.config.stft.sample_rate, quiet=True)
+        snr = sum(mixing.snr) / 2 if c.validation_snr is None else c.validation_snr
+        mixing = mixing.for_validation(snr)
+        held_back = self.data.held_back()
+        return Validation(*held_back, mixing, c.validation_clips, data.balance, responses)
 
     def learnt(self) -> Mapping[str, nn.Module]:
         """The model, and what the objective owns."""
@@ -159,13 +167,13 @@ class Enhancer(Learner):
 
     def batches(self, rank: int, world: int, step: int) -> Iterator[dict[str, Any]]:
         """This process's part of the mixtures of each step."""
-        c = self.config.training
+        c = self.plan.training
         return batches(
             self.data.mixer,
             *(c.batch_size, c.epoch_size, step),
             rank=rank,
             world=world,
-            workers=self.config.data.workers,
+            workers=self.data.config.workers,
             mixing_of=self.data.mixing_of,
         )
 
@@ -177,7 +185,7 @@ class Enhancer(Learner):
         """The objective's losses, summed."""
         losses = self.objective(self.model, batch)
         noisy = batch["noisy"]
-        seconds = noisy.numel() / self.config.model.stft.sample_rate
+        seconds = noisy.numel() / self.config.stft.sample_rate
         return Step(torch.stack(list(losses.values())).sum(), seconds, losses)
 
     def after_update(self, step: int, total: int | None) -> None:
@@ -211,7 +219,7 @@ class Enhancer(Learner):
         """
         if self.validation is None or not self.objective.trains_enhancer(self.step):
             return None
-        result = self.validation.measure(self.average.model, self.config.training.batch_size)
+        result = self.validation.measure(self.average.model, self.plan.training.batch_size)
         if not math.isfinite(result["si_sdr"]):
             raise EnhanceError(f"step {self.step}: the output on the validation set is not finite")
         better = self.best is None or result["si_sdr"] > self.best["si_sdr"]
@@ -240,28 +248,28 @@ class Enhancer(Learner):
             self._keep({"step": self.step})
 
     def _keep(self, score: dict[str, Any]) -> None:
-        config, device = self.config, self.fabric.device
-        training = to_dict(config.training)
+        device = self.fabric.device
+        training = to_dict(self.plan.training)
         cuda = device.type == "cuda"
         record = {
             **self.describe,
             "producer": f"enhance {__version__}",
-            "seed": config.seed,
+            "seed": self.plan.seed,
             **{name: training[name] for name in TOLD},
-            "snr": list(config.mixing.snr),
+            "snr": list(self.data.mixing.snr),
             "hours": self.data.hours(),
             "precision": precision_of(self.fabric),
             "device": torch.cuda.get_device_name(device) if cuda else processor_name(),
             **({"init": self.init} if self.init else {}),
             **({"branch": self.plan.branch} if self.plan.branch else {}),
         }
-        save_model(self.run, self.average.model, CheckpointInfo(config.model, record, score))
+        save_model(self.run, self.average.model, CheckpointInfo(self.config, record, score))
 
     def header(self) -> dict[str, Any]:
         """What the state says of the run."""
         return {
             "best": self.best,
-            "config": to_dict(self.config),
+            "config": self.record,
             "objective": self.describe,
             "init": self.init,
             "branch": self.plan.branch,

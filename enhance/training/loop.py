@@ -89,23 +89,33 @@ def fit(
     quiet = quiet or not fabric.is_global_zero
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
-    describe = to_dict(objective.describe())
+    describe, record = to_dict(objective.describe()), to_dict(config)
 
     def check() -> list[str]:
         if branch is not None:
-            branches.check(run, Path(branch), config, describe)
+            branches.check(run, Path(branch), record, describe)
             return note
         if init is not None and not resume:
             beside = copy.deepcopy(objective.companion())
             start_from(WaveformModel(config.model, beside), config.model, init)
         return [*run_folder.check(run, config, describe, resume), *note]
 
+    def hear() -> TrainingData:
+        return TrainingData(
+            *(config.data, config.mixing, config.curriculum),
+            seed=config.seed,
+            sample_rate=config.model.stft.sample_rate,
+            alignment=objective.alignment,
+            validates=bool(config.training.validate_every),
+            quiet=quiet,
+        )
+
     def begin() -> bool:
         """Whether there is a state to go on from."""
         stack.enter_context(run_folder.locked(run))
         if branch is not None:
-            branches.check(run, Path(branch), config, describe)
-            notes.extend(branches.begin(run, Path(branch), config, data.fingerprint))
+            branches.check(run, Path(branch), record, describe)
+            notes.extend(branches.begin(run, Path(branch), record, data.fingerprint))
         # Another may have come while files were read.
         run_folder.check(run, config, describe, resume or branch is not None)
         go_on = (run / files.FILE).is_file()
@@ -117,15 +127,15 @@ def fit(
 
     with contextlib.ExitStack() as stack:
         notes = on_first(fabric, check) or []
-        data = in_turn(fabric, lambda: TrainingData(config, objective.alignment, quiet))
+        data = in_turn(fabric, hear)
         go_on = fabric.broadcast(on_first(fabric, begin))
         objective.to(fabric.device)
         together(fabric, lambda: objective.prepare(data.mixer.speech))
         tensors, header = load_tensors(run / files.FILE, files.FORMAT) if go_on else ({}, {})
         interrupt = stack.enter_context(Interrupt())
-        plan = EnhancerPlan(config, header.get("branch"))
+        plan = EnhancerPlan(config.training, config.seed, header.get("branch"))
         start = None if go_on else init
-        learner = Enhancer(fabric, config, plan, objective, data, run, start, header)
+        learner = Enhancer(fabric, config.model, plan, objective, data, run, start, header, record)
         state = State.read(header)
         place = (run / files.FILE, files.FORMAT, learner.header)
         engine = Engine(fabric, learner, plan, *place, state, tensors)
@@ -145,7 +155,7 @@ def fit(
 
 def _last_words(run: Path, learner: Enhancer, state: State, stopped: str) -> str:
     if stopped != "finished":
-        steps, source = learner.config.training.steps, learner.plan.branch
+        steps, source = learner.plan.training.steps, learner.plan.branch
         end = f" of {steps + (source['step'] if source else 0)}" if steps else ""
         return (
             f"{run}: {stopped}, stopped and saved at step {state.step}{end}; "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from enhance.config import RunConfig
+from enhance.config import MixingConfig
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.mixing.mixer import Mixer
 from enhance.data.mixing.recipe import Mixture
@@ -21,12 +21,6 @@ SEED = 20240607
 """Seed of the validation mixtures: one for all runs, so that runs compare whatever their seed."""
 
 
-def snr_of(config: RunConfig) -> float:
-    """SNR of the validation mixtures in dB."""
-    asked = config.training.validation_snr
-    return sum(config.mixing.snr) / 2 if asked is None else asked
-
-
 class Validation:
     """Mixtures of held-back speakers and noises, kept in memory.
 
@@ -34,8 +28,12 @@ class Validation:
     ----------
     speech, noise
         Held-back clips.
-    config
-        Of the run; for the mixtures see `MixingConfig.for_validation`.
+    mixing
+        How to mix, see `MixingConfig.for_validation`.
+    count
+        Mixtures.
+    balance
+        See `DataConfig.balance`.
     responses
         Room impulse responses, where the mixtures have some.
     """
@@ -44,16 +42,14 @@ class Validation:
         self,
         speech: ClipStore,
         noise: ClipStore,
-        config: RunConfig,
+        mixing: MixingConfig,
+        count: int,
+        balance: float,
         responses: list[Response] | None = None,
     ) -> None:
-        snr = snr_of(config)
-        mixing = config.mixing.for_validation(snr)
-        mixer = Mixer(speech, noise, mixing, SEED, config.data.balance, responses=responses)
-        self.mixtures: list[Mixture] = [
-            mixer(0, index) for index in range(config.training.validation_clips)
-        ]
-        self.sample_rate = config.model.stft.sample_rate
+        mixer = Mixer(speech, noise, mixing, SEED, balance, responses=responses)
+        self.mixtures: list[Mixture] = [mixer(0, index) for index in range(count)]
+        self.sample_rate = speech.sample_rate
         self.noisy_si_sdr = _mean(self._si_sdr([m.noisy for m in self.mixtures]))
 
     def measure(self, model: WaveformModel, batch_size: int) -> dict[str, Any]:

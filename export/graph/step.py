@@ -9,12 +9,12 @@ out, so that the same model gives the same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from enhance.errors import EnhanceError
 from enhance.files import atomic
 from enhance.network.waveform_model import WaveformModel
+from enhance.parallel import uncollected
 from export.graph.recurrence import OPSET
 from export.graph.rewrite import for_single_frames
 
@@ -74,21 +75,42 @@ def step_graph(model: WaveformModel, metadata: Mapping[str, str]) -> ModelProto:
     step = Step(for_single_frames(model)).eval()
     states = step.model.initial_state(1)
     audio = torch.zeros(1, model.config.stft.hop_length)
-    with quiet_exporter(), torch.no_grad():
-        program = torch.onnx.export(
-            step,
-            (audio, *states.values()),
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=["audio", *states],
-            output_names=["enhanced", *(f"{name}.out" for name in states)],
-        )
-    assert program is not None
-    graph = tidy(program.model_proto, metadata)
+    outputs = ["enhanced", *(f"{name}.out" for name in states)]
+    graph = tidy(traced(step, {"audio": audio, **states}, outputs), metadata)
     check(graph, allowed=_operators_of(model))
     return graph
+
+
+def traced(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic_shapes: dict[str, Any] | None = None,
+) -> ModelProto:
+    """What torch's exporter makes of a module: its inputs by name, the names of its outputs.
+
+    The exporter is silenced: it speaks of optional packages, not of the model.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), uncollected():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=outputs,
+                dynamic_shapes=dynamic_shapes,
+            )
+    finally:
+        logging.disable(before)
+    assert program is not None
+    return program.model_proto
 
 
 def _operators_of(model: WaveformModel) -> tuple[str, ...]:
@@ -169,16 +191,3 @@ def save(graph: ModelProto, path: Path | str) -> Path:
     with atomic(path) as temporary:
         temporary.write_bytes(graph.SerializeToString(deterministic=True))
     return path
-
-
-@contextlib.contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Silence the exporter: it speaks of optional packages, not of the model."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -26,8 +26,8 @@ from enhance.network.companion import OneWave
 from enhance.network.dual_path import DualPath, RecurrentMixer
 from enhance.network.gcrn import GroupedRnn
 from enhance.network.waveform_model import WaveformModel
-from export.graph.recurrence import OPSET, OnnxRnn
-from export.graph.step import quiet_exporter, strip
+from export.graph.recurrence import OnnxRnn
+from export.graph.step import strip, traced
 
 LEAST_SAMPLES = 800
 """Shortest recording that a whole graph takes, unless its companion needs more."""
@@ -93,20 +93,8 @@ def whole_graph(model: WaveformModel, metadata: Mapping[str, str]) -> ModelProto
     whole = Whole(model).eval()
     samples = torch.export.Dim("samples", min=whole.least_samples, max=1 << 24)
     audio = torch.zeros(1, 16000 + 7)
-    with quiet_exporter(), torch.no_grad():
-        program = torch.onnx.export(
-            whole,
-            (audio,),
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=["audio"],
-            output_names=["enhanced"],
-            dynamic_shapes={"audio": {1: samples}},
-        )
-    assert program is not None
-    graph = strip(program.model_proto, metadata)
+    graph = traced(whole, {"audio": audio}, ["enhanced"], {"audio": {1: samples}})
+    graph = strip(graph, metadata)
     for value in (graph.graph.input[0], graph.graph.output[0]):
         value.type.tensor_type.shape.dim[1].dim_param = "samples"
     onnx.checker.check_model(graph, full_check=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy_stft import StreamingIstft, StreamingStft
 
 from enhance.errors import EnhanceError
 from enhance.network.waveform_model import Stft
-from enhance.stft import FRAMINGS, StftConfig, StreamingIstft, StreamingStft, window
+from enhance.stft import FRAMINGS, StftConfig, window
 
 FRAMING = pytest.mark.parametrize("config", list(FRAMINGS.values()), ids=list(FRAMINGS))
 

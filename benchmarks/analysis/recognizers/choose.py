@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.analysis.recognizers.whisper import Whisper
 from distill.ctc.score import error_rate
 from distill.ctc.transcripts import read_transcripts
 from distill.ctc.vocabulary import normalise
@@ -50,8 +51,16 @@ class Listening:
         """What errors are counted in, in a word: a model of phones has no words."""
         return "word" if self.units == "char" else "token"
 
+    @property
+    def normalisation(self) -> str:
+        """What is done to texts before errors are counted."""
+        plain = "upper case, no punctuation" if self.units == "char" else "tokens as they stand"
+        return str(getattr(self.recognizer, "normalisation", plain))
+
     def words(self, text: str) -> list[str]:
         """What errors are counted in."""
+        if isinstance(self.recognizer, Whisper):
+            return self.recognizer.words(text)
         return normalise(text, self.units).split()
 
     def rate(self, references: Sequence[str], texts: Sequence[str]) -> dict[str, Any] | None:
@@ -68,9 +77,9 @@ def listen_with(name: str | None) -> Listening:
     Parameters
     ----------
     name
-        A folder or hub id of speechbrain's CRDNN recognisers, or a folder that
-        ``enhance teacher finetune-ctc`` wrote. None tries `DEFAULT` and goes without where it
-        cannot be had; ``"none"`` wants none.
+        A folder or hub id of speechbrain's CRDNN recognisers or of a Whisper model for
+        faster-whisper, or a folder that ``enhance teacher finetune-ctc`` wrote. None tries
+        `DEFAULT` and goes without where it cannot be had; ``"none"`` wants none.
 
     Raises
     ------
@@ -88,14 +97,15 @@ def listen_with(name: str | None) -> Listening:
 
 
 def load(name: str) -> Recognizer:
-    """Load a recogniser by folder or hub id.
+    """Load a recogniser by folder or hub id; a hub id with ``whisper`` in it is one for
+    faster-whisper, such as Systran/faster-whisper-tiny.en.
 
     Raises
     ------
     EnhanceError
         If it is neither, or cannot be loaded.
     """
-    from benchmarks.analysis.recognizers import crdnn
+    from benchmarks.analysis.recognizers import crdnn, whisper
 
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -105,11 +115,16 @@ def load(name: str) -> Recognizer:
             from distill.ctc import recognizer
 
             return recognizer.load(folder)
+        if (folder / whisper.WEIGHTS).is_file():
+            return whisper.load(str(folder), name)
         raise EnhanceError(
-            f"--recognizer {name}: a folder without {crdnn.SETTINGS} (speechbrain) and without "
-            "vocab.json (enhance teacher finetune-ctc)"
+            f"--recognizer {name}: a folder without {crdnn.SETTINGS} (speechbrain), without "
+            f"{whisper.WEIGHTS} (faster-whisper) and without vocab.json (enhance teacher "
+            "finetune-ctc)"
         )
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        if "whisper" in name.lower():
+            return whisper.load(name, name)
         return crdnn.load(crdnn.download(name), name)
     raise EnhanceError(
         f"--recognizer {name}: no such folder, and no hub id like {DEFAULT}; leave it out to go "

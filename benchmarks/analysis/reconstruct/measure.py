@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from benchmarks.analysis.recognizers.choose import Listening
 from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.training import Trained, decode
+from benchmarks.figures.results import Row
 from benchmarks.quality.clips import Pair, read_pair
 from enhance.audio.resampling import resample
 from enhance.measure.metrics import MetricRefusal, measure
@@ -22,7 +22,6 @@ METRICS = ("pesq_wb", "stoi", "estoi")
 ORIGINAL, RESYNTHESIS = "original audio", "original magnitudes"
 MEAN, NOISY = "mean spectrum", "noisy magnitudes"
 
-Row = dict[str, Any]
 Magnitudes = Callable[[Tensor, np.ndarray], Tensor]
 """From the original's magnitudes (T, F) and what is heard (N,) to those of the reconstruction."""
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.measure import MEAN, NOISY, ORIGINAL, RESYNTHESIS
+from benchmarks.figures.results import Row
 from benchmarks.figures.tables import Table, number, plus_minus
-
-Row = dict[str, Any]
 
 PAPER = (
     "The paper behind this question (Shankar et al., arXiv 2403.01369), as this project's notes "
@@ -224,7 +223,7 @@ def _recogniser(record: Mapping[str, Any]) -> list[str]:
     found = record["recognizer"]
     if found["name"] is None:
         return ["## Recogniser", "", f"No word error rate was measured: {found['missing']}.", ""]
-    return ["## Recogniser", "", f"{found['name']}; errors against {found['reference']}.", ""]
+    return ["## Recogniser", "", _heard_by(found), ""]
 
 
 def _held_back(record: Mapping[str, Any]) -> list[str]:
@@ -241,3 +240,8 @@ def _held_back(record: Mapping[str, Any]) -> list[str]:
             ]
         )
     return ["## Held-back clips of the corpus, all frames", "", table.markdown(), ""]
+
+
+def _heard_by(found: dict[str, Any]) -> str:
+    told = f"{found['name']}; errors against {found['reference']}"
+    return f"{told}; texts before counting: {found['normalisation']}."

@@ -160,6 +160,7 @@ def reconstruct(
                 "name": listening.recognizer.name if listening.recognizer else None,
                 "missing": listening.missing or None,
                 "errors": listening.errors,
+                "normalisation": listening.normalisation if listening.recognizer else None,
                 "reference": _reference(listening, transcripts),
             },
             "griffin_lim_iterations": spectrum.ITERATIONS,

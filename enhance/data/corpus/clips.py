@@ -65,12 +65,12 @@ def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
         folder = demo_corpus.ensure(quiet=quiet)
         log.warning("no data named: using the built-in SYNTHETIC corpus (%s)", folder)
         clips = read_manifest(folder / "manifest.jsonl")
-        return _of_kind(clips, "speech"), _of_kind(clips, "noise")
+        return of_kind(clips, "speech"), of_kind(clips, "noise")
     speech: list[Clip] = []
     noise: list[Clip] = []
     if data.corpus:
         clips = _corpus(Path(data.corpus).expanduser(), quiet)
-        speech, noise = _of_kind(clips, "speech"), _of_kind(clips, "noise")
+        speech, noise = of_kind(clips, "speech"), of_kind(clips, "noise")
         if not speech and not noise:
             raise EnhanceError(
                 f"{data.corpus}: nothing there is marked as speech or noise; the manifest needs a "
@@ -202,7 +202,8 @@ def groups_of(clips: Sequence[Clip], by: Literal["speaker", "path"]) -> list[int
     return [find(i) for i in range(len(clips))]
 
 
-def _of_kind(clips: Sequence[Clip], kind: str) -> list[Clip]:
+def of_kind(clips: Sequence[Clip], kind: str) -> list[Clip]:
+    """The clips of one kind."""
     return [clip for clip in clips if clip.kind == kind]
 
 
@@ -211,7 +212,7 @@ def _distinct(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def _corpus(folder: Path, quiet: bool) -> list[Clip]:
-    if is_folder(folder) and not _manifest_of(folder):
+    if is_folder(folder) and not manifest_of(folder):
         parts = [folder / "speech", folder / "noise"]
         if not all(is_folder(part) for part in parts):
             raise EnhanceError(
@@ -234,7 +235,7 @@ def place(where: Path, kind: str, quiet: bool) -> list[Clip]:
         return read_manifest(where)
     if not is_folder(where):
         raise EnhanceError(f"{where}: no such manifest or folder")
-    manifest = _manifest_of(where)
+    manifest = manifest_of(where)
     if manifest:
         return read_manifest(manifest)
     clips, problems = scan_folder(where, kind=kind, quiet=quiet)
@@ -243,7 +244,8 @@ def place(where: Path, kind: str, quiet: bool) -> list[Clip]:
     return clips
 
 
-def _manifest_of(folder: Path) -> Path | None:
+def manifest_of(folder: Path) -> Path | None:
+    """The manifest that stands in a folder."""
     for name in ("manifest.jsonl", "manifest.csv"):
         if is_file(folder / name):
             return folder / name

@@ -12,14 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from enhance.errors import EnhanceError
-from enhance.files import is_file, is_folder, kind_of, read_jsonl, resolved, write_jsonl
+from enhance.files import is_file, is_folder, kind_of, read_jsonl, resolved, walk, write_jsonl
 from enhance.progress import progress_bar
 
-AUDIO_SUFFIXES = frozenset({
-    ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64",
-    ".snd", ".w64", ".wav", ".wave",
-})  # fmt: skip
-"""What `scan_folder` takes for audio, by name."""
 KINDS = {"speech": "speech", "clean": "speech", "noise": "noise"}
 """Words for a clip's kind that folders and manifests use, and what they mean here."""
 UNKNOWN = frozenset({"", "-", "none", "unknown", "n/a", "na", "nan", "?"})
@@ -102,14 +97,13 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
         return rows
     if path.suffix not in (".csv", ".tsv"):
         raise EnhanceError(f"{path}: a manifest is a .jsonl or .csv file")
+    tabs: dict[str, Any] = {}
+    if path.suffix == ".tsv":
+        tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".tsv":
-                reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            else:
-                reader = csv.DictReader(file)
-            names = list(reader.fieldnames or ())
-            rows = list(reader)
+            reader = csv.DictReader(file, **tabs)
+            names, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EnhanceError(f"{path}: cannot be read as a table ({error})") from error
     for mark, word in ((";", "semicolons"), ("\t", "tabs")):
@@ -164,6 +158,8 @@ def scan_folder(
     EnhanceError
         If the folder is missing, or the expression is none.
     """
+    from enhance.audio.write import SUFFIXES
+
     folder = Path(folder)
     if not is_folder(folder):
         raise EnhanceError(f"{folder}: no such folder")
@@ -174,7 +170,7 @@ def scan_folder(
     root = resolved(folder)
     clips: list[Clip] = []
     problems: list[str] = []
-    paths = list(_audio_files(root))
+    paths = list(walk(root, SUFFIXES))
     with progress_bar(quiet=quiet) as bar:
         task = bar.add_task("scanning", total=len(paths), speed="")
         for path in paths:
@@ -230,14 +226,6 @@ def make_manifest(
         raise EnhanceError(f"{folder}: holds no audio that can be read{why}")
     write_manifest(out, clips)
     return out, clips, problems
-
-
-def _audio_files(root: Path) -> Iterable[Path]:
-    for place, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
-                yield Path(place, name)
 
 
 def _kind_of(relative: str, root: str) -> str:

@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from enhance.errors import EnhanceError
@@ -76,12 +75,7 @@ class History(contextlib.AbstractContextManager["History"]):
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.stack.callback(self._board.close)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stack.close()
 
     def event(self, name: str, step: int, **fields: Any) -> None:

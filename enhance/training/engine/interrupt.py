@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 _OPEN: set[Interrupt] = set()
@@ -40,12 +40,7 @@ class Interrupt(contextlib.AbstractContextManager["Interrupt"]):
                 self._before[number] = signal.signal(number, self._catch)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _OPEN.discard(self)
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -256,8 +256,3 @@ def pesq_disturbance(
     estimated = _bark_spectrum(spec * high_pass, gain, size, length, t)
     disturbance = _disturbance(*_equalise(estimated, wanted, t), limit_slope, t)
     return torch.where(speaking, disturbance, 0.0)
-
-
-def mos_lqo(disturbance: Tensor) -> Tensor:
-    """Wideband score (P.862.2) of a disturbance of `pesq_disturbance` with ``limit_slope`` 0."""
-    return 0.999 + 4 / (1 + torch.exp(-1.3669 * (4.5 - disturbance) + 3.8224))

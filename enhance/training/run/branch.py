@@ -24,7 +24,7 @@ _SAME = ("mode", "model.", "described.", "training.optimizer")
 """Settings that the tensors of a state depend on."""
 
 
-def check(run: Path, parent: Path, config: RunConfig, describe: dict[str, Any]) -> None:
+def check(run: Path, parent: Path, config: dict[str, Any], describe: dict[str, Any]) -> None:
     """Refuse what cannot be branched; nothing is written.
 
     Parameters
@@ -34,7 +34,7 @@ def check(run: Path, parent: Path, config: RunConfig, describe: dict[str, Any]) 
     parent
         Folder with the state of another.
     config, describe
-        Of the new run, see `enhance.training.run.run_folder.prepare`.
+        Of the new run: its configuration, and what its objective says of itself, as plain data.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def check(run: Path, parent: Path, config: RunConfig, describe: dict[str, Any]) 
     _, header = load_tensors(parent / FILE, FORMAT, tensors=False)
     old = to_dict(parse(RunConfig, header["config"], str(parent / FILE)))
     changed = difference(
-        {**old, "described": header["objective"]}, {**to_dict(config), "described": describe}
+        {**old, "described": header["objective"]}, {**config, "described": describe}
     )
     for key, theirs, ours in changed:
         if key.startswith(_SAME) and not of_cache(key):
@@ -60,7 +60,7 @@ def check(run: Path, parent: Path, config: RunConfig, describe: dict[str, Any]) 
             )
 
 
-def begin(run: Path, parent: Path, config: RunConfig, data: str) -> list[str]:
+def begin(run: Path, parent: Path, config: dict[str, Any], data: str) -> list[str]:
     """Write the state from which the branch is resumed.
 
     Parameters
@@ -84,7 +84,7 @@ def begin(run: Path, parent: Path, config: RunConfig, data: str) -> list[str]:
         "step": header["step"],
         "seconds": header["seconds"],
     }
-    fresh = {"config": to_dict(config), "branch": source, "used": 0.0, "data": data}
+    fresh = {"config": config, "branch": source, "used": 0.0, "data": data}
     run.mkdir(parents=True, exist_ok=True)
     save_tensors(
         run / FILE, tensors, {**header, **fresh, "best": None, "sums": {}, "counts": {}}, FORMAT

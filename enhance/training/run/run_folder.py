@@ -17,7 +17,7 @@ from enhance.config import RunConfig
 from enhance.config.settings import dump_yaml, parse, to_dict
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.files import atomic, read_jsonl, sha256, write_jsonl
+from enhance.files import atomic, read_jsonl, sha256, unwritable, write_jsonl
 from enhance.network.checkpoint import HEARD, WEIGHTS, difference
 from enhance.network.tensors import load_tensors
 from enhance.progress import progress_bar
@@ -142,9 +142,7 @@ def locked(folder: Path) -> Iterator[None]:
             "folder"
         ) from error
     except OSError as error:
-        raise EnhanceError(
-            f"{folder}: cannot be written ({error.strerror or error}); choose another place"
-        ) from error
+        raise unwritable(folder, error) from error
     with lock:
         yield
 

@@ -141,7 +141,7 @@ def test_without_a_recogniser_all_else_is_measured_and_it_is_said(
     assert why in capsys.readouterr().out
     assert why in (place.root / "out/report.md").read_text()
     assert place.record("out")["recognizer"] == {
-        "name": None, "missing": why, "errors": "word", "reference": None,
+        "name": None, "missing": why, "errors": "word", "normalisation": None, "reference": None,
     }  # fmt: skip
     found = place.results("out")
     assert list(found) == ["original magnitudes", "tiny, last", "mean spectrum"]

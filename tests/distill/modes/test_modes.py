@@ -90,13 +90,12 @@ def test_validation_hears_the_teacher(runs: dict[str, Path], data: Path, teacher
     """The score of a concat run, computed from its kept model on the same mixtures."""
     from enhance.data.mixing.mixer import Mixer
     from enhance.measure.metrics import si_sdr
-    from enhance.training.data import TrainingData
     from enhance.training.validation import SEED
 
     settings = tiny.settings(data, "concat", teacher)
     model, info = load_model(runs["concat"])
     mixing = settings.mixing.for_validation(0.0)
-    mixer = Mixer(*TrainingData(settings, 320, True).held_back(), mixing, SEED, False)
+    mixer = Mixer(*tiny.tiny.heard(settings).held_back(), mixing, SEED, False)
     scores, without = [], []
     for index in range(settings.training.validation_clips):
         mixture = mixer(0, index)
@@ -261,9 +260,9 @@ def test_settings_of_combinations_reach_their_mode() -> None:
         training=TrainingConfig(steps=10),
     )
     check_mode(run)
-    found = read_objective(run)
+    found = read_objective(run.mode, run.objective)
     assert (found["concat"].size, found["distill"].weight) == (7, 0.25)
-    assert read_objective(replace(run, objective={}))["concat"].size == 64
+    assert read_objective(run.mode, {})["concat"].size == 64
 
 
 def test_nothing_is_kept_of_a_budget_that_ends_early(

@@ -22,7 +22,6 @@ from enhance.config import LossConfig
 from enhance.data.mixing.loader import collate
 from enhance.data.mixing.mixer import Mixer
 from enhance.network.waveform_model import WaveformModel
-from enhance.training.data import TrainingData
 from enhance.training.engine.processes import finds_unused
 from enhance.training.loop import fit
 from enhance.training.objective import Enhancement
@@ -47,7 +46,7 @@ def teacher(place: Path) -> Teacher:
 
 @pytest.fixture
 def mixer(data: Path) -> Mixer:
-    return TrainingData(tiny.tiny.config(data), 320, True).mixer
+    return tiny.tiny.heard(tiny.tiny.config(data)).mixer
 
 
 def objective(teacher: Teacher, mixer: Mixer, cache: Path, **config: Any) -> Pretraining:

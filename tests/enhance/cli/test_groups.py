@@ -18,11 +18,13 @@ from enhance.training.engine.processes import Hardware
 GROUPS = {
     "": ["run", "train", "snapshot", "export", "evaluate", "bench", "guard", "card", "compare",
          "info"],
-    "data": ["manifest", "mix", "example", "features"],
-    "analyze": ["reconstruct", "temporal", "cka", "maps"],
+    "data": ["manifest", "mix", "example", "features", "align", "copy-synthesis"],
+    "analyze": ["reconstruct", "temporal", "cka", "maps", "probe", "codec"],
     "teacher": ["pretrain", "pretrain-speaker", "finetune-ctc", "table"],
+    "dann": ["train", "evaluate"],
 }  # fmt: skip
-TRAININGS = ["train", "teacher pretrain", "teacher pretrain-speaker", "teacher finetune-ctc"]
+TRAININGS = ["train", "teacher pretrain", "teacher pretrain-speaker", "teacher finetune-ctc",
+             "dann train"]  # fmt: skip
 OLD = ["pretrain-ssl", "pretrain-speaker", "finetune-ctc", "teachers"]
 
 
@@ -43,11 +45,11 @@ def facts(parameter: Any) -> tuple[Any, ...]:
 
 def test_the_groups() -> None:
     top = command()
-    assert sorted(shown(top)) == sorted([*GROUPS[""], "data", "analyze", "teacher"])
-    for group in ("data", "analyze", "teacher"):
+    assert sorted(shown(top)) == sorted([*GROUPS[""], "data", "analyze", "teacher", "dann"])
+    for group in ("data", "analyze", "teacher", "dann"):
         assert shown(command(group)) == GROUPS[group]
     listed = re.findall(r"^  ([a-z-]+)  ", CliRunner().invoke(app, ["-h"]).output, re.M)
-    assert listed[-3:] == ["data", "analyze", "teacher"]
+    assert listed[-4:] == ["data", "analyze", "teacher", "dann"]
     assert not {*OLD} & {*listed}
 
 
@@ -133,7 +135,7 @@ def test_a_folder_to_go_on_with_must_be_named(name: str) -> None:
 
 def every_command() -> list[list[str]]:
     leaves = [[*group.split(), name] for group, names in GROUPS.items() for name in names]
-    return [[], ["data"], ["analyze"], ["teacher"], *leaves, *([old] for old in OLD)]
+    return [[], ["data"], ["analyze"], ["teacher"], ["dann"], *leaves, *([old] for old in OLD)]
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:

@@ -12,9 +12,8 @@ import psutil
 import pytest
 from tiny_onnx import HOP, OVERLAP, build, by_hand, metadata
 
-from enhance.device.aligned_stream import AlignedStream
+from enhance.device.aligned_stream import AlignedStream, wet_share
 from enhance.device.enhancer import Enhancer
-from enhance.device.strength import wet_share
 from enhance.errors import EnhanceError
 
 POLE, GAIN = 0.9, 0.25

@@ -137,7 +137,7 @@ def test_processor_is_read_from_the_system(
 ) -> None:
     text, expected = CPUINFO[kind]
     (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(timing, "Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.setattr(timing, "CPUINFO", tmp_path / "cpuinfo")
     assert (timing.processor_name(), timing.instruction_sets()) == expected
 
 

@@ -116,11 +116,10 @@ def test_validation_measures_the_average(straight: tuple[RunConfig, Path]) -> No
     from enhance.data.mixing.mixer import Mixer
     from enhance.measure.metrics import si_sdr
     from enhance.network.checkpoint import load_model
-    from enhance.training.data import TrainingData
     from enhance.training.validation import SEED
 
     settings, run = straight
-    stores = TrainingData(settings, 320, True).held_back()
+    stores = tiny.heard(settings).held_back()
     mixer = Mixer(*stores, replace(settings.mixing, snr=(0.0, 0.0)), SEED, settings.data.balance)
     model, info = load_model(run)
     scores = []

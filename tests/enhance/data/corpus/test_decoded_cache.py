@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ import soundfile
 from audio_clips import clip, make_odd_files, speech_and_noise, tone
 
 from enhance.cache import STAMP
-from enhance.config import DataConfig
+from enhance.config import DataConfig, MixingConfig
 from enhance.data.corpus import decoded_cache
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.decoded_cache import DecodedCache
@@ -295,20 +296,17 @@ def test_training_keeps_what_it_decodes(
     tmp_path: Path, decoded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
-    from enhance.config import RunConfig, TrainingConfig
     from enhance.training.data import TrainingData
 
     speech_and_noise(tmp_path)
-    off, on = (
-        RunConfig(
-            data=DataConfig(corpus=str(tmp_path), held_back=0, **options),
-            training=TrainingConfig(validate_every=0),
-        )
-        for options in ({"cache_gb": 0}, {})
-    )
-    TrainingData(off, 320, True)
+
+    def hear(**options: Any) -> None:
+        data = DataConfig(corpus=str(tmp_path), held_back=0, **options)
+        TrainingData(data, MixingConfig(), validates=False, quiet=True)
+
+    hear(cache_gb=0)
     assert kept(decoded) == []
-    TrainingData(on, 320, True)
+    hear()
     assert len(kept(decoded)) == 2
     must_not_decode(monkeypatch)
-    TrainingData(on, 320, True)
+    hear()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from enhance.config import RunConfig, TrainingConfig
+from enhance.config import TrainingConfig
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
 from enhance.training.engine.engine import Engine
@@ -137,7 +137,7 @@ def test_decay_is_that_of_the_configuration() -> None:
     module = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16))
     for name in ("adamw", "muon"):
         training = TrainingConfig(optimizer=name, weight_decay=0.5, learning_rate=1.0)  # type: ignore[arg-type]
-        optimizer = EnhancerPlan(RunConfig(training=training)).optimizer(module)
+        optimizer = EnhancerPlan(training).optimizer(module)
         for group in optimizer.param_groups:
             group["lr"] = 0.1
         before = [p.detach().clone() for p in module.parameters()]

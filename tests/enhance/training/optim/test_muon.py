@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from enhance.config import RunConfig, TrainingConfig
+from enhance.config import TrainingConfig
 from enhance.errors import EnhanceError
 from enhance.network.gated import GatedConv, GatedDeconv
 from enhance.training.enhancer import EnhancerPlan
@@ -109,7 +109,7 @@ def test_the_configuration_chooses() -> None:
     module = nn.Linear(16, 16)
 
     def made(training: TrainingConfig) -> torch.optim.Optimizer:
-        return EnhancerPlan(RunConfig(training=training)).optimizer(module)
+        return EnhancerPlan(training).optimizer(module)
 
     assert type(made(TrainingConfig(optimizer="adamw"))) is torch.optim.AdamW
     muon = made(TrainingConfig(matrix_rate=0.03, learning_rate=1e-3))

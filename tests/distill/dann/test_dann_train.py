@@ -1,0 +1,241 @@
+"""Training with and without the adversary on buzzes: resumption, folder, evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from benchmarks.analysis.dann import evaluate, fresh
+from distill.backbones.find import load
+from distill.dann import train as training
+from distill.dann.config import (
+    Adversary,
+    BackboneConfig,
+    DannConfig,
+    Discriminator,
+    LambdaSchedule,
+)
+from enhance.cli.app import app
+from enhance.config.settings import to_dict
+from enhance.data.corpus.manifest import Clip, write_manifest
+from enhance.errors import EnhanceError
+from enhance.network.tensors import load_tensors
+
+KINDS = ("low", "high", "all")
+
+
+def write_task(folder: Path, speakers: range) -> Path:
+    """Buzzes, clear (bona fide) or hoarse (spoof); a domain is a tilt of the spectrum."""
+    folder.mkdir()
+    clips = []
+    for speaker in speakers:
+        rng = np.random.default_rng(speaker)
+        for i in range(12):
+            t = np.arange(6400) / 16000
+            wave = np.sign(
+                np.sin(2 * np.pi * (90 + 9 * (5 * speaker % 12) + rng.uniform(0, 3)) * t)
+            )
+            wave = 0.1 * wave + 0.02 * rng.standard_normal(6400)
+            label, kind = ("bonafide", "spoof")[i % 2], KINDS[i // 2 % 3]
+            if label == "spoof":
+                wave += 0.3 * rng.standard_normal(6400)
+            if kind != "all":
+                taps = [0.5, 0.5] if kind == "low" else [0.5, -0.5]
+                wave = np.convolve(wave, taps, "same")
+            path = folder / f"{speaker}-{i}.wav"
+            soundfile.write(path, wave, 16000)
+            labels = {"label": label, "codec": kind}
+            clips.append(Clip(path, 0.4, 16000, "speech", "made here", f"s{speaker}", labels))
+    write_manifest(folder / "manifest.jsonl", clips)
+    return folder / "manifest.jsonl"
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Manifests to train and to evaluate on."""
+    folder = tmp_path_factory.mktemp("task")
+    return write_task(folder / "train", range(8)), write_task(folder / "other", range(8, 12))
+
+
+def config(places: tuple[Path, Path], **changes: object) -> DannConfig:
+    plain = DannConfig(
+        train=str(places[0]),
+        seconds=0.4,
+        epochs=6,
+        batch=16,
+        embedding=16,
+        held_back=0.3,
+        backbone=BackboneConfig(name="log-mel:320"),
+        dann=Adversary(discriminator=Discriminator(hidden_dim=32)),
+        optimizer="adamw",
+        learning_rate=0.003,
+        log_every=2,
+    )
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def strength(start: float, end: float) -> Adversary:
+    schedule = LambdaSchedule(start=start, end=end)
+    return Adversary(lambda_schedule=schedule, discriminator=Discriminator(hidden_dim=32))
+
+
+@pytest.fixture(scope="module")
+def runs(task: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of trainings that were never stopped."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, adversary in (("erm", strength(0, 0)), ("dann", strength(0, 1))):
+        training.train(
+            config(task, dann=adversary), folder / name, cache=folder / "cache", quiet=True
+        )
+    return {name: folder / name for name in ("erm", "dann")}
+
+
+def test_the_folder(runs: dict[str, Path]) -> None:
+    run = training.load(runs["dann"])
+    record = run.record
+    assert record["classes"] == ["spoof", "bonafide"] and record["domains"] == sorted(KINDS)
+    assert [row["epoch"] for row in record["epochs"]] == [1, 2, 3, 4, 5, 6]
+    assert record["best"] == min(record["epochs"], key=lambda row: row["eer"])
+    assert record["layer_weights"] == {"0": 1.0}
+    history = [json.loads(x) for x in (runs["dann"] / "history.jsonl").read_text().splitlines()]
+    strengths = [row["lambda"] for row in history if "lambda" in row]
+    assert strengths == sorted(strengths) and strengths[0] < 0.5 < strengths[-1] < 1
+    assert run.config == config_of(runs["dann"]) and run.network.teacher is None
+
+
+def config_of(run: Path) -> DannConfig:
+    return training.parse(DannConfig, json.loads((run / "record.json").read_text())["config"], "")
+
+
+@pytest.mark.parametrize("step", [2, 9])
+def test_a_stopped_run_goes_on_exactly(
+    task: tuple[Path, Path],
+    runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    forward = training.DannLearner.forward
+
+    def disturbed(self: training.DannLearner, batch: dict, at: int) -> object:
+        if at == step:
+            signal.raise_signal(signal.SIGINT)
+        return forward(self, batch, at)
+
+    monkeypatch.setattr(training.DannLearner, "forward", disturbed)
+    settings = config(task, dann=strength(0, 1))
+    more = {"cache": runs["dann"].parent / "cache", "quiet": True}
+    assert training.train(settings, tmp_path, **more) == {"stopped": f"step {step + 1}"}
+    assert not (tmp_path / "model.safetensors").exists()
+    monkeypatch.undo()
+    training.train(settings, tmp_path, resume=True, **more)
+    whole, gone_on = runs["dann"], tmp_path
+    assert (whole / "history.jsonl").read_bytes() == (gone_on / "history.jsonl").read_bytes()
+    (was, told), (now, retold) = (
+        load_tensors(folder / training.MODEL, training.FORMAT) for folder in (whole, gone_on)
+    )
+    assert all(torch.equal(was[name], now[name]) for name in was)
+    assert told["epochs"] == retold["epochs"] and told["best"] == retold["best"]
+
+
+def test_evaluation(task: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path) -> None:
+    cache = runs["dann"].parent / "cache"
+    record = evaluate([*runs.values()], task[1], tmp_path, cache=cache, quiet=True)
+    rows = record["rows"]
+    errors = {(r["run"], r["group"]): r for r in rows if r["kind"] == "errors"}
+    assert set(errors) == {(n, g) for n in runs for g in ("pooled", *KINDS)}
+    for row in errors.values():
+        assert row["low"] <= row["mean"] <= row["high"] and row["wanted"] * 2 == row["trials"]
+    assert errors["erm", "pooled"]["trials"] == 48 and errors["erm", "low"]["trials"] == 16
+    assert errors["erm", "pooled"]["mean"] < 0.25  # a task that can be learnt
+    told = {(r["run"], r["who"]): r for r in rows if r["kind"] == "domain"}
+    assert len(told) == 6 and {round(r["chance"], 4) for r in told.values()} == {0.3333}
+    assert told["erm", "fresh linear probe"]["mean"] > 0.6  # nobody told it to forget
+    assert [r["weight"] for r in rows if r["kind"] == "layer"] == [1.0, 1.0]
+    assert len([r for r in rows if r["kind"] == "epoch"]) == 12
+    (apart,) = (r for r in rows if r["kind"] == "difference")
+    want = errors["dann", "pooled"]["mean"] - errors["erm", "pooled"]["mean"]
+    assert (apart["run"], apart["over"]) == ("dann", "erm") and apart["mean"] == pytest.approx(want)
+    assert json.loads((tmp_path / "dann.json").read_text())["rows"] == rows
+    page = (tmp_path / "dann.md").read_text()
+    assert "| pooled |" in page and "fresh deep probe" in page
+    assert (tmp_path / "dann-training.svg").read_text().startswith("<svg")
+    with pytest.raises(EnhanceError, match=r"8 speakers were trained on \(first: made here/s0\)"):
+        evaluate([runs["erm"]], task[0], tmp_path, cache=cache, quiet=True)
+
+
+def test_a_fresh_probe_finds_what_there_is() -> None:
+    """Of an exclusive or, the deep one all and the linear one less; of chance, neither."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1600, 2))
+    answers = ((x[:, 0] > 0) ^ (x[:, 1] > 0)).astype(int)
+    train, test = slice(None, 1200), slice(1200, None)
+
+    def accuracy(labels: np.ndarray, hidden: tuple[int, ...]) -> float:
+        said = fresh(x[train], labels[train], x[test], hidden, 0)
+        return float((said == labels[test]).mean())
+
+    assert accuracy(answers, (32, 32)) > 0.9
+    assert accuracy(answers, ()) < 0.76  # a line through a corner
+    assert accuracy(rng.permutation(answers), (32, 32)) == pytest.approx(0.5, abs=0.12)
+    assert accuracy((x[:, 0] > 0).astype(int), ()) > 0.97
+
+
+def test_speakers_are_verified(task: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = config(task, task="speaker", epochs=3, held_back=0.4)
+    record = training.train(settings, tmp_path / "run", cache=tmp_path / "cache", quiet=True)
+    assert len(record["classes"]) + 3 == len(record["speakers"]) == 8
+    found = evaluate([tmp_path / "run"], task[1], tmp_path, cache=tmp_path / "cache", quiet=True)[
+        "rows"
+    ]
+    pooled = next(r for r in found if r.get("group") == "pooled")
+    assert (pooled["trials"], pooled["wanted"]) == (24 * 23 // 2, 4 * 15)
+    assert pooled["mean"] < 0.45
+    low = next(r for r in found if r.get("group") == "low")
+    assert (low["trials"], low["wanted"]) == (8 * 7 // 2, 4)
+
+
+def test_a_backbone_that_learns(task: tuple[Path, Path], tmp_path: Path) -> None:
+    backbone = BackboneConfig(freeze=False, freeze_layers=(0, 1, 2, 3, 4))
+    settings = config(task, backbone=backbone, epochs=1, held_back=0.6)
+    training.train(settings, tmp_path / "run", cache=tmp_path / "cache", quiet=True)
+    run, shipped = training.load(tmp_path / "run"), load("mini-wavlm")
+    assert run.teacher.fingerprint != shipped.fingerprint
+    moved = {
+        name.split(".")[3]
+        for name, value in run.network.teacher.state_dict().items()
+        if not torch.equal(value, shipped.state_dict()[name])
+    }
+    assert moved == {"5"}
+    assert not (tmp_path / "cache").exists()  # nothing that it says is worth keeping
+
+
+def test_commands(task: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path) -> None:
+    file, cache = tmp_path / "mine.yaml", str(runs["erm"].parent / "cache")
+    file.write_text(yaml.safe_dump(to_dict(config(task, epochs=1))))
+    words = ["dann", "train", str(file), "-o", str(tmp_path / "run"), "-q", "--cache", cache]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and "% after epoch 1, held back" in done.output, done.output
+    again = CliRunner().invoke(app, words)
+    assert "holds a run already; --resume" in str(again.exception)
+    words = ["dann", "evaluate", str(tmp_path / "run"), "--eval", str(task[1]), "-q"]
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out"), "--cache", cache])
+    assert done.exit_code == 0 and "EER in %" in done.output, done.output
+    for change, told in (
+        ("epochs=0", "epochs: expected more than 0"),
+        ("dann.lambda=1", "mine.yaml: dann: unknown key 'lambda'; known: lambda_schedule"),
+        ("train=", "train: name a manifest or an ASVspoof protocol"),
+        ("backbone.layer_selection.method=first_k", "layers 'first_k:0'"),
+    ):
+        other = ["dann", "train", str(file), "-o", str(tmp_path / "no"), "-q", "--set", change]
+        refused = CliRunner().invoke(app, other)
+        assert told in str(refused.exception), refused.exception
