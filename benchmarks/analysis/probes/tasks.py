@@ -214,7 +214,7 @@ def of_clips(task: Task, clips: list[Clip], limit: int, seed: int, where: str) -
     regression = task.metric == "mean error"
     if not regression:
         has = Counter(kind for kind, _ in {(labels[i], groups[i]) for i in keep})
-        few = {kind for kind, count in has.items() if count < 2 and task.label != task.group}
+        few = {kind for kind, count in has.items() if count < 2 and task.metric != "EER"}
         keep = [i for i in keep if labels[i] not in few]
         notes.append(f"{len(few)} classes of a single {task.group}")
         if len({labels[i] for i in keep}) < 2:
