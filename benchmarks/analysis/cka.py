@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.analysis import heard, record
+from benchmarks.analysis.parts import heard, record
 from benchmarks.figures.clusters import coarse
 from benchmarks.figures.statistics import Interval, combined
 from benchmarks.figures.tables import Table, with_interval

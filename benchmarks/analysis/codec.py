@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from benchmarks.analysis import codecs
-from benchmarks.analysis.record import Record, keep
+from benchmarks.analysis.codecs import coding
+from benchmarks.analysis.parts.record import Record, keep
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.backbones.find import label, load
 from distill.dann import train as training
@@ -94,7 +94,7 @@ def codec(
     source
         Only this source of the corpus; empty for all.
     names
-        Codecs; empty for `codecs.DEFAULT`.
+        Codecs; empty for `coding.DEFAULT`.
     checkpoints
         Folders of `distill.dann.train.train`.
     num_samples
@@ -114,7 +114,7 @@ def codec(
         If a model, a codec or the corpus cannot be used.
     """
     require("analysis", "av")
-    chosen = codecs.check(names)
+    chosen = coding.check(names)
     if len(chosen) < 2:
         raise EnhanceError(f"codec {chosen[0]}: alone it cannot be told from others; name two")
     found, _ = speech_of(corpus, source, True, quiet)
@@ -130,7 +130,7 @@ def codec(
     ears = Ears(tuple(backbones), tuple(checkpoints), chosen, where.resolve())
     runs = [training.load(folder) for folder in checkpoints]
     for name in backbones:
-        check_rate(load(name), codecs.SAMPLE_RATE)
+        check_rate(load(name), coding.SAMPLE_RATE)
     work = parallel.run(partial(listen, ears), clips, jobs=jobs, cluster=cluster)
     heard: dict[int, Pooled] = {}
     with progress_bar(quiet=quiet) as bar, contextlib.closing(work) as done:
@@ -157,7 +157,7 @@ def codec(
     about = {
         "title": "Which codec a clip went through",
         "codecs": list(chosen),
-        "at 8 kHz": [n for n in chosen if codecs.CODECS[n].rate == 8000],
+        "at 8 kHz": [n for n in chosen if coding.CODECS[n].rate == 8000],
         "recordings": len(clips),
         "speakers": len(set(speakers)),
         "sources": sorted({clip.source for clip in clips}),
@@ -174,10 +174,10 @@ def codec(
 
 def listen(ears: Ears, clip: Clip) -> Pooled:
     """What each model says of a recording through each codec, pooled over time."""
-    wave = audio.read(clip.path, codecs.SAMPLE_RATE)
+    wave = audio.read(clip.path, coding.SAMPLE_RATE)
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     for name in ears.names:
-        coded = codecs.through(wave, name)
+        coded = coding.through(wave, name)
         for model, features in _open(ears):
             for place, state in enumerate(features.states(coded)):
                 found.setdefault((model, str(place)), []).append(pooled(state))
@@ -221,7 +221,7 @@ def _probe(
     """Rows of one state, and whether each clip's codec was told of all (N, C)."""
     rows, every = [], np.zeros(features.shape[:2], bool)
     for task in TASKS:
-        kinds = [i for i, n in enumerate(names) if task == "all" or codecs.CODECS[n].rate == 8000]
+        kinds = [i for i, n in enumerate(names) if task == "all" or coding.CODECS[n].rate == 8000]
         if len(kinds) < 2:
             continue
         hits = told(features[:, kinds], speakers)  # (N, C)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.analysis.record import Record, keep
+from benchmarks.analysis.parts.record import Record, keep
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.dann import train as training
 from distill.dann.data import Hearing, Labelled

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.analysis import heard, record
-from benchmarks.analysis.phone_probe import label_at, read_phones
+from benchmarks.analysis.parts import heard, record
+from benchmarks.analysis.parts.phones import label_at, read_phones
 from benchmarks.figures.clusters import clusters_of
 from benchmarks.figures.statistics import mean_interval
 from benchmarks.figures.tables import Table, number, with_interval

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.analysis.linear import fit
+from benchmarks.analysis.parts.linear import fit
+from benchmarks.analysis.parts.phones import Span, label_at, read_phones
 from distill import backbones
 from distill.ssl.data.crops import FIELD, SAMPLE_RATE, STRIDE
 from distill.ssl.units.mfcc import mfcc_with_deltas
@@ -28,16 +29,13 @@ from distill.teacher.features import Features
 from distill.teacher.windows import hear
 from distill.training.accuracy import interval
 from enhance.audio import read as audio
-from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
+from enhance.data.corpus.manifest import read_manifest
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.progress import progress_bar
 
 log = logging.getLogger("enhance")
 
-SILENCE = "SIL"
-Span = tuple[float, float, int]
-"""Start and end in seconds, and the number of the phone."""
 _CONTEXT = 4  # frames to each side in the MFCC baseline with context
 
 
@@ -61,58 +59,9 @@ class Aligned:
     """Names of the speakers."""
 
 
-def label_at(rows: list[Span], seconds: np.ndarray) -> np.ndarray:
-    """Number of the phone at each time, (T,) int; -1 where no phone stands.
-
-    Parameters
-    ----------
-    rows
-        (start, end, phone) in seconds.
-    seconds
-        (T,).
-    """
-    labels = np.full(len(seconds), -1)
-    for start, end, phone in rows:
-        labels[(seconds >= start) & (seconds < end)] = phone
-    return labels
-
-
 def phone_of_frames(rows: list[Span], frames: int) -> np.ndarray:
     """Phone at the centre of each frame of 400 samples every 320, (T,); see `label_at`."""
     return label_at(rows, (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE)
-
-
-def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
-    """Read a folder with ``manifest.csv`` (path, seconds, speaker) and ``phones.csv``.
-
-    ``phones.csv`` has the columns ``file``, ``start_s``, ``end_s`` and ``phone_base`` or ``phone``.
-
-    Returns
-    -------
-    clips, spans, phones
-        Clips; the phones of each, silence left out; and the names of the phones.
-
-    Raises
-    ------
-    EnhanceError
-        If a file or column is missing.
-    """
-    clips = read_manifest(folder / "manifest.csv")
-    rows: dict[Path, list[tuple[float, float, str]]] = {}
-    try:
-        for row in read_rows(folder / "phones.csv"):
-            name = row.get("phone_base") or row["phone"]
-            if name != SILENCE:
-                span = (float(row["start_s"]), float(row["end_s"]), name)
-                rows.setdefault((folder / row["file"]).resolve(), []).append(span)
-    except (KeyError, ValueError) as error:
-        raise EnhanceError(f"{folder / 'phones.csv'}: not a table of phones ({error})") from error
-    phones = sorted({name for spans in rows.values() for _, _, name in spans})
-    number = {name: i for i, name in enumerate(phones)}
-    spans = [
-        [(a, b, number[name]) for a, b, name in rows.get(clip.path.resolve(), [])] for clip in clips
-    ]
-    return clips, spans, phones
 
 
 def read_aligned(folder: Path) -> Aligned:

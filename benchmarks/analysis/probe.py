@@ -1,6 +1,6 @@
 """What the layers of frozen models know, the way SUPERB asks it (Yang et al., 2021).
 
-For each model a linear probe (`benchmarks.analysis.linear`) on each hidden state alone, and on
+For each model a linear probe (`benchmarks.analysis.parts.linear`) on each hidden state, and on
 their weighted sum: raw, as in SUPERB, and of layer-normalised states. Whole clips are the mean of
 their frames, or mean and deviation; the deviation is taken in each state, before the sum. Beside
 each model always stand its twin with random weights and log-mel features at its frame rate,
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.analysis import heard
+from benchmarks.analysis.parts import heard
+from benchmarks.analysis.parts.record import keep
 from benchmarks.analysis.probes.answers import (
     SUMS,
     Answer,
@@ -28,7 +29,6 @@ from benchmarks.analysis.probes.answers import (
 )
 from benchmarks.analysis.probes.read import read
 from benchmarks.analysis.probes.tasks import Data
-from benchmarks.analysis.record import keep
 from benchmarks.figures.clusters import Clusters, clustering, clusters_of
 from benchmarks.figures.seeds import crossed_interval
 from benchmarks.figures.tables import Table, number

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.analysis import heard, record
-from benchmarks.analysis.pairs import Item, Pairs, waves
+from benchmarks.analysis.parts import heard, record
+from benchmarks.analysis.parts.pairs import Item, Pairs, waves
 from benchmarks.analysis.temporal_plots import at_lag, plots
 from benchmarks.figures.cells import Cells
 from benchmarks.figures.clusters import clustering, coarse
@@ -155,7 +155,7 @@ def temporal(
     output
         Folder of the record, tables and plots.
     corpus, pairs, snrs, limit, seed
-        As `benchmarks.analysis.pairs.Pairs.open`.
+        As `benchmarks.analysis.parts.pairs.Pairs.open`.
     cache
         Folder of features; None for the user's.
     jobs, cluster

@@ -238,7 +238,7 @@ def data_copy_synthesis(
     It is an easier task than ASVspoof, and no figure on it is comparable with one.
     """
     require("analysis", "av", "pyworld", "torchaudio", "scipy")
-    from benchmarks.analysis.copy_synthesis import make
+    from benchmarks.analysis.codecs.copy_synthesis import make
     from enhance.measure.timing import cores
 
     counts = make(

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.analysis import heard
-from benchmarks.analysis.linear import fit
+from benchmarks.analysis.parts import heard
+from benchmarks.analysis.parts.linear import fit
 from benchmarks.analysis.probes.tasks import Data
 from distill.speaker.eer import unit_length
 from enhance import parallel

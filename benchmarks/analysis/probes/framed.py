@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.analysis import heard
-from benchmarks.analysis.heard import SAMPLE_RATE
-from benchmarks.analysis.phone_probe import label_at, read_phones
+from benchmarks.analysis.parts import heard
+from benchmarks.analysis.parts.heard import SAMPLE_RATE
+from benchmarks.analysis.parts.phones import label_at, read_phones
 from benchmarks.analysis.probes.tasks import Data, Task, column, drawn
 from distill.speaker.data import speech_of
 from enhance.errors import EnhanceError, require

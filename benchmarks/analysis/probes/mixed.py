@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.analysis.heard import SAMPLE_RATE
+from benchmarks.analysis.parts.heard import SAMPLE_RATE
 from benchmarks.analysis.probes.tasks import Task, column, drawn, fold_of, of_clips
 from distill.speaker.data import speech_of
 from enhance.audio.write import write

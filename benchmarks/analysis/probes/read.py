@@ -36,7 +36,7 @@ def read(
     name
         Of `TASKS`.
     corpus
-        Folder or manifest; for ``phone`` as `benchmarks.analysis.phone_probe.read_phones`.
+        Folder or manifest; for ``phone`` as `benchmarks.analysis.parts.phones.read_phones`.
     label, group
         Columns instead of the task's own.
     trials

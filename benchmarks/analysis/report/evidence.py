@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.analysis.record import Record, read
+from benchmarks.analysis.parts.record import Record, read
 from benchmarks.figures.results import read_results
 from benchmarks.figures.statistics import Interval, mean_interval
 from benchmarks.figures.tables import number, with_interval

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.analysis.parts.record import Record, svg
 from benchmarks.analysis.reconstruct.report import (
     difference_table,
     spectrum_table,
     waveform_table,
 )
-from benchmarks.analysis.record import Record, svg
 from benchmarks.analysis.report.evidence import RECONSTRUCT, Evidence, Verdict
 from benchmarks.analysis.report.seeds import CLAIMS, Claim
 from benchmarks.figures.tables import Table

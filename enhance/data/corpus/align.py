@@ -133,7 +133,7 @@ def align(
     clips
         To be aligned.
     out
-        Folder to be made, as `benchmarks.analysis.phone_probe.read_phones` reads it.
+        Folder to be made, as `benchmarks.analysis.parts.phones.read_phones` reads it.
     texts
         What is said, by path: only these clips are taken. None recognises all.
     words

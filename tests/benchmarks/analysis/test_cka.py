@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from audio_clips import clip
 
-from benchmarks.analysis import cka, heard, record
+from benchmarks.analysis import cka
 from benchmarks.analysis.cka import extend, hsic, jackknife
+from benchmarks.analysis.parts import heard, record
 from enhance.data.corpus.manifest import Clip, read_manifest, write_manifest
 from enhance.errors import EnhanceError
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 pytest.importorskip("av")
 
-from benchmarks.analysis import codecs
 from benchmarks.analysis.codec import codec, pooled, told
+from benchmarks.analysis.codecs import coding
 from distill.dann import train as training
 from distill.dann.config import BackboneConfig, DannConfig
 from enhance.cli.app import app
@@ -132,4 +132,4 @@ def test_refusals(speech: Path, tmp_path: Path) -> None:
             codec(["log-mel"], speech, tmp_path / "out", quiet=True, **more)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
-    assert codecs.DEFAULT[0] == "none"
+    assert coding.DEFAULT[0] == "none"

@@ -7,12 +7,12 @@ import pytest
 
 pytest.importorskip("av")
 
-from benchmarks.analysis import codecs
+from benchmarks.analysis.codecs import coding
 from enhance.data.synthetic.voice import Voice, utterance
 from enhance.errors import EnhanceError
 
-RATE = codecs.SAMPLE_RATE
-CODED = [name for name in codecs.CODECS if name not in codecs.CONTROLS]
+RATE = coding.SAMPLE_RATE
+CODED = [name for name in coding.CODECS if name not in coding.CONTROLS]
 SLACK = {"amr-4.75k": 20, "amr-12.2k": 20, "opus-6k": 1}
 """Samples by which the correlation's peak may lie elsewhere: AMR's post-filter turns phases."""
 
@@ -51,33 +51,33 @@ def above(x: np.ndarray, hertz: float) -> float:
 
 
 def test_this_build_has_all_that_is_known() -> None:
-    assert codecs.available() == tuple(codecs.CODECS)
-    assert set(codecs.DEFAULT) <= set(codecs.CODECS) and set(codecs.CONTROLS) < set(codecs.DEFAULT)
+    assert coding.available() == tuple(coding.CODECS)
+    assert set(coding.DEFAULT) <= set(coding.CODECS) and set(coding.CONTROLS) < set(coding.DEFAULT)
 
 
 @pytest.mark.parametrize("name", CODED)
 def test_coded_in_its_place(clip: np.ndarray, name: str) -> None:
-    coded = codecs.through(clip, name)
+    coded = coding.through(clip, name)
     assert coded.shape == clip.shape and coded.dtype == np.float32
     assert level(coded) == pytest.approx(level(clip), rel=1e-4)
     assert abs(lag(clip, coded)) <= SLACK.get(name, 0)
     # Far from the clip as given: coded, not copied. And of 8 kHz nothing above 4 kHz.
     assert -1 < snr(clip, coded) < 50
-    if codecs.CODECS[name].rate == 8000:
+    if coding.CODECS[name].rate == 8000:
         assert above(clip, 4200) > 0.05 and above(coded, 4200) < 1e-3
-        narrow = codecs.through(clip, codecs.NARROW)
+        narrow = coding.through(clip, coding.NARROW)
         assert np.abs(coded - narrow).max() > 1e-3
 
 
 def test_a_delay_is_seen(clip: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """The alignment test above can fail."""
-    wrong = codecs.Codec("g722", "g722", RATE, delay=0)
-    monkeypatch.setitem(codecs.CODECS, "g722", wrong)
-    assert lag(clip, codecs.through(clip, "g722")) == 22
+    wrong = coding.Codec("g722", "g722", RATE, delay=0)
+    monkeypatch.setitem(coding.CODECS, "g722", wrong)
+    assert lag(clip, coding.through(clip, "g722")) == 22
 
 
 def test_controls(clip: np.ndarray) -> None:
-    plain, narrow = (codecs.through(clip, name) for name in codecs.CONTROLS)
+    plain, narrow = (coding.through(clip, name) for name in coding.CONTROLS)
     assert np.abs(plain - clip).max() <= 2**-15 and snr(clip, plain) > 60
     assert above(narrow, 4200) < 1e-4 and lag(clip, narrow) == 0
     # Below the cut it is the clip, but for the one gain that keeps its level.
@@ -89,12 +89,12 @@ def test_controls(clip: np.ndarray) -> None:
 
 @pytest.mark.parametrize("name", ["opus-6k", "aac-16k", "amr-4.75k", "gsm", "real-8k", "mp2-32k"])
 def test_short_and_silent_clips_and_their_ends(name: str) -> None:
-    assert codecs.through(voice(0.2)[:500], name).shape == (500,)
-    silent = codecs.through(np.zeros(4000, np.float32), name)
+    assert coding.through(voice(0.2)[:500], name).shape == (500,)
+    silent = coding.through(np.zeros(4000, np.float32), name)
     assert silent.shape == (4000,) and np.abs(silent).max() < 1e-3
     late = voice(0.5)
     late[:6000] = 0.0  # all sound in the last 2000 samples: a lost end would show
-    coded = codecs.through(late, name)
+    coded = coding.through(late, name)
     assert level(coded[6000:]) > 5 * level(coded[:5000])
 
 
@@ -102,7 +102,7 @@ def test_what_is_not_there_is_refused_in_one_line() -> None:
     with pytest.raises(
         EnhanceError, match=r"^codec evs: not in this build; it has none, 8k, opus"
     ) as e:
-        codecs.check(["gsm", "evs"])
+        coding.check(["gsm", "evs"])
     assert "\n" not in str(e.value)
-    assert codecs.check(["gsm", "none", "gsm"]) == ("gsm", "none")
-    assert codecs.check([]) == codecs.DEFAULT
+    assert coding.check(["gsm", "none", "gsm"]) == ("gsm", "none")
+    assert coding.check([]) == coding.DEFAULT

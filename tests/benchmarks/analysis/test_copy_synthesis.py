@@ -15,7 +15,7 @@ pytest.importorskip("pyworld")
 
 from scipy.signal import stft
 
-from benchmarks.analysis import copy_synthesis
+from benchmarks.analysis.codecs import copy_synthesis
 from enhance.cli.app import app
 from enhance.data.corpus.manifest import Clip, read_manifest, write_manifest
 from enhance.data.synthetic.voice import Voice, utterance

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.analysis import maps, record
+from benchmarks.analysis import maps
+from benchmarks.analysis.parts import record
 from enhance.errors import EnhanceError
 
 TONES = {"A": 300, "B": 1200, "C": 3000}

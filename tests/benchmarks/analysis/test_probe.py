@@ -12,15 +12,15 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from benchmarks.analysis import heard, linear
-from benchmarks.analysis.linear import fit
+from benchmarks.analysis.parts import heard, linear
+from benchmarks.analysis.parts.linear import fit
+from benchmarks.analysis.parts.record import read as read_record
 from benchmarks.analysis.probe import plots, probe, tables
 from benchmarks.analysis.probes.answers import answer, by_clip
 from benchmarks.analysis.probes.framed import pitch_at
 from benchmarks.analysis.probes.mixed import mixtures
 from benchmarks.analysis.probes.read import read, read_trials
 from benchmarks.analysis.probes.tasks import TASKS, Data, Task, column, fold_of, of_clips
-from benchmarks.analysis.record import read as read_record
 from distill.backbones import find
 from distill.backbones.frozen import FrozenTeacher
 from enhance.data.corpus.manifest import Clip, read_manifest

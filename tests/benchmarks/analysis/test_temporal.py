@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from audio_clips import clip
 
-from benchmarks.analysis import heard, record, temporal
-from benchmarks.analysis.pairs import Pairs, waves
+from benchmarks.analysis import temporal
+from benchmarks.analysis.parts import heard, record
+from benchmarks.analysis.parts.pairs import Pairs, waves
 from benchmarks.analysis.temporal import curves, half_lag
 from benchmarks.figures.cells import Cells
 from benchmarks.quality.clips import snr_db

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.analysis.phone_probe import read_phones
+from benchmarks.analysis.parts.phones import read_phones
 from enhance.data.corpus import align as tool
 from enhance.data.corpus.align import align, normalise, phones_of, unigrams
 from enhance.data.corpus.manifest import Clip, read_manifest

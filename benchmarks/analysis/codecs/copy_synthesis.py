@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.analysis import codecs
+from benchmarks.analysis.codecs import coding
 from distill.speaker.data import speech_of
 from enhance import parallel
 from enhance.audio import read as audio
@@ -33,7 +33,7 @@ from enhance.errors import EnhanceError, require
 from enhance.files import atomic_folder
 from enhance.progress import progress_bar
 
-RATE = codecs.SAMPLE_RATE
+RATE = coding.SAMPLE_RATE
 BONAFIDE, SPOOF = "bonafide", "spoof"
 LEVEL = 0.05
 """RMS of every clip: -26 dB of full scale, so that no peak is clipped."""
@@ -131,7 +131,7 @@ class Recipe:
     methods: tuple[str, ...]
     """Of `METHODS`."""
     codecs: tuple[str, ...]
-    """Of `codecs.CODECS`."""
+    """Of `coding.CODECS`."""
     per_clip: int
     """Codecs that each version of a clip goes through."""
     seed: int
@@ -168,7 +168,7 @@ def make(
     source
         Only this source of the corpus; empty for all.
     methods, names
-        Vocoders and codecs; empty for all `METHODS`, and for `codecs.DEFAULT`.
+        Vocoders and codecs; empty for all `METHODS`, and for `coding.DEFAULT`.
     per_clip
         Codecs for each version of a clip. They take turns, so that every method meets each alike.
     clips
@@ -198,7 +198,7 @@ def make(
     for name in methods:
         if name not in METHODS:
             raise EnhanceError(f"method {name}: unknown; there is {', '.join(METHODS)}")
-    chosen = codecs.check(names)
+    chosen = coding.check(names)
     if not 1 <= per_clip <= len(chosen):
         raise EnhanceError(f"--per-clip {per_clip}: must be from 1 to the {len(chosen)} codecs")
     found, _ = speech_of(corpus, source, True, quiet)
@@ -237,7 +237,7 @@ def _versions(recipe: Recipe, numbered: tuple[int, Clip]) -> list[Clip]:
         for k in range(recipe.per_clip):
             codec = recipe.codecs[(number + turn + k) % len(recipe.codecs)]
             path = recipe.folder / f"{number:06d}-{method}-{codec}.flac"
-            write(path, codecs.through(version, codec), RATE)
+            write(path, coding.through(version, codec), RATE)
             labels = {
                 "label": SPOOF if method != "none" else BONAFIDE,
                 "method": method,

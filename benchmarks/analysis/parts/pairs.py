@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.analysis import heard
+from benchmarks.analysis.parts import heard
 from distill.speaker.data import speech_of
 from distill.ssl.data.crops import Disturbance, disturb
 from enhance.audio import read as audio

@@ -1,0 +1,1 @@
+"""Speech through real codecs, and a spoofing task made of it."""

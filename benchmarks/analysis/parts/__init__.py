@@ -1,0 +1,1 @@
+"""What analyses share: clips heard and mixed, labels, linear probes, records."""

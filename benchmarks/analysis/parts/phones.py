@@ -1,0 +1,63 @@
+"""Phones of recordings: forced alignments, as a table beside a manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
+from enhance.errors import EnhanceError
+
+SILENCE = "SIL"
+Span = tuple[float, float, int]
+"""Start and end in seconds, and the number of the phone."""
+
+
+def label_at(rows: list[Span], seconds: np.ndarray) -> np.ndarray:
+    """Number of the phone at each time, (T,) int; -1 where no phone stands.
+
+    Parameters
+    ----------
+    rows
+        (start, end, phone) in seconds.
+    seconds
+        (T,).
+    """
+    labels = np.full(len(seconds), -1)
+    for start, end, phone in rows:
+        labels[(seconds >= start) & (seconds < end)] = phone
+    return labels
+
+
+def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
+    """Read a folder with ``manifest.csv`` (path, seconds, speaker) and ``phones.csv``.
+
+    ``phones.csv`` has the columns ``file``, ``start_s``, ``end_s`` and ``phone_base`` or ``phone``.
+
+    Returns
+    -------
+    clips, spans, phones
+        Clips; the phones of each, silence left out; and the names of the phones.
+
+    Raises
+    ------
+    EnhanceError
+        If a file or column is missing.
+    """
+    clips = read_manifest(folder / "manifest.csv")
+    rows: dict[Path, list[tuple[float, float, str]]] = {}
+    try:
+        for row in read_rows(folder / "phones.csv"):
+            name = row.get("phone_base") or row["phone"]
+            if name != SILENCE:
+                span = (float(row["start_s"]), float(row["end_s"]), name)
+                rows.setdefault((folder / row["file"]).resolve(), []).append(span)
+    except (KeyError, ValueError) as error:
+        raise EnhanceError(f"{folder / 'phones.csv'}: not a table of phones ({error})") from error
+    phones = sorted({name for spans in rows.values() for _, _, name in spans})
+    number = {name: i for i, name in enumerate(phones)}
+    spans = [
+        [(a, b, number[name]) for a, b, name in rows.get(clip.path.resolve(), [])] for clip in clips
+    ]
+    return clips, spans, phones
