@@ -62,7 +62,8 @@ MUTANTS = (
     ),
     Mutant(
         "workers not ignoring Ctrl-C", "enhance/data/mixing/loader.py",
-        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGTERM,)", f"{GROUP}[2]",
+        "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGTERM,)",
+        "tests/enhance/data/mixing/test_loader.py::test_signals_are_nothing_to_a_worker[2]",
     ),
     Mutant(
         "workers not ignoring SIGTERM", "enhance/data/mixing/loader.py",

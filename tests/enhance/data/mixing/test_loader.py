@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
+import signal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,19 @@ def test_a_batch_is_what_the_mixer_makes(mixer: Mixer) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(mixer: Mixer, workers: int) -> None:
     for a, b in zip(take(mixer, 6, 3, 10), take(mixer, 6, 3, 10, workers=workers), strict=True):
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_nothing_to_a_worker(mixer: Mixer, number: signal.Signals) -> None:
+    """A worker mixes on: more than what it had mixed before the signal."""
+    with contextlib.closing(batches(mixer, 3, 10, workers=1)) as stream:
+        found = [next(stream)]
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, number)
+        found += islice(stream, 7)
+        assert worker.is_alive()
+    for a, b in zip(take(mixer, 8, 3, 10), found, strict=True):
         assert_same(a, b)
 
 
