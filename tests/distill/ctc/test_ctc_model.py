@@ -251,7 +251,7 @@ def test_folders_that_recognise_nothing(make_teacher, tmp_path: Path) -> None:
         recognizer.load(tmp_path)
     LETTERS.write(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"sampling_rate": 8000}')
-    with pytest.raises(EnhanceError, match="do_normalize is not told"):
+    with pytest.raises(EnhanceError, match="do_normalize must be true or false"):
         recognizer.load(tmp_path)
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((backbone / name).read_bytes())
