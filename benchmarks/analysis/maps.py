@@ -288,6 +288,12 @@ def _plot(made: dict[str, Any], column: str) -> Figure:
         axis.set_title(f"state {row['state']}: {number(row[f'{column}_mean'], 2)}", size=7, pad=2)
         if row["state"] == 0:
             axis.set_ylabel(row["backbone"], size=7)
+    blind = number(made["about"]["chance"][column], 2)
+    figure.supxlabel(
+        f"figures: share of the {NEIGHBOURS} nearest frames of other clips with the same {column} "
+        f"(blind choice {blind})",
+        size=7,
+    )
     marks = [Line2D([], [], ls="", marker="o", ms=4, color=colour) for colour in colours.values()]
     words = list(colours)
     if len(shown) < len(set(values.tolist())):
