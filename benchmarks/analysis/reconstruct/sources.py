@@ -74,8 +74,8 @@ class TeacherSource:
 class LogMel:
     """Log-mel features of a clip brought to level 1."""
 
-    def __init__(self) -> None:
-        self._teacher = baselines.LogMel(left_pad=0)
+    def __init__(self, bands: int = baselines.BANDS) -> None:
+        self._teacher = baselines.LogMel(left_pad=0, bands=bands)
         self.grid, self.width = FrameGrid.of_teacher(self._teacher), self._teacher.widths[0]
         self.name, self.kind = f"log-mel {self.width}", "log-mel"
         self.key = f"log-mel|{self.width}"
