@@ -3,7 +3,8 @@
 Where the text is known it is aligned by force. Where it is not, words are recognised first: of a
 given list (each as likely as the others, in any order), or of the language model that comes with
 PocketSphinx. Either way a second pass finds the phones of the words, in ARPAbet, on a 10 ms grid.
-Such labels are a machine's, and those of recognised words are as wrong as the words.
+Such labels are a machine's, and those of recognised words are as wrong as the words; speech that a
+given text leaves out is called silence.
 """
 
 from __future__ import annotations
