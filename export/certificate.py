@@ -260,22 +260,29 @@ def certificate(
         equality["onnx_quantized"]["snr_db"] = snr_db(
             ways["onnx_fp32"], ways["onnx_quantized"], clips
         )
-    samples = sum(len(clip.noisy) for clip in clips)
     longest = max(len(clip.noisy) for clip in clips)
     return {
         **facts,
         "measured_on": {
-            **source,
-            "clips": [clip.name for clip in clips],
-            "seconds": samples / config.sample_rate,
+            **measured_on(clips, source, config.sample_rate),
             "frames_carried_at_most": -(-longest // config.hop_length),
         },
         "equality": equality,
         "metrics": {key: compare_scores(reference, s, clips) for key, s in others.items()},
         "look_ahead": dict(ahead),
         "bounds": asdict(bounds),
-        "versions": {
-            **{name: version(name) for name in ("torch", "onnx", "onnxruntime")},
-            **versions(),
-        },
+        "versions": made_with(),
     }
+
+
+def measured_on(
+    clips: Sequence[Clip], source: Mapping[str, Any], sample_rate: int
+) -> dict[str, Any]:
+    """What a certificate says of its clips."""
+    seconds = sum(len(clip.noisy) for clip in clips) / sample_rate
+    return {**source, "clips": [clip.name for clip in clips], "seconds": seconds}
+
+
+def made_with() -> dict[str, str]:
+    """Versions of what exports and measures."""
+    return {name: version(name) for name in ("torch", "onnx", "onnxruntime")} | versions()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ import numpy as np
 
 from enhance.device.offline import KIND, OfflineEnhancer
 from enhance.errors import EnhanceError
-from enhance.files import check_writable, kind_of, temporary_folder
-from enhance.measure.metrics import versions
+from enhance.files import check_writable, temporary_folder
 from enhance.network.checkpoint import CheckpointInfo, identity, load_model, read_info
 from enhance.network.companion import Factory
 from enhance.network.waveform_model import WaveformModel
@@ -25,7 +22,7 @@ from export.certificate import Bounds, Clip, Streams
 from export.graph.step import operators, save
 from export.graph.whole import Whole, whole_graph
 from export.metadata import describe
-from export.stream import Artefact, certifying_clips, remember, write
+from export.stream import Artefact, certifying_clips, identified, refuse_places, remember, write
 
 
 def export_offline(
@@ -66,10 +63,7 @@ def export_offline(
     """
     bounds = bounds or Bounds()
     out = Path(out)
-    if out.suffix != ".onnx":
-        raise EnhanceError(f"{out}: must end in .onnx")
-    if kind_of(out) is not None and not force:
-        raise EnhanceError(f"{out}: exists already; use --force to replace it")
+    refuse_places(out, [out], force)
     read_info(checkpoint)  # refused, it leaves no folder behind
     check_writable(out)
     model, info = load_model(checkpoint, companion)
@@ -90,29 +84,22 @@ def export_offline(
         trial = save(graph, folder / out.name)
         enhancer = OfflineEnhancer(trial)
         found = Streams([enhancer(clip.noisy) for clip in pairs]).score(pairs, rate)
-        data = trial.read_bytes()
         record: dict[str, Any] = {
             "file": out.name,
             "kind": KIND,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "bytes": len(data),
+            **identified(trial),
             "quantization": "none",
             "operators": operators(graph),
             "measured_on": {
-                **source,
-                "clips": [clip.name for clip in pairs],
+                **proof.measured_on(pairs, source, rate),
                 "samples": [len(clip.noisy) for clip in pairs],
-                "seconds": sum(len(clip.noisy) for clip in pairs) / rate,
             },
             "least_samples": least,
             "equal_up_to_samples": longest,
             "equality": {"onnx_fp32": {"max_abs_error": proof.max_error(reference, found)}},
             "metrics": {"onnx_fp32": proof.compare_scores(reference, found, pairs)},
             "bounds": {"max_abs_error": bounds.stream_error},
-            "versions": {
-                **{name: version(name) for name in ("torch", "onnx", "onnxruntime")},
-                **versions(),
-            },
+            "versions": proof.made_with(),
         }
         error = record["equality"]["onnx_fp32"]["max_abs_error"]
         if not error <= bounds.stream_error:

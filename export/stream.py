@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,9 @@ def export_model(
     """
     bounds = bounds or Bounds()
     out = Path(out)
-    if out.suffix != ".onnx":
-        raise EnhanceError(f"{out}: must end in .onnx (the others are named after it)")
     modes = [m for m, wanted in (("int8", int8), ("int8-weights", int8_weights)) if wanted]
     paths = {"none": out, **{mode: out.with_suffix(SUFFIXES[mode]) for mode in modes}}
-    for path in paths.values():
-        if kind_of(path) is not None and not force:
-            raise EnhanceError(f"{path}: exists already; use --force to replace it")
+    refuse_places(out, paths.values(), force)
     _refuse_companions(read_info(checkpoint), checkpoint)
     for path in paths.values():
         check_writable(path)
@@ -169,6 +165,21 @@ def export_model(
     return written
 
 
+def refuse_places(out: Path, paths: Iterable[Path], force: bool) -> None:
+    """Refuse a name that is none of an artefact, and what stands at one of the ``paths``."""
+    if out.suffix != ".onnx":
+        raise EnhanceError(f"{out}: must end in .onnx (what stands beside it is named after it)")
+    for path in paths:
+        if kind_of(path) is not None and not force:
+            raise EnhanceError(f"{path}: exists already; use --force to replace it")
+
+
+def identified(file: Path) -> dict[str, Any]:
+    """Hash and size of an artefact."""
+    data = file.read_bytes()
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
 def _refuse_companions(info: CheckpointInfo, checkpoint: Path | str) -> None:
     """A stream has nothing but the audio so far."""
     if info.companion is not None:
@@ -220,11 +231,9 @@ def summary(record: Mapping[str, Any]) -> str:
 def _facts(
     name: str, mode: str, graph: ModelProto, fp32: ModelProto, trial: Path
 ) -> dict[str, Any]:
-    data = trial.read_bytes()
     return {
         "file": name,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
+        **identified(trial),
         "fp32_bytes": len(fp32.SerializeToString(deterministic=True)),
         "quantization": mode,
         "operators": inspect(graph, fp32),

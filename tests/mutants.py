@@ -47,7 +47,7 @@ MUTANTS = (
     ),
     Mutant(
         "EMA decay ignored", "enhance/training/enhancer.py",
-        "Ema(self.model, config.training.ema_decay)", "Ema(self.model, 0.999)",
+        "Ema(self.model, plan.training.ema_decay)", "Ema(self.model, 0.999)",
         "tests/enhance/training/test_training_faults.py::test_the_average_has_its_decay",
     ),
     Mutant(

@@ -250,7 +250,9 @@ def _sum(
         extended = [extend(x - mean) for x, mean in zip(block, shift, strict=True)]
         for total, (i, j) in zip(sums, pairs, strict=True):
             total += extended[i].T @ extended[j]
-    np.save(folder / f"{number}.npy", np.concatenate([total.ravel() for total in sums]))
+    with (folder / str(number)).open("wb") as file:
+        for total in sums:
+            total.tofile(file)
 
 
 def _blocks(
@@ -272,16 +274,26 @@ def _without_each(
     folder: Path, groups: int, pairs: Sequence[Pair], widths: Sequence[int]
 ) -> dict[Pair, np.ndarray]:
     """Of each pair: frames, H of all groups, H without each in turn, (2 + G,)."""
-    files = [np.load(folder / f"{number}.npy", mmap_mode="r") for number in range(groups)]
     found, start = {}, 0
     for i, j in pairs:
         shape = widths[i] + 2, widths[j] + 2
-        stop = start + shape[0] * shape[1]
-        total = sum(np.array(file[start:stop]) for file in files).reshape(shape)
-        left = [hsic(total - file[start:stop].reshape(shape)) for file in files if groups > 1]
+        total = _read(folder / "0", start, shape)
+        for group in range(1, groups):
+            total += _read(folder / str(group), start, shape)
+        left = [
+            hsic(total - _read(folder / str(group), start, shape))
+            for group in range(groups)
+            if groups > 1
+        ]
         found[i, j] = np.array([total[0, 0], hsic(total), *left])
-        start = stop
+        start += total.size
     return found
+
+
+def _read(path: Path, start: int, shape: Pair) -> np.ndarray:
+    # Not as a map: what was looked at would count as this process's memory.
+    flat = np.fromfile(path, count=shape[0] * shape[1], offset=8 * start)
+    return flat.reshape(shape)
 
 
 def _matrix(made: dict[str, Any]) -> tuple[list[tuple[str, int]], np.ndarray]:

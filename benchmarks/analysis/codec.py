@@ -286,8 +286,8 @@ def tables(record: Record) -> list[Table]:
         states = list(dict.fromkeys(state for _, state in mine))
         table = Table(f"Accuracy in % [95 %], codecs: {task}; chance {chance}", ["state", *models])
         for state in states:
-            cells = (mine.get((model, state)) for model in models)
-            table.rows.append([state, *(with_interval(_percent(row), 1) for row in cells)])
+            found = [_percent(mine.get((model, state))) for model in models]
+            table.rows.append([state, *(with_interval(row, 1) for row in found)])
         result.append(table)
     whole = Table("Over the states, all codecs, %", ["model", "mean", "best", "state", "spread"])
     apart = {r["backbone"]: r for r in record["rows"] if r["kind"] == "difference"}

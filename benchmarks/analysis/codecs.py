@@ -95,9 +95,9 @@ def available() -> tuple[str, ...]:
             container, coding = codec.encoder.split("/")
             return coding in containers[container]
         try:
-            for name, mode in ((codec.encoder, "w"), (codec.decoder or codec.encoder, "r")):
-                if name:
-                    av.Codec(name, mode)
+            if codec.encoder:
+                av.Codec(codec.encoder, "w")
+                av.Codec(codec.decoder or codec.encoder, "r")
         except av.codec.codec.UnknownCodecError:
             return False
         return True

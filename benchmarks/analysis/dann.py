@@ -19,7 +19,7 @@ from benchmarks.analysis.record import Record, keep
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.dann import train as training
 from distill.dann.data import Hearing, Labelled
-from distill.dann.errors import SPEAKER_COST, SPOOF_COST, Trials
+from distill.dann.errors import Trials
 from distill.dann.protocols import read
 from distill.training.accuracy import interval
 from enhance.errors import EnhanceError
@@ -169,13 +169,12 @@ def _errors(trials: Trials, config: Any, seed: int) -> dict[str, Any]:
     if not trials.both:
         return {**facts, "mean": None, "low": None, "high": None, "min_dcf": None}
     low, high = np.quantile(trials.draws(seed=seed), [0.025, 0.975])
-    cost = SPOOF_COST if config.task == "spoof" else SPEAKER_COST
     return {
         **facts,
         "mean": trials.eer(),
         "low": float(low),
         "high": float(high),
-        "min_dcf": trials.least_cost(cost),
+        "min_dcf": trials.least_cost(config.task),
     }
 
 

@@ -41,7 +41,7 @@ def draw(clips: Sequence[Clip], limit: int, seed: int, place: Path) -> list[Clip
     """
     order = np.random.default_rng(np.random.SeedSequence([seed, 0])).permutation(len(clips))
     heard: dict[str, int] = {}
-    turns = []
+    turns: list[tuple[int, int, int]] = []
     for i in order:
         who = clips[i].speaker or f"? {clips[i].source}"
         heard[who] = heard.get(who, 0) + 1

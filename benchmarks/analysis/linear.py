@@ -5,6 +5,10 @@ states are summed under softmax weights that are learned with it and start unifo
 2021, section 2). Each state is centred, and the sum scaled feature by feature, by the training
 units: both are affine, so that the head sees exactly what it could see in the raw sum, and one
 learning rate serves every model.
+
+Weights have a Gaussian prior under which a value of variance one is explained, or scores of classes
+have variance ten: a penalty of D / M, or a tenth of it, which vanishes where there is much to learn
+from. Without it, 80 clips on 192 features are learned by heart.
 """
 
 from __future__ import annotations
@@ -59,9 +63,9 @@ class Linear:
 def fit(states: np.ndarray, targets: np.ndarray, classes: int, seed: int) -> Linear:
     """Fit a probe.
 
-    AdamW over `PASSES` passes of batches of `BATCH`, at least `LEAST` steps; learning rate 0.01,
+    Adam over `PASSES` passes of batches of `BATCH`, at least `LEAST` steps; learning rate 0.01,
     more where there are fewer than `FAR` steps, so that weights come as far, and 0.05 for the
-    layer weights; it falls to 0 along a cosine. Weight decay 0.001 on the head.
+    layer weights; it falls to 0 along a cosine.
 
     Parameters
     ----------
@@ -86,10 +90,11 @@ def fit(states: np.ndarray, targets: np.ndarray, classes: int, seed: int) -> Lin
     passes = max(PASSES, -(-LEAST // batches))
     rate = RATE * max(1.0, FAR / (passes * batches))
     groups = [
-        {"params": [weight, bias], "lr": rate, "weight_decay": 1e-3},
-        {"params": [layers.scores], "lr": SUM_RATE, "weight_decay": 0.0},
+        {"params": [weight, bias], "lr": rate},
+        {"params": [layers.scores], "lr": SUM_RATE},
     ]
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.Adam(groups)
+    penalty = (0.1 if classes else 1.0) * x.shape[2] / x.shape[1]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, passes * batches)
     rng = np.random.default_rng(seed)
     for _ in range(passes):
@@ -100,8 +105,9 @@ def fit(states: np.ndarray, targets: np.ndarray, classes: int, seed: int) -> Lin
             loss = (
                 F.cross_entropy(scores, y[picked])
                 if classes
-                else F.mse_loss(scores[:, 0], y[picked].float())
+                else F.mse_loss(scores[:, 0], y[picked].float()) / 2
             )
+            loss = loss + penalty * weight.square().sum() / 2
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -129,7 +129,7 @@ def maps(
     label, rows = heard.labels(backbones), []
     for place, (name, layer) in enumerate(states):
         points, near = done[place]
-        figures = {}
+        figures: dict[str, float | None] = {}
         for column, share in near.items():
             each = np.bincount(owner, share)[spoken] / np.bincount(owner)[spoken]
             interval = mean_interval(each, clusters)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.analysis import heard
 from benchmarks.analysis.probes.answers import (
     SUMS,
     Answer,
@@ -24,7 +25,6 @@ from benchmarks.analysis.probes.answers import (
     by_clip,
     choices,
     hear,
-    opened,
 )
 from benchmarks.analysis.probes.read import read
 from benchmarks.analysis.probes.tasks import Data
@@ -96,6 +96,7 @@ def probe(
     """
     name = task if task != "label" else label.partition(":")[0]
     where = cache or cache_folder("features")
+    heard.check(backbones, where)
     entries = [entry for b in backbones for entry in _controls(b, where, seed, seeds)]
     data = read(task, corpus, label=label, group=group, trials=trials, limit=limit, frames=frames,
                 folder=output / f"mixtures-{task}", seed=seed, quiet=quiet)  # fmt: skip
@@ -109,8 +110,9 @@ def probe(
             log.info("probe %s: %s %s %s", name, backbone, kind, features)
     clusters = clusters_of([{**c.labels, "speaker": c.speaker, "source": c.source}
                             for c in data.clips])  # fmt: skip
-    rows = [_guess(data, folds, range(seed, seed + seeds), clusters)]
-    rows = [row for row in rows if row] + [
+    guess = _guess(data, folds, range(seed, seed + seeds), clusters)
+    rows = [] if guess is None else [guess]
+    rows += [
         {"backbone": b, "kind": kind, "features": features, **_row(data, found, clusters)}
         for (b, kind, features), found in answers.items()
     ]
@@ -152,7 +154,7 @@ def _controls(
     name = label_of(backbone)
     found = [(name, "model", backbone, all_seeds)]
     if not backbone.startswith(_ALONE):
-        stride = opened(backbone, cache).grid.stride
+        stride = heard.features(backbone, cache).grid.stride
         found += [(name, "random", f"random:{backbone}:{s}", [s]) for s in all_seeds]
         found.append((name, "log-mel", f"log-mel:{min(stride, 400)}", all_seeds))
     return found

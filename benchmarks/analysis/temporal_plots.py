@@ -42,6 +42,7 @@ def _panels(made: dict[str, Any]) -> tuple[Figure, np.ndarray]:
             axis.spines[["top", "right"]].set_visible(False)
             axis.tick_params(labelsize=7)
             axis.grid(color="0.93", lw=0.6)
+            axis.margins(x=0)
     return figure, axes
 
 
@@ -51,7 +52,7 @@ def _draw(axis: Any, row: dict[str, Any], colour: Any, label: str, *, band: bool
     axis.plot(lags, np.divide(row["mean"], over), color=colour, lw=1.2, label=label)
     if band and row["low"][0] is not None:
         low, high = np.divide(row["low"], over), np.divide(row["high"], over)
-        axis.fill_between(lags, low, high, color=colour, alpha=0.2, lw=0)
+        axis.fill_between(lags, low, high, color=colour, alpha=0.12, lw=0)
 
 
 def _clean_plot(made: dict[str, Any]) -> Figure:
@@ -66,14 +67,14 @@ def _clean_plot(made: dict[str, Any]) -> Figure:
                 if row["quantity"] == quantity:
                     colour = colormaps["viridis"](0.9 * row["state"] / max(last, 1))
                     _draw(axis, row, colour, str(row["state"]), band=True)
-            if quantity == "raw":
-                axis.axhline(0.5, color="0.5", lw=0.8, ls=":")
-            axis.set_xlim(0, row["lags_ms"][-1])
+                    if quantity == "raw":
+                        axis.axhline(row["unrelated"], color=colour, lw=0.8, ls=":")
         axes[-1, column].set_xlabel("lag (ms)", size=8)
-        axes[0, column].legend(title="state", title_fontsize=6, fontsize=6, frameon=False,
-                               ncols=1 + last // 5, loc="upper right")  # fmt: skip
+        axes[-1, column].legend(title="state", title_fontsize=6, fontsize=6, frameon=False,
+                                ncols=1 + last // 5, loc="lower right")  # fmt: skip
     for axis, quantity in zip(axes[:, 0], TITLES, strict=True):
-        axis.set_ylabel(TITLES[quantity], size=8)
+        more = "\n(dotted: unrelated frames)" if quantity == "raw" else ""
+        axis.set_ylabel(TITLES[quantity] + more, size=8)
     return figure
 
 
@@ -92,7 +93,6 @@ def _noisy_plot(made: dict[str, Any]) -> Figure:
             for axis, quantity in zip(axes[:2, column], ("raw", "centred"), strict=True):
                 row = next(r for r in rows if r["state"] == last and r["quantity"] == quantity)
                 _draw(axis, row, colour, label, band=True)
-                axis.set_xlim(0, row["lags_ms"][-1])
             at = sorted((r["state"], at_lag(r, 0)) for r in rows if r["quantity"] == "centred")
             numbers, values = [n for n, _ in at], [v["mean"] for _, v in at]
             error = [[v["mean"] - (v["low"] or v["mean"]), (v["high"] or v["mean"]) - v["mean"]]
@@ -105,6 +105,7 @@ def _noisy_plot(made: dict[str, Any]) -> Figure:
         axes[1, column].set_xlabel(f"lag (ms), state {last}", size=8)
         axes[2, column].set_xlabel("state, lag 0", size=8)
         axes[2, column].set_xticks(range(last + 1))
+        axes[2, column].set_xlim(-0.4, last + 0.4)
     axes[0, 0].legend(fontsize=6, frameon=False, loc="upper right")
     for axis, label in zip(axes[:, 0], ("raw", "centred", "centred"), strict=True):
         axis.set_ylabel(TITLES[label], size=8)

@@ -36,11 +36,6 @@ class Cells:
             self._sums[key] = np.array(values, np.float64)
         self._counts[key] = self._counts.get(key, 0) + 1
 
-    def mean(self) -> np.ndarray:
-        """Mean over clips."""
-        total: np.ndarray = sum(self._sums.values()) / sum(self._counts.values())
-        return total
-
     def interval(self, take: Callable[[np.ndarray], float]) -> Interval:
         """Mean over clips of one figure of their arrays, a linear one, with its 95 % interval."""
         keys = sorted(self._sums)  # not the order in which workers were done

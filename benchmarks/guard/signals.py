@@ -7,6 +7,7 @@ Levels are in dB against full scale (dBFS): ``20 log10`` of the rms or of the la
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -53,8 +54,8 @@ class Played:
     """Levels are measured from this sample on."""
 
 
-class Stimulus(Protocol):
-    """Something that can be played."""
+class Stimulus(Hashable, Protocol):
+    """Something that can be played, told from others by what it is made of."""
 
     def make(self) -> Played:
         """The samples."""

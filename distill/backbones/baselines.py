@@ -38,6 +38,7 @@ class LogMel(FrozenTeacher):
         Triangles between 0 and 8 kHz, on the HTK scale.
     """
 
+    family = "log-mel"
     FIELD = 400
     """Samples of a window, 25 ms."""
     STRIDE = 160
@@ -105,6 +106,7 @@ class Encoder(FrozenTeacher):
         None, or the overlap of the windows: the STFT has its own zeros.
     """
 
+    family = "encoder"
     causal = True
 
     def __init__(self, model: WaveformModel, name: str, left_pad: int | None = None) -> None:

@@ -118,6 +118,8 @@ class DistillMosTeacher(FrozenTeacher):
         Zeros before the input; None for none, as in the package.
     """
 
+    family = "distillmos"
+
     def __init__(self, model: DistillMos, name: str, left_pad: int | None = None) -> None:
         super().__init__(
             model,

@@ -38,6 +38,8 @@ class EcapaTeacher(FrozenTeacher):
         `embedding` always uses that.
     """
 
+    family = "ecapa-tdnn"
+
     def __init__(self, model: Ecapa, name: str, left_pad: int | None = None) -> None:
         super().__init__(
             model,

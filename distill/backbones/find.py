@@ -76,6 +76,18 @@ def label(name_or_path: str | Path) -> str:
     return f"{kind}{colon}{path.resolve().name}" if path.is_dir() else text
 
 
+def family(name_or_path: str | Path) -> str:
+    """Kind of a model, see `Teacher.family`; ``random`` for a twin.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such model.
+    """
+    text = str(name_or_path)
+    return "random" if text.startswith("random:") else load(text).family
+
+
 def _split_number(text: str, default: int) -> tuple[str, int]:
     """``a:7`` to ``("a", 7)``; the default where no number stands behind."""
     name, colon, number = text.rpartition(":")

@@ -46,6 +46,7 @@ class FrozenTeacher(nn.Module, abc.ABC):
     """
 
     causal = False
+    family: str
     fingerprint: str
 
     def __init__(

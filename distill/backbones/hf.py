@@ -102,6 +102,7 @@ class HfTeacher(FrozenTeacher):
             left_pad=left_pad,
             reach_frames=config.num_conv_pos_embeddings // 2,
         )
+        self.family = str(config.model_type)
         self.do_normalize = do_normalize
         self.normalize_eps = normalize_eps
         known = {k: v for k, v in config.to_dict().items() if k not in _VOLATILE}

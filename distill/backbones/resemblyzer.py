@@ -76,6 +76,7 @@ class ResemblyzerTeacher(FrozenTeacher):
         Zeros before the input; None takes field - stride = 240. The package has 200.
     """
 
+    family = "resemblyzer"
     causal = True
 
     def __init__(self, model: Resemblyzer, name: str, left_pad: int | None = None) -> None:

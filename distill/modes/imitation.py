@@ -142,8 +142,7 @@ class Imitation(nn.Module):
     def apart(
         self, encoding: Tensor, target: Tensor, valid: Tensor, index: Sequence[Sequence[int]]
     ) -> Tensor:
-        """Mean distance over frames, of shuffled targets where asked; no target counts as no
-        difference.
+        """Mean distance over frames, under the control asked for; no target is no difference.
 
         Divided by all frames rather than by those with a target, so that every frame weighs the
         same however a batch is parted among processes. A batch without any target gives zero,

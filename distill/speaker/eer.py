@@ -80,7 +80,13 @@ def equal_error_rate(
     return _equal_error_rate(scores[order], same[order], weights[order])
 
 
-def min_detection_cost(scores: np.ndarray, same: np.ndarray, prior: float = PRIOR) -> float:
+def min_detection_cost(
+    scores: np.ndarray,
+    same: np.ndarray,
+    prior: float = PRIOR,
+    miss: float = 1.0,
+    false_alarm: float = 1.0,
+) -> float:
     """Least normalised detection cost (minDCF) of trials.
 
     Parameters
@@ -89,6 +95,8 @@ def min_detection_cost(scores: np.ndarray, same: np.ndarray, prior: float = PRIO
         As in `equal_error_rate`.
     prior
         Probability P of one speaker.
+    miss, false_alarm
+        Costs of one of each.
 
     Raises
     ------
@@ -97,8 +105,9 @@ def min_detection_cost(scores: np.ndarray, same: np.ndarray, prior: float = PRIO
     """
     order = np.argsort(-scores, kind="stable")
     false_accept, false_reject, _ = _roc(scores[order], same[order], np.ones(len(scores)))
-    cost = prior * false_reject + (1 - prior) * false_accept
-    return float(cost.min() / min(prior, 1 - prior))
+    missed, alarm = prior * miss, (1 - prior) * false_alarm
+    cost = missed * false_reject + alarm * false_accept
+    return float(cost.min() / min(missed, alarm))
 
 
 def _roc(
@@ -218,22 +227,30 @@ def of_trials(
 
 
 def resampled(
-    scores: np.ndarray, first: np.ndarray, second: np.ndarray, *, rounds: int, seed: int
+    scores: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    rounds: int,
+    seed: int,
+    wanted: np.ndarray | None = None,
 ) -> np.ndarray:
     """EER of each of ``rounds`` draws of speakers with replacement, (rounds,).
 
     Equal speakers of the trials and seed give equal draws, whatever the scores: two systems on
-    the same trials can be compared draw by draw.
+    the same trials can be compared draw by draw. Where a trial is something else than whether two
+    speakers are one, ``wanted`` (n,) tells which are to be accepted.
     """
     owners, pairs = np.unique(np.stack([first, second]), return_inverse=True)
     order = np.argsort(-scores, kind="stable")
     a, b = pairs.reshape(2, -1)[:, order]
-    scores, same = scores[order], a == b
+    scores, alike = scores[order], a == b
+    same = alike if wanted is None else wanted[order]
     rng = np.random.default_rng(seed)
     found: list[float] = []
     while len(found) < rounds:
         times = np.bincount(rng.integers(len(owners), size=len(owners)), minlength=len(owners))
-        weights = np.where(same, times[a], times[a] * times[b])
+        weights = np.where(alike, times[a], times[a] * times[b])
         if weights[same].any() and weights[~same].any():
             found.append(_equal_error_rate(scores, same, weights)[0])
     return np.array(found)

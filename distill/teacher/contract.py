@@ -20,6 +20,8 @@ class Teacher(Protocol):
 
     name: str
     """How it was asked for: shipped name, folder, published file or hub id."""
+    family: str
+    """Kind of model: ``wavlm``, ``wav2vec2``, ``ecapa-tdnn``, ``log-mel`` and so on."""
     fingerprint: str
     """SHA-256 over weights, configuration and padding: equal prints, equal hidden states."""
     sample_rate: int

@@ -86,7 +86,8 @@ def overlaps(
     return shared.float() / (2 * target.stride)
 
 
-_kept = lru_cache(maxsize=64)(overlaps)
+# Crops of training share a few; of whole clips each has its own.
+_kept = lru_cache(maxsize=8)(overlaps)
 
 
 def resample(

@@ -303,7 +303,7 @@ def probe(
     limit: Annotated[
         int, typer.Option(min=0, help="Clips, classes and speakers in turn; 0 for all.")
     ] = 0,
-    jobs: Jobs = 1,
+    jobs: Jobs = 0,
     cluster: Cluster = "",
     quiet: Quiet = False,
 ) -> None:

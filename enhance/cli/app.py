@@ -13,7 +13,6 @@ import typer
 from typer.core import TyperCommand
 
 from enhance.cli import measure, teachers
-from enhance.cli.analyze import analyze_app
 from enhance.cli.dann import dann_app
 from enhance.cli.data import data_app
 from enhance.cli.options import (
@@ -27,6 +26,7 @@ from enhance.cli.options import (
     Strategy,
     new_run,
 )
+from enhance.cli.report import analyze_app
 from enhance.errors import EnhanceError, require
 
 app = typer.Typer(
@@ -240,21 +240,23 @@ def export(
         raise EnhanceError("enhance export: name a format: --onnx (a stream) or --offline")
     if offline and (onnx or int8 or int8_weights or require_faster):
         raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
-    from enhance.network.checkpoint import newest_run, read_info
+    from enhance.parallel import uncollected
+
+    with uncollected():
+        from enhance.network.checkpoint import newest_run, read_info
+        from export.offline import export_offline
+        from export.stream import export_model
 
     folder = read_info(checkpoint or newest_run()).folder
     name = folder.resolve().name
     if offline:
         from distill.modes.choose import find_companion
-        from export.offline import export_offline
 
         place = out or folder / f"{name}.offline.onnx"
         export_offline(
             folder, place, find_companion, clips=clips, licence=licence, force=force, quiet=quiet
         )
         return
-    from export.stream import export_model
-
     export_model(
         folder,
         out or folder / f"{name}.onnx",

@@ -151,7 +151,7 @@ def data_align(
     With transcripts by forced alignment; else words are recognised first, rightly or wrongly.
     """
     from distill.ctc.transcripts import read_transcripts
-    from enhance.data.align import align
+    from enhance.data.corpus.align import align
     from enhance.data.corpus.manifest import read_manifest
     from enhance.measure.timing import cores
 

@@ -169,12 +169,14 @@ def pretrain(
     config = families.configure(
         family, preset, override(given, run.assign), run.begun(FORMAT) or None
     )
-    measure = functools.partial(phone_probe.probe, corpus=probe, quiet=run.quiet)
+    measure = None
+    if probe:
+        measure = functools.partial(phone_probe.probe, corpus=probe, quiet=run.quiet)
     record = train(
         config,
         corpus or demo_corpus.ensure(quiet=run.quiet),
         run.output or new_run(f"ssl-{config.family}"),
-        probe=measure if probe else None,
+        probe=measure,
         **run.place(),
     )
     _finished(record)

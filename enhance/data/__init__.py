@@ -1,1 +1,1 @@
-"""What is heard: manifests, decoded clips, mixing, the built-in corpus, evaluation sets."""
+"""What is heard: corpora of clips, mixtures of them, noise from formulas, evaluation sets."""

@@ -9,7 +9,6 @@ out, so that the same model gives the same bytes.
 
 from __future__ import annotations
 
-import gc
 import logging
 import warnings
 from collections import Counter
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from enhance.errors import EnhanceError
 from enhance.files import atomic
 from enhance.network.waveform_model import WaveformModel
+from enhance.parallel import uncollected
 from export.graph.recurrence import OPSET
 from export.graph.rewrite import for_single_frames
 
@@ -89,14 +89,12 @@ def traced(
 ) -> ModelProto:
     """What torch's exporter makes of a module: its inputs by name, the names of its outputs.
 
-    The exporter is silenced: it speaks of optional packages, not of the model. It makes millions
-    of small objects that all stay; looking for garbage among them took a fifth of its time.
+    The exporter is silenced: it speaks of optional packages, not of the model.
     """
-    before, collects = logging.root.manager.disable, gc.isenabled()
+    before = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    gc.disable()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), uncollected():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -111,8 +109,6 @@ def traced(
             )
     finally:
         logging.disable(before)
-        if collects:
-            gc.enable()
     assert program is not None
     return program.model_proto
 

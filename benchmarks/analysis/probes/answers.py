@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.analysis import heard
 from benchmarks.analysis.linear import fit
 from benchmarks.analysis.probes.tasks import Data
-from distill.backbones.find import load
 from distill.speaker.eer import unit_length
-from distill.teacher.features import Features
 from enhance import parallel
-from enhance.audio.read import read
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 
@@ -42,18 +39,13 @@ class Answer:
     """Share of the variance, of a regression."""
 
 
-@lru_cache(maxsize=2)
-def opened(backbone: str, cache: Path) -> Features:
-    """A backbone and its cached features, of all states."""
-    return Features(load(backbone), "weighted", cache)
-
-
 def hear(
     data: Data, backbone: str, cache: Path, pool: Pool, jobs: int, cluster: str, quiet: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """States of all units, raw and layer-normalised: for each state (M, D)."""
-    times: Sequence[np.ndarray | None] = data.times or [None] * len(data.clips)
-    items = list(zip([clip.path for clip in data.clips], times, strict=True))
+    items = [
+        (clip.path, data.times[i] if data.times else None) for i, clip in enumerate(data.clips)
+    ]
     parts: list[Any] = [None] * len(items)
     work = parallel.run(
         partial(states_of, backbone, cache, pool), items, jobs=jobs, cluster=cluster
@@ -84,15 +76,14 @@ def states_of(
     EnhanceError
         If the clip cannot be read, or is too short for a frame.
     """
-    features, (path, times) = opened(backbone, cache), item
-    rate, grid = features.teacher.sample_rate, features.grid
-    states = [np.asarray(s, np.float32) for s in features.states(read(path, rate))]
+    (path, times), grid = item, heard.features(backbone, cache).grid
+    states = heard.states_of(backbone, cache, heard.wave_of(path))
     if not len(states[0]):
         raise EnhanceError(f"{path}: too short for a frame of {backbone}; leave it out")
     normal = [(s - s.mean(1, keepdims=True)) / (s.std(1, keepdims=True) + 1e-6) for s in states]
     if times is None:
         return [pooled(s, pool)[None] for s in states], [pooled(s, pool)[None] for s in normal]
-    place = (times * rate - grid.offset - grid.field / 2) / grid.stride
+    place = (times * heard.SAMPLE_RATE - grid.offset - grid.field / 2) / grid.stride
     chosen = np.clip(np.round(place).astype(int), 0, len(states[0]) - 1)
     return [s[chosen] for s in states], [s[chosen] for s in normal]
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.analysis import heard
+from benchmarks.analysis.heard import SAMPLE_RATE
 from benchmarks.analysis.phone_probe import label_at, read_phones
 from benchmarks.analysis.probes.tasks import Data, Task, column, drawn
 from distill.speaker.data import speech_of
-from enhance.audio import read as audio
 from enhance.errors import EnhanceError, require
 from enhance.progress import progress_bar
 
-SAMPLE_RATE = 16000
 _GRID = (-80, 320, 400)  # where frames of wav2vec 2.0 and its kin lie: offset, stride, field
 
 
@@ -39,13 +39,13 @@ def of_frames(
     with progress_bar(quiet=quiet) as bar:
         bar_task = bar.add_task(f"labels: {name}", total=len(keep), speed="")
         for i in keep:
-            count = int(clips[i].duration * SAMPLE_RATE) // stride
+            count = int(min(clips[i].duration, heard.MOST_SECONDS) * SAMPLE_RATE) // stride
             seconds = (np.arange(count) * stride + offset + width / 2) / SAMPLE_RATE
             if name == "phone":
                 found = label_at(spans[i], seconds).astype(float)
                 found[found < 0] = np.nan
             else:
-                found = pitch_at(audio.read(clips[i].path, SAMPLE_RATE), seconds)
+                found = pitch_at(heard.wave_of(clips[i].path), seconds)
             spoken = np.flatnonzero(~np.isnan(found))
             if len(spoken) > quota:
                 spoken = spoken[np.linspace(0, len(spoken) - 1, quota).round().astype(int)]

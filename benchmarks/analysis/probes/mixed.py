@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.analysis.heard import SAMPLE_RATE
 from benchmarks.analysis.probes.tasks import Task, column, drawn, fold_of, of_clips
 from distill.speaker.data import speech_of
 from enhance.audio.write import write
@@ -17,7 +18,6 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic_folder
 from enhance.progress import progress_bar
 
-SAMPLE_RATE = 16000
 _SNR = (-5.0, 20.0)
 _SECONDS = 4.0
 
@@ -89,12 +89,16 @@ def mixtures(
     with atomic_folder(folder, force=True) as place, progress_bar(quiet=quiet) as bar:
         task = bar.add_task("mixtures", total=count, speed="")
         for k in range(int(min(spoken.max(), noisy.max())) + 1):
-            stores = [
-                ClipStore([c for c, f in zip(clips, part, strict=True) if f == k],
-                          SAMPLE_RATE, cache_mb=0, quiet=True)
+            voices, noises = (
+                ClipStore(
+                    [c for c, f in zip(clips, part, strict=True) if f == k],
+                    SAMPLE_RATE,
+                    cache_mb=0,
+                    quiet=True,
+                )
                 for clips, part in ((speech, spoken), (noise, noisy))
-            ]  # fmt: skip
-            mixer = Mixer(*stores, config, seed)
+            )
+            mixer = Mixer(voices, noises, config, seed)
             for index in range(count * k // folds, count * (k + 1) // folds):
                 recipe = mixer.draw(k, index)
                 mixture = mixer.render(recipe)
@@ -107,7 +111,7 @@ def mixtures(
                     "noise_name": Path(source).stem,
                     "fold": f"fold {k}",
                 }
-                speaker = stores[0].clips[recipe.speech[0].clip].speaker
+                speaker = voices.clips[recipe.speech[0].clip].speaker
                 made.append(Clip(path, _SECONDS, SAMPLE_RATE, "speech", "mixtures", speaker, tells))
                 bar.update(task, advance=1)
         write_manifest(place / "manifest.jsonl", made)

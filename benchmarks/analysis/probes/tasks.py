@@ -21,6 +21,7 @@ from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 _TRIALS = 50_000  # at most, of each fold
+_PER_CLASS = 6
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def of_clips(task: Task, clips: list[Clip], limit: int, seed: int, where: str) -
     regression = task.metric == "mean error"
     if not regression:
         has = Counter(kind for kind, _ in {(labels[i], groups[i]) for i in keep})
-        few = {kind for kind, count in has.items() if count < 2 and task.label != task.group}
+        few = {kind for kind, count in has.items() if count < 2 and task.metric != "EER"}
         keep = [i for i in keep if labels[i] not in few]
         notes.append(f"{len(few)} classes of a single {task.group}")
         if len({labels[i] for i in keep}) < 2:
@@ -246,8 +247,16 @@ def of_clips(task: Task, clips: list[Clip], limit: int, seed: int, where: str) -
 def drawn(
     keep: list[int], labels: list[str], groups: list[str], limit: int, seed: int
 ) -> list[int]:
-    """At most ``limit`` of some clips (0: all): classes take turns, and within one its groups."""
+    """At most ``limit`` of some clips (0: all): classes take turns, and within one its groups.
+
+    Rather fewer classes are taken than fewer than `_PER_CLASS` clips of one.
+    """
     order = [keep[j] for j in np.random.default_rng(seed).permutation(len(keep))]
+    if limit:
+        has = Counter(labels[i] for i in order)  # in the order drawn; the sort keeps it
+        rich = sorted(has, key=lambda name: -min(has[name], _PER_CLASS))
+        taken = set(rich[: max(2, limit // _PER_CLASS)])
+        order = [i for i in order if labels[i] in taken]
     for names in (groups, labels):  # a stable sort by the turn in the group, then in the class
         turns: Counter[tuple[str, str]] = Counter()
         turn = {}

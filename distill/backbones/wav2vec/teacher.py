@@ -48,6 +48,8 @@ class Wav2VecTeacher(FrozenTeacher):
         0 gives the states of the published code.
     """
 
+    family = "wav2vec"
+
     def __init__(
         self,
         model: Wav2Vec,

@@ -126,6 +126,7 @@ class VqWav2Vec(Wav2Vec):
 class VqWav2VecTeacher(Wav2VecTeacher):
     """A frozen `VqWav2Vec`, which also tells its codes."""
 
+    family = "vq-wav2vec"
     model: VqWav2Vec
 
     @torch.no_grad()

@@ -12,9 +12,9 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from benchmarks.analysis import heard, linear
 from benchmarks.analysis.linear import fit
 from benchmarks.analysis.probe import plots, probe, tables
-from benchmarks.analysis.probes import answers
 from benchmarks.analysis.probes.answers import answer, by_clip
 from benchmarks.analysis.probes.framed import pitch_at
 from benchmarks.analysis.probes.mixed import mixtures
@@ -66,7 +66,11 @@ def test_a_regression_is_least_squares() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(1, 500, 3)).astype(np.float32)
     y = 20 + x[0] @ np.array([3.0, -1.0, 0.0])
-    assert np.abs(fit(x, y, 0, 0)(x) - y).max() < 0.1
+    assert np.abs(fit(x, y, 0, 0)(x) - y).max() < 0.15
+    # Of noise nothing is learned by heart: more features than units, and no better than the mean.
+    x, y = rng.normal(size=(1, 400, 200)).astype(np.float32), rng.normal(size=400)
+    left = fit(x[:, :100], y[:100], 0, 0)(x[:, 100:]) - y[100:]
+    assert np.square(left).mean() < 1.5 * y[100:].var()
 
 
 def question(labels: np.ndarray, groups: Sequence[str], name: str = "label") -> Data:
@@ -156,11 +160,14 @@ def loud(tmp_path: Path) -> Path:
 
 
 def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str) -> FrozenTeacher:
-        return find.load(name) if name.startswith("log-mel") else Planted(name, name == "planted")
+    real = find.load
 
-    monkeypatch.setattr(answers, "load", load)
-    answers.opened.cache_clear()
+    def load(name: str) -> FrozenTeacher:
+        return real(name) if name.startswith("log-mel") else Planted(name, name == "planted")
+
+    monkeypatch.setattr(find, "load", load)
+    monkeypatch.setattr(linear, "LEAST", 60)  # many probes of few clips
+    heard.features.cache_clear()
     corpus, output = loud(tmp_path), tmp_path / "out"
 
     def run(**more: object) -> dict:
@@ -209,10 +216,11 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
         read("label", corpus, **place)
     with pytest.raises(EnhanceError, match="unknown; take phone"):
         read("mood", corpus, **place)
-    # Classes take turns, and within them speakers.
-    data = read("label", corpus, label="word", limit=9, **place)
-    assert np.bincount(data.labels).tolist() == [3, 3, 3]
-    assert len(set(data.groups)) >= 4
+    # Classes take turns, and within them speakers; but two of eight clips before four of four.
+    data = read("label", corpus, label="word", limit=18, **place)
+    assert np.bincount(data.labels).tolist() == [6, 6, 6] and len(set(data.groups)) == 6
+    data = read("label", corpus, label="word", limit=12, **place)
+    assert np.bincount(data.labels).tolist() == [6, 6]
 
 
 def test_columns() -> None:

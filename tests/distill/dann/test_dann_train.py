@@ -47,7 +47,7 @@ def write_task(folder: Path, speakers: range) -> Path:
             wave = 0.1 * wave + 0.02 * rng.standard_normal(6400)
             label, kind = ("bonafide", "spoof")[i % 2], KINDS[i // 2 % 3]
             if label == "spoof":
-                wave += 0.1 * rng.standard_normal(6400)
+                wave += 0.3 * rng.standard_normal(6400)
             if kind != "all":
                 taps = [0.5, 0.5] if kind == "low" else [0.5, -0.5]
                 wave = np.convolve(wave, taps, "same")

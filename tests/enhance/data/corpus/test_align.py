@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from benchmarks.analysis.phone_probe import read_phones
-from enhance.data import align as tool
-from enhance.data.align import align, normalise, phones_of, unigrams
+from enhance.data.corpus import align as tool
+from enhance.data.corpus.align import align, normalise, phones_of, unigrams
 from enhance.data.corpus.manifest import Clip, read_manifest
 from enhance.errors import EnhanceError
 

@@ -1,0 +1,1 @@
+"""One page over all analyses: what was run, figures, plots, and the claims of the seeds."""

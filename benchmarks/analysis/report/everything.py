@@ -1,0 +1,81 @@
+"""All analyses in one folder, one after another, and the page over them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.analysis.cka import cka
+from benchmarks.analysis.maps import maps
+from benchmarks.analysis.probe import probe
+from benchmarks.analysis.temporal import temporal
+from enhance.errors import EnhanceError
+
+log = logging.getLogger("enhance")
+
+TASKS = ("speaker", "verification", "language", "pitch", "snr", "noise")
+"""Asked of the training part of a corpus; phones of the part that has their alignment."""
+
+
+def analyses(
+    backbones: Sequence[str], corpus: Path, output: Path, *, limit: int, **shared: Any
+) -> dict[str, Callable[[], Any]]:
+    """What can be run on a corpus, by the name of its record.
+
+    Parameters
+    ----------
+    backbones
+        As `distill.backbones.find.load` takes them.
+    corpus
+        Folder with ``train/`` (speech and noise), and ``analysis/`` with phones where there is one.
+    output
+        Folder of the records.
+    limit
+        Clips of each analysis.
+    shared
+        Seed, cache, jobs and so on, as each analysis takes them.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no ``train/``.
+    """
+    train, aligned = corpus / "train", corpus / "analysis"
+    if not train.is_dir():
+        raise EnhanceError(f"{corpus}: holds no train/ with speech and noise; name its parent")
+    ask = partial(probe, backbones, output=output, limit=limit, **shared)
+    found: dict[str, Callable[[], Any]] = {
+        "temporal": partial(temporal, backbones, output, corpus=train, limit=limit, **shared),
+        "cka": partial(cka, backbones, train, output, limit=limit, **shared),
+    }
+    if (aligned / "phones.csv").is_file():
+        found["probe-phone"] = partial(ask, task="phone", corpus=aligned)
+        found["maps"] = partial(
+            maps, backbones, aligned, output, by=("phone", "speaker"), limit=limit, **shared
+        )
+    else:
+        log.warning("%s: not there; nothing is asked of phones", aligned / "phones.csv")
+    return found | {f"probe-{task}": partial(ask, task=task, corpus=train) for task in TASKS}
+
+
+def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> None:
+    """Run analyses; with ``resume`` those alone whose record is not there.
+
+    Raises
+    ------
+    EnhanceError
+        If records are there and nothing shall be resumed; and what an analysis raises.
+    """
+    there = [name for name in asked if (output / f"{name}.json").exists()]
+    if there and not resume:
+        raise EnhanceError(
+            f"{output}: holds {there[0]}.json already; --resume runs the others, or choose another "
+            "folder"
+        )
+    for place, (name, work) in enumerate(asked.items(), 1):
+        if name not in there:
+            log.info("%d of %d: %s", place, len(asked), name)
+            work()

@@ -1,0 +1,166 @@
+"""The page: one HTML file that needs nothing else, drawn from the records of a folder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.analysis.reconstruct.report import (
+    difference_table,
+    spectrum_table,
+    waveform_table,
+)
+from benchmarks.analysis.record import Record, svg
+from benchmarks.analysis.report.evidence import RECONSTRUCT, Evidence, Verdict
+from benchmarks.analysis.report.seeds import CLAIMS, Claim
+from benchmarks.figures.tables import Table
+from distill.backbones.find import family, label
+from enhance.errors import EnhanceError
+from enhance.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE = "report.html"
+MOST_BYTES = 4_000_000
+"""A page that is larger is refused: nobody opens it on a telephone."""
+
+QUESTIONS = {
+    "temporal": "How do embeddings change with time, and with noise?",
+    "cka": "Which hidden states are alike?",
+    "probe": "What do the states know?",
+    "codec": "Do they know the codec?",
+    "dann": "Can they forget it?",
+    "maps": "What do they look like?",
+    "reconstruct": "What can be made of them?",
+}
+"""Analyses in the order of the page; ``probe`` stands for every task."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Of one record."""
+
+    name: str
+    """Of the record, and anchor."""
+    question: str
+    """As a heading."""
+    about: list[tuple[str, str]]
+    """What was run on what."""
+    tables: list[Table]
+    """Of figures."""
+    plots: list[tuple[str, str]]
+    """Names and SVG."""
+
+
+def write(
+    folder: Path, backbones: Sequence[str], study: Path | None = None
+) -> list[tuple[Claim, Verdict]]:
+    """Write ``report.html`` over what a folder holds.
+
+    Parameters
+    ----------
+    folder
+        With records of analyses.
+    backbones
+        As they were named to these.
+    study
+        Folder of an `enhance compare` of modes.
+
+    Returns
+    -------
+    list
+        Each claim of the seeds with its verdict.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no record, one is damaged, or the page would be too large.
+    """
+    evidence = Evidence.open(folder, {label(name): family(name) for name in backbones}, study)
+    if not evidence.records:
+        raise EnhanceError(f"{folder}: holds no record; run enhance analyze all, or one analysis")
+    verdicts = [(claim, claim.judge(evidence)) for claim in CLAIMS]
+    sections = [
+        _section(name, question, record)
+        for question in QUESTIONS
+        for name, record in sorted(evidence.records.items())
+        if name.partition("-")[0] == question
+    ]
+    text = _render(evidence, sections, verdicts, study)
+    if len(text.encode()) > MOST_BYTES:
+        largest = max(sections, key=lambda s: sum(len(image) for _, image in s.plots))
+        raise EnhanceError(
+            f"{folder / PAGE}: would be {len(text.encode()) / 1e6:.1f} MB, more than "
+            f"{MOST_BYTES / 1e6:.0f}; most of it are the plots of {largest.name}: ask it of fewer "
+            "states or frames"
+        )
+    with atomic(folder / PAGE) as temporary:
+        temporary.write_text(text, "utf-8")
+    return verdicts
+
+
+def _section(name: str, question: str, record: Record) -> Section:
+    if question == RECONSTRUCT:
+        return _reconstructed(record)
+    module: Any = importlib.import_module(f"benchmarks.analysis.{question}")
+    plots: dict[str, Figure] = module.plots(record)
+    return Section(
+        name,
+        QUESTIONS[question],
+        [(key, _told(value)) for key, value in record["about"].items() if value not in ("", None)],
+        module.tables(record),
+        [(part, svg(figure)) for part, figure in plots.items()],
+    )
+
+
+def _reconstructed(record: Record) -> Section:
+    rows = record["rows"]
+    unit = next((row["wer"].get("errors") for row in rows if row.get("wer")), None) or "word"
+    shown = [spectrum_table(rows), waveform_table(rows, unit), difference_table(rows)]
+    about = [(key, _told(value)) for key, value in record["about"].items() if value]
+    return Section(RECONSTRUCT, QUESTIONS[RECONSTRUCT], about, shown, [])
+
+
+def _told(value: Any) -> str:
+    """A fact in one line."""
+    if isinstance(value, dict):
+        return "; ".join(f"{k}: {_told(v)}" for k, v in value.items() if v not in ("", [], None))
+    if isinstance(value, list):
+        return ", ".join(map(_told, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _render(
+    evidence: Evidence,
+    sections: Sequence[Section],
+    verdicts: Sequence[tuple[Claim, Verdict]],
+    study: Path | None,
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    counts = {
+        word: sum(verdict.word == word for _, verdict in verdicts)
+        for word in ("supported", "not supported", "not testable here")
+    }
+    some = next(iter(evidence.records.values()))
+    return environment.get_template("page.html.jinja").render(
+        sections=sections,
+        verdicts=verdicts,
+        counts=counts,
+        families=evidence.families,
+        versions=some.get("versions", {}),
+        study=study.name if study else "",
+        time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )

@@ -1,0 +1,215 @@
+"""The page over all analyses, and what records say of the claims."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.analysis.report import everything, page
+from benchmarks.analysis.report.evidence import Evidence, paired, setting_of
+from benchmarks.analysis.report.seeds import CLAIMS
+from enhance.cli.app import main
+from enhance.errors import EnhanceError
+
+SSL, SPEAKER = "mini-wavlm", "resemblyzer"
+FAMILIES = {SSL: "wavlm", "w2v": "wav2vec2", SPEAKER: "resemblyzer"}
+
+
+def judge(source: str, text: str, evidence: Evidence) -> tuple[str, str]:
+    (claim,) = [c for c in CLAIMS if c.source == source and c.text.startswith(text)]
+    verdict = claim.judge(evidence)
+    return verdict.word, verdict.figure
+
+
+def probe(metric: str = "accuracy", **values: list[float]) -> dict[str, Any]:
+    """A record of a probe: the figure of each state of each model, intervals of .01."""
+    rows = [
+        {"backbone": name, "kind": "model", "features": f"state {k}", "mean": mean,
+         "low": mean - 0.01, "high": mean + 0.01}
+        for name, means in values.items() for k, mean in enumerate(means)
+    ]  # fmt: skip
+    return {"analysis": "probe", "about": {"metric": metric}, "rows": rows, "gains": []}
+
+
+def evidence(**records: dict[str, Any]) -> Evidence:
+    return Evidence({k.replace("_", "-"): v for k, v in records.items()}, FAMILIES)
+
+
+def test_a_claimed_layer_is_held_against_the_share_of_the_depth() -> None:
+    phones = probe(**{SSL: [0.1, 0.2, 0.3, 0.4, 0.3, 0.2, 0.1]})
+    assert judge("001, table", "phones", evidence(probe_phone=phones))[0] == "supported"
+    phones = probe(**{SSL: [0.1, 0.2, 0.3, 0.2, 0.3, 0.5, 0.1]})
+    word, figure = judge("001, table", "phones", evidence(probe_phone=phones))
+    assert word == "not supported"
+    assert "best state 5 of 6, 0.500" in figure and "claimed depth state 2, 0.300" in figure
+    # The least error is the best, not the largest.
+    errors = probe("mean error", **{SSL: [9, 1, 5, 6, 7, 8, 9]})
+    assert judge("001, text", "pitch", evidence(probe_pitch=errors))[0] == "supported"
+    assert judge("001, text", "pitch", evidence())[0] == "not testable here"
+
+
+def test_speaker_models_hold_phones_early() -> None:
+    phones = probe(**{SSL: [0.1, 0.2, 0.3, 0.5], SPEAKER: [0.2, 0.5, 0.3, 0.1]})
+    assert judge("003, finding 2", "", evidence(probe_phone=phones))[0] == "supported"
+    phones = probe(**{SSL: [0.1, 0.5, 0.3, 0.2], SPEAKER: [0.2, 0.1, 0.3, 0.5]})
+    assert judge("003, finding 2", "", evidence(probe_phone=phones))[0] == "not supported"
+
+
+def test_a_better_model_for_phones_need_not_be_one_for_speakers() -> None:
+    phones = probe(**{SSL: [0.1, 0.5, 0.3], SPEAKER: [0.1, 0.2, 0.3]})
+    for ours, word in ((0.2, "supported"), (0.05, "not supported")):
+        eers = probe("EER", **{SSL: [0.4, ours, 0.3], SPEAKER: [0.4, 0.3, 0.1]})
+        found = evidence(probe_phone=phones, probe_verification=eers)
+        assert judge("003, finding 1", "", found)[0] == word
+
+
+def codec(**values: list[float]) -> dict[str, Any]:
+    rows = [
+        {"kind": "probe", "task": "all", "backbone": name, "state": str(k), "mean": mean,
+         "low": mean - 0.02, "high": mean + 0.02}
+        for name, means in values.items() for k, mean in enumerate(means)
+    ]  # fmt: skip
+    return {"analysis": "codec", "about": {}, "rows": rows}
+
+
+def test_codec_claims_compare_means_and_ranges() -> None:
+    found = evidence(codec=codec(**{SSL: [0.4, 0.3, 0.3], "w2v": [0.5, 0.8, 0.4]}))
+    assert judge("000, hypothesis 1", "", found)[0] == "supported"
+    assert judge("000, hypothesis 2", "", found)[0] == "supported"
+    found = evidence(codec=codec(**{SSL: [0.4, 0.9, 0.3], "w2v": [0.4, 0.4, 0.4]}))
+    assert judge("000, hypothesis 1", "", found)[0] == "not supported"
+    assert judge("000, hypothesis 2", "", found)[0] == "not supported"
+
+
+def runs(**eers: list[float]) -> dict[str, Any]:
+    """Adversarial runs of a setting, an EER of each seed."""
+    about: dict[str, Any] = {}
+    rows = []
+    for setting, values in eers.items():
+        for seed, eer in enumerate(values):
+            name = f"{setting}-{seed}"
+            about[name] = {
+                "backbone": SSL, "seed": seed, "freeze": True, "layers": "weighted",
+                "pooling": "attention" if setting == "attention" else "statistics",
+                "lambda": [0.0, 0.0 if setting == "erm" else 1.0], "discriminator": [256, 256],
+            }  # fmt: skip
+            rows.append({"kind": "errors", "run": name, "group": "pooled", "mean": eer})
+    return {"analysis": "dann", "about": {"runs": about}, "rows": rows}
+
+
+def test_training_claims_need_three_seeds_and_an_interval_apart() -> None:
+    three = runs(erm=[0.20, 0.21, 0.22], dann=[0.10, 0.11, 0.12], attention=[0.10, 0.15, 0.08])
+    found = evidence(dann=three)
+    word, figure = judge("000, summary", "DANN betters", found)
+    assert word == "supported" and "0.100" in figure and "3 seeds" in figure
+    assert judge("000, 3.5", "", found)[0] == "not supported"
+    two = runs(erm=[0.20, 0.21], dann=[0.10, 0.11])
+    assert judge("000, summary", "DANN betters", evidence(dann=two))[0] == "not testable here"
+    assert paired({0: 0.1, 1: 0.2}, {0: 0.3, 1: 0.4}) is None
+    told = {"lambda": [0.05, 2.0], "layers": "first_k:6", "freeze": False, "pooling": "attention",
+            "discriminator": [1024] * 3}  # fmt: skip
+    assert setting_of(told) == "first-k+unfreeze+lambda+discriminator+attention"
+
+
+def curve(quantity: str, at_60: float, half: float | None) -> dict[str, Any]:
+    return {
+        "backbone": "w2v", "state": 2, "heard": "clean", "snr_db": None, "quantity": quantity,
+        "lags_ms": [0.0, 20.0, 60.0, 300.0], "mean": [1.0, 0.9, at_60, 0.1],
+        "half_mean": half, "half_low": half and half - 5, "half_high": None,
+    }  # fmt: skip
+
+
+def test_correlation_must_last_longer_than_sixty_milliseconds() -> None:
+    for half, word in ((None, "supported"), (80.0, "supported"), (62.0, "not supported")):
+        rows = [curve("raw", 0.8, None), curve("centred", 0.6, half)]
+        found = evidence(temporal={"analysis": "temporal", "about": {}, "rows": rows})
+        assert judge("004, section 3.4", "frames correlate", found)[0] == word
+
+
+def test_a_gain_within_the_bounds_is_little() -> None:
+    def study(high: float) -> tuple[dict[str, Any], ...]:
+        inside = {"mean": 0.0, "low": -0.01, "high": 0.01}
+        found = {"pesq_wb": inside, "si_sdr": {"mean": 0.1, "low": 0.0, "high": high}}
+        return tuple({"kind": "trial-mean", "name": n, "difference": found}
+                     for n in ("concat", "distill"))  # fmt: skip
+
+    for high, word in ((0.3, "supported"), (0.6, "not supported")):
+        assert judge("004, result", "", Evidence({}, FAMILIES, study(high)))[0] == word
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    ends = [("mini-wavlm", k) for k in range(3)] + [("log-mel", 0)]
+    rows = [
+        {"backbone_a": a, "state_a": i, "backbone_b": b, "state_b": j, "cka": float(a == b),
+         "low": 0.0, "high": 1.0}
+        for n, (a, i) in enumerate(ends) for b, j in ends[n:]
+    ]  # fmt: skip
+    about = {"title": "<b>CKA</b>", "backbones": ["mini-wavlm", "log-mel"], "clips": 3}
+    about |= {"frames": 9, "frame_ms": 20.0, "intervals": "95 %"}
+    record = {"analysis": "cka", "versions": {"torch": "2"}, "about": about, "rows": rows}
+    (tmp_path / "cka.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_the_page_needs_nothing_else(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["--backbone", "mini-wavlm", "--backbone", "log-mel"]
+    monkeypatch.setattr("sys.argv", ["enhance", "analyze", "report", str(folder), *names])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    assert f"{len(CLAIMS)} not testable here" in capsys.readouterr().out
+    text = (folder / page.PAGE).read_text("utf-8")
+    assert "&lt;b&gt;CKA&lt;/b&gt;" in text and text.count("<svg") == 1
+    assert "<script" not in text and not re.findall(r'(?:src|href)=\s*"(?!#|\n*data:)[^"]*', text)
+    assert text.count('<td class="verdict') == len(CLAIMS)
+
+
+def test_the_page_opens_in_a_browser(folder: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("NO BROWSER: the page was not opened; install Debian's chromium")
+    page.write(folder, ["mini-wavlm", "log-mel"])
+    wanted = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    shown = subprocess.run(
+        [*wanted, f"--user-data-dir={folder / 'profile'}", (folder / page.PAGE).as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    assert shown.count('<td class="verdict') == len(CLAIMS) and "<h2" in shown and "<svg" in shown
+
+
+def test_what_is_no_folder_of_records_is_refused(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(EnhanceError, match="holds no record; run enhance analyze all"):
+        page.write(empty, ["log-mel"])
+    monkeypatch.setattr(page, "MOST_BYTES", 1000)
+    with pytest.raises(EnhanceError, match="most of it are the plots of cka"):
+        page.write(folder, ["log-mel"])
+    assert not (folder / page.PAGE).exists()
+    (folder / "codec.json").write_text("{")
+    with pytest.raises(EnhanceError, match=r"codec\.json: cannot be read as JSON"):
+        page.write(folder, ["log-mel"])
+
+
+def test_analyses_are_resumed_and_never_run_twice(folder: Path) -> None:
+    with pytest.raises(EnhanceError, match="holds no train/"):
+        everything.analyses(["log-mel"], folder, folder, limit=10)
+    (folder / "train").mkdir()
+    asked = everything.analyses(["log-mel"], folder, folder, limit=10)
+    assert {"temporal", "cka", *(f"probe-{task}" for task in everything.TASKS)} == set(asked)
+    done: list[str] = []
+    work = {name: (lambda name=name: done.append(name)) for name in asked}
+    with pytest.raises(EnhanceError, match=r"cka\.json already; --resume"):
+        everything.run(work, folder, resume=False)
+    everything.run(work, folder, resume=True)
+    assert done == [name for name in asked if name != "cka"]
