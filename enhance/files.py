@@ -120,13 +120,16 @@ def atomic(path: Path | str) -> Iterator[Path]:
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
     try:
-        temporary.touch()
+        try:
+            temporary.touch()
+        except ValueError as error:  # a name with a null byte
+            raise unwritable(path, error) from error
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # safetensors makes files that only their owner may read
         temporary.replace(path)
     except BaseException as error:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             temporary.unlink()
         if isinstance(error, OSError):
             raise unwritable(path, error) from error

@@ -292,7 +292,7 @@ def test_other_refusals(backbone, files, tmp_path: Path) -> None:
     refused(r"entry 1: nothing is left of the text '...'", blank, train)
     refused("recordings are longer than 0.1 s", longest_seconds=0.1)
     refused("no teacher of this name", backbone="nothing-here")
-    refused("--units syllable: unknown", units="syllable")
+    refused("units: expected 'char' or 'word', found 'syllable'", units="syllable")
     refused("--minutes or --steps", steps=0)
     refused(
         "the (loss|norm of its gradient) .*(nan|inf)",
