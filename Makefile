@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CORPUS ?=
-JOBS ?=
+JOBS ?= 2
 OUT := demo-output
 NAME ?= default
 RUN := runs/$(NAME)
@@ -27,10 +27,10 @@ demo: .venv/.ready
 	$(BIN)/enhance run $(OUT)/noisy.wav $(OUT)/cleaned.wav --model $(OUT)/demo.int8.onnx
 	@echo "The report is $(OUT)/report/report.md; listen to $(OUT)/noisy.wav and $(OUT)/cleaned.wav"
 
-# make test CORPUS=DIR runs the tests on real audio too; JOBS=2 in two processes of 2 GB each, for
-# which each file of tests goes to one of them.
+# make test CORPUS=DIR runs the tests on real audio too. Two processes of 2 GB each share the files
+# of tests; JOBS=0 takes one, and shows each file.
 test: .venv/.ready lint
-	$(if $(JOBS),OMP_NUM_THREADS=1) $(BIN)/python -m pytest tests $(if $(CORPUS),--corpus "$(CORPUS)") $(if $(JOBS),-n $(JOBS) --dist loadfile)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests $(if $(CORPUS),--corpus "$(CORPUS)") -n $(JOBS) --dist loadfile
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
