@@ -94,12 +94,20 @@ def read(output: Path, name: str) -> Record:
     return record
 
 
-def svg(figure: Figure) -> str:
-    """A figure as SVG text that can stand within a page; the same every time."""
+def svg(figure: Figure, dpi: float | None = None) -> str:
+    """A figure as SVG text that can stand within a page; the same every time.
+
+    Parameters
+    ----------
+    figure
+        Drawn.
+    dpi
+        Of what is a picture within it (many points); None for the figure's own.
+    """
     import matplotlib
 
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "enhance", "svg.fonttype": "none"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        figure.savefig(out, format="svg", dpi=dpi or figure.dpi, metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]

@@ -29,6 +29,7 @@ PAGE = "report.html"
 MOST_BYTES = 4_000_000
 """A page that is larger is refused: nobody opens it on a telephone."""
 
+_DPI = 80  # of pictures within plots
 QUESTIONS = {
     "temporal": "How do embeddings change with time, and with noise?",
     "cka": "Which hidden states are alike?",
@@ -114,7 +115,7 @@ def _section(name: str, question: str, record: Record) -> Section:
         QUESTIONS[question],
         [(key, _told(value)) for key, value in record["about"].items() if value not in ("", None)],
         module.tables(record),
-        [(part, svg(figure)) for part, figure in plots.items()],
+        [(part, svg(figure, _DPI)) for part, figure in plots.items()],
     )
 
 
