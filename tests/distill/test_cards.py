@@ -26,7 +26,6 @@ def kept() -> Iterator[tuple[str, dict[str, Any]]]:
         for member in archive:
             if member.name.endswith("/record.json"):
                 file = archive.extractfile(member)
-                assert file is not None
                 yield member.name.split("/")[0], json.loads(file.read())
 
 

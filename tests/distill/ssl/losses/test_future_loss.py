@@ -162,7 +162,6 @@ def test_gradient_reaches_everything() -> None:
     targets, context = noise(2, 30, 4).requires_grad_(), noise(2, 30, 5).requires_grad_()
     head(targets, context, seeded()).loss.backward()
     for part in (targets, context, head.project.weight, head.project.bias):
-        assert part.grad is not None
         assert part.grad.isfinite().all()
         assert part.grad.abs().sum() > 0
     # Against a logistic loss by torch, on the same scores.

@@ -76,7 +76,6 @@ def test_decoded_clips_come_from_disk_bit_for_bit(
     for store in (first, second):
         assert store.cached == len(odd_files)
         for wave in store._waves:
-            assert wave is not None
             assert wave.dtype == np.int16
             assert not wave.flags.writeable
             base = wave
