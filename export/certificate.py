@@ -244,8 +244,8 @@ def certificate(
     clips, source
         What it was measured on, and where that comes from.
     ways
-        `torch_offline`, `torch_streaming`, `onnx_fp32`, and `onnx_quantized` where there is one;
-        all scored.
+        `torch_offline`, `torch_streaming`, `onnx_fp32`, and `onnx_quantized` where there is one.
+        Metrics are of those that are scored, if torch's is: what equals it to 1e-5 scores alike.
     bounds
         What `judge` will hold it against; written down.
     facts
@@ -268,7 +268,9 @@ def certificate(
             "frames_carried_at_most": -(-longest // config.hop_length),
         },
         "equality": equality,
-        "metrics": {key: compare_scores(reference, s, clips) for key, s in others.items()},
+        "metrics": {
+            key: compare_scores(reference, s, clips) for key, s in others.items() if s.scores
+        },
         "look_ahead": dict(ahead),
         "bounds": asdict(bounds),
         "versions": made_with(),

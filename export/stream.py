@@ -123,8 +123,8 @@ def export_model(
         bar.update(task, advance=1, speed="torch on the clips")
         ways = {"torch_offline": proof.offline(model, pairs)}
         ways["torch_streaming"] = proof.streaming(model, pairs)
-        for streams in ways.values():
-            streams.score(pairs, model.config.stft.sample_rate)
+        if len(paths) > 1:
+            ways["torch_offline"].score(pairs, model.config.stft.sample_rate)
         ahead = look_ahead(model)
         first: Enhancer | None = None
         for mode, path in paths.items():
@@ -134,8 +134,11 @@ def export_model(
             enhancer = Enhancer(trial)
             first = first or enhancer
             bar.update(task, advance=1, speed=f"{path.name}: proving")
-            streams = proof.runtime(enhancer, pairs).score(pairs, enhancer.sample_rate)
-            ways["onnx_fp32" if mode == "none" else "onnx_quantized"] = streams
+            streams = proof.runtime(enhancer, pairs)
+            if mode == "none":
+                ways["onnx_fp32"] = streams
+            else:
+                ways["onnx_quantized"] = streams.score(pairs, enhancer.sample_rate)
             facts = _facts(path.name, mode, graph, fp32, trial)
             if mode != "none":
                 facts["speed"] = compare_speed(first, enhancer, pairs[0].noisy)
