@@ -93,7 +93,7 @@ def fit(states: np.ndarray, targets: np.ndarray, classes: int, seed: int) -> Lin
         {"params": [weight, bias], "lr": rate},
         {"params": [layers.scores], "lr": SUM_RATE},
     ]
-    optimizer = torch.optim.Adam(groups)
+    optimizer = torch.optim.Adam(groups, fused=True)
     penalty = (0.1 if classes else 1.0) * x.shape[2] / x.shape[1]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, passes * batches)
     rng = np.random.default_rng(seed)
