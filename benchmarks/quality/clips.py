@@ -13,11 +13,12 @@ import numpy as np
 
 from benchmarks.figures.results import Row
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance, load
+from benchmarks.recognizers.words import word_errors
 from enhance import parallel
 from enhance.audio import read as audio
 from enhance.audio.resampling import resample
 from enhance.errors import EnhanceError
-from enhance.measure.metrics import METRICS, MetricRefusal, measure
+from enhance.measure.metrics import METRICS, WER, MetricRefusal, measure
 from enhance.measure.timing import cores
 from enhance.parallel import torch_threads
 from enhance.progress import progress_bar
@@ -56,10 +57,12 @@ class Task:
     """Index of the model."""
     figures: tuple[str, ...] = field(default=METRICS, kw_only=True)
     """What is measured of the pair, out of `enhance.measure.metrics.ALL_METRICS`."""
+    recognizer: str | None = field(default=None, kw_only=True)
+    """Who counts word errors, as `benchmarks.recognizers.choose.load` takes it."""
 
     def measure(self, candidate: Candidate, enhance: Enhance) -> Row:
         """The task's row; other questions than the pair's quality override this."""
-        return measure_pair(self.pair, candidate, enhance, self.figures)
+        return measure_pair(self.pair, candidate, enhance, self.figures, self.recognizer)
 
 
 def snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:
@@ -88,7 +91,11 @@ def read_pair(clean_path: str | Path, noisy_path: str | Path) -> tuple[np.ndarra
 
 
 def measure_pair(
-    pair: Pair, candidate: Candidate, enhance: Enhance, metrics: Sequence[str] = METRICS
+    pair: Pair,
+    candidate: Candidate,
+    enhance: Enhance,
+    metrics: Sequence[str] = METRICS,
+    recognizer: str | None = None,
 ) -> Row:
     """Enhance one clip and measure it: a row of ``clips.jsonl`` without gains."""
     clean, noisy, rate = read_pair(pair.clean, pair.noisy)
@@ -101,7 +108,8 @@ def measure_pair(
             f"{candidate.name}: gave {estimate.shape} for {noisy.shape} on clip {pair.name} "
             "(an offline model returns as many samples as it gets)"
         )
-    results = measure(clean, estimate, SAMPLE_RATE, metrics)
+    words = word_errors(recognizer) if recognizer and WER in metrics else None
+    results = measure(clean, estimate, SAMPLE_RATE, metrics, words)
     return {
         "clip": pair.name,
         "model": candidate.name,

@@ -1,6 +1,6 @@
 """How good is it? PESQ, STOI, ESTOI, SI-SDR of models on one frozen set (``enhance evaluate``).
 
-DNSMOS joins them where it is asked for.
+DNSMOS and word errors join them where they are asked for.
 
 The noisy input is always measured too, and every gain is over it, clip by clip. Rows are kept in
 the output folder as they are done: a run that was stopped goes on, and a second model on the same
@@ -27,9 +27,10 @@ from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
 from benchmarks.quality.clips import Pair, Row, Task
 from benchmarks.quality.heard import TestClip, check
+from benchmarks.recognizers.words import identity
 from enhance.errors import EnhanceError, require
 from enhance.files import sha256, to_json, write_jsonl
-from enhance.measure.metrics import ALL_METRICS, METRICS, versions
+from enhance.measure.metrics import ALL_METRICS, DNSMOS, METRICS, WER, versions
 from enhance.measure.timing import hardware
 from enhance.progress import progress_bar
 
@@ -71,6 +72,7 @@ def evaluate(
     jobs: int = 0,
     *,
     dnsmos: bool = False,
+    wer: str | None = None,
     cluster: str = "",
     groups: Sequence[str] | None = None,
     limit: int = 0,
@@ -93,6 +95,9 @@ def evaluate(
         Worker processes; 0 for all cores.
     dnsmos
         Measure DNSMOS too: 1.2 s of CPU time for a clip of 4 s, six times that of all the others.
+    wer
+        Recogniser (`benchmarks.recognizers.choose.load`) whose words of the clean clip are the
+        reference, so that no transcript is needed; None counts no word errors.
     cluster
         Address of a Dask scheduler whose workers measure instead (`enhance.parallel.run`).
     groups
@@ -115,7 +120,8 @@ def evaluate(
         On Ctrl-C; finished clips are kept and used by the next run.
     """
     require("bench", "pesq", "pystoi", "scipy", "matplotlib", *(["speechmos"] if dnsmos else []))
-    metrics = ALL_METRICS if dnsmos else METRICS
+    metrics = (*METRICS, *(DNSMOS if dnsmos else ()), *([WER] if wer else ()))
+    listener = identity(wer) if wer else None
     if isinstance(models, str | Path):
         models = [models]
     if not models:
@@ -128,7 +134,10 @@ def evaluate(
     folder = Path(out)
     name, set_hash, pairs = open_pairs(set, snr, limit, quiet=quiet)
     labels = _group_labels(pairs, groups)
-    rows, reused = _measure(candidates, pairs, metrics, set_hash, folder, jobs, cluster, quiet)
+    tools = versions(metrics) | ({"recognizer": listener} if listener else {})
+    rows, reused = _measure(
+        candidates, pairs, metrics, tools, wer, set_hash, folder, jobs, cluster, quiet
+    )
     table = {(row["model_hash"], row["clip"]): row for row in rows}
     warnings: list[str] = []
     summaries = []
@@ -141,7 +150,7 @@ def evaluate(
         "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    shared = {**common, "hardware": {**hardware(), "metric_versions": versions(metrics)}}
+    shared = {**common, "hardware": {**hardware(), "metric_versions": tools}}
     for candidate in candidates:
         own = [table[candidate.sha256, pair.name] for pair in pairs]
         heard = check(candidate, test_clips)
@@ -304,6 +313,8 @@ def _measure(
     candidates: Sequence[Candidate],
     pairs: Sequence[Pair],
     metrics: Sequence[str],
+    tools: dict[str, str],
+    recognizer: str | None,
     set_hash: str,
     folder: Path,
     jobs: int,
@@ -312,7 +323,6 @@ def _measure(
 ) -> tuple[list[Row], int]:
     """All rows with gains, measured or taken from the folder; and how many were taken."""
     path = folder / CLIPS
-    tools = versions(metrics)
     wanted = {(c.sha256, p.sha256, p.name): (i, p) for i, c in enumerate(candidates) for p in pairs}
     names = {candidate.sha256: candidate.name for candidate in candidates}
     done: dict[tuple[str, str, str], Row] = {}
@@ -333,7 +343,12 @@ def _measure(
     kept = [*others, *done.values(), *parts.values()]
     write_jsonl(path, kept)  # without a line that a kill cut off
     tasks = [
-        Task(pair, index, figures=rows_of.missing_metrics(parts.get(key, _NOTHING), metrics))
+        Task(
+            pair,
+            index,
+            figures=rows_of.missing_metrics(parts.get(key, _NOTHING), metrics),
+            recognizer=recognizer,
+        )
         for key, (index, pair) in wanted.items()
         if key not in done
     ]

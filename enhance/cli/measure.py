@@ -44,6 +44,14 @@ def evaluate(
     dnsmos: Annotated[
         bool, typer.Option("--dnsmos", help="DNSMOS P.835 too: about 1.2 s of CPU a clip.")
     ] = False,
+    wer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECOGNIZER",
+            help="Word error rate too, against this recogniser's words of the clean clip: a "
+            "folder or hub id of a Whisper model for faster-whisper, or of a CRDNN.",
+        ),
+    ] = None,
     by: Annotated[
         list[str] | None,
         typer.Option(metavar="LABEL", help="Report groups of this label of the set; repeatable."),
@@ -65,6 +73,7 @@ def evaluate(
         jobs=jobs,
         cluster=cluster,
         dnsmos=dnsmos,
+        wer=wer,
         groups=by,
         limit=limit,
         quiet=quiet,

@@ -26,10 +26,14 @@ from enhance.measure.dnsmos import DNSMOS, dnsmos
 METRICS = ("pesq_wb", "stoi", "estoi", "si_sdr")
 """Measured where nothing else is asked for."""
 
-ALL_METRICS = METRICS + DNSMOS
+WER = "wer"
+"""Words of the estimate that are not those of the clean clip; `measure` is told how to hear them.
+"""
+
+ALL_METRICS = (*METRICS, *DNSMOS, WER)
 """Everything that can be measured; DNSMOS takes longer than the others together."""
 
-UNITS = {"pesq_wb": "MOS-LQO", "stoi": "", "estoi": "", "si_sdr": "dB", **dict.fromkeys(DNSMOS, "")}
+UNITS = {"pesq_wb": "MOS-LQO", "si_sdr": "dB", **dict.fromkeys(("stoi", "estoi", *DNSMOS, WER), "")}
 TITLES = {
     "pesq_wb": "PESQ-WB",
     "stoi": "STOI",
@@ -38,6 +42,7 @@ TITLES = {
     "dnsmos_ovrl": "DNSMOS OVRL",
     "dnsmos_sig": "DNSMOS SIG",
     "dnsmos_bak": "DNSMOS BAK",
+    WER: "WER",
 }
 
 PESQ_LONGEST_SECONDS = 20.0
@@ -228,6 +233,7 @@ def measure(
     estimate: Any,
     sample_rate: int = 16000,
     metrics: Sequence[str] = METRICS,
+    words: Callable[[Any, Any], float] | None = None,
 ) -> dict[str, float | MetricRefusal]:
     """Metrics of one clip.
 
@@ -239,6 +245,8 @@ def measure(
         Samples per second; PESQ and DNSMOS need 16000.
     metrics
         Names out of `ALL_METRICS`, in the order wanted.
+    words
+        Word error rate of ``(clean, estimate)``, where it is asked for.
 
     Returns
     -------
@@ -266,6 +274,8 @@ def measure(
         "si_sdr": lambda: si_sdr(clean, estimate),
         **{name: partial(opinion, name) for name in DNSMOS},
     }
+    if words:
+        functions[WER] = lambda: words(clean, estimate)
     results: dict[str, float | MetricRefusal] = {}
     for name in metrics:
         if name not in functions:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.analysis.recognizers.choose import Listening
 from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.training import Trained, decode
 from benchmarks.figures.results import Row
 from benchmarks.quality.clips import Pair, read_pair
+from benchmarks.recognizers.choose import Listening
 from enhance.audio.resampling import resample
 from enhance.measure.metrics import MetricRefusal, measure
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.analysis.recognizers.choose import Listening
 from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.measure import ORIGINAL, Method, Row
 from benchmarks.figures.clusters import clusters_of
 from benchmarks.figures.statistics import mean_interval, paired_difference
 from benchmarks.quality.clips import Pair
+from benchmarks.recognizers.choose import Listening
 from enhance.files import write_jsonl
 from enhance.measure.metrics import versions
 from enhance.progress import progress_bar

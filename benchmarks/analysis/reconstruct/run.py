@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.analysis.recognizers.choose import Listening, listen_with, references
 from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct import report as reconstruct_report
 from benchmarks.analysis.reconstruct import sources, spectrum
@@ -29,6 +28,7 @@ from benchmarks.analysis.reconstruct.results import measure_all, summarize
 from benchmarks.analysis.reconstruct.training import Trained, train
 from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.quality.clips import Pair
+from benchmarks.recognizers.choose import Listening, listen_with, references
 from enhance.data import evaluation_set
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, sha256, write_json, write_jsonl
@@ -82,7 +82,7 @@ def reconstruct(
     controls
         Whether random weights and log-mel features are reconstructed from, too.
     recognizer
-        As `benchmarks.analysis.recognizers.choose.listen_with` takes it.
+        As `benchmarks.recognizers.choose.listen_with` takes it.
     transcripts
         What is said in the clips; None counts errors against the recogniser's own text of the
         original audio.

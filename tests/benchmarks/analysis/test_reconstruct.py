@@ -18,14 +18,14 @@ import tiny_crdnn
 import tiny_reconstruct as tiny
 import torch
 
-from benchmarks.analysis.recognizers import crdnn
-from benchmarks.analysis.recognizers.choose import Listening
 from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct import results as reconstruct_results
 from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.run import slug
 from benchmarks.analysis.reconstruct.sources import TeacherSource, open_teachers
 from benchmarks.figures.statistics import mean_interval
+from benchmarks.recognizers import crdnn
+from benchmarks.recognizers.choose import Listening
 from enhance.cli.app import main
 from enhance.errors import EnhanceError
 

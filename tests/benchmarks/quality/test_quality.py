@@ -190,7 +190,7 @@ def test_dnsmos_is_added_to_what_was_measured(
     plain = evaluate("noisy", folder, -5, out, 1, quiet=True)
     asked: list[tuple[str, ...]] = []
 
-    def note(clean: np.ndarray, wave: np.ndarray, rate: int, names: tuple[str, ...]) -> dict:
+    def note(clean: np.ndarray, wave: np.ndarray, rate: int, names: tuple[str, ...], _) -> dict:  # type: ignore[no-untyped-def]
         asked.append(names)
         return measure(clean, wave, rate, names)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.analysis.recognizers.whisper import Whisper
+from benchmarks.recognizers.whisper import Whisper
 from distill.ctc.score import error_rate
 from distill.ctc.transcripts import read_transcripts
 from distill.ctc.vocabulary import normalise
@@ -105,7 +105,7 @@ def load(name: str) -> Recognizer:
     EnhanceError
         If it is neither, or cannot be loaded.
     """
-    from benchmarks.analysis.recognizers import crdnn, whisper
+    from benchmarks.recognizers import crdnn, whisper
 
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import soundfile
 import tiny_crdnn
 import torch
 
-from benchmarks.analysis.recognizers import choose as recognizer
-from benchmarks.analysis.recognizers import crdnn
-from benchmarks.analysis.recognizers.choose import Listening, listen_with, references
-from benchmarks.analysis.recognizers.whisper import Whisper
+from benchmarks.quality.evaluate import evaluate
+from benchmarks.recognizers import choose as recognizer
+from benchmarks.recognizers import crdnn, words
+from benchmarks.recognizers.choose import Listening, listen_with, references
+from benchmarks.recognizers.whisper import Whisper
 from enhance.errors import EnhanceError
+from enhance.measure.metrics import MetricRefused
 
 
 @pytest.fixture(scope="session")
@@ -235,3 +238,66 @@ def test_a_damaged_whisper_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="cannot be had as a model of faster-whisper") as caught:
         recognizer.load(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+class Spoken:
+    """Hears the words that a signal's first samples number."""
+
+    TEXTS = ("", "turn the radio up", "turn a radio", "the radio up now please")
+    name = "spoken"
+
+    def transcribe(self, wave: np.ndarray) -> str:
+        return self.TEXTS[int(wave[0])]
+
+
+def test_word_errors_are_edits_over_the_words_of_the_clean_clip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(words, "_listening", lambda _: Listening(Spoken()))
+    monkeypatch.setattr(words, "_heard", words._heard.__wrapped__)
+    count = words.word_errors("spoken")
+    silent, said, two, three = (np.full(8, i, np.float32) for i in range(4))
+    assert count(said, said) == 0
+    assert count(said, two) == 2 / 4  # one exchanged, one lost
+    assert count(said, three) == 3 / 4  # one lost, two made up
+    assert count(said, silent) == 1
+    assert count(two, three) == 5 / 3
+    with pytest.raises(MetricRefused, match="no word in the clean clip"):
+        count(silent, said)
+
+
+def test_evaluate_counts_word_errors(crdnn_folder: Path, tmp_path: Path) -> None:
+    for k, x in enumerate(map(wave, range(2))):
+        noise = wave(k + 7) * 10 ** (5 / 20) * np.linalg.norm(x) / np.linalg.norm(wave(k + 7))
+        for part, y in (("clean", x), ("noisy", x + noise)):
+            (tmp_path / "set" / part).mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / "set" / part / f"{k}.wav", y, 16000, "FLOAT")
+    ask: Any = {"set": tmp_path / "set", "out": tmp_path / "out", "jobs": 1, "quiet": True}
+    found = evaluate("noisy", wer=str(crdnn_folder), **ask)
+    entry = found.models[0]["metrics"]["wer"]
+    recogniser = recognizer.load(str(crdnn_folder))
+    hear = Listening(recogniser).words
+    expected = []
+    for k in range(2):
+        pair = (
+            soundfile.read(tmp_path / "set" / part / f"{k}.wav", dtype="float32")[0]
+            for part in ("clean", "noisy")
+        )
+        wanted, got = (hear(recogniser.transcribe(x)) for x in pair)
+        expected.append(edits(wanted, got) / len(wanted))
+    assert entry["mean"] == pytest.approx(np.mean(expected))
+    assert found.models[0]["hardware"]["metric_versions"]["recognizer"].startswith("recogniser@")
+    assert evaluate("noisy", wer=str(crdnn_folder), **ask).reused == 2
+    tiny_crdnn.make(tmp_path / "recogniser", seed=5)  # one of the same name, other weights
+    assert evaluate("noisy", wer=str(tmp_path / "recogniser"), **ask).reused == 0
+    assert "wer" not in evaluate("noisy", **ask).models[0]["metrics"]
+
+
+def test_whisper_understands_less_in_noise(whisper_folder: Path, corpus: Path) -> None:
+    count = words.word_errors(str(whisper_folder))
+    clean, noisy = (
+        soundfile.read(corpus / "dev" / part / "153.flac", dtype="float32")[0]
+        for part in ("clean", "noisy")
+    )
+    assert count(clean, clean) == 0
+    assert count(clean, noisy) > 0.2

@@ -1,1 +1,0 @@
-"""Recognisers that listen to what was reconstructed."""
