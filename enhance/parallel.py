@@ -1,7 +1,9 @@
 """Many independent pieces of work through joblib: local processes, or a Dask cluster, by a flag.
 
 The same function and the same items give the same results in this process, in others and on a
-cluster. Nothing is scheduled here; joblib and Dask do that.
+cluster. Nothing is scheduled here; joblib and Dask do that. Ray's backend for joblib (ray 2.60)
+gives no result before the last one is there, so that nothing could be kept of work that is stopped:
+it is not offered.
 """
 
 from __future__ import annotations
