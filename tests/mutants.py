@@ -51,6 +51,11 @@ MUTANTS = (
         "tests/enhance/training/test_training_faults.py::test_the_average_has_its_decay",
     ),
     Mutant(
+        "the average under the model's batch norms", "enhance/training/enhancer.py",
+        "        self._settle()\n        result", "        result",
+        "tests/enhance/training/test_training.py::test_validation_measures_the_average",
+    ),
+    Mutant(
         "weight decay ignored", "enhance/training/enhancer.py",
         "adamw(module, c.learning_rate, c.weight_decay)", "adamw(module, c.learning_rate, 0.0)",
         "tests/enhance/training/engine/test_engine.py::test_decay_is_that_of_the_configuration",

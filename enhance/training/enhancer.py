@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +45,9 @@ TOLD = (
     "ema_decay",
 )
 """Settings of training that the kept model's record names."""
+
+SETTLING = 64
+"""Mixtures that the averaged weights hear before they are measured or kept, see `Ema.settle`."""
 
 
 class EnhancerPlan(Plan):
@@ -167,15 +172,19 @@ class Enhancer(Learner):
 
     def batches(self, rank: int, world: int, step: int) -> Iterator[dict[str, Any]]:
         """This process's part of the mixtures of each step."""
+        return self._mixed(step, rank=rank, world=world, workers=self.data.config.workers)
+
+    def _mixed(self, step: int, **where: int) -> Iterator[dict[str, Any]]:
         c = self.plan.training
-        return batches(
-            self.data.mixer,
-            *(c.batch_size, c.epoch_size, step),
-            rank=rank,
-            world=world,
-            workers=self.data.config.workers,
-            mixing_of=self.data.mixing_of,
-        )
+        mixing = self.data.mixing_of
+        return batches(self.data.mixer, c.batch_size, c.epoch_size, step, mixing_of=mixing, **where)
+
+    def _settle(self) -> None:
+        """Fit the average's batch norms on the mixtures that come next."""
+        count = -(-SETTLING // self.plan.training.batch_size)
+        with contextlib.closing(self._mixed(self.step)) as found:
+            waves = (batch["noisy"].to(self.fabric.device) for batch in islice(found, count))
+            self.average.settle(WaveformModel.enhance, waves)
 
     def before_step(self, step: int) -> None:
         """The objective chooses its phase."""
@@ -219,6 +228,7 @@ class Enhancer(Learner):
         """
         if self.validation is None or not self.objective.trains_enhancer(self.step):
             return None
+        self._settle()
         result = self.validation.measure(self.average.model, self.plan.training.batch_size)
         if not math.isfinite(result["si_sdr"]):
             raise EnhanceError(f"step {self.step}: the output on the validation set is not finite")
@@ -245,6 +255,7 @@ class Enhancer(Learner):
         if self.validation is None:
             self.best = {"step": self.step}
         if self.validation is None or (last and self.best is None):
+            self._settle()
             self._keep({"step": self.step})
 
     def _keep(self, score: dict[str, Any]) -> None:

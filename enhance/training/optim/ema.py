@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -17,7 +19,8 @@ class Ema(Generic[M]):
     After step n, from 1: ``average += (1 - d) * (weight - average)`` with
     ``d = min(decay, n / (n + 9))``. The ramp makes the start of a run fade at the pace of the run:
     a fixed decay of 0.999 would still hold a third of the random start after 1000 steps. Buffers
-    (the running statistics of batch norms are averages already) are copied.
+    are copied; but the running statistics of batch norms are those of the model's weights, under
+    which the average is a worse network than either: `settle` estimates its own.
 
     Attributes
     ----------
@@ -37,3 +40,29 @@ class Ema(Generic[M]):
             mine.lerp_(theirs, 1 - decay)
         for copied, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             copied.copy_(buffer)
+
+    @torch.no_grad()
+    def settle(self, hear: Callable[[M, Tensor], object], waves: Iterable[Tensor]) -> None:
+        """Give the average's batch norms the statistics of its own activations.
+
+        As for stochastic weight averaging (Izmailov et al. 2018, section 3.2): plain means over all
+        batches. The next `update` takes the model's again.
+
+        Parameters
+        ----------
+        hear
+            Lets the average hear a batch, ``hear(average, waves)``.
+        waves
+            Batches of training audio, (B, N) each.
+        """
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        for batch in waves if norms else ():
+            hear(self.model, batch)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

@@ -115,3 +115,31 @@ def test_average_is_the_weighted_sum() -> None:
     assert not ema.model.training
     assert not any(p.requires_grad for p in ema.model.parameters())
     assert model[0].weight.requires_grad
+
+
+def test_the_averages_batch_norms_know_its_own_activations() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.BatchNorm1d(2)]
+    model = nn.Sequential(*layers).double()
+    ema = Ema(model, 0.9)
+    for step in range(1, 30):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.3 * torch.randn_like(p))
+        model(torch.randn(8, 3).double())
+        ema.update(model, step)
+    parts = [3 + torch.randn(50, 3).double() for _ in range(4)]
+    ema.settle(lambda average, x: average(x), iter(parts))
+    inner = [ema.model[0](x) for x in parts]
+    first, second = ema.model[1], ema.model[3]
+    torch.testing.assert_close(first.running_mean, torch.stack([x.mean(0) for x in inner]).mean(0))
+    torch.testing.assert_close(first.running_var, torch.stack([x.var(0) for x in inner]).mean(0))
+    # What lies deeper is heard behind each batch's own statistics, as in training.
+    normed = [(x - x.mean(0)) / (x.var(0, unbiased=False) + first.eps).sqrt() for x in inner]
+    outer = [ema.model[2](x * first.weight + first.bias).mean(0) for x in normed]
+    torch.testing.assert_close(second.running_mean, torch.stack(outer).mean(0))
+    assert not any(m.training for m in ema.model.modules())
+    assert (first.momentum, second.momentum) == (0.1, 0.1)
+    assert not torch.allclose(first.running_mean, model[1].running_mean, atol=0.1)
+    ema.update(model, 30)
+    assert torch.equal(first.running_mean, model[1].running_mean)
