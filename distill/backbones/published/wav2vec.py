@@ -8,7 +8,7 @@ Published names (i counts layers): ``feature_extractor.conv_layers.i.0`` convolu
 norm; ``feature_aggregator.conv_layers.i.1`` convolution and ``.3`` norm;
 ``feature_aggregator.residual_proj.i``; ``vector_quantizer.vars`` and ``.weight_proj`` (Gumbel) or
 ``.embedding`` and ``.projection`` (k-means). ``wav2vec_predictions`` and ``project_features``
-serve pre-training only (`FuturePrediction.from_published` reads the former).
+serve pre-training only.
 """
 
 from __future__ import annotations
