@@ -57,7 +57,7 @@ class VqFuture(Future):
 
         A k-means codebook begins with frames of the first batch.
         """
-        self.model.set_step(step)
+        self.model.quantizer.set_step(step)
         if step == 0 and self.config.architecture.vq_type == "kmeans":
             generator = torch.Generator().manual_seed(self.config.seed)
             self.model.quantizer.start_from(self.model.features(batch), generator)
@@ -66,7 +66,7 @@ class VqFuture(Future):
 
     def targets(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, float], Tensor | None]:
         """Codewords, the codebook's own loss, code perplexity (mean of the groups), codes."""
-        made = self.model.quantize(z)
+        made = self.model.quantizer(z)
         extra = made.codebook_loss
         if made.diversity is not None:
             extra = self.config.diversity_weight * made.diversity
