@@ -41,9 +41,6 @@ class VqFutureConfig(FutureConfig):
     """Gumbel: weight of the share of the codebook that the mean softmax leaves unused."""
 
 
-CONFIG = VqFutureConfig
-
-
 class VqFuture(Future):
     """The model, its quantiser and its predictor; see `distill.ssl.families.family.Family`."""
 
@@ -84,6 +81,4 @@ class VqFuture(Future):
         return {"codes": [code_usage(row) for row in counts]}
 
 
-def build(config: VqFutureConfig) -> VqFuture:
-    """A model with fresh weights."""
-    return VqFuture(config)
+FAMILY = (VqFutureConfig, VqFuture)
