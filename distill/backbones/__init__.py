@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from enhance import files
 from enhance.errors import EnhanceError, require
 
 if TYPE_CHECKING:
@@ -77,19 +77,12 @@ def read_json(path: Path, why: str) -> dict[str, Any]:
     EnhanceError
         If the file is missing or no JSON object.
     """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise EnhanceError(
-            f"{path}: not there ({why}); a teacher is a folder with config.json, "
-            "preprocessor_config.json and model.safetensors, a speechbrain folder with "
-            "hyperparams.yaml and embedding_model.ckpt, or a published checkpoint file (.pt)"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise EnhanceError(f"{path}: holds no JSON object ({why})")
-    return value
+    return files.read_json(
+        path,
+        f"not there ({why}); a teacher is a folder with config.json, preprocessor_config.json and "
+        "model.safetensors, a speechbrain folder with hyperparams.yaml and embedding_model.ckpt, "
+        "or a published checkpoint file (.pt)",
+    )
 
 
 def packaged(name: str) -> Path:
