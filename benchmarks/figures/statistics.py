@@ -64,9 +64,7 @@ class Interval:
         return {name: getattr(self, name) for name in ("mean", "low", "high", "n", "method")}
 
 
-def combined(
-    mean: float, n: int, method: str, errors: Sequence[tuple[float, float]]
-) -> Interval:
+def combined(mean: float, n: int, method: str, errors: Sequence[tuple[float, float]]) -> Interval:
     """95 % interval of a mean with independent random parts.
 
     The half width is the root of the sum of the squares of the parts' t intervals, each with its
