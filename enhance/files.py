@@ -142,6 +142,25 @@ def unwritable(path: Path | str, error: Exception, what: str = "written") -> Enh
     return EnhanceError(f"{path}: cannot be {what} ({why}); choose another place")
 
 
+def read_json(path: Path, missing: str = "no such file") -> dict[str, Any]:
+    """Read one JSON object; ``missing`` says what it means if there is no such file.
+
+    Raises
+    ------
+    EnhanceError
+        If it is missing, cannot be read, or is no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise EnhanceError(f"{path}: {missing}") from error
+    except (OSError, ValueError) as error:
+        raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise EnhanceError(f"{path}: holds no JSON object")
+    return value
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON that can be stored as UTF-8, whatever bytes a file name in it has."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)

@@ -31,9 +31,7 @@ Scores = Mapping[str, Row]
 """Rows of ``clips.jsonl`` of one run, by clip."""
 
 
-def crossed_interval(
-    values: np.ndarray, clusters: Clusters | None = None, confidence: float = 0.95
-) -> Interval:
+def crossed_interval(values: np.ndarray, clusters: Clusters | None = None) -> Interval:
     """Mean of a table of clips and seeds, with its interval.
 
     Parameters
@@ -42,8 +40,6 @@ def crossed_interval(
         One value per clip and seed (C, S).
     clusters
         Of the clips, as in `benchmarks.figures.statistics.mean_interval`.
-    confidence
-        Probability that the interval covers the mean.
 
     Raises
     ------
@@ -52,12 +48,12 @@ def crossed_interval(
     """
     if values.ndim != 2 or not values.size:
         raise EnhanceError(f"crossed_interval: values of shape {values.shape}; needs (C, S)")
-    over_clips = mean_interval(values.mean(1), clusters, confidence)
+    over_clips = mean_interval(values.mean(1), clusters)
     if values.shape[1] < ENOUGH or not over_clips.errors:
         return over_clips
-    errors = over_clips.errors + mean_interval(values.mean(0), None, confidence).errors
+    errors = over_clips.errors + mean_interval(values.mean(0)).errors
     method = "t over clips and seeds" if over_clips.method == "t" else f"{over_clips.method}, seeds"
-    return combined(over_clips.mean, over_clips.n, method, errors, confidence)
+    return combined(over_clips.mean, over_clips.n, method, errors)
 
 
 def mean_scores(runs: Sequence[Scores]) -> dict[str, Row]:

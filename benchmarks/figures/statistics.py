@@ -40,13 +40,6 @@ class Interval:
     """Standard error and degrees of freedom of each random part."""
 
     @property
-    def half_width(self) -> float | None:
-        """Half of the interval's width."""
-        if self.low is None or self.high is None:
-            return None
-        return (self.high - self.low) / 2
-
-    @property
     def p(self) -> float | None:
         """Smallest 1 - confidence whose interval leaves out zero; None without an interval."""
         if not self.errors:
@@ -71,9 +64,8 @@ class Interval:
         return {name: getattr(self, name) for name in ("mean", "low", "high", "n", "method")}
 
 
-def combined(mean: float, n: int, method: str, errors: Sequence[tuple[float, float]],
-             confidence: float = 0.95) -> Interval:  # fmt: skip
-    """Interval of a mean with independent random parts.
+def combined(mean: float, n: int, method: str, errors: Sequence[tuple[float, float]]) -> Interval:
+    """95 % interval of a mean with independent random parts.
 
     The half width is the root of the sum of the squares of the parts' t intervals, each with its
     own degrees of freedom (Howe 1974, J. Am. Stat. Assoc. 69, 789).
@@ -84,10 +76,8 @@ def combined(mean: float, n: int, method: str, errors: Sequence[tuple[float, flo
         Of the interval.
     errors
         Standard error and degrees of freedom of each part.
-    confidence
-        Probability that the interval covers the mean.
     """
-    half = _half_width(errors, 1 - confidence)
+    half = _half_width(errors, 0.05)
     return Interval(mean, mean - half, mean + half, n, method, tuple(errors))
 
 
@@ -100,7 +90,6 @@ def _half_width(errors: Sequence[tuple[float, float]], outside: float) -> float:
 def mean_interval(
     values: Sequence[float] | np.ndarray,
     clusters: Clusters | None = None,
-    confidence: float = 0.95,
     counts: np.ndarray | None = None,
 ) -> Interval:
     """Mean of one value per clip, with its interval.
@@ -112,8 +101,6 @@ def mean_interval(
     clusters
         By factor, the cluster of each clip (`clusters_of`), at most two factors; None for
         independent clips.
-    confidence
-        Probability that the interval covers the mean.
     counts
         How many clips, all of one cluster of each factor, each value is the mean of (n,); None
         for one each.
@@ -136,7 +123,7 @@ def mean_interval(
     if array.size == 1:
         return Interval(mean, None, None, clips, method)
     error = clustered_error([array], [named], [many])
-    return combined(mean, clips, method, [error], confidence)
+    return combined(mean, clips, method, [error])
 
 
 def row_interval(rows: Sequence[Mapping[str, Any]], part: str, metric: str) -> dict[str, Any]:
@@ -163,7 +150,6 @@ def group_difference(
     a: Sequence[float] | np.ndarray,
     b: Sequence[float] | np.ndarray,
     clusters: tuple[Clusters, Clusters] | None = None,
-    confidence: float = 0.95,
 ) -> Interval:
     """Mean of ``b`` less mean of ``a``, two groups of other clips, with its interval.
 
@@ -176,8 +162,6 @@ def group_difference(
         One value per clip, at least two in each.
     clusters
         Of both, see `mean_interval`.
-    confidence
-        Probability that the interval covers the difference.
 
     Raises
     ------
@@ -196,7 +180,7 @@ def group_difference(
     mean = float(parts[1].mean() - parts[0].mean())
     count = sum(x.size for x in parts)
     error = clustered_error([-parts[0], parts[1]], named)
-    return combined(mean, count, method, [error], confidence)
+    return combined(mean, count, method, [error])
 
 
 def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
@@ -258,7 +242,6 @@ def paired_difference(
     a: Mapping[Any, float],
     b: Mapping[Any, float],
     labels: Mapping[Any, Mapping[str, str]] | None = None,
-    confidence: float = 0.95,
 ) -> Difference | None:
     """Mean of ``b - a`` over the clips of both, with its interval.
 
@@ -268,8 +251,6 @@ def paired_difference(
         Value of each clip, by clip name; clips that were refused are absent.
     labels
         Of each clip, for `clusters_of`; None for independent clips.
-    confidence
-        As in `mean_interval`.
 
     Returns
     -------
@@ -282,7 +263,7 @@ def paired_difference(
     differences = np.array([b[clip] - a[clip] for clip in common])
     clusters = clusters_of([labels[clip] for clip in common]) if labels else None
     return Difference(
-        interval=mean_interval(differences, clusters, confidence),
+        interval=mean_interval(differences, clusters),
         wins=int(np.count_nonzero(differences > 0)),
         only_one=len(set(a) ^ set(b)),
     )
@@ -299,9 +280,11 @@ def row_difference(
     return found.row() if found else None
 
 
-def ratio_of_medians(
-    a: np.ndarray, b: np.ndarray, blocks: int = 40, seed: int = 0, resamples: int = 1000
-) -> Interval:
+RESAMPLES = 1000
+"""Of the block bootstrap."""
+
+
+def ratio_of_medians(a: np.ndarray, b: np.ndarray, blocks: int = 40, seed: int = 0) -> Interval:
     """``median(b) / median(a)`` of two interleaved time series, with a block bootstrap interval.
 
     Frame times drift with the machine, so that neighbours are alike: whole blocks of neighbours
@@ -313,7 +296,7 @@ def ratio_of_medians(
         Times in the order they were taken, interleaved; lengths may differ.
     blocks
         Number of blocks the run is cut into (fewer where a series is shorter).
-    seed, resamples
+    seed
         Of the bootstrap.
 
     Raises
@@ -330,8 +313,8 @@ def ratio_of_medians(
         return Interval(ratio, None, None, count, "block bootstrap")
     parts_a, parts_b = np.array_split(a, count), np.array_split(b, count)
     generator = np.random.default_rng(seed)
-    ratios = np.empty(resamples)
-    for index in range(resamples):
+    ratios = np.empty(RESAMPLES)
+    for index in range(RESAMPLES):
         chosen = generator.integers(0, count, count)
         below = np.median(np.concatenate([parts_a[i] for i in chosen]))
         above = np.median(np.concatenate([parts_b[i] for i in chosen]))

@@ -10,12 +10,7 @@ from dataclasses import asdict
 import numpy as np
 
 from benchmarks.figures.clusters import clusters_of
-from benchmarks.figures.statistics import (
-    group_difference,
-    paired_difference,
-    row_difference,
-    row_interval,
-)
+from benchmarks.figures.statistics import group_difference, row_difference, row_interval
 from benchmarks.guard import cases as c
 from benchmarks.guard.bounds import Harm, judge
 from benchmarks.guard.cases import Case
@@ -35,17 +30,18 @@ def summary(candidate: Candidate, rows: Rows, cases: Sequence[Case], bounds: Har
     place, listed = list_of(candidate)
     speakers = {str(row.get("speaker", "")) for row in listed} if place else None
     groups: Row = {
-        "sex": _groups(own[c.HARD], lambda row: c.sex_of(row["labels"], sex), "female", "male"),
+        "sex": _groups(
+            _parted(own[c.HARD], lambda row: c.sex_of(row["labels"], sex)), "female", "male"
+        ),
         "speaker": _groups(
-            own[c.HARD], lambda row: c.heard_of(row["labels"], speakers), "heard", "unheard"
+            _parted(own[c.HARD], lambda row: c.heard_of(row["labels"], speakers)),
+            "heard",
+            "unheard",
         ),
     }
     if c.LANGUAGE in own:
-        both = [(row, "other") for row in own[c.LANGUAGE]] + [(r, "the set's") for r in own[c.HARD]]
-        names = {id(row): name for row, name in both}
-        groups["language"] = _groups(
-            [row for row, _ in both], lambda row: names[id(row)], "other", "the set's"
-        )
+        both = {"other": own[c.LANGUAGE], "the set's": own[c.HARD]}
+        groups["language"] = _groups(both, "other", "the set's")
     groups["signals"] = signals_and_noise(own)
     levels = {name: _level_change(own[c.HARD], own[name]) for name in c.LEVELS}
     found: Row = {
@@ -109,69 +105,59 @@ def worst_tenth(rows: Sequence[Row], metric: str) -> Row:
     return row_interval(bent, "metrics", metric)
 
 
-def _groups(rows: Sequence[Row], name_of: Callable[[Row], str], first: str, second: str) -> Row:
-    """Gains of two groups and of clips in neither, and the difference; empty without both."""
+def _parted(rows: Sequence[Row], name_of: Callable[[Row], str]) -> dict[str, list[Row]]:
     parts: dict[str, list[Row]] = {}
     for row in rows:
         parts.setdefault(name_of(row) or "(unknown)", []).append(row)
+    return parts
+
+
+def _groups(parts: Mapping[str, Sequence[Row]], first: str, second: str) -> Row:
+    """Gains of two groups and of clips in neither, and the difference; empty without both."""
     if not {first, second} <= parts.keys():
         return {}
-    values = {}
-    for name in sorted(parts, key=[first, second, "(unknown)"].index):
-        speakers = {row["labels"].get("speaker", "") for row in parts[name]} - UNKNOWN
-        values[name] = {
-            "clips": len(parts[name]),
-            "speakers": len(speakers),
-            "gain": {m: row_interval(parts[name], "gains", m) for m in c.FIGURES},
-        }
+    order = [name for name in (first, second, "(unknown)") if name in parts]
+    apart = {m: gap(parts[first], parts[second], m) for m in c.FIGURES}
     return {
-        "values": values,
-        "difference": {
-            "of": f"{first} - {second}",
-            **{m: gap(parts[first], parts[second], m) for m in c.FIGURES},
-        },
+        "values": {name: _gains(parts[name]) for name in order},
+        "difference": {"of": f"{first} - {second}", **apart},
+    }
+
+
+def _gains(rows: Sequence[Row]) -> Row:
+    """Gains of one group."""
+    return {
+        "clips": len(rows),
+        "speakers": len({row["labels"].get("speaker", "") for row in rows} - UNKNOWN),
+        "gain": {m: row_interval(rows, "gains", m) for m in c.FIGURES},
     }
 
 
 def signals_and_noise(own: Mapping[str, Sequence[Row]]) -> Row:
     """Gains with signals (alarms, sirens, ...) and with the other noise from formulas, and their
     difference paired by clip: each clip stands for its mean over the kinds of noise."""
-    sides: dict[str, dict[str, dict[str, list[float]]]] = {"signals": {}, "other noise": {}}
-    labels: dict[str, Mapping[str, str]] = {}
+    sides: dict[str, dict[str, list[Row]]] = {"signals": {}, "other noise": {}}
     for case in c.KINDS:
         side = sides["signals" if case in c.SIGNALS else "other noise"]
         for row in own[case]:
-            labels[row["clip"]] = row["labels"]
-            for figure, gain in row["gains"].items():
-                side.setdefault(figure, {}).setdefault(row["clip"], []).append(gain)
-    means = {
-        name: {
-            figure: {clip: float(np.mean(gains)) for clip, gains in side.get(figure, {}).items()}
-            for figure in c.FIGURES
-        }
-        for name, side in sides.items()
-    }
+            side.setdefault(row["clip"], []).append(row)
+    signals, noise = ([_mean_gains(rows) for rows in side.values()] for side in sides.values())
     values = {
-        name: {
-            "clips": len({clip for by_clip in side.values() for clip in by_clip}),
-            "speakers": 0,
-            "gain": {
-                figure: row_interval(
-                    [{"gain": {figure: x}, "labels": labels[k]} for k, x in by_clip.items()],
-                    "gain",
-                    figure,
-                )
-                for figure, by_clip in side.items()
-            },
-        }
-        for name, side in means.items()
+        name: {**_gains([row for row in rows if row["gains"]]), "speakers": 0}
+        for name, rows in (("signals", signals), ("other noise", noise))
     }
-    gaps = {
-        figure: paired_difference(means["other noise"][figure], gains, labels)
-        for figure, gains in means["signals"].items()
-    }
-    apart = {figure: gap.row() if gap else None for figure, gap in gaps.items()}
+    apart = {m: row_difference(noise, signals, "gains", m) for m in c.FIGURES}
     return {"values": values, "difference": {"of": "signals - other noise", **apart}}
+
+
+def _mean_gains(rows: Sequence[Row]) -> Row:
+    """One row for the rows of one clip."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for figure, gain in row["gains"].items():
+            found.setdefault(figure, []).append(gain)
+    means = {figure: float(np.mean(gains)) for figure, gains in found.items()}
+    return {"clip": rows[0]["clip"], "labels": rows[0]["labels"], "gains": means}
 
 
 def gap(a: Sequence[Row], b: Sequence[Row], metric: str) -> Row | None:

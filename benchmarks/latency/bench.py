@@ -90,9 +90,7 @@ def bench(
     seconds: float = 4.0,
     out: Path | str | None = None,
     *,
-    audio: Path | str | None = None,
     regimes: Sequence[str] = REGIMES,
-    disturb_mb: int = 64,
     repeats: int = 3,
     quiet: bool = False,
 ) -> Bench:
@@ -107,12 +105,8 @@ def bench(
     out
         Folder for ``results.jsonl``; None writes nothing. The page of it is
         `benchmarks.pages.report.write_report`.
-    audio
-        Audio file to feed; None feeds noise (the time of a network hardly depends on it).
     regimes
         Regimes out of `REGIMES`.
-    disturb_mb
-        Buffer that is written between cold frames, in MB.
     repeats
         Fresh processes for the cold start, at least one.
     quiet
@@ -125,16 +119,16 @@ def bench(
     """
     if not models:
         raise EnhanceError("bench: no model named; give ONNX files or shipped names")
-    if not seconds > 0 or disturb_mb < 1 or repeats < 1:
-        raise EnhanceError("bench: seconds, disturb_mb and repeats must be positive")
+    if not seconds > 0 or repeats < 1:
+        raise EnhanceError("bench: seconds and repeats must be positive")
     unknown = [regime for regime in regimes if regime not in REGIMES]
     if unknown or not regimes:
         raise EnhanceError(f"bench: regimes {list(regimes)}; choose from {', '.join(REGIMES)}")
     if out is not None:
         require("bench", "matplotlib")
-    subjects = _open(models, audio)
+    subjects = _open(models)
     machine = hardware()
-    disturb = CacheDisturber(disturb_mb)
+    disturb = CacheDisturber()
     with progress_bar(quiet=quiet) as bar:
         total = len(subjects) * (len(regimes) + 1)
         job = bar.add_task("bench", total=total, speed="")
@@ -152,7 +146,7 @@ def bench(
                 done(regime)
     run = secrets.token_hex(6)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    settings = {"seconds": seconds, "block": BLOCK, "disturb_mb": disturb_mb, "threads": 1}
+    settings = {"seconds": seconds, "block": BLOCK, "disturb_mb": disturb.megabytes, "threads": 1}
     rows = [
         _row(subject, subjects[0], start)
         | {"run": run, "time": now, "hardware": machine, "settings": settings}
@@ -174,19 +168,15 @@ def bench(
     return Bench(folder, rows, machine, lines)
 
 
-def _open(models: Sequence[str | Path], audio: Path | str | None) -> list[Subject]:
+def _open(models: Sequence[str | Path]) -> list[Subject]:
+    """Models, each fed with four seconds of noise: their time hardly depends on it."""
     subjects: list[Subject] = []
     for model in models:
         path = find_model(model)
         enhancer = Enhancer(path, num_threads=1)
-        rate = enhancer.sample_rate
-        if audio is None:
-            wave = (0.05 * np.random.default_rng(0).standard_normal(4 * rate)).astype(np.float32)
-        else:
-            from enhance.audio.read import read
-
-            wave = read(audio, rate)
-        count = max(1, len(wave) // enhancer.hop_length)
+        noise = np.random.default_rng(0).standard_normal(4 * enhancer.sample_rate)
+        wave = (0.05 * noise).astype(np.float32)
+        count = len(wave) // enhancer.hop_length
         name = path.stem
         same = sum(other.name.partition("#")[0] == name for other in subjects)
         name = f"{name}#{same + 1}" if same else name

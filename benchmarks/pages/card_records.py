@@ -23,7 +23,7 @@ from enhance.data.corpus.manifest import Clip
 from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
-from enhance.files import read_jsonl, sha256
+from enhance.files import read_json, read_jsonl, sha256
 
 HOURS_TOLERANCE = 0.01
 """Relative difference of hours by manifest and by the run's own record that is let pass."""
@@ -168,14 +168,8 @@ def _json_of(metadata: Mapping[str, str], key: str, path: Path) -> Row:
 
 def _certificate(path: Path, digest: str) -> Row:
     place = path.with_suffix(".certificate.json")
-    try:
-        record = json.loads(place.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise EnhanceError(
-            f"{place}: no certificate of {path.name} can be read ({error}); "
-            "enhance export writes one"
-        ) from error
-    found = str(record.get("sha256", "")) if isinstance(record, dict) else ""
+    record = read_json(place, f"no certificate of {path.name}; enhance export writes one")
+    found = str(record.get("sha256", ""))
     if found != digest:
         raise EnhanceError(
             f"{place}: is the certificate of another file ({found[:12] or 'no hash'}, "
@@ -183,7 +177,7 @@ def _certificate(path: Path, digest: str) -> Row:
         )
     if "tried" not in record.get("look_ahead", {}):
         raise EnhanceError(f"{place}: does not say how look-ahead was tried; export it again")
-    return dict(record)
+    return record
 
 
 def _check_run(run: Path, path: Path, training: Row, model: Row) -> Row:
@@ -197,10 +191,7 @@ def _check_run(run: Path, path: Path, training: Row, model: Row) -> Row:
     missing = [name for name in names if not (run / name).is_file()]
     if missing:
         raise EnhanceError(f"{run}: no {' and no '.join(missing)}; name the folder of the run")
-    try:
-        kept = json.loads((run / checkpoint.CONFIG).read_text("utf-8"))
-    except ValueError as error:
-        raise EnhanceError(f"{run / checkpoint.CONFIG}: not JSON ({error})") from error
+    kept = read_json(run / checkpoint.CONFIG)
     _, header = load_tensors(run / checkpoint.WEIGHTS, checkpoint.FORMAT, tensors=False)
     model = _full(model, str(path))  # an older record lacks the settings that came after it
     theirs = {

@@ -26,7 +26,7 @@ from benchmarks.figures.statistics import row_difference, row_interval
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
 from benchmarks.quality.clips import Pair, Row, Task
-from benchmarks.quality.heard import TestClip, check
+from benchmarks.quality.heard import check
 from benchmarks.recognizers.words import identity
 from enhance.errors import EnhanceError, require
 from enhance.files import sha256, to_json, write_jsonl
@@ -141,7 +141,6 @@ def evaluate(
     table = {(row["model_hash"], row["clip"]): row for row in rows}
     warnings: list[str] = []
     summaries = []
-    test_clips = [TestClip(p.name, (p.clean_sha256, p.noisy_sha256), p.labels) for p in pairs]
     common: Row = {
         "set": name,
         "set_hash": set_hash,
@@ -153,7 +152,7 @@ def evaluate(
     shared = {**common, "hardware": {**hardware(), "metric_versions": tools}}
     for candidate in candidates:
         own = [table[candidate.sha256, pair.name] for pair in pairs]
-        heard = check(candidate, test_clips)
+        heard = check(candidate, pairs)
         row = _summary(candidate, own, labels, metrics) | shared | {"heard": heard.row()}
         if candidate.kind != "noisy":
             warnings += heard.lines(candidate.name, len(pairs))

@@ -15,26 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.candidates import Candidate
+from benchmarks.quality.clips import Pair
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 
 _AUDIO = re.compile(r"\.(wav|flac|ogg|opus|mp3|aiff?|m4a|sph|au|raw)$", re.IGNORECASE)
 _FILE_LABELS = {"source_files", "speech_files", "noise_files", "noise_name", "recording"}
 _EMPTY = {"clean", "noisy", "noise", "speech", "audio", "sample", "mixture", "output", "input"}
-
-
-@dataclass(frozen=True)
-class TestClip:
-    """What is known of one pair of the test set."""
-
-    __test__ = False  # not a test class of pytest
-
-    name: str
-    """Name of the pair."""
-    hashes: tuple[str, ...]
-    """SHA-256 of its files, and of the files it was made from where the manifest tells."""
-    labels: Mapping[str, str]
-    """Labels of the manifest; words that look like audio files are taken as its sources."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +126,11 @@ def _run_folders(path: Path) -> list[Path]:
     return [Path(value) for value in values if isinstance(value, str) and value]
 
 
-def check(candidate: Candidate, clips: Sequence[TestClip]) -> Heard:
-    """Compare a test set with what a model heard."""
+def check(candidate: Candidate, clips: Sequence[Pair]) -> Heard:
+    """Compare a test set with what a model heard.
+
+    Words of the clips' labels that look like audio files are taken as their sources.
+    """
     place, rows = list_of(candidate)
     if not place:
         return Heard("")
@@ -151,7 +141,9 @@ def check(candidate: Candidate, clips: Sequence[TestClip]) -> Heard:
             by_name.setdefault(name, str(row.get("path", "")))
     same_bytes, same_name = [], []
     for clip in clips:
-        hits = [by_hash[value] for value in clip.hashes if value in by_hash]
+        hits = [
+            by_hash[value] for value in (clip.clean_sha256, clip.noisy_sha256) if value in by_hash
+        ]
         same_bytes += [(clip.name, _short(file)) for file in dict.fromkeys(hits)]
         if not hits:
             names = sorted(source_names(clip.name, clip.labels) & by_name.keys())

@@ -23,7 +23,6 @@ or several that share the folder, may run the command at once: each run has a lo
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -46,14 +45,14 @@ from benchmarks.study.trial import (
     CLIPS,
     Conditions,
     check_unchanged,
-    is_finished,
+    is_done,
     lock,
     read_record,
 )
 from benchmarks.study.workers import run_study
 from enhance.data.corpus.clips import load_clips
 from enhance.errors import EnhanceError
-from enhance.files import write_json, write_jsonl
+from enhance.files import read_json, write_json, write_jsonl
 from enhance.measure.timing import cores
 
 MEMORY = "study.json"
@@ -165,7 +164,7 @@ def compare(
         failures = [(o.key, o.message) for o in outcomes if o.state == "failed"]
         if not stopped and all(o.state != "held" for o in outcomes):
             whole = memory["set_hash"]
-            done = [t for t in study.trials if is_finished(t, folder / t.key, whole)]
+            done = [t for t in study.trials if is_done(t, folder / t.key, whole)]
             if done:
                 time_networks(folder, done, seconds, quiet=quiet)
     rows = _write(study, folder, memory, table)
@@ -194,13 +193,8 @@ def _remember(
     """What the folder was used with, and over it what is asked for now."""
     path = folder / MEMORY
     memory: Row = {"set": None, "snr": -5.0, "base": []}
-    try:
-        memory |= json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        if report:
-            raise EnhanceError(f"{folder}: holds no study; run it without --report") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise EnhanceError(f"{path}: cannot be read as JSON ({error}); remove it") from error
+    if report or path.exists():
+        memory |= read_json(path, "there is no study; run it without --report")
     if clips is not None:
         memory["set"] = str(clips)
     if snr is not None:

@@ -8,7 +8,6 @@ network is added, all are timed again: times of two benches do not compare.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from benchmarks.latency.bench import bench
 from benchmarks.study.file import Trial, digest
 from benchmarks.study.trial import lock
 from enhance.errors import EnhanceError
-from enhance.files import write_json
+from enhance.files import read_json, write_json
 from enhance.network.checkpoint import CheckpointInfo
 from enhance.progress import progress_bar
 
@@ -96,13 +95,8 @@ def read_times(folder: Path) -> dict[str, Any]:
         If the file is damaged.
     """
     path = folder / TIMES
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: cannot be read as JSON ({error}); remove it") from error
-    return value if isinstance(value, dict) and value.get("format") == FORMAT else {}
+    value = read_json(path) if path.exists() else {}
+    return value if value.get("format") == FORMAT else {}
 
 
 def _export(folder: Path, trial: Trial) -> Path:

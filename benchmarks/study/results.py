@@ -9,26 +9,27 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.figures.results import FORMAT, read_rows
 from benchmarks.figures.seeds import Row, Scores, by_group, differences, mean_scores
 from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import GROUP_LABELS
-from benchmarks.study.file import Study, Trial, changes, changes_since, digest, newer_settings, told
+from benchmarks.study.file import Study, Trial, changes, digest, newer_settings
 from benchmarks.study.networks import read_times
-from benchmarks.study.trial import CLIPS, EVALUATION, Record, is_done, read_record
+from benchmarks.study.trial import (
+    CLIPS,
+    DONE,
+    EVALUATION,
+    STALE,
+    Record,
+    read_record,
+    state_of,
+)
 from distill.training import card
 from distill.training.card import leaves
-from enhance.config import RunConfig
 from enhance.config.settings import to_dict
 from enhance.measure.metrics import versions
-
-STALE = "stale"
-FAILED = "failed"
-OPEN = "not finished"
-DONE = "done"
 
 _SAME = ("config_hash", "parameters", "cpu_ms_p50", "cpu_cold_ms_p50", "cpu")
 """What all seeds of a name share."""
@@ -51,17 +52,8 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
     EnhanceError
         If a file of the folder is damaged.
     """
-    noisy = _scores(folder / NOISY / CLIPS, set_hash, NOISY)
-    records = {trial.key: read_record(folder / trial.key) for trial in study.trials}
-    states = {t.key: _state(t, records[t.key], set_hash) for t in study.trials}
-    scores: dict[str, Scores] = {}
-    for trial in study.trials:
-        record = records[trial.key]
-        if record and states[trial.key][0] == DONE:
-            place = folder / trial.key / EVALUATION / CLIPS
-            scores[trial.key] = _scores(place, set_hash, record["evaluated"]["model_hash"])
-    times = read_times(folder)
-    first = study.trials[0]
+    found = _Found(study, folder, set_hash)
+    times = found.times
     head: Row = {
         "kind": "study",
         "title": study.title,
@@ -70,30 +62,137 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
         "of_modes": study.of_modes,
         "teachers": _teachers(study) if study.of_modes else {},
         "seeds": list(study.seeds),
-        "hours_heard": first.hours,
+        "hours_heard": study.trials[0].hours,
         "set": set_name,
         "set_hash": set_hash,
-        "clips": len(noisy),
+        "clips": len(found.noisy),
         "metric_versions": versions(),
         "hardware": times.get("hardware"),
         "timing": times.get("settings"),
         "warnings": times.get("warnings", []),
     }
     rows = [head]
-    if noisy:
+    if found.noisy:
+        labels = [row["labels"] for row in found.noisy.values()]
         rows.append({
             "kind": NOISY,
-            "metrics": mean_scores([noisy]),
-            "groups": _groups([noisy]),
-            "clustering": clustering(clusters_of([row["labels"] for row in noisy.values()])),
+            "metrics": mean_scores([found.noisy]),
+            "groups": _groups([found.noisy]),
+            "clustering": clustering(clusters_of(labels)),
         })  # fmt: skip
-    for trial in study.trials:
-        rows.append(_trial_row(study, trial, records, states, scores, times))
+    singles = [found.trial_row(trial) for trial in study.trials]
+    rows += singles
     for name in study.names:
-        done = [t for t in study.trials if t.name == name and t.key in scores]
+        done = [t for t in study.trials if t.name == name and t.key in found.scores]
         if len(done) > 1:
-            rows.append(_mean_row(study, done, scores, rows))
+            keys = [trial.key for trial in done]
+            rows.append(found.mean_row(done, [row for row in singles if row["run"] in keys]))
     return [{"kind": row["kind"], "format": FORMAT, **row} for row in rows]
+
+
+class _Found:
+    """What lies in a study's folder: records, scores on one set, times."""
+
+    def __init__(self, study: Study, folder: Path, set_hash: str) -> None:
+        self.study = study
+        self.noisy = _scores(folder / NOISY / CLIPS, set_hash, NOISY)
+        self.records = {trial.key: read_record(folder / trial.key) for trial in study.trials}
+        self.states = {t.key: state_of(t, self.records[t.key], set_hash) for t in study.trials}
+        self.scores: dict[str, Scores] = {}
+        for key, record in self.records.items():
+            if record and self.states[key][0] == DONE:
+                place = folder / key / EVALUATION / CLIPS
+                self.scores[key] = _scores(place, set_hash, record["evaluated"]["model_hash"])
+        self.times = read_times(folder)
+
+    def trial_row(self, trial: Trial) -> Row:
+        """One run of one seed."""
+        record = self.records[trial.key] or {}
+        state, reason = self.states[trial.key]
+        trained = (record.get("trained") if state != STALE else None) or {}
+        row: Row = {
+            "kind": "trial",
+            "run": trial.key,
+            **self._about(trial),
+            "seed": trial.seed,
+            "seeds": [trial.seed],
+            "config_hash": record.get("config_hash") or digest(trial.config),
+            "state": state,
+            "reason": reason,
+            "steps": trained.get("steps"),
+            "hours_heard": trained.get("hours_heard"),
+            "train_seconds": trained.get("seconds"),
+            "train_cpu_seconds": trained.get("cpu_seconds"),
+            "parameters": trained.get("parameters"),
+            "validation": trained.get("score"),
+            **_cpu(self.times.get("networks", {}).get(digest(trial.config.model))),
+            **self._measured([trial] if trial.key in self.scores else []),
+            "warnings": [],
+        }
+        if trial.key in self.scores:
+            row["warnings"] = self._warnings(trial, record, bool(row["difference"]))
+        return row
+
+    def _warnings(self, trial: Trial, record: Record, compared: bool) -> list[str]:
+        lines = list((record.get("evaluated") or {}).get("warnings", []))
+        newer = newer_settings(record["config"], trial)
+        if newer:
+            lines.append(
+                f"{trial.key}: was trained before these settings existed, which count as their "
+                f"defaults: {', '.join(newer)}"
+            )
+        if compared:
+            other = self.study.trial(trial.baseline, trial.seed)
+            theirs = (self.records[other.key] or {})["trained"]["training_files"]
+            same_data = trial.config.data == other.config.data
+            if same_data and theirs != record["trained"]["training_files"]:
+                lines.append(
+                    f"{trial.key}: {other.key} was trained on other files of the same folders "
+                    "(they changed in between): the difference is not that of the settings alone"
+                )
+        return lines
+
+    def mean_row(self, done: Sequence[Trial], singles: Sequence[Row]) -> Row:
+        """One name over its finished seeds, of the rows of each."""
+        return {
+            "kind": "trial-mean",
+            **self._about(done[0]),
+            "seeds": [trial.seed for trial in done],
+            "hours_heard": singles[0]["hours_heard"],
+            "train_seconds": _mean([single["train_seconds"] for single in singles]),
+            "train_cpu_seconds": _mean([single["train_cpu_seconds"] for single in singles]),
+            **{k: singles[0][k] for k in _SAME},
+            **self._measured(done),
+        }
+
+    def _measured(self, done: Sequence[Trial]) -> Row:
+        """Scores over the finished seeds of one name, and against the baseline's where it has
+        them."""
+        own = [self.scores[trial.key] for trial in done]
+        row: Row = {
+            "metrics": mean_scores(own) if own else None,
+            "groups": _groups(own),
+            "difference": None,
+            "difference_seeds": [],
+            "group_difference": {},
+        }
+        pairs = [(t, self.study.trial(t.baseline, t.seed).key) for t in done if t.baseline]
+        pairs = [(trial, base) for trial, base in pairs if base in self.scores]
+        if pairs:
+            base = [self.scores[key] for _, key in pairs]
+            row |= _compared(base, [self.scores[t.key] for t, _ in pairs])
+            row["difference_seeds"] = [trial.seed for trial, _ in pairs]
+        return row
+
+    def _about(self, trial: Trial) -> Row:
+        base = self.study.trial(trial.baseline, trial.seed) if trial.baseline else None
+        differ = changes(base.config, trial.config) if base else []
+        return {
+            "name": trial.name,
+            "why": trial.why,
+            "baseline": trial.baseline or None,
+            "changes": [list(change) for change in differ],
+        }
 
 
 def _teachers(study: Study) -> dict[str, Row | None]:
@@ -112,121 +211,6 @@ def _teachers(study: Study) -> dict[str, Row | None]:
                 found[name] = next((x for x in gains if x["over"].startswith("MFCC")), None)
                 break
     return found
-
-
-def _state(trial: Trial, record: Record | None, set_hash: str) -> tuple[str, str]:
-    """Where a run stands, and why it has no figures."""
-    if record is None:
-        return OPEN, "has not begun"
-    changed = changes_since(record["config"], trial)
-    if changed:
-        return STALE, f"was trained with other settings than the study has now ({told(changed)})"
-    if record.get("failed"):
-        return FAILED, record["failed"]["message"]
-    if is_done(record, set_hash):
-        return DONE, ""
-    trained = "is trained, and not evaluated on this set"
-    return OPEN, trained if record.get("trained") else "is not trained to its end"
-
-
-def _trial_row(
-    study: Study,
-    trial: Trial,
-    records: dict[str, Record | None],
-    states: dict[str, tuple[str, str]],
-    scores: dict[str, Scores],
-    times: dict[str, Any],
-) -> Row:
-    record = records[trial.key] or {}
-    state, reason = states[trial.key]
-    trained = record.get("trained") if state != STALE else None
-    trained = trained or {}
-    row: Row = {
-        "kind": "trial",
-        "run": trial.key,
-        **_about(study, trial),
-        "seed": trial.seed,
-        "seeds": [trial.seed],
-        "config_hash": record.get("config_hash") or digest(trial.config),
-        "state": state,
-        "reason": reason,
-        "steps": trained.get("steps"),
-        "hours_heard": trained.get("hours_heard"),
-        "train_seconds": trained.get("seconds"),
-        "train_cpu_seconds": trained.get("cpu_seconds"),
-        "parameters": trained.get("parameters"),
-        "validation": trained.get("score"),
-        **_cpu(times.get("networks", {}).get(digest(trial.config.model))),
-        **_measured(study, [trial] if trial.key in scores else [], scores),
-        "warnings": [],
-    }
-    if trial.key not in scores:
-        return row
-    row["warnings"] = list((record.get("evaluated") or {}).get("warnings", []))
-    newer = newer_settings(record["config"], trial)
-    if newer:
-        row["warnings"].append(
-            f"{trial.key}: was trained before these settings existed, which count as their "
-            f"defaults: {', '.join(newer)}"
-        )
-    if row["difference"]:
-        other = study.trial(trial.baseline, trial.seed)
-        theirs = (records[other.key] or {})["trained"]["training_files"]
-        same_data = trial.config.data == other.config.data
-        if same_data and theirs != trained["training_files"]:
-            row["warnings"].append(
-                f"{trial.key}: {other.key} was trained on other files of the same folders "
-                "(they changed in between): the difference is not that of the settings alone"
-            )
-    return row
-
-
-def _mean_row(
-    study: Study, done: Sequence[Trial], scores: dict[str, Scores], rows: Sequence[Row]
-) -> Row:
-    """One name over its finished seeds."""
-    keys = [trial.key for trial in done]
-    singles = [row for row in rows if row["kind"] == "trial" and row["run"] in keys]
-    return {
-        "kind": "trial-mean",
-        **_about(study, done[0]),
-        "seeds": [trial.seed for trial in done],
-        "hours_heard": singles[0]["hours_heard"],
-        "train_seconds": _mean([single["train_seconds"] for single in singles]),
-        "train_cpu_seconds": _mean([single["train_cpu_seconds"] for single in singles]),
-        **{k: singles[0][k] for k in _SAME},
-        **_measured(study, done, scores),
-    }
-
-
-def _measured(study: Study, done: Sequence[Trial], scores: dict[str, Scores]) -> Row:
-    """Scores over the finished seeds of one name, and against the baseline's where it has them."""
-    own = [scores[trial.key] for trial in done]
-    row: Row = {
-        "metrics": mean_scores(own) if own else None,
-        "groups": _groups(own),
-        "difference": None,
-        "difference_seeds": [],
-        "group_difference": {},
-    }
-    pairs = [(t, study.trial(t.baseline, t.seed).key) for t in done if t.baseline]
-    pairs = [(trial, base) for trial, base in pairs if base in scores]
-    if pairs:
-        row |= _compared([scores[key] for _, key in pairs], [scores[t.key] for t, _ in pairs])
-        row["difference_seeds"] = [trial.seed for trial, _ in pairs]
-    return row
-
-
-def _about(study: Study, trial: Trial) -> Row:
-    base: RunConfig | None = None
-    if trial.baseline:
-        base = study.trial(trial.baseline, trial.seed).config
-    return {
-        "name": trial.name,
-        "why": trial.why,
-        "baseline": trial.baseline or None,
-        "changes": [list(change) for change in changes(base, trial.config)] if base else [],
-    }
 
 
 def _compared(base: Sequence[Scores], own: Sequence[Scores]) -> Row:

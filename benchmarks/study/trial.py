@@ -25,7 +25,7 @@ from benchmarks.study.file import Trial, changes_since, digest, hours_heard, tol
 from distill.modes.choose import load_model, make_objective
 from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
-from enhance.files import atomic, write_json
+from enhance.files import atomic, read_json, write_json
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS
 from enhance.network.tensors import load_tensors
@@ -41,6 +41,9 @@ RECORD = "trial.json"
 EVALUATION = "evaluation"
 CLIPS = "clips.jsonl"
 FORMAT = 1
+
+STALE, FAILED, OPEN, DONE = "stale", "failed", "not finished", "done"
+"""Where a run stands."""
 
 Record = dict[str, Any]
 
@@ -103,22 +106,27 @@ def read_record(folder: Path) -> Record | None:
         If it is damaged or of another version.
     """
     path = folder / RECORD
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         return None
-    except (OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    value = read_json(path)
+    if value.get("format") != FORMAT:
         raise EnhanceError(f"{path}: written by another version; use another folder")
     return value
 
 
-def is_done(record: Record | None, set_hash: str) -> bool:
-    """Whether a run is trained, and evaluated on this set."""
-    if not record or not record.get("trained"):
-        return False
-    return (record.get("evaluated") or {}).get("set_hash") == set_hash
+def state_of(trial: Trial, record: Record | None, set_hash: str) -> tuple[str, str]:
+    """Where a run stands (`DONE` and the like), and why it has no figures on a set."""
+    if record is None:
+        return OPEN, "has not begun"
+    changed = changes_since(record["config"], trial)
+    if changed:
+        return STALE, f"was trained with other settings than the study has now ({told(changed)})"
+    if record.get("failed"):
+        return FAILED, record["failed"]["message"]
+    if (record.get("evaluated") or {}).get("set_hash") == set_hash:
+        return DONE, ""
+    trained = "is trained, and not evaluated on this set"
+    return OPEN, trained if record.get("trained") else "is not trained to its end"
 
 
 def check_unchanged(trial: Trial, folder: Path, record: Record | None) -> None:
@@ -154,12 +162,9 @@ def set_aside(folder: Path, record: Record) -> Path:
     return target
 
 
-def is_finished(trial: Trial, folder: Path, set_hash: str) -> bool:
-    """Whether a run is trained, with the settings of now, and evaluated; ``folder`` is its own."""
-    record = read_record(folder)
-    if record is None or not is_done(record, set_hash):
-        return False
-    return not changes_since(record["config"], trial)
+def is_done(trial: Trial, folder: Path, set_hash: str) -> bool:
+    """Whether a run, in its own folder, is trained with the settings of now, and evaluated."""
+    return state_of(trial, read_record(folder), set_hash)[0] == DONE
 
 
 def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
@@ -193,7 +198,7 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
     try:
         if not record.get("trained"):
             _train(trial, folder, conditions, record)
-        if not is_done(record, conditions.set_hash):
+        if state_of(trial, record, conditions.set_hash)[0] != DONE:
             record["evaluated"] = _evaluate(folder, conditions)
             _write(folder, record)
     except Stopped:

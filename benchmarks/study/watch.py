@@ -11,7 +11,7 @@ from typing import Self
 
 from benchmarks.figures.tables import DIGITS, number
 from benchmarks.study.file import Trial
-from benchmarks.study.trial import Record, is_finished, read_record, steps_done
+from benchmarks.study.trial import Record, is_done, read_record, steps_done
 from enhance.measure.metrics import METRICS, TITLES
 from enhance.progress import progress_bar, say
 
@@ -65,7 +65,7 @@ class Watch(contextlib.ExitStack):
         self.at_each_look: Callable[[], None] = lambda: None
         self._trials, self._folder, self._quiet = list(trials), folder, quiet
         self._steps = {trial.key: trial.config.training.steps for trial in trials}
-        self._ended = {t.key for t in trials if is_finished(t, folder / t.key, set_hash)}
+        self._ended = {t.key for t in trials if is_done(t, folder / t.key, set_hash)}
         self._bar = progress_bar(quiet=quiet)
         self._bar.speed_estimate_period = 3600.0  # runs take minutes to hours
         self._begin = self._last = time.monotonic()

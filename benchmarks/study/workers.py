@@ -19,15 +19,17 @@ from filelock import Timeout
 
 from benchmarks.study.file import Trial
 from benchmarks.study.trial import (
+    DONE,
     LOCKS,
+    STALE,
     Conditions,
     Stopped,
     check_unchanged,
-    is_finished,
     lock,
     read_record,
     run_trial,
     set_aside,
+    state_of,
 )
 from benchmarks.study.watch import Watch, repeated
 from enhance import parallel
@@ -136,9 +138,14 @@ def work(folder: Path, conditions: Conditions, force: bool, stop: Path, trial: T
             if stop.exists():
                 return Outcome(trial.key, "stopped")
             with lock(folder, trial.key):
-                if is_finished(trial, place, conditions.set_hash):
+                record = read_record(place)
+                state, _ = state_of(trial, record, conditions.set_hash)
+                if state == DONE:
                     return Outcome(trial.key, "done")
-                _prepare(trial, place, force)
+                if state == STALE and force and record:
+                    set_aside(place, record)
+                else:
+                    check_unchanged(trial, place, record)
                 message = run_trial(trial, place, conditions)
         except Timeout:
             return Outcome(trial.key, "held")
@@ -147,14 +154,3 @@ def work(folder: Path, conditions: Conditions, force: bool, stop: Path, trial: T
         except EnhanceError as error:
             message = str(error)
     return Outcome(trial.key, "failed" if message else "done", message)
-
-
-def _prepare(trial: Trial, place: Path, force: bool) -> None:
-    """Refuse, or put aside, what was trained with other settings."""
-    record = read_record(place)
-    try:
-        check_unchanged(trial, place, record)
-    except EnhanceError:
-        if not force or record is None:
-            raise
-        set_aside(place, record)

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
-import pickle
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from enhance import files
 from enhance.errors import EnhanceError, require
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from distill.teacher.contract import Teacher
 
 ECAPA = "distill.backbones.ecapa"
@@ -30,7 +27,7 @@ BACKBONES: dict[str, str] = {
     "hubert": "distill.backbones.hf",
     "wavlm": "distill.backbones.hf",
     "wav2vec": "distill.backbones.wav2vec.teacher",
-    "vq-wav2vec": "distill.backbones.wav2vec.vq",
+    "vq-wav2vec": "distill.backbones.wav2vec.teacher",
     "ecapa-tdnn": ECAPA,
 }
 """Module with ``load(folder, name, left_pad) -> Teacher`` for each ``model_type``."""
@@ -80,19 +77,12 @@ def read_json(path: Path, why: str) -> dict[str, Any]:
     EnhanceError
         If the file is missing or no JSON object.
     """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise EnhanceError(
-            f"{path}: not there ({why}); a teacher is a folder with config.json, "
-            "preprocessor_config.json and model.safetensors, a speechbrain folder with "
-            "hyperparams.yaml and embedding_model.ckpt, or a published checkpoint file (.pt)"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise EnhanceError(f"{path}: holds no JSON object ({why})")
-    return value
+    return files.read_json(
+        path,
+        f"not there ({why}); a teacher is a folder with config.json, preprocessor_config.json and "
+        "model.safetensors, a speechbrain folder with hyperparams.yaml and embedding_model.ckpt, "
+        "or a published checkpoint file (.pt)",
+    )
 
 
 def packaged(name: str) -> Path:
@@ -114,24 +104,6 @@ def packaged(name: str) -> Path:
     )
 
 
-def read_packaged(path: Path, part: str) -> dict[str, Tensor]:
-    """Tensors of one part of a package's file of weights.
-
-    Raises
-    ------
-    EnhanceError
-        If it cannot be read, or has no such part.
-    """
-    import torch
-
-    try:
-        weights: dict[str, Tensor] = torch.load(path, "cpu", weights_only=True)[part]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise EnhanceError(f"{path}: cannot be read as weights ({reason})") from error
-    return weights
-
-
 def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
     """Load the teacher in a folder, or in a checkpoint file as its authors published it.
 
@@ -140,23 +112,24 @@ def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
     EnhanceError
         If it is no model folder and no known file, or no backbone here reads its kind.
     """
-    teacher: Teacher
     if name in PACKAGED and path.is_file():
-        require("train", "torch")
-        teacher = importlib.import_module(f"distill.backbones.{name}").load(path, name, left_pad)
-        return teacher
-    if path.is_file():
-        require("train", "torch")
-        teacher = importlib.import_module(PUBLISHED).load_file(path, name, left_pad)
-        return teacher
-    if (path / "hyperparams.yaml").is_file():  # speechbrain, which may have a config.json as well
-        teacher = importlib.import_module(ECAPA).load(path, name, left_pad)
-        return teacher
+        module = f"distill.backbones.{name}"
+    elif path.is_file():
+        module = PUBLISHED
+    elif (path / "hyperparams.yaml").is_file():  # speechbrain, which may have a config.json as well
+        module = ECAPA
+    else:
+        module = _by_config(path)
+    require("train", "torch")
+    teacher: Teacher = importlib.import_module(module).load(path, name, left_pad)
+    return teacher
+
+
+def _by_config(path: Path) -> str:
     kind = read_json(path / "config.json", "it names the kind of model").get("model_type")
     if kind not in BACKBONES:
         raise EnhanceError(
             f"{path}: model_type {kind!r} is no teacher this package reads; "
             f"known are {', '.join(BACKBONES)}"
         )
-    teacher = importlib.import_module(BACKBONES[kind]).load(path, name, left_pad)
-    return teacher
+    return BACKBONES[kind]

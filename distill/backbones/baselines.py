@@ -50,13 +50,10 @@ class LogMel(FrozenTeacher):
         super().__init__(
             nn.Identity(),
             "log-mel" if stride_samples == self.STRIDE else f"log-mel:{stride_samples}",
-            sample_rate=SAMPLE_RATE,
             field_samples=self.FIELD,
             stride_samples=stride_samples,
             widths=(bands,),
-            equal_lengths_only=True,
             left_pad=left_pad,
-            reach_frames=0,
         )
         self.fingerprint = fingerprint(["log-mel", bands, stride_samples, self.left_pad], {})
 
@@ -120,7 +117,6 @@ class Encoder(FrozenTeacher):
             field_samples=stft.window_length,
             stride_samples=stft.hop_length,
             widths=[*widths, network.encoding_size],
-            equal_lengths_only=True,
             left_pad=stft.overlap if left_pad is None else left_pad,
             reach_frames=len(channels) * (network.config.kernel_frames - 1),
         )

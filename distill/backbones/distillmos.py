@@ -24,11 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.backbones import read_packaged
+from distill.backbones.folder import read_weights
 from distill.backbones.frozen import FrozenTeacher, fingerprint
-from enhance.errors import EnhanceError
+from enhance.network.tensors import load_exactly
 
-SAMPLE_RATE = 16000
 STRIDE = 320
 FRAMES = 384
 """Of a window, 7.68 s."""
@@ -110,10 +109,8 @@ class DistillMosTeacher(FrozenTeacher):
 
     Parameters
     ----------
-    model
-        The network.
-    name
-        How it was asked for.
+    model, name
+        See `FrozenTeacher`.
     left_pad
         Zeros before the input; None for none, as in the package.
     """
@@ -124,13 +121,11 @@ class DistillMosTeacher(FrozenTeacher):
         super().__init__(
             model,
             name,
-            sample_rate=SAMPLE_RATE,
             field_samples=FIELD,
             stride_samples=STRIDE,
             widths=(FEATURES, *[WIDTH] * LAYERS),
             equal_lengths_only=False,
             left_pad=left_pad or 0,
-            reach_frames=0,
         )
         self.offset_samples = _FIRST - self.left_pad
         settings = ["distillmos", self.left_pad]
@@ -196,7 +191,7 @@ def load(path: Path, name: str, left_pad: int | None = None) -> DistillMosTeache
     EnhanceError
         If the weights do not fit.
     """
-    weights = read_packaged(path, "model")
+    weights = read_weights(path, "model")
     own = {
         mine + key.removeprefix(theirs): tensor
         for key, tensor in weights.items()
@@ -204,9 +199,5 @@ def load(path: Path, name: str, left_pad: int | None = None) -> DistillMosTeache
         if key.startswith(theirs)
     }
     model = DistillMos()
-    try:
-        model.load_state_dict(own)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise EnhanceError(f"{path}: is not DistillMOS variant 7 ({reason})") from error
+    load_exactly(model, own, str(path))
     return DistillMosTeacher(model, name, left_pad)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distill.backbones import ecapa_model, ecapa_published, read_json
-from distill.backbones.ecapa_model import FIELD, SAMPLE_RATE, STRIDE, Ecapa
+from distill.backbones.ecapa_model import FIELD, STRIDE, Ecapa
 from distill.backbones.frozen import FrozenTeacher, by_length, check_lengths, fingerprint
 from enhance.errors import EnhanceError
 
@@ -29,10 +29,8 @@ class EcapaTeacher(FrozenTeacher):
 
     Parameters
     ----------
-    model
-        Front end and network.
-    name
-        How it was asked for.
+    model, name
+        See `FrozenTeacher`.
     left_pad
         Zeros before the input; None takes field - stride = 240. The published framing has 200;
         `embedding` always uses that.
@@ -44,11 +42,9 @@ class EcapaTeacher(FrozenTeacher):
         super().__init__(
             model,
             name,
-            sample_rate=SAMPLE_RATE,
             field_samples=FIELD,
             stride_samples=STRIDE,
             widths=model.config.widths,
-            equal_lengths_only=True,
             left_pad=left_pad,
             reach_frames=max(model.config.context_frames),
         )

@@ -19,12 +19,10 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.backbones.folder import write
+from distill.backbones.folder import read_weights, write
 from enhance.config.checked import Field, PositiveInt, checked
 from enhance.config.settings import parse
 from enhance.errors import EnhanceError, require
@@ -244,10 +242,6 @@ def read(folder: Path, config: dict[str, Any], prepare: dict[str, Any]) -> Ecapa
                 f"end of ecapa-tdnn has {value!r}"
             )
     path = folder / "model.safetensors"
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: cannot be read as safetensors ({error})") from error
     model = settings.build(0)
-    load_exactly(model.network, tensors, str(path))
+    load_exactly(model.network, read_weights(path), str(path))
     return model

@@ -10,7 +10,6 @@ settings that this front end has are taken. The checkpoint is a pickle, opened b
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,9 @@ def read(folder: Path) -> Ecapa:
         If it is no ECAPA-TDNN with the front end known here, or a file is damaged.
     """
     from distill.backbones.ecapa_model import EcapaConfig
+    from distill.backbones.folder import read_weights
     from enhance.config.settings import parse
+    from enhance.network.tensors import load_exactly
 
     path = folder / SETTINGS
     settings = read_settings(path)
@@ -116,7 +117,8 @@ def read(folder: Path) -> Ecapa:
         elif key not in _HARMLESS:
             raise EnhanceError(f"{path}: embedding_model.{key} is {value!r}, which is not known")
     model = parse(EcapaConfig, sizes, f"{path}: embedding_model").build(0)
-    _load(model, folder / WEIGHTS)
+    weights = folder / WEIGHTS
+    load_exactly(model.network, read_weights(weights), str(weights))
     return model
 
 
@@ -178,20 +180,3 @@ def _follow(settings: dict[str, Any], value: Any, where: str) -> Any:
     if target is None or isinstance(target, Tagged):
         raise EnhanceError(f"{where}: `!ref {value.value}` leads to no plain value; write it out")
     return target
-
-
-def _load(model: Ecapa, path: Path) -> None:
-    import torch
-
-    from enhance.network.tensors import load_exactly
-
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EnhanceError(f"{path}: cannot be read as weights ({reason})") from error
-    if not isinstance(tensors, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in tensors.items()
-    ):
-        raise EnhanceError(f"{path}: holds no plain table of tensors")
-    load_exactly(model.network, tensors, str(path))

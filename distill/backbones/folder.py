@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill.backbones import import_transformers, read_json
@@ -37,6 +39,37 @@ def write(
         save_file(plain, temporary, {"format": "pt"})
     write_json(folder / "preprocessor_config.json", prepare)
     write_json(folder / "config.json", config)
+
+
+def read_weights(path: Path, part: str = "") -> dict[str, Tensor]:
+    """Tensors of a file: safetensors, or a pickle of torch, of which no code is run.
+
+    Parameters
+    ----------
+    path
+        The file.
+    part
+        Key of the tensors in what is pickled; empty where they are the whole.
+
+    Raises
+    ------
+    EnhanceError
+        If it cannot be read, or holds anything but tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, "cpu", weights_only=True)
+        tensors: dict[str, Tensor] = found[part] if part else found
+        if not all(isinstance(k, str) and torch.is_tensor(v) for k, v in tensors.items()):
+            raise ValueError("holds no plain table of tensors")
+    except (
+        SafetensorError, pickle.UnpicklingError, OSError, EOFError, RuntimeError,
+        ValueError, LookupError, TypeError, AttributeError,
+    ) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise EnhanceError(f"{path}: cannot be read as weights ({reason})") from error
+    return tensors
 
 
 def write_transformer(

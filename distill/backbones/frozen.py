@@ -54,13 +54,13 @@ class FrozenTeacher(nn.Module, abc.ABC):
         model: nn.Module,
         name: str,
         *,
-        sample_rate: int,
+        sample_rate: int = 16000,
         field_samples: int,
         stride_samples: int,
         widths: Sequence[int],
-        equal_lengths_only: bool,
+        equal_lengths_only: bool = True,
         left_pad: int | None,
-        reach_frames: int,
+        reach_frames: int = 0,
     ) -> None:
         super().__init__()
         self.model: Any = model.float().requires_grad_(False).eval()

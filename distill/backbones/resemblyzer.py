@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.backbones import read_packaged
+from distill.backbones.folder import read_weights
 from distill.backbones.frozen import FrozenTeacher, fingerprint
-from enhance.errors import EnhanceError, require
+from enhance.errors import require
+from enhance.network.tensors import load_exactly
 
 SAMPLE_RATE = 16000
 FIELD, STRIDE = 400, 160
@@ -68,10 +69,8 @@ class ResemblyzerTeacher(FrozenTeacher):
 
     Parameters
     ----------
-    model
-        The network.
-    name
-        How it was asked for.
+    model, name
+        See `FrozenTeacher`.
     left_pad
         Zeros before the input; None takes field - stride = 240. The package has 200.
     """
@@ -83,13 +82,11 @@ class ResemblyzerTeacher(FrozenTeacher):
         super().__init__(
             model,
             name,
-            sample_rate=SAMPLE_RATE,
             field_samples=FIELD,
             stride_samples=STRIDE,
             widths=(BANDS, *[WIDTH] * LAYERS),
             equal_lengths_only=False,
             left_pad=left_pad,
-            reach_frames=0,
         )
         settings = ["resemblyzer", self.left_pad]
         self.fingerprint = fingerprint(settings, self.model.state_dict())
@@ -110,15 +107,11 @@ def load(path: Path, name: str, left_pad: int | None = None) -> ResemblyzerTeach
         If the weights do not fit.
     """
     own = {}
-    for key, tensor in read_packaged(path, "model_state").items():
+    for key, tensor in read_weights(path, "model_state").items():
         part, _, rest = key.partition(".")  # such as lstm.weight_ih_l2
         if part == "lstm":
             kind, _, layer = rest.rpartition("_l")
             own[f"layers.{layer}.{kind}_l0"] = tensor
     model = Resemblyzer()
-    try:
-        model.load_state_dict(own)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise EnhanceError(f"{path}: is not the encoder of Resemblyzer ({reason})") from error
+    load_exactly(model, own, str(path))
     return ResemblyzerTeacher(model, name, left_pad)

@@ -138,14 +138,14 @@ class Concatenation(Around):
     inner
         What is minimised.
     teacher
-        Frozen teacher; None loads ``config.teacher``.
+        Frozen teacher.
     seed
         Of the projection's first weights.
 
     Raises
     ------
     EnhanceError
-        If the teacher cannot be loaded or does not fit the model.
+        If the teacher does not fit the model.
     """
 
     mode = "concat"
@@ -156,12 +156,11 @@ class Concatenation(Around):
         model: ModelConfig,
         inner: Objective,
         *,
-        teacher: Teacher | None = None,
+        teacher: Teacher,
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
         self.config = config
-        teacher = load(config.teacher) if teacher is None else teacher
         features = TeacherFeatures(teacher, config.layers, config.size, model.stft, seed)
         self.model_config(model)  # refuses another width
         self._features = Frozen(features)  # a part of the model, not of the objective

@@ -47,7 +47,7 @@ class Distillation(Imitation, Objective):
     Raises
     ------
     EnhanceError
-        If the teacher cannot be loaded, has no such layer, or hears another sample rate.
+        If the teacher has no such layer, or hears another sample rate.
     """
 
     config: DistillConfig
@@ -58,7 +58,7 @@ class Distillation(Imitation, Objective):
         loss: LossConfig,
         model: ModelConfig,
         *,
-        teacher: Teacher | None = None,
+        teacher: Teacher,
         expected_mixtures: int = 0,
         seed: int = 0,
         quiet: bool = False,

@@ -22,6 +22,7 @@ than of L1 where the prediction is nearly right, and less where it is far off.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -30,11 +31,13 @@ from torch.nn import functional as F
 
 from distill.modes.shuffle import Shuffle, shuffled
 from distill.modes.targets import Targets
-from distill.teacher.contract import Teacher
+from distill.teacher.contract import Teacher, check_rate
+from distill.teacher.features import Features
 from distill.teacher.frames import FrameGrid, resample
 from enhance.config import ModelConfig
 from enhance.config.checked import NonNegativeFloat, checked
 from enhance.config.settings import to_dict
+from enhance.files import cache_folder
 from enhance.network.gcrn import Gcrn
 
 if TYPE_CHECKING:
@@ -84,7 +87,7 @@ class Imitation(nn.Module):
         self,
         config: ImitationConfig,
         model: ModelConfig,
-        teacher: Teacher | None,
+        teacher: Teacher,
         expected_mixtures: int,
         seed: int,
         quiet: bool,
@@ -98,7 +101,7 @@ class Imitation(nn.Module):
         model
             Configuration of the model to be trained: the projection fits its encoder.
         teacher
-            Frozen teacher; None loads ``config.teacher``.
+            Frozen teacher.
         expected_mixtures
             Mixtures of unaltered speech that will ask for targets at most; `precompute: auto`
             decides by it.
@@ -110,14 +113,14 @@ class Imitation(nn.Module):
         Raises
         ------
         EnhanceError
-            If the teacher cannot be loaded, has no such layers, or hears another sample rate.
+            If the teacher has no such layers, or hears another sample rate.
         """
         self.config = config
         self.expected_mixtures, self.quiet = expected_mixtures, quiet
+        check_rate(teacher, model.stft.sample_rate)
+        cache = Path(config.cache).expanduser() if config.cache else cache_folder("features")
         # `Targets` is no module, so that the teacher is neither trained nor saved with this one.
-        self.targets = Targets.from_settings(
-            config.teacher, config.layers, config.cache, config.cache_gb, model, teacher
-        )
+        self.targets = Targets(Features(teacher, config.layers, cache, config.cache_gb * 1e9))
         self.grid = FrameGrid.of_student(model.stft)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -65,7 +65,7 @@ class Pretraining(Imitation, Around):
     Raises
     ------
     EnhanceError
-        If the teacher cannot be loaded, has no such layers, or hears another sample rate.
+        If the teacher has no such layers, or hears another sample rate.
     """
 
     mode = "pretrain"
@@ -77,7 +77,7 @@ class Pretraining(Imitation, Around):
         model: ModelConfig,
         inner: Objective,
         *,
-        teacher: Teacher | None = None,
+        teacher: Teacher,
         expected_mixtures: int = 0,
         seed: int = 0,
         quiet: bool = False,

@@ -18,19 +18,14 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distill.backbones.find import load
-from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.features import Features
-from enhance.config import ModelConfig
 from enhance.errors import EnhanceError
-from enhance.files import cache_folder
 from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -63,37 +58,6 @@ class Targets:
         self.filling_seconds = 0.0
         self._keys: dict[int, str] = {}
         self._store: ClipStore | None = None
-
-    @classmethod
-    def from_settings(
-        cls,
-        name: str,
-        layers: str,
-        cache: str,
-        cache_gb: float,
-        model: ModelConfig,
-        teacher: Teacher | None = None,
-    ) -> Self:
-        """Targets as a mode's settings ask for them.
-
-        Parameters
-        ----------
-        name, layers, cache, cache_gb
-            Of the mode.
-        model
-            Configuration of the model to be trained.
-        teacher
-            Frozen teacher; None loads the one that is named.
-
-        Raises
-        ------
-        EnhanceError
-            If the teacher cannot be loaded, has no such layers, or hears another sample rate.
-        """
-        teacher = load(name) if teacher is None else teacher
-        check_rate(teacher, model.stft.sample_rate)
-        folder = Path(cache).expanduser() if cache else cache_folder("features")
-        return cls(Features(teacher, layers, folder, cache_gb * 1e9))
 
     def bind(self, store: ClipStore) -> None:
         """Take the clips that the pieces of later batches are numbered by.

@@ -23,9 +23,9 @@ from distill.ssl import card as ssl_card
 from distill.ssl.data.corpus import SslData
 from distill.ssl.data.crops import Crop, epochs
 from distill.ssl.families import family as families
-from distill.ssl.families.config import PretrainConfig
+from distill.ssl.families.config import SslConfig
 from distill.ssl.families.family import Family, Work
-from distill.ssl.families.transformer import KINDS, parameter_count
+from distill.ssl.families.transformer import KINDS
 from distill.training.loop import Loop, Place
 from enhance.errors import EnhanceError
 from enhance.files import write_json
@@ -39,7 +39,7 @@ FORMAT = "enhance-ssl-4"
 
 
 def pretrain(
-    config: PretrainConfig,
+    config: SslConfig,
     corpus: Path | str,
     output: Path | str,
     *,
@@ -77,16 +77,16 @@ def pretrain(
     if probe and config.family not in KINDS:
         raise EnhanceError(f"--probe: knows the frames of {', '.join(KINDS)} only; leave it out")
     with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **place) as loop:
-        record = Pretraining(config, Path(corpus), loop).run(interrupt)
+        record = SslRun(config, Path(corpus), loop).run(interrupt)
     if "stopped" not in record:
         ssl_card.write(Path(output), probe(Path(output)) if probe else None)
     return record
 
 
-class Pretraining:
+class SslRun:
     """One run; see `pretrain`."""
 
-    def __init__(self, config: PretrainConfig, corpus: Path, loop: Loop) -> None:
+    def __init__(self, config: SslConfig, corpus: Path, loop: Loop) -> None:
         self.config, self.output, self.quiet = config, loop.output, loop.quiet
         self.loop = loop
         self.data = SslData.open(corpus, config.held_back, config.seed, loop.quiet)
@@ -132,7 +132,7 @@ class Pretraining:
         record = {
             "config": self.loop.plain,
             "data": self.data.describe(),
-            "parameters": parameter_count(self.family.model),
+            "parameters": sum(p.numel() for p in self.family.model.parameters()),
             "iterations": kept["finished"],
             "curve": self.loop.curve(),
         }
@@ -174,9 +174,7 @@ class Pretraining:
 class FamilyLearner(Learner):
     """A family in one iteration, as the loop sees it."""
 
-    def __init__(
-        self, config: PretrainConfig, family: Family, data: SslData, iteration: int
-    ) -> None:
+    def __init__(self, config: SslConfig, family: Family, data: SslData, iteration: int) -> None:
         self.config, self.family, self.data, self.iteration = config, family, data, iteration
         self.name = f"iteration {iteration + 1}"
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from enhance.errors import EnhanceError
-from enhance.files import atomic
+from enhance.files import atomic, read_json
 
 Text = Callable[[dict[str, Any], str, int], str]
 """Card of a record (as in ``record.json``), the model's name and the bytes of its weights."""
@@ -28,12 +27,7 @@ def read(folder: Path) -> dict[str, Any]:
     EnhanceError
         If there is none.
     """
-    path = folder / "record.json"
-    try:
-        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: no record to write a card from ({error})") from error
-    return record
+    return read_json(folder / "record.json", "no record to write a card from")
 
 
 def write(folder: Path, text: Text) -> Path:

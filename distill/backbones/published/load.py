@@ -2,7 +2,7 @@
 
 Such a file holds settings and weights under names of its own. The settings become a configuration
 of `transformers`, each weight goes where `published_name` says, and the result is the same frozen
-teacher as one from a folder. `load_file` is the door for every published file: it looks once what
+teacher as one from a folder. `load` is the door for every published file: it looks once what
 kind the file is and hands wav2vec and vq-wav2vec on to their own module.
 
 Sources of the two layouts, read and not copied: ``fairseq/models/wav2vec/wav2vec2.py``,
@@ -197,7 +197,7 @@ def _normalize(args: Mapping[str, Any], path: str | Path) -> bool:
     return value
 
 
-def load_file(path: str | Path, name: str, left_pad: int | None = None) -> Teacher:
+def load(path: str | Path, name: str, left_pad: int | None = None) -> Teacher:
     """Load a teacher from one published checkpoint file.
 
     Parameters
@@ -235,7 +235,7 @@ def load_published(
     Raises
     ------
     EnhanceError
-        As `load_file`.
+        As `load`.
     """
     path = name if path is None else path
     if any(key.startswith(_FINE_TUNED) for key in tensors):

@@ -8,7 +8,7 @@ Published names (i counts layers): ``feature_extractor.conv_layers.i.0`` convolu
 norm; ``feature_aggregator.conv_layers.i.1`` convolution and ``.3`` norm;
 ``feature_aggregator.residual_proj.i``; ``vector_quantizer.vars`` and ``.weight_proj`` (Gumbel) or
 ``.embedding`` and ``.projection`` (k-means). ``wav2vec_predictions`` and ``project_features``
-serve pre-training only (`FuturePrediction.from_published` reads the former).
+serve pre-training only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from distill.backbones.published.fairseq_files import literal
 from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
-from distill.backbones.wav2vec.teacher import Model, Wav2VecTeacher
-from distill.backbones.wav2vec.vq import VqWav2Vec, VqWav2VecConfig, VqWav2VecTeacher
+from distill.backbones.wav2vec.teacher import Wav2VecTeacher
+from distill.backbones.wav2vec.vq import VqWav2Vec, VqWav2VecConfig
 from enhance.config.settings import parse
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_exactly
@@ -89,40 +89,36 @@ def load_published(
     EnhanceError
         If settings or weights are not those of such a model.
     """
-    if kind == VqWav2VecConfig.model_type:
-        return VqWav2VecTeacher(vq_model_from(args, tensors, name), name, left_pad=left_pad)
-    return Wav2VecTeacher(model_from(args, tensors, name), name, left_pad=left_pad)
-
-
-def model_from(args: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Wav2Vec:
-    """The wav2vec of a published file, in eval mode.
-
-    Parameters
-    ----------
-    args, tensors
-        As `fairseq_files.read` gives them.
-    name
-        The file, for messages.
-
-    Raises
-    ------
-    EnhanceError
-        If a setting is not understood, or weights are missing, surplus or of another shape.
-    """
-    model = Wav2Vec(parse(Wav2VecConfig, _settings(args, name), name))
-    return _filled(model, {_renamed(n, name): t for n, t in _used(tensors)}, name)
-
-
-def vq_model_from(args: dict[str, Any], tensors: dict[str, Tensor], name: str) -> VqWav2Vec:
-    """The vq-wav2vec of a published file, in eval mode; see `model_from`."""
     given = _DEFAULTS | {k: v for k, v in args.items() if v is not None}
-    settings = _settings(args, name)
+    settings = _settings(given, name)
+    mine = {
+        _renamed(key, name): tensor.float()
+        for key, tensor in tensors.items()
+        if not key.startswith(_UNUSED)
+    }
+    if kind == VqWav2VecConfig.model_type:
+        config = parse(VqWav2VecConfig, settings | _quantiser(given, settings, name), name)
+        book = mine.get("quantizer.codebook")
+        if book is not None and book.ndim == 3:
+            groups = 1 if config.vq_shared else config.vq_groups
+            if config.vq_type == "gumbel":  # (1, G V, d), group by group
+                mine["quantizer.codebook"] = book.reshape(groups, -1, book.shape[-1])
+            else:  # (V, G, d)
+                mine["quantizer.codebook"] = book.transpose(0, 1)
+        model: Wav2Vec = VqWav2Vec(config)
+    else:
+        model = Wav2Vec(parse(Wav2VecConfig, settings, name))
+    load_exactly(model, mine, name)
+    return Wav2VecTeacher(model, name, left_pad=left_pad)
+
+
+def _quantiser(given: dict[str, Any], settings: dict[str, Any], name: str) -> dict[str, Any]:
     width = settings["encoder"][-1][0]
     if given["vq_dim"] not in (0, width):
         raise EnhanceError(
             f"{name}: codewords of {given['vq_dim']} features for z of {width} are not supported"
         )
-    settings |= {
+    return {
         "vq_type": given["vq_type"],
         "vq_codes": given["vq_vars"],
         "vq_groups": given["vq_groups"],
@@ -131,20 +127,9 @@ def vq_model_from(args: dict[str, Any], tensors: dict[str, Tensor], name: str) -
         "vq_temperature": literal(given["vq_temp"], f"{name}: vq_temp"),
         "vq_gamma": given["vq_gamma"],
     }
-    config = parse(VqWav2VecConfig, settings, name)
-    mine = {_renamed(n, name): t for n, t in _used(tensors)}
-    book = mine.get("quantizer.codebook")
-    if book is not None and book.ndim == 3:
-        groups = 1 if config.vq_shared else config.vq_groups
-        if config.vq_type == "gumbel":  # (1, G V, d), group by group
-            mine["quantizer.codebook"] = book.reshape(groups, -1, book.shape[-1])
-        else:  # (V, G, d)
-            mine["quantizer.codebook"] = book.transpose(0, 1)
-    return _filled(VqWav2Vec(config), mine, name)
 
 
-def _settings(args: dict[str, Any], name: str) -> dict[str, Any]:
-    given = _DEFAULTS | {k: v for k, v in args.items() if v is not None}
+def _settings(given: dict[str, Any], name: str) -> dict[str, Any]:
     if given["aggregator"] != "cnn":
         raise EnhanceError(
             f"{name}: has a {given['aggregator']} aggregator; only the convolutional one of the "
@@ -167,10 +152,6 @@ def _settings(args: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _used(tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
-    return [(name, t) for name, t in tensors.items() if not name.startswith(_UNUSED)]
-
-
 def _renamed(published: str, name: str) -> str:
     deep = re.fullmatch(
         r"vector_quantizer\.weight_proj\.(\d+)(?:\.0)?\.(weight|bias)", published
@@ -181,8 +162,3 @@ def _renamed(published: str, name: str) -> str:
         if re.fullmatch(pattern, published):
             return re.sub(pattern, replacement, published)
     raise EnhanceError(f"{name}: holds a weight {published}, which no published model of it has")
-
-
-def _filled(model: Model, mine: dict[str, Tensor], name: str) -> Model:
-    load_exactly(model, {key: tensor.float() for key, tensor in mine.items()}, name)
-    return model.eval()

@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from distill.backbones.hf import conv_geometry
 from enhance.config.checked import Field, PositiveFloat, PositiveInt, checked
-from enhance.config.settings import parse
 
 ConvLayers = Annotated[
     tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(min_length=1)
@@ -83,18 +82,6 @@ class Wav2VecConfig:
             "aggregator": tuple((128, kernel, 1) for kernel in (2, 3, 4, 5, 6)),
         }
         return cls(**{**rows, **changes})
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], where: str) -> Self:
-        """Read what `to_dict` made; ``where`` is the file, for messages.
-
-        Raises
-        ------
-        EnhanceError
-            If a field is unknown or its value makes no sense.
-        """
-        given = {k: v for k, v in values.items() if k not in ("model_type", "architectures")}
-        return parse(cls, given, where)
 
     def to_dict(self) -> dict[str, Any]:
         """As ``config.json`` holds it."""

@@ -34,11 +34,10 @@ class Quantized:
     """Which codewords, int64 (B, T, G), each from 0 to V - 1."""
     code_perplexity: Tensor
     """Number of codewords in even use, summed over the groups: G to G * V. Scalar, no gradient."""
-    probability_perplexity: Tensor | None
-    """The same of the mean softmax over the batch (Gumbel only). Scalar, with gradient."""
-    diversity: Tensor | None
-    """(G V - probability_perplexity) / (G V), 0 at even use (Gumbel only): wav2vec 2.0's loss."""
-    codebook_loss: Tensor | None
+    diversity: Tensor | None = None
+    """(G V - P) / (G V), 0 at even use (Gumbel only): wav2vec 2.0's loss. P is the perplexity of
+    the mean softmax over the batch. Scalar, with gradient."""
+    codebook_loss: Tensor | None = None
     """Both pulling terms of k-means; to be added to the objective with weight 1."""
 
 
@@ -52,10 +51,22 @@ def code_use(codes: Tensor, size: int) -> Tensor:
     return torch.bincount(places.flatten(), minlength=groups * size).view(groups, size)
 
 
-class _Codebook(nn.Module):
-    """What both quantisers share."""
+class Quantizer(nn.Module):
+    """What both quantisers share.
 
-    def __init__(self, width: int, size: int, groups: int, shared: bool) -> None:
+    Parameters
+    ----------
+    width
+        C, of the features and of the result.
+    size
+        V, codewords per group.
+    groups
+        G.
+    shared
+        One codebook for all groups.
+    """
+
+    def __init__(self, width: int, size: int, groups: int, shared: bool = False) -> None:
         super().__init__()
         if size < 1 or groups < 1 or width % groups:
             raise EnhanceError(
@@ -71,29 +82,24 @@ class _Codebook(nn.Module):
         """
         return self.codebook.expand(self.groups, -1, -1)
 
+    def set_step(self, step: int) -> None:
+        """Take what depends on the optimiser step: here nothing."""
+
     def _use(self, codes: Tensor) -> Tensor:
         """Code perplexity of a batch. Shape: (B, T, G) to ()."""
         share = code_use(codes, self.size).float() / max(codes.shape[0] * codes.shape[1], 1)
         return perplexity(share).sum()
 
 
-class GumbelQuantizer(_Codebook):
+class GumbelQuantizer(Quantizer):
     """Gumbel-softmax quantiser.
 
     Parameters
     ----------
-    width
-        C, of the features and of the result.
-    size
-        V, codewords per group.
-    groups
-        G.
-    shared
-        One codebook for all groups.
+    width, size, groups, shared
+        See `Quantizer`.
     depth
-        Linear layers of the scores; all but the last are ``factor`` times as wide as the features.
-    factor
-        See ``depth``.
+        Linear layers of the scores; all but the last are twice as wide as the features.
     act
         Between those layers.
     temperature
@@ -103,12 +109,11 @@ class GumbelQuantizer(_Codebook):
     def __init__(
         self,
         width: int,
-        size: int = 320,
-        groups: int = 2,
-        *,
+        size: int,
+        groups: int,
         shared: bool = False,
+        *,
         depth: int = 1,
-        factor: int = 2,
         act: nn.Module | None = None,
         temperature: tuple[float, float, float] = (2.0, 0.5, 0.999995),
     ) -> None:
@@ -121,7 +126,7 @@ class GumbelQuantizer(_Codebook):
             )
         self.schedule = temperature
         self.temperature = start
-        inner = width * factor
+        inner = 2 * width
         layers: list[nn.Module] = []
         for i in range(depth - 1):
             layers += [nn.Linear(inner if i else width, inner), act or nn.GELU()]
@@ -138,15 +143,7 @@ class GumbelQuantizer(_Codebook):
         self.temperature = max(start * decay**step, end)
 
     def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Quantise.
-
-        Parameters
-        ----------
-        features
-            (B, T, C).
-        generator
-            Source of the noise in training; None takes torch's own.
-        """
+        """Quantise features (B, T, C); ``generator`` draws the noise in training, None torch's."""
         scores = self.project(features).unflatten(-1, (self.groups, self.size)).float()
         mean = scores.softmax(-1).flatten(0, 1).mean(0)  # (G, V)
         spread = perplexity(mean).sum()
@@ -161,17 +158,11 @@ class GumbelQuantizer(_Codebook):
             choice = choice - soft.detach() + soft
         values = torch.einsum("btgv,gvd->btgd", choice, self.words())
         whole = self.groups * self.size
-        return Quantized(
-            values.flatten(2),
-            codes,
-            self._use(scores.detach().argmax(-1)),
-            spread,
-            (whole - spread) / whole,
-            None,
-        )
+        use = self._use(scores.detach().argmax(-1))
+        return Quantized(values.flatten(2), codes, use, diversity=(whole - spread) / whole)
 
 
-class KmeansQuantizer(_Codebook):
+class KmeansQuantizer(Quantizer):
     """Nearest-codeword quantiser.
 
     The features first pass a 1 x 1 convolution and a group norm, one norm per group and over TIME,
@@ -179,26 +170,14 @@ class KmeansQuantizer(_Codebook):
 
     Parameters
     ----------
-    width
-        C, of the features and of the result.
-    size
-        V, codewords per group.
-    groups
-        G.
-    shared
-        One codebook for all groups.
+    width, size, groups, shared
+        See `Quantizer`.
     gamma
         Weight of the commitment term, which pulls features to codewords.
     """
 
     def __init__(
-        self,
-        width: int,
-        size: int = 320,
-        groups: int = 2,
-        *,
-        shared: bool = False,
-        gamma: float = 0.25,
+        self, width: int, size: int, groups: int, shared: bool = False, *, gamma: float = 0.25
     ) -> None:
         super().__init__(width, size, groups, shared)
         self.gamma = gamma
@@ -233,16 +212,8 @@ class KmeansQuantizer(_Codebook):
             taken = order.repeat(-(-self.size // len(order)))[: self.size]
             book.copy_(frames[taken])
 
-    def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Quantise.
-
-        Parameters
-        ----------
-        features
-            (B, T, C).
-        generator
-            Not used: nothing is drawn.
-        """
+    def forward(self, features: Tensor) -> Quantized:
+        """Quantise features (B, T, C)."""
         encoded = self.encode(features)  # (B, T, C)
         words = self.words()
         parts = encoded.unflatten(-1, (self.groups, -1))  # (B, T, G, C / G)
@@ -257,4 +228,4 @@ class KmeansQuantizer(_Codebook):
         loss = F.mse_loss(chosen, encoded.detach())
         loss = loss + self.gamma * F.mse_loss(encoded, chosen.detach())
         values = chosen.detach() + (encoded - encoded.detach())
-        return Quantized(values, codes, self._use(codes), None, None, loss)
+        return Quantized(values, codes, self._use(codes), codebook_loss=loss)

@@ -10,23 +10,24 @@ clip: the teachers are not causal, and clips run alone or with others of exactly
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.backbones import read_json
-from distill.backbones.folder import prepared, write
+from distill.backbones.folder import prepared, read_weights, write
 from distill.backbones.frozen import FrozenTeacher, fingerprint
-from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
-from enhance.errors import EnhanceError
+from distill.backbones.wav2vec.model import Wav2Vec
+from distill.backbones.wav2vec.vq import VqWav2Vec
+from enhance.config.settings import parse
+from enhance.network.tensors import load_exactly
 
 SAMPLE_RATE = 16000
 
-Model = TypeVar("Model", bound=Wav2Vec)
+NETWORKS = {kind.config_type.model_type: kind for kind in (Wav2Vec, VqWav2Vec)}
+"""By the ``model_type`` of their ``config.json``."""
 
 
 class Wav2VecTeacher(FrozenTeacher):
@@ -34,12 +35,8 @@ class Wav2VecTeacher(FrozenTeacher):
 
     Parameters
     ----------
-    model
-        The model.
-    name
-        How it was asked for.
-    sample_rate
-        Samples per second of its input.
+    model, name, sample_rate
+        See `FrozenTeacher`.
     do_normalize
         Whether each clip is brought to zero mean and unit variance first. No published
         checkpoint wants it.
@@ -47,8 +44,6 @@ class Wav2VecTeacher(FrozenTeacher):
         Zeros before the input; None takes field - stride. They enter the norms' statistics:
         0 gives the states of the published code.
     """
-
-    family = "wav2vec"
 
     def __init__(
         self,
@@ -67,11 +62,10 @@ class Wav2VecTeacher(FrozenTeacher):
             field_samples=field,
             stride_samples=stride,
             widths=model.state_widths,
-            equal_lengths_only=True,
             left_pad=left_pad,
             reach_frames=model.config.context_frames - 1,
         )
-        self.do_normalize = do_normalize
+        self.family, self.do_normalize = model.config.model_type, do_normalize
         settings = [model.config.to_dict(), sample_rate, do_normalize, self.left_pad]
         self.fingerprint = fingerprint(settings, self.model.state_dict())
 
@@ -105,7 +99,7 @@ def save(model: Wav2Vec, folder: Path) -> None:
     write(folder, tensors, model.config.to_dict(), prepare)
 
 
-def read_model(kind: type[Model], folder: Path) -> Model:
+def read_model(folder: Path) -> Wav2Vec:
     """Read what `save` wrote, in eval mode.
 
     Raises
@@ -113,29 +107,21 @@ def read_model(kind: type[Model], folder: Path) -> Model:
     EnhanceError
         If a file is missing, or the weights do not fit the architecture.
     """
-    values = read_json(folder / "config.json", "it names the kind of model")
-    config_type: type[Wav2VecConfig] = kind.config_type
-    if values.get("model_type") != config_type.model_type:
-        raise EnhanceError(
-            f"{folder}: model_type {values.get('model_type')!r} is not {config_type.model_type}"
-        )
-    try:
-        model = kind(config_type.from_dict(values, str(folder / "config.json")))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise EnhanceError(
-            f"{folder}: cannot be loaded as {config_type.model_type} ({reason})"
-        ) from error
+    values: dict[str, Any] = read_json(folder / "config.json", "it names the kind of model")
+    kind = NETWORKS[values["model_type"]]
+    given = {k: v for k, v in values.items() if k not in ("model_type", "architectures")}
+    model = kind(parse(kind.config_type, given, str(folder / "config.json")))
+    path = folder / "model.safetensors"
+    load_exactly(model, read_weights(path), str(path))
     return model.eval()
 
 
 def load(folder: Path, name: str, left_pad: int | None = None) -> Wav2VecTeacher:
-    """Load a teacher from what `save` wrote of a wav2vec.
+    """Load a teacher from what `save` wrote.
 
     Raises
     ------
     EnhanceError
         If a file is missing or does not fit.
     """
-    return Wav2VecTeacher(read_model(Wav2Vec, folder), name, left_pad=left_pad, **prepared(folder))
+    return Wav2VecTeacher(read_model(folder), name, left_pad=left_pad, **prepared(folder))

@@ -11,17 +11,12 @@ What `distill.backbones.wav2vec.model` says on group norm over time holds here t
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from torch import Tensor
 
-from distill.backbones.folder import prepared
-from distill.backbones.frozen import by_length, check_lengths
 from distill.backbones.wav2vec.model import ConvLayers, Wav2Vec, Wav2VecConfig
-from distill.backbones.wav2vec.quantizer import GumbelQuantizer, KmeansQuantizer, Quantized
-from distill.backbones.wav2vec.teacher import Wav2VecTeacher, read_model
+from distill.backbones.wav2vec.quantizer import GumbelQuantizer, KmeansQuantizer, Quantizer
 from enhance.config.checked import PositiveInt, checked
 
 
@@ -75,37 +70,18 @@ class VqWav2Vec(Wav2Vec):
 
     config_type: ClassVar[type[Wav2VecConfig]] = VqWav2VecConfig
     config: VqWav2VecConfig
-    quantizer: GumbelQuantizer | KmeansQuantizer
+    quantizer: Quantizer
+    """Its codewords of z, not z, go to the aggregator and are the targets."""
 
     def __init__(self, config: VqWav2VecConfig) -> None:
         super().__init__(config)
-        size, groups, shared = config.vq_codes, config.vq_groups, config.vq_shared
+        book = (config.width, config.vq_codes, config.vq_groups, config.vq_shared)
         if config.vq_type == "gumbel":
             self.quantizer = GumbelQuantizer(
-                config.width,
-                size,
-                groups,
-                shared=shared,
-                depth=config.vq_depth,
-                act=config.act(),
-                temperature=config.vq_temperature,
+                *book, depth=config.vq_depth, act=config.act(), temperature=config.vq_temperature
             )
         else:
-            self.quantizer = KmeansQuantizer(
-                config.width, size, groups, shared=shared, gamma=config.vq_gamma
-            )
-
-    def quantize(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Codewords of z; they, not z, go to the aggregator and are the targets.
-
-        Shape: (B, T, C) to values (B, T, C) and codes (B, T, G).
-        """
-        return self.quantizer(z, generator)
-
-    def set_step(self, step: int) -> None:
-        """Take the quantiser's temperature of an optimiser step; k-means has none."""
-        if isinstance(self.quantizer, GumbelQuantizer):
-            self.quantizer.set_step(step)
+            self.quantizer = KmeansQuantizer(*book, gamma=config.vq_gamma)
 
     def states(self, waves: Tensor) -> list[Tensor]:
         """Hidden states of a teacher: z, codewords, output of each aggregator layer.
@@ -113,7 +89,7 @@ class VqWav2Vec(Wav2Vec):
         Shape: (B, N) to L + 1 tensors (B, T, C of the state).
         """
         z = self.features(waves)
-        values = self.quantize(z).values
+        values = self.quantizer(z).values
         return [z, values, *self.context_states(values)]
 
     @property
@@ -121,45 +97,3 @@ class VqWav2Vec(Wav2Vec):
         """Channels of each of `states`."""
         z, *layers = super().state_widths
         return (z, z, *layers)
-
-
-class VqWav2VecTeacher(Wav2VecTeacher):
-    """A frozen `VqWav2Vec`, which also tells its codes."""
-
-    family = "vq-wav2vec"
-    model: VqWav2Vec
-
-    @torch.no_grad()
-    def codes(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes of each frame, each item as if it were alone.
-
-        Shape: waves (B, N), lengths (B,) -> int64 (B, T', G), -1 past an item's count;
-        counts (B,).
-
-        Raises
-        ------
-        EnhanceError
-            If the shapes do not fit together.
-        """
-        sizes = check_lengths(waves, lengths)
-        counts = [self.frames(n) for n in sizes]
-        shape = (len(sizes), max(counts, default=0), self.model.config.vq_groups)
-        out = torch.full(shape, -1, dtype=torch.long, device=waves.device)
-        for rows in by_length([row for row, count in enumerate(counts) if count], sizes):
-            batch = self.prepare([waves[row, : sizes[row]].float() for row in rows])
-            with torch.autocast(batch.device.type, enabled=False):
-                found = self.model.quantize(self.model.features(batch)).codes
-            out[rows, : found.shape[1]] = found
-        return out, torch.tensor(counts, device=lengths.device)
-
-
-def load(folder: Path, name: str, left_pad: int | None = None) -> VqWav2VecTeacher:
-    """Load a teacher from a folder that `wav2vec_teacher.save` wrote.
-
-    Raises
-    ------
-    EnhanceError
-        If a file is missing or does not fit.
-    """
-    model = read_model(VqWav2Vec, folder)
-    return VqWav2VecTeacher(model, name, left_pad=left_pad, **prepared(folder))

@@ -1,6 +1,6 @@
 """What every family's pre-training run is set by.
 
-Each family refines `PretrainConfig` with its architecture and its objective
+Each family refines `SslConfig` with its architecture and its objective
 (`distill.ssl.families.family`). A run has one or more iterations: HuBERT and WavLM make new units
 and train on them in each, the other families have one.
 """
@@ -13,7 +13,7 @@ from enhance.errors import EnhanceError
 
 
 @checked
-class PretrainConfig(LoopConfig):
+class SslConfig(LoopConfig):
     """What decides the weights, apart from the family's own settings."""
 
     family: str = ""

@@ -1,8 +1,7 @@
 """The families that can be pre-trained, one file each, behind one protocol.
 
 The loop in `distill.ssl.run` knows no family: it asks one for batches and losses, and for a
-figure on held-back files. A family's file has its configuration (architecture and objective, a
-dataclass) and `build`.
+figure on held-back files.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from distill.ssl.families.config import PretrainConfig
+from distill.ssl.families.config import SslConfig
 from distill.ssl.families.presets import PRESETS
 from enhance.config.settings import merge, parse, to_dict
 from enhance.errors import EnhanceError
@@ -35,7 +34,7 @@ FAMILIES = {
     "hubert": "distill.ssl.families.masked_units",
     "wavlm": "distill.ssl.families.masked_units",
 }
-"""Module of each family, with ``CONFIG`` (a refinement of `PretrainConfig`) and ``build``."""
+"""Module of each family; its ``FAMILY`` is a refinement of `SslConfig` and the `Family` of one."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Family(abc.ABC):
 
 def configure(
     family: str | None, preset: str | None, settings: Mapping[str, Any], begun: Any = None
-) -> PretrainConfig:
+) -> SslConfig:
     """The configuration of a run: its preset, and what is set beyond it.
 
     Parameters
@@ -173,7 +172,7 @@ def configure(
     return parse(cls, merge(whole, settings), "--set")
 
 
-def config_class(family: str) -> type[PretrainConfig]:
+def config_class(family: str) -> type[SslConfig]:
     """Configuration class of a family.
 
     Raises
@@ -181,12 +180,17 @@ def config_class(family: str) -> type[PretrainConfig]:
     EnhanceError
         If there is no such family.
     """
+    return _parts(family)[0]
+
+
+def build(config: SslConfig) -> Family:
+    """The family's model with fresh weights, and its objective."""
+    return _parts(config.family)[1](config)
+
+
+def _parts(family: str) -> tuple[type[SslConfig], Callable[[SslConfig], Family]]:
     if family not in FAMILIES:
         raise EnhanceError(f"--family {family}: unknown; there are {', '.join(FAMILIES)}")
-    return cast(type[PretrainConfig], importlib.import_module(FAMILIES[family]).CONFIG)
-
-
-def build(config: PretrainConfig) -> Family:
-    """The family's model with fresh weights, and its objective."""
-    config_class(config.family)
-    return cast(Family, importlib.import_module(FAMILIES[config.family]).build(config))
+    parts: tuple[type[SslConfig], Callable[[SslConfig], Family]]
+    parts = importlib.import_module(FAMILIES[family]).FAMILY
+    return parts

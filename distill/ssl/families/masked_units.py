@@ -21,33 +21,29 @@ from torch import Tensor, nn
 from distill.ssl.data.corpus import SslData
 from distill.ssl.data.crops import Crop, Disturbance, disturb, normalize
 from distill.ssl.families import transformer
-from distill.ssl.families.config import PretrainConfig
 from distill.ssl.families.family import Family, Losses, Work
-from distill.ssl.families.transformer import Architecture
-from distill.ssl.families.warm_up import mfcc_units, warm_up
+from distill.ssl.families.warm_up import FrontEndConfig, units_of, warm_up
 from distill.ssl.losses.masked_accuracy import evaluate
 from distill.ssl.losses.masked_units import MaskedUnitLoss, span_mask
-from distill.ssl.units import kmeans
 from distill.ssl.units.kmeans import Units
+from distill.ssl.units.mfcc import mfcc_with_deltas
 from distill.training.accuracy import Tally, code_usage
 from enhance.config.checked import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     Part,
-    PositiveFloat,
     PositiveInt,
     checked,
 )
 from enhance.data.mixing.rooms import Response, simulated_bank
 from enhance.errors import EnhanceError
-from enhance.progress import progress_bar
 
 log = logging.getLogger("enhance")
 
 
 @checked
-class MaskedUnitsConfig(PretrainConfig):
+class MaskedUnitsConfig(FrontEndConfig):
     """What decides the weights of a HuBERT or WavLM; the defaults are the mini teacher's."""
 
     family: str = "wavlm"
@@ -60,15 +56,8 @@ class MaskedUnitsConfig(PretrainConfig):
     """Hidden state whose k-means makes the units from the second iteration on."""
     first_share: Part = 0.4
     """Share of minutes or steps that the first iteration gets; the others share the rest."""
-    architecture: Architecture = field(default_factory=Architecture)
-    """Size of the model."""
     disturbance: Disturbance = field(default_factory=Disturbance)
     """Noise, other speech and rooms in the input."""
-    front_end_steps: NonNegativeInt = 0
-    """Steps before the first iteration in which the convolutions alone learn to tell the units of
-    the (visible) frames: four times as fast a step, since there is no transformer."""
-    front_end_rate: PositiveFloat = 2e-3
-    """Learning rate of these steps, after a warm-up over the first 40."""
     visible_weight: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (1.0, 0.5)
     """Weight of the loss over visible frames beside that over masked ones, in each iteration; the
     last holds for later ones. HuBERT prefers 0; but a loss over visible frames teaches the
@@ -98,9 +87,6 @@ class MaskedUnitsConfig(PretrainConfig):
     def visible_weight_of(self, iteration: int) -> float:
         """Weight of the visible frames in one iteration."""
         return self.visible_weight[min(iteration, len(self.visible_weight) - 1)]
-
-
-CONFIG = MaskedUnitsConfig
 
 
 class MaskedUnits(Family):
@@ -135,16 +121,7 @@ class MaskedUnits(Family):
         self.targets = made
         if config.front_end_steps and not work.iteration and not work.begun:
             batches = ((waves, wanted) for _, (waves, wanted, _) in work.batches())
-            if not warm_up(
-                self.model,
-                made.count,
-                batches,
-                config,
-                work.interrupt,
-                steps=config.front_end_steps,
-                rate=config.front_end_rate,
-                quiet=work.quiet,
-            ):
+            if not warm_up(self.model, made.count, batches, config, work):
                 return "the head start of the front end"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1000 * (work.iteration + 1))
@@ -157,30 +134,18 @@ class MaskedUnits(Family):
         path = work.state / f"units-{i + 1}.safetensors"
         if work.begun or (path.exists() and work.reuse):
             return Units.load(path)
-        count = config.units_of(i)
-        made = (
-            self._own_units(work, count)
-            if i
-            else mfcc_units(work.data, count, config.seed, work.interrupt, quiet=work.quiet)
-        )
+        what, make = ("features", self._inner) if i else ("MFCC", mfcc_with_deltas)
+        made = units_of(work, what, make, config.units_of(i), config.seed)
         if made is None:
             return None
         made.save(path)
         log.info("iteration %d: %d units of %d files", i + 1, made.count, len(work.data.speech))
         return made
 
-    def _own_units(self, work: Work, count: int) -> Units | None:
-        """Units of a hidden state of the model as it is."""
-        store, features = work.data.speech, []
-        with progress_bar(quiet=work.quiet) as bar:
-            task = bar.add_task("features for units", total=len(store), speed="")
-            for clip in range(len(store)):
-                if work.interrupt.caught:
-                    return None
-                states = transformer.hidden_states(self.model, store.whole(clip))
-                features.append(states[self.config.unit_layer].astype(np.float16))
-                bar.update(task, advance=1)
-        return kmeans.cluster(features, work.data.train, count, self.config.seed)
+    def _inner(self, wave: np.ndarray) -> np.ndarray:
+        """A hidden state of the model as it is."""
+        states = transformer.hidden_states(self.model, wave)
+        return states[self.config.unit_layer].astype(np.float16)
 
     def batch(
         self, crops: list[Crop], data: SslData, rng: np.random.Generator
@@ -235,6 +200,4 @@ class MaskedUnits(Family):
         transformer.save(self.model, folder)
 
 
-def build(config: MaskedUnitsConfig) -> MaskedUnits:
-    """A model with fresh weights."""
-    return MaskedUnits(config)
+FAMILY = (MaskedUnitsConfig, MaskedUnits)

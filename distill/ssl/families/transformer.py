@@ -154,11 +154,6 @@ def hidden_states(model: nn.Module, wave: np.ndarray) -> np.ndarray:
     return torch.cat(states).numpy()
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Number of weights."""
-    return sum(p.numel() for p in model.parameters())
-
-
 def save(model: Any, folder: Path) -> None:
     """Write a model folder in the format of transformers, weights in fp16.
 

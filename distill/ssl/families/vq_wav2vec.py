@@ -41,9 +41,6 @@ class VqFutureConfig(FutureConfig):
     """Gumbel: weight of the share of the codebook that the mean softmax leaves unused."""
 
 
-CONFIG = VqFutureConfig
-
-
 class VqFuture(Future):
     """The model, its quantiser and its predictor; see `distill.ssl.families.family.Family`."""
 
@@ -57,7 +54,7 @@ class VqFuture(Future):
 
         A k-means codebook begins with frames of the first batch.
         """
-        self.model.set_step(step)
+        self.model.quantizer.set_step(step)
         if step == 0 and self.config.architecture.vq_type == "kmeans":
             generator = torch.Generator().manual_seed(self.config.seed)
             self.model.quantizer.start_from(self.model.features(batch), generator)
@@ -66,7 +63,7 @@ class VqFuture(Future):
 
     def targets(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, float], Tensor | None]:
         """Codewords, the codebook's own loss, code perplexity (mean of the groups), codes."""
-        made = self.model.quantize(z)
+        made = self.model.quantizer(z)
         extra = made.codebook_loss
         if made.diversity is not None:
             extra = self.config.diversity_weight * made.diversity
@@ -84,6 +81,4 @@ class VqFuture(Future):
         return {"codes": [code_usage(row) for row in counts]}
 
 
-def build(config: VqFutureConfig) -> VqFuture:
-    """A model with fresh weights."""
-    return VqFuture(config)
+FAMILY = (VqFutureConfig, VqFuture)

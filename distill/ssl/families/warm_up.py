@@ -8,49 +8,73 @@ time, and every frame counts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from distill.ssl.data.corpus import SslData
-from distill.ssl.families.config import PretrainConfig
+from distill.ssl.families.config import SslConfig
+from distill.ssl.families.family import Work
+from distill.ssl.families.transformer import Architecture
 from distill.ssl.losses.masked_units import MaskedUnitLoss
 from distill.ssl.units import kmeans
 from distill.ssl.units.kmeans import Units
-from distill.ssl.units.mfcc import mfcc_with_deltas
+from enhance.config.checked import NonNegativeInt, PositiveFloat, checked
 from enhance.progress import progress_bar
-from enhance.training.engine.interrupt import Interrupt
 
 log = logging.getLogger("enhance")
 
 
-def mfcc_units(
-    data: SslData, count: int, seed: int, interrupt: Interrupt, *, quiet: bool = False
+@checked
+class FrontEndConfig(SslConfig):
+    """What decides the weights of a transformer, apart from its objective."""
+
+    architecture: Architecture = field(default_factory=Architecture)
+    """Size of the model."""
+    front_end_steps: NonNegativeInt = 0
+    """Steps before the first iteration in which the convolutions alone learn to tell the units of
+    the (visible) frames, of MFCC: four times as fast a step, since there is no transformer. The
+    papers have no such thing: they need days instead."""
+    front_end_rate: PositiveFloat = 2e-3
+    """Learning rate of these steps, after a warm-up over the first 40."""
+
+
+def units_of(
+    work: Work, what: str, make: Callable[[np.ndarray], np.ndarray], count: int, seed: int
 ) -> Units | None:
-    """k-means units of MFCC with deltas, of all files of a corpus; None if interrupted."""
-    features = []
-    with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("MFCC for units", total=len(data.speech), speed="")
-        for clip in range(len(data.speech)):
-            if interrupt.caught:
+    """k-means units of features of all files of a corpus; None if interrupted.
+
+    Parameters
+    ----------
+    work
+        Files and interrupt.
+    what
+        Name of the features.
+    make
+        Features (T, D) of a whole wave.
+    count, seed
+        As in `distill.ssl.units.kmeans.cluster`.
+    """
+    speech, features = work.data.speech, []
+    with progress_bar(quiet=work.quiet) as bar:
+        task = bar.add_task(f"{what} for units", total=len(speech), speed="")
+        for clip in range(len(speech)):
+            if work.interrupt.caught:
                 return None
-            features.append(mfcc_with_deltas(data.speech.whole(clip)))
+            features.append(make(speech.whole(clip)))
             bar.update(task, advance=1)
-    return kmeans.cluster(features, data.train, count, seed)
+    return kmeans.cluster(features, work.data.train, count, seed)
 
 
 def warm_up(
     model: Any,
     units: int,
     batches: Iterable[tuple[Tensor, Tensor]],
-    config: PretrainConfig,
-    interrupt: Interrupt,
-    *,
-    steps: int,
-    rate: float,
-    quiet: bool = False,
+    config: FrontEndConfig,
+    work: Work,
 ) -> bool:
     """Train ``feature_extractor`` and ``feature_projection`` to tell the unit of every frame.
 
@@ -61,17 +85,11 @@ def warm_up(
     units
         K.
     batches
-        Waves (B, N) and units (B, T); no more than ``steps`` are taken.
+        Waves (B, N) and units (B, T); no more than ``front_end_steps`` are taken.
     config
-        Weight decay, and the seed of the head that is thrown away afterwards.
-    interrupt
-        Looked at before each step.
-    steps
-        How many.
-    rate
-        Learning rate, after a rise over the first 40 steps.
-    quiet
-        No progress bar.
+        Steps, rates, and the seed of the head that is thrown away afterwards.
+    work
+        Its interrupt is looked at before each step.
 
     Returns
     -------
@@ -84,14 +102,14 @@ def warm_up(
     modules = (model.feature_extractor, model.feature_projection, head)
     parameters = [p for module in modules for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    correct = frames = 0
-    with progress_bar(quiet=quiet) as bar:
+    correct, frames, steps = 0, 0, config.front_end_steps
+    with progress_bar(quiet=work.quiet) as bar:
         task = bar.add_task("front end", total=steps, speed="")
         for step, (waves, wanted) in zip(range(steps), batches, strict=False):
-            if interrupt.caught:
+            if work.interrupt.caught:
                 return False
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / 40)
+                group["lr"] = config.front_end_rate * min(1.0, (step + 1) / 40)
             local = model.feature_extractor(waves).transpose(1, 2)  # (B, T, C)
             states, _ = model.feature_projection(local)  # (B, T, D)
             found = head(states, wanted, torch.ones_like(wanted, dtype=torch.bool))

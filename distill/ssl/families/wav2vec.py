@@ -19,7 +19,7 @@ from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec.teacher import save
 from distill.ssl.data.corpus import SslData
 from distill.ssl.data.crops import Crop
-from distill.ssl.families.config import PretrainConfig
+from distill.ssl.families.config import SslConfig
 from distill.ssl.families.family import Family, Losses
 from distill.ssl.losses.future import FuturePrediction, shared_hits
 from distill.training.accuracy import Tally, evaluating
@@ -27,7 +27,7 @@ from enhance.config.checked import PositiveInt, checked
 
 
 @checked
-class FutureConfig(PretrainConfig):
+class FutureConfig(SslConfig):
     """What decides the weights of a wav2vec."""
 
     family: str = "wav2vec"
@@ -40,9 +40,6 @@ class FutureConfig(PretrainConfig):
     """False frames beside each true one, from the same clip."""
     infonce: bool = False
     """Softmax over true and false frames in place of the logistic loss."""
-
-
-CONFIG = FutureConfig
 
 
 class Future(Family):
@@ -163,6 +160,4 @@ def present_frame_hits(
     return hits
 
 
-def build(config: FutureConfig) -> Future:
-    """A model with fresh weights."""
-    return Future(config)
+FAMILY = (FutureConfig, Future)

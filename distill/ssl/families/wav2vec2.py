@@ -6,7 +6,6 @@ Source: Baevski et al. 2020. The network and its product quantiser are those of 
 
 from __future__ import annotations
 
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +16,8 @@ from torch import Tensor
 from distill.ssl.data.corpus import SslData
 from distill.ssl.data.crops import Crop, normalize
 from distill.ssl.families import transformer
-from distill.ssl.families.config import PretrainConfig
 from distill.ssl.families.family import Family, Losses, Work
-from distill.ssl.families.transformer import Architecture
-from distill.ssl.families.warm_up import mfcc_units, warm_up
+from distill.ssl.families.warm_up import FrontEndConfig, units_of, warm_up
 from distill.ssl.losses.contrastive import (
     Codes,
     Contrast,
@@ -33,6 +30,7 @@ from distill.ssl.losses.contrastive import (
 )
 from distill.ssl.losses.masked_accuracy import nearest_visible
 from distill.ssl.losses.masked_units import span_mask
+from distill.ssl.units.mfcc import mfcc_with_deltas
 from distill.training.accuracy import Tally, code_usage, evaluating, perplexity
 from enhance.config.checked import (
     Field,
@@ -46,13 +44,11 @@ from enhance.config.checked import (
 
 
 @checked
-class Wav2Vec2Config(PretrainConfig):
+class Wav2Vec2Config(FrontEndConfig):
     """What decides the weights of a wav2vec 2.0."""
 
     family: str = "wav2vec2"
     """`wav2vec2`."""
-    architecture: Architecture = field(default_factory=Architecture)
-    """Size of the model."""
     mask_probability: Part = 0.065
     """Share of the frames that start a masked span."""
     mask_length: Annotated[int, Field(ge=2)] = 10
@@ -71,13 +67,8 @@ class Wav2Vec2Config(PretrainConfig):
     """Divisor of the cosine similarities."""
     diversity_weight: NonNegativeFloat = 0.1
     """Weight of the diversity loss."""
-    front_end_steps: NonNegativeInt = 0
-    """Steps before the training in which the convolutions alone learn to tell k-means units of
-    MFCC, as HuBERT's and WavLM's may. The paper has no such thing: it needs days instead."""
-    front_end_rate: PositiveFloat = 2e-3
-    """Learning rate of these steps."""
     front_end_units: Annotated[int, Field(ge=2)] = 100
-    """Number of those units."""
+    """Number of the units that the convolutions learn first."""
     visible_weight: NonNegativeFloat = 0.0
     """Weight of the same loss over the frames that are not masked, told from other visible frames;
     the paper's is 0. It teaches the front end directly, but what tells a frame from all others
@@ -96,9 +87,6 @@ class Wav2Vec2Config(PretrainConfig):
             )
         if self.gumbel[1] > self.gumbel[0]:
             raise ValueError(f"gumbel {self.gumbel}: must fall")
-
-
-CONFIG = Wav2Vec2Config
 
 
 class Wav2Vec2(Family):
@@ -126,22 +114,12 @@ class Wav2Vec2(Family):
         config = self.config
         if not config.front_end_steps or work.begun:
             return ""
+        made = units_of(work, "MFCC", mfcc_with_deltas, config.front_end_units, config.seed)
         what = "the head start of the front end"
-        interrupt, quiet = work.interrupt, work.quiet
-        made = mfcc_units(work.data, config.front_end_units, config.seed, interrupt, quiet=quiet)
         if made is None:
             return what
         batches = ((batch[0], torch.from_numpy(made.of(crops))) for crops, batch in work.batches())
-        done = warm_up(
-            transformer.base(self.model),
-            made.count,
-            batches,
-            config,
-            interrupt,
-            steps=config.front_end_steps,
-            rate=config.front_end_rate,
-            quiet=quiet,
-        )
+        done = warm_up(transformer.base(self.model), made.count, batches, config, work)
         return "" if done else what
 
     def batch(
@@ -259,6 +237,4 @@ def _nearest(values: Tensor, mask: Tensor) -> Tensor:
     return found * (near >= 0)[..., None]
 
 
-def build(config: Wav2Vec2Config) -> Wav2Vec2:
-    """A model with fresh weights."""
-    return Wav2Vec2(config)
+FAMILY = (Wav2Vec2Config, Wav2Vec2)

@@ -15,7 +15,6 @@ that about 1 in T negatives is the positive itself. Here a negative is never the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -74,14 +73,8 @@ class FuturePrediction(nn.Module):
         K, number of frames to predict.
     negatives
         Negatives per target from its own clip.
-    cross_negatives
-        Negatives per target from all clips of the batch.
-    dropout
-        Of the predictions, training only.
     infonce
         Softmax over the true frame and its negatives instead of the logistic loss.
-    balanced
-        Weight 1 / (all negatives) on the logistic losses of the negatives.
     """
 
     def __init__(
@@ -92,53 +85,18 @@ class FuturePrediction(nn.Module):
         *,
         steps: int = 12,
         negatives: int = 10,
-        cross_negatives: int = 0,
-        dropout: float = 0.0,
         infonce: bool = False,
-        balanced: bool = False,
     ) -> None:
         super().__init__()
-        if min(steps, negatives + cross_negatives) < 1 or min(offset, negatives) < 0:
+        if min(steps, negatives) < 1 or offset < 0:
             raise EnhanceError(
-                f"future prediction of {steps} steps, {negatives} + {cross_negatives} negatives, "
-                f"offset {offset}: needs a step and a negative at least, and no negative offset"
+                f"future prediction of {steps} steps, {negatives} negatives, offset {offset}: "
+                "needs a step and a negative at least, and no negative offset"
             )
         self.offset, self.steps = offset, steps
-        self.negatives, self.cross_negatives = negatives, cross_negatives
-        self.infonce, self.balanced = infonce, balanced
+        self.negatives, self.infonce = negatives, infonce
         # One affine map per step is a transposed convolution that unfolds an axis of steps.
         self.project = nn.ConvTranspose2d(context_width, target_width, (1, steps))
-        self.dropout = nn.Dropout(dropout)
-
-    @classmethod
-    def from_published(cls, args: dict[str, Any], tensors: dict[str, Tensor], offset: int) -> Self:
-        """The trained predictor of a file (`distill.backbones.published.fairseq_files.read`).
-
-        Raises
-        ------
-        EnhanceError
-            If the file holds none.
-        """
-        name = "wav2vec_predictions.project_to_steps."
-        if name + "weight" not in tensors:
-            raise EnhanceError(f"{name}weight is missing; the checkpoint holds no predictor")
-        weight = tensors[name + "weight"]  # (C of c, C of z, 1, K)
-        given = args.get("offset", "auto")
-        made = cls(
-            weight.shape[0],
-            weight.shape[1],
-            offset if given in ("auto", None) else int(given),
-            steps=weight.shape[3],
-            negatives=int(args.get("num_negatives") or 0),
-            cross_negatives=int(args.get("cross_sample_negatives") or 0),
-            dropout=float(args.get("dropout") or 0),
-            infonce=bool(args.get("infonce")),
-            balanced=bool(args.get("balanced_classes")),
-        )
-        made.project.load_state_dict(
-            {"weight": weight.float(), "bias": tensors[name + "bias"].float()}
-        )
-        return made
 
     def predictions(self, context: Tensor) -> Tensor:
         """Predicted frame of every step.
@@ -148,8 +106,7 @@ class FuturePrediction(nn.Module):
         weight = self.project.weight[:, :, 0].permute(2, 1, 0)  # (K, C of z, C of c)
         bias = self.project.bias
         assert bias is not None
-        made = F.linear(context, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
-        return self.dropout(made + bias)
+        return F.linear(context, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2]) + bias
 
     def draw(self, items: int, frames: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the negatives of every frame.
@@ -157,8 +114,8 @@ class FuturePrediction(nn.Module):
         Returns
         -------
         Tensor
-            Indices into the flattened frames of the batch, int64 (negatives, B, T): first those
-            of the same clip, then those of any. None is the frame itself.
+            Indices into the flattened frames of the batch, int64 (negatives, B, T), of the same
+            clip. None is the frame itself.
 
         Raises
         ------
@@ -171,11 +128,7 @@ class FuturePrediction(nn.Module):
         time = torch.arange(frames)
         own = torch.randint(frames - 1, (self.negatives, items, frames), generator=generator)
         own += own >= time  # skips the frame itself
-        own += (here - time)[None]
-        shape = (self.cross_negatives, items, frames)
-        cross = torch.randint(items * frames - 1, shape, generator=generator)
-        cross += cross >= here
-        return torch.cat([own, cross])
+        return own + (here - time)
 
     def scores(
         self, targets: Tensor, context: Tensor, generator: torch.Generator | None = None
@@ -239,9 +192,8 @@ class FuturePrediction(nn.Module):
         if self.infonce:
             truth = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
             return F.cross_entropy(logits, truth)
-        share = 1 / (logits.shape[1] - 1) if self.balanced else 1.0
         # -log sigmoid(x) = softplus(-x) for the true frame, -log sigmoid(-x) for the others
-        return (F.softplus(-logits[:, 0]) + share * F.softplus(logits[:, 1:]).sum(1)).mean()
+        return (F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1)).mean()
 
 
 def _repeats(targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:

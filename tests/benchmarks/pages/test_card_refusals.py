@@ -66,7 +66,7 @@ def other_model(kind: str) -> Callable[[Made], None]:
         (other_certificate, r"certificate of another file \(abababababab, m\.int8\.onnx is "),
         (older_certificate, "does not say how look-ahead was tried; export it again"),
         (lambda m: m.certificate.unlink(), "no certificate of m.int8.onnx"),
-        (lambda m: m.certificate.write_text("{"), "no certificate of m.int8.onnx can be read"),
+        (lambda m: m.certificate.write_text("{"), "certificate.json: cannot be read as JSON"),
         (other_seed, r"did not train m\.int8\.onnx \(training\.seed is 8 there, 0 in"),
         (other_config, r"config\.yaml: is not of the run .*batch_size is 8 there, 4 in"),
         (other_history, "does not hold the validation at step"),

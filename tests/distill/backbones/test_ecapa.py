@@ -340,7 +340,7 @@ def test_bad_own_folders(own: Path, tmp_path: Path) -> None:
         ecapa.load(copy("c", res2net_scale=5), "x")
     broken = copy("d")
     (broken / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(EnhanceError, match="cannot be read as safetensors"):
+    with pytest.raises(EnhanceError, match="cannot be read as weights"):
         ecapa.load(broken, "x")
     loud = copy("e")
     prepare = json.loads((loud / "preprocessor_config.json").read_text()) | {"do_normalize": True}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from clip_stores import Counting, by_hand, store_of
 
 from distill.backbones.find import load
+from distill.modes.distill import Distillation, DistillConfig
 from distill.modes.targets import Targets
 from distill.teacher.features import Features
-from enhance.config import ModelConfig
+from enhance.config import LossConfig, ModelConfig
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError
@@ -251,18 +253,20 @@ def test_without_a_cache_nothing_is_filled(make_teacher, tmp_path: Path, caplog)
 
 
 def test_from_settings(make_teacher, tmp_path: Path) -> None:
-    folder = str(make_teacher())
-    model = ModelConfig()
-    targets = Targets.from_settings(folder, "single:1", str(tmp_path), 3, model)
+    teacher = load(make_teacher())
+
+    def of(model: ModelConfig, **config: Any) -> Targets:
+        return Distillation(DistillConfig(**config), LossConfig(), model, teacher=teacher).targets
+
+    targets = of(ModelConfig(), layers="single:1", cache=str(tmp_path), cache_gb=3)
     cache = targets.features.cache
     assert (targets.layers.indices, targets.width) == ((1,), 24)
     assert (cache.bound.folder, cache.bound.limit_bytes) == (tmp_path, 3e9)
-    usual = Targets.from_settings("mini-wavlm", "last", "", 20, model, targets.teacher)
-    assert usual.teacher is targets.teacher  # and not the one that is named
+    usual = of(ModelConfig())
+    assert usual.teacher is teacher  # and not the one that is named
     assert usual.features.cache.bound.folder == cache_folder("features")
-    slow = ModelConfig(StftConfig(8000, 400, 320, 400))
     with pytest.raises(EnhanceError, match="16000 Hz, the model 8000 Hz"):
-        Targets.from_settings(folder, "last", "", 20, slow)
+        of(ModelConfig(StftConfig(8000, 400, 320, 400)))
 
 
 def test_the_record_tells_what_targets_took(bound: Targets) -> None:

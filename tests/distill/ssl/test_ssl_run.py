@@ -19,7 +19,7 @@ from distill.backbones.find import load
 from distill.ssl import run as pretrain_ssl
 from distill.ssl.data import crops
 from distill.ssl.families import masked_units, transformer
-from distill.ssl.families.config import PretrainConfig
+from distill.ssl.families.config import SslConfig
 from distill.ssl.families.family import configure
 from distill.ssl.families.masked_units import MaskedUnitsConfig
 from distill.ssl.families.presets import PRESETS
@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on_exactly(
     class Killed(BaseException):
         pass
 
-    def disturbed(config: PretrainConfig, at: int, total: int | None) -> float:
+    def disturbed(config: SslConfig, at: int, total: int | None) -> float:
         nonlocal calls
         calls += 1
         if calls == step + 1:
@@ -88,8 +88,8 @@ def test_a_stopped_run_goes_on_exactly(
 
     # A kill loses what was done since the last saved state: here it is one or two steps old.
     config = dataclasses.replace(TINY, checkpoint_seconds=0.0)
-    rate = PretrainConfig.rate
-    monkeypatch.setattr(PretrainConfig, "rate", disturbed)
+    rate = SslConfig.rate
+    monkeypatch.setattr(SslConfig, "rate", disturbed)
     if how == "kill":
         with pytest.raises(Killed):
             pretrain(config, tiny_corpus, tmp_path, quiet=True)

@@ -73,7 +73,6 @@ def test_gumbel_in_eval(shared: bool, depth: int) -> None:
                 np.testing.assert_allclose(part, book[0 if shared else g, best], atol=1e-6)
     assert found.code_perplexity.item() == pytest.approx(spread(use), rel=1e-4)
     mean = softmax(scores).mean((0, 1))
-    assert found.probability_perplexity.item() == pytest.approx(spread(mean), rel=1e-4)
     assert found.diversity.item() == pytest.approx((10 - spread(mean)) / 10, rel=1e-4)
     assert found.codebook_loss is None
     assert torch.equal(quantizer(features).values, found.values)  # nothing is drawn
@@ -178,7 +177,6 @@ def test_kmeans_by_plain_loops(shared: bool) -> None:
     error = ((values - encoded) ** 2).mean()
     assert found.codebook_loss.item() == pytest.approx(1.3 * error, rel=1e-4)
     assert found.code_perplexity.item() == pytest.approx(spread(use), rel=1e-4)
-    assert found.probability_perplexity is None
     assert found.diversity is None
 
     # The gradient of a loss on the values passes to the normalised features as it is, the

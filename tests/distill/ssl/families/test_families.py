@@ -21,7 +21,7 @@ from distill.ssl import run as pretrain_ssl
 from distill.ssl.data.corpus import SslData
 from distill.ssl.families import family as families
 from distill.ssl.families import masked_units, wav2vec, wav2vec2
-from distill.ssl.families.config import PretrainConfig
+from distill.ssl.families.config import SslConfig
 from distill.ssl.losses import contrastive
 from distill.ssl.run import FORMAT, pretrain
 from distill.training.loop import Loop, begun
@@ -72,7 +72,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def configured(case: str, **more: Any) -> PretrainConfig:
+def configured(case: str, **more: Any) -> SslConfig:
     family, settings = CASES[case]
     return families.configure(family, None, {**TINY, **settings, **more})
 
@@ -97,15 +97,15 @@ def test_a_stopped_run_goes_on_exactly(
 ) -> None:
     calls = 0
 
-    def stopping(config: PretrainConfig, at: int, total: int | None) -> float:
+    def stopping(config: SslConfig, at: int, total: int | None) -> float:
         nonlocal calls
         calls += 1
         if calls == 3:
             signal.raise_signal(signal.SIGINT)
         return rate(config, at, total)
 
-    rate = PretrainConfig.rate
-    monkeypatch.setattr(PretrainConfig, "rate", stopping)
+    rate = SslConfig.rate
+    monkeypatch.setattr(SslConfig, "rate", stopping)
     assert "stopped" in pretrain(configured(case), tiny_corpus, tmp_path, quiet=True)
     assert not (tmp_path / "model.safetensors").exists()
     monkeypatch.undo()

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from fairseq_layout import arguments, weights
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,9 +27,7 @@ def seeded(seed: int = 7) -> torch.Generator:
     [
         {},
         {"infonce": True},
-        {"balanced": True},
-        {"cross_negatives": 2},
-        {"negatives": 0, "cross_negatives": 4, "infonce": True},
+        {"negatives": 5},
         {"steps": 30},  # more than the clip has frames
     ],
 )
@@ -60,10 +57,9 @@ def test_loss_and_hits_by_plain_loops(options: dict) -> None:
                 if head.infonce:
                     losses.append(-true + math.log(sum(map(math.exp, [true, *others]))))
                 else:
-                    share = 1 / len(others) if head.balanced else 1
                     losses.append(
                         -math.log(1 / (1 + math.exp(-true)))
-                        - share * sum(math.log(1 - 1 / (1 + math.exp(-x))) for x in others)
+                        - sum(math.log(1 - 1 / (1 + math.exp(-x))) for x in others)
                     )
                 hits[b, k] += true > max(others)
                 counts[b, k] += 1
@@ -85,23 +81,21 @@ def test_predictions_are_a_transposed_convolution() -> None:
 
 
 def test_negatives() -> None:
-    head = FuturePrediction(2, 2, 1, negatives=300, cross_negatives=300)
+    head = FuturePrediction(2, 2, 1, negatives=300)
     items, frames = 3, 6
     drawn = head.draw(items, frames, seeded())
     here = torch.arange(items * frames).view(items, frames)
     assert torch.equal(drawn, head.draw(items, frames, seeded()))
     assert not torch.equal(drawn, head.draw(items, frames, seeded(8)))
     assert not (drawn == here).any()  # never the true frame
-    own, cross = drawn[:300], drawn[300:]
-    assert torch.equal(own // frames, (here // frames).expand(300, -1, -1))
-    # All others are drawn alike: 300 draws, 5 or 17 frames to choose from.
+    assert torch.equal(drawn // frames, (here // frames).expand(300, -1, -1))
+    # All others are drawn alike: 300 draws, 5 frames to choose from.
     for b in range(items):
         for t in range(frames):
-            for part, others in ((own, frames - 1), (cross, items * frames - 1)):
-                count = torch.bincount(part[:, b, t], minlength=items * frames)
-                assert int((count > 0).sum()) == others
-                mean = 300 / others
-                assert (count[count > 0] - mean).abs().max() < 5 * math.sqrt(mean)
+            count = torch.bincount(drawn[:, b, t], minlength=items * frames)
+            assert int((count > 0).sum()) == frames - 1
+            mean = 300 / (frames - 1)
+            assert (count[count > 0] - mean).abs().max() < 5 * math.sqrt(mean)
 
 
 def test_ties_count_what_a_coin_would_score() -> None:
@@ -175,23 +169,11 @@ def test_gradient_reaches_everything() -> None:
     torch.testing.assert_close(head(targets, context, seeded()).loss, expected)
 
 
-def test_published_predictor() -> None:
-    args = arguments()
-    tensors = weights(args)
-    head = FuturePrediction.from_published(vars(args), dict(tensors), 3)
-    assert (head.steps, head.negatives, head.offset) == (4, 10, 3)
-    stored = tensors["wav2vec_predictions.project_to_steps.weight"]
-    assert torch.equal(head.project.weight, stored)
-    assert FuturePrediction.from_published({**vars(args), "offset": "1"}, tensors, 3).offset == 1
-    with pytest.raises(EnhanceError, match="no predictor"):
-        FuturePrediction.from_published(vars(args), {}, 3)
-
-
 def test_refusals() -> None:
     with pytest.raises(EnhanceError, match="too short"):
         FuturePrediction(2, 2, 3)(noise(1, 3, 2), noise(1, 3, 2))
     with pytest.raises(EnhanceError, match="one frame"):
         FuturePrediction(2, 2, 0)(noise(1, 1, 2), noise(1, 1, 2))
-    for bad in ({"steps": 0}, {"negatives": 0}, {"negatives": -1, "cross_negatives": 3}):
+    for bad in ({"steps": 0}, {"negatives": 0}, {"negatives": -1}):
         with pytest.raises(EnhanceError, match="negative"):
             FuturePrediction(2, 2, 1, **bad)
