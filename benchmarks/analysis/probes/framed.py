@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.heard import SAMPLE_RATE
 from benchmarks.analysis.parts.phones import label_at, read_phones
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.tasks import Data, Task, column, drawn
 from distill.speaker.data import speech_of
 from enhance.errors import EnhanceError, require
@@ -17,9 +18,7 @@ from enhance.progress import progress_bar
 _GRID = (-80, 320, 400)  # where frames of wav2vec 2.0 and its kin lie: offset, stride, field
 
 
-def of_frames(
-    name: str, task: Task, corpus: Path, limit: int, frames: int, seed: int, quiet: bool
-) -> Data:
+def of_frames(name: str, task: Task, corpus: Path, frames: int, work: Work) -> Data:
     """One question a frame, for ``phone`` and ``pitch``: see `benchmarks.analysis.probes.read`.
 
     Times are labelled, not frames of one model: each model answers with its nearest frame.
@@ -29,14 +28,14 @@ def of_frames(
         clips, spans, classes = read_phones(corpus)
     else:
         require("analysis", "pyworld")
-        clips, _ = speech_of(corpus, "", False, quiet)
+        clips, _ = speech_of(corpus, "", False, work.quiet)
     groups = column(clips, task.group)
     known = [i for i, group in enumerate(groups) if group]
-    keep = drawn(known, [""] * len(clips), groups, limit, seed)
+    keep = drawn(known, [""] * len(clips), groups, work.limit, work.seed)
     quota = -(-frames // max(len(keep), 1))
     times, labels = [], []
     offset, stride, width = _GRID
-    with progress_bar(quiet=quiet) as bar:
+    with progress_bar(quiet=work.quiet) as bar:
         bar_task = bar.add_task(f"labels: {name}", total=len(keep), speed="")
         for i in keep:
             count = int(min(clips[i].duration, heard.MOST_SECONDS) * SAMPLE_RATE) // stride

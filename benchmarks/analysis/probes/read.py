@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.framed import of_frames
 from benchmarks.analysis.probes.mixed import mixtures
 from benchmarks.analysis.probes.tasks import TASKS, Data, of_clips
@@ -19,15 +20,13 @@ from enhance.errors import EnhanceError
 def read(
     name: str,
     corpus: Path,
+    work: Work,
     *,
     label: str = "",
     group: str = "",
     trials: Path | None = None,
-    limit: int = 0,
     frames: int = 20_000,
     folder: Path,
-    seed: int = 0,
-    quiet: bool = False,
 ) -> Data:
     """Questions of one task on one corpus.
 
@@ -37,20 +36,17 @@ def read(
         Of `TASKS`.
     corpus
         Folder or manifest; for ``phone`` as `benchmarks.analysis.parts.phones.read_phones`.
+    work
+        Its limit is of clips drawn class by class and group by group in turn, of mixtures 600
+        where there is none.
     label, group
         Columns instead of the task's own.
     trials
         For ``verification``: lines of 1 (one speaker) or 0 and two paths, as in VoxCeleb.
-    limit
-        Clips, drawn class by class and group by group in turn; 0 for all. Of mixtures: 600.
     frames
         At most so many in all, evenly over clips, and over the labelled frames of each.
     folder
         Where mixtures are written.
-    seed
-        Of what is drawn.
-    quiet
-        No progress bar.
 
     Raises
     ------
@@ -69,12 +65,12 @@ def read(
         raise EnhanceError(f"--trials: only --task verification takes them, not {name}")
     if task.mixed:
         kinds = task.label if name == "noise" else ""
-        corpus = mixtures(corpus, folder, kinds, count=limit or 600, seed=seed, quiet=quiet)
-        task, limit = replace(task, label="type" if kinds else task.label), 0
+        corpus = mixtures(corpus, folder, kinds, work=replace(work, limit=work.limit or 600))
+        task, work = replace(task, label="type" if kinds else task.label), replace(work, limit=0)
     if task.frames:
-        return of_frames(name, task, corpus, limit, frames, seed, quiet)
-    clips, _ = speech_of(corpus, "", False, quiet)
-    data = of_clips(task, clips, limit, seed, f"{corpus}")
+        return of_frames(name, task, corpus, frames, work)
+    clips, _ = speech_of(corpus, "", False, work.quiet)
+    data = of_clips(task, clips, work.limit, work.seed, f"{corpus}")
     return replace(data, trials=read_trials(trials, data.clips)) if trials else data
 
 

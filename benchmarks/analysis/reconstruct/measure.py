@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.analysis.recognizers.choose import Listening
 from benchmarks.analysis.reconstruct import spectrum
-from benchmarks.analysis.reconstruct.training import Trained, decode
+from benchmarks.analysis.reconstruct.training import Trained
 from benchmarks.figures.results import Row
 from benchmarks.quality.clips import Pair, read_pair
 from enhance.audio.resampling import resample
@@ -55,26 +54,11 @@ def methods(trained: Sequence[Trained], *, noisy: bool, recognizer: bool) -> lis
     found = [Method(ORIGINAL, "bound", "", None)] if recognizer else []
     found.append(Method(RESYNTHESIS, "bound", "", lambda original, _: original))
     if noisy:
-        found.append(Method(NOISY, "bound", "", lambda _, heard: _unit_magnitudes(heard)))
-    found += [Method(t.source.name, t.source.kind, t.digest, _decoding(t)) for t in trained]
+        found.append(Method(NOISY, "bound", "", lambda _, heard: spectrum.of_clip(heard)))
+    found += [Method(t.source.name, t.source.kind, t.digest, t.magnitudes) for t in trained]
     mean = spectrum.from_decibels(trained[0].decoder.mean)
     found.append(Method(MEAN, "bound", trained[0].digest, lambda a, _: mean.expand_as(a)))
     return found
-
-
-def _unit_magnitudes(wave: np.ndarray) -> Tensor:
-    scaled = np.asarray(wave, np.float32) / np.float32(max(spectrum.level(wave), 1e-9))
-    return spectrum.magnitudes(torch.from_numpy(scaled)[None])[0]
-
-
-def _decoding(trained: Trained) -> Magnitudes:
-    def magnitudes(original: Tensor, heard: np.ndarray) -> Tensor:
-        features = trained.source.of(heard)
-        return spectrum.from_decibels(
-            decode(trained.decoder, trained.source.grid, features, len(original))[0]
-        )
-
-    return magnitudes
 
 
 def read_clip(pair: Pair, *, noisy: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -115,28 +99,20 @@ def measure_clip(
     """
     figures: dict[str, float] = {}
     refusals: dict[str, str] = {}
-    wave = clean
-    scale = spectrum.level(clean)
+    wave, scale = clean, spectrum.level(clean)
     if len(clean) < spectrum.SHORTEST or not scale:
-        return {
-            "figures": {},
-            "refusals": {"all": "silent, or shorter than a window"},
-            "text": None,
-        }
+        return _refused("silent, or shorter than a window")
     if method.magnitudes is not None:
-        original = _unit_magnitudes(clean)  # (T, F)
+        original = spectrum.of_clip(clean)  # (T, F)
         with torch.no_grad():
             found = method.magnitudes(original, heard)
         if not torch.isfinite(found).all():
             return _refused("the spectrum is not finite")
         unit = spectrum.waveform(found, len(clean), seed)
         wave = unit * np.float32(scale)
-        far = asdict(spectrum.distances(original, found))
-        figures |= {f"{name}_db": value for name, value in far.items()}
-        for where, magnitudes in (
-            ("spectrum", found),
-            ("waveform", spectrum.magnitudes(torch.from_numpy(unit)[None])[0]),
-        ):
+        figures |= spectrum.distances(original, found)
+        again = spectrum.magnitudes(torch.from_numpy(unit)[None])[0]
+        for where, magnitudes in (("spectrum", found), ("waveform", again)):
             energy = spectrum.energies(original), spectrum.energies(magnitudes)
             gains = spectrum.gains(*energy, len(original))
             figures |= {f"{where} {band}": value for band, value in gains.items()}
@@ -154,8 +130,3 @@ def measure_clip(
 
 def _refused(why: str) -> Row:
     return {"figures": {}, "refusals": {"all": why}, "text": None}
-
-
-def clip_paths(pairs: Sequence[Pair]) -> list[tuple[str, Path]]:
-    """Name and clean file of each clip."""
-    return [(pair.name, Path(pair.clean)) for pair in pairs]
