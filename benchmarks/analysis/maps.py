@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.analysis.parts import heard, record
 from benchmarks.analysis.parts.phones import label_at, read_phones
+from benchmarks.analysis.parts.plots import ENDS
 from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.clusters import clusters_of
 from benchmarks.figures.statistics import mean_interval
@@ -29,7 +30,6 @@ from enhance.data.corpus.inventory import by_source
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.parallel import torch_threads
-from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,17 +94,12 @@ def maps(
             f"{3 * perplexity:g}: raise --frames, or lower --perplexity"
         )
     states = heard.state_names(backbones, cache)
-    parts: list[list[np.ndarray]] = [[] for _ in states]
-    with progress_bar(quiet=work.quiet) as bar, torch_threads(1):
-        task = bar.add_task("frames", total=len(clips), speed="")
-        for clip, seconds in zip(clips, times, strict=True):
-            for place, state in enumerate(_at(backbones, cache, heard.wave_of(clip.path), seconds)):
-                parts[place].append(state)
-            bar.update(task, advance=1)
-    items = [np.concatenate(own) for own in parts]
-    draw = partial(_map, owner, labels, perplexity, work.seed)
+    spoken_of = [(clip.path, seconds) for clip, seconds in zip(clips, times, strict=True)]
     with torch_threads(1):
-        done = work.every(draw, items, "maps", batch=1)
+        heard_of = work.every(partial(_at, list(backbones), cache), spoken_of, "frames")
+        items = [np.concatenate(own) for own in zip(*heard_of, strict=True)]
+        done = work.every(partial(_map, owner, labels, perplexity, work.seed), items, "maps",
+                          batch=1)  # fmt: skip
     clusters = clusters_of([{"speaker": clip.speaker, "source": clip.source} for clip in clips])
     spoken = np.unique(owner)  # clips without a labelled frame have none
     clusters = {factor: [own[i] for i in spoken] for factor, own in clusters.items()}
@@ -114,10 +109,8 @@ def maps(
         figures: dict[str, float | None] = {}
         for column, share in near.items():
             each = np.bincount(owner, share)[spoken] / np.bincount(owner)[spoken]
-            interval = mean_interval(each, clusters)
-            figures |= {
-                f"{column}_{key}": getattr(interval, key) for key in ("mean", "low", "high")
-            }
+            interval = mean_interval(each, clusters).row()
+            figures |= {f"{column}_{key}": interval[key] for key in ENDS}
         row = {"backbone": label[name], "state": layer, **figures}
         rows.append({**row, "points": np.round(points, 2).tolist()})
     about = {
@@ -164,11 +157,10 @@ def _frames(
     return times, labels, np.repeat(np.arange(len(clips)), [len(seconds) for seconds in times])
 
 
-def _at(
-    backbones: Sequence[str], cache: Path, wave: np.ndarray, seconds: np.ndarray
-) -> list[np.ndarray]:
-    """Of each state, the frames whose centres are nearest: (N,), (T,) to (T, D) each."""
-    found = []
+def _at(backbones: Sequence[str], cache: Path, spoken: tuple[Path, np.ndarray]) -> list[np.ndarray]:
+    """Of each state of a clip, the frames whose centres are nearest to times: (T, D) each."""
+    path, seconds = spoken
+    wave, found = heard.wave_of(path), []
     for name in backbones:
         states = heard.states_of(name, cache, wave)
         grid = heard.features(name, cache).grid
@@ -229,8 +221,7 @@ def tables(made: dict[str, Any]) -> list[Table]:
     )
     for row in made["rows"]:
         cells = [
-            with_interval({key: row[f"{column}_{key}"] for key in ("mean", "low", "high")}, 2)
-            for column in chance
+            with_interval({key: row[f"{column}_{key}"] for key in ENDS}, 2) for column in chance
         ]
         table.rows.append([f"{row['backbone']} {row['state']}", *cells])
     return [table]

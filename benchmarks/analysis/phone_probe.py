@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.answers import answer, guess, hear
-from benchmarks.analysis.probes.framed import of_frames
+from benchmarks.analysis.probes.read import of_frames
 from benchmarks.analysis.probes.tasks import TASKS
 from distill.ssl.data.crops import FIELD, STRIDE
 from distill.ssl.units.mfcc import mfcc_with_deltas

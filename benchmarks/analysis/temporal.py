@@ -27,6 +27,7 @@ import numpy as np
 
 from benchmarks.analysis.parts import heard, record
 from benchmarks.analysis.parts.pairs import Item, Pairs, waves
+from benchmarks.analysis.parts.plots import ENDS
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.temporal_plots import at_lag, plots
 from benchmarks.figures.cells import Cells
@@ -111,11 +112,12 @@ def half_lag(cells: Cells, quantity: int, lags_ms: np.ndarray) -> dict[str, Any]
     def excess(k: int) -> Interval:
         return cells.interval(lambda found: found[quantity, k] - found[quantity, 0] / 2)
 
-    intervals = [excess(k) for k in range(len(lags_ms))]
-    return {
-        key: _crossing([getattr(interval, key) for interval in intervals], lags_ms)
-        for key in ("mean", "low", "high")
-    }
+    found = _ends([excess(k) for k in range(len(lags_ms))])
+    return {key: _crossing(values, lags_ms) for key, values in found.items()}
+
+
+def _ends(intervals: Sequence[Interval]) -> dict[str, list[float | None]]:
+    return {key: [getattr(interval, key) for interval in intervals] for key in ENDS}
 
 
 def _crossing(values: Sequence[float | None], lags_ms: np.ndarray) -> float | None:
@@ -264,18 +266,15 @@ def _unrelated(sums: ByState, facing: ByState, c: int, s: int) -> list[float]:
 
 def _curve(cells: Cells, quantity: int, lags: int) -> dict[str, list[float | None]]:
     """Mean over clips with its interval at each lag."""
-    found = [cells.interval(lambda x, k=k: x[quantity, k]) for k in range(lags)]  # type: ignore[misc]
-    return {
-        key: [None if value is None else round(value, 6) for value in
-              (getattr(interval, key) for interval in found)]
-        for key in ("mean", "low", "high")
-    }  # fmt: skip
+    found = _ends([cells.interval(lambda x, k=k: x[quantity, k]) for k in range(lags)])  # type: ignore[misc]
+    return {key: [None if value is None else round(value, 6) for value in values]
+            for key, values in found.items()}  # fmt: skip
 
 
 def _half(row: dict[str, Any]) -> str:
     if row["half_mean"] is None:
         return f"> {row['lags_ms'][-1]:.0f}"
-    ends = [number(row[f"half_{key}"], 0) for key in ("low", "high")]
+    ends = [number(row[f"half_{key}"], 0) for key in ENDS[1:]]
     return f"{row['half_mean']:.0f} [{', '.join(ends)}]"
 
 

@@ -22,9 +22,8 @@ from benchmarks.analysis.recognizers.choose import listen_with, references
 from benchmarks.analysis.reconstruct import report, spectrum
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.data import DecoderData
-from benchmarks.analysis.reconstruct.measure import ORIGINAL, methods
+from benchmarks.analysis.reconstruct.measure import ORIGINAL, measure_all, methods, summarize
 from benchmarks.analysis.reconstruct.picture import picture
-from benchmarks.analysis.reconstruct.results import measure_all, summarize
 from benchmarks.analysis.reconstruct.sources import open_teachers
 from benchmarks.analysis.reconstruct.training import Trained, train
 from benchmarks.figures.clusters import clustering, clusters_of

@@ -23,7 +23,6 @@ from benchmarks.analysis.recognizers import crdnn
 from benchmarks.analysis.recognizers.choose import Listening
 from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct import report, spectrum
-from benchmarks.analysis.reconstruct import results as reconstruct_results
 from benchmarks.analysis.reconstruct.run import slug
 from benchmarks.analysis.reconstruct.sources import open_teachers
 from benchmarks.figures.statistics import mean_interval
@@ -274,7 +273,7 @@ def test_summaries_count_what_was_refused() -> None:
         for m, values in zip(table, ((1.0, 2.0, None), (1.5, 2.5, 9.0)), strict=True)
         for c, v in zip("xyz", values, strict=True)
     ]  # fmt: skip
-    found = reconstruct_results.summarize(table, rows, Listening(None), None)
+    found = measuring.summarize(table, rows, Listening(None), None)
     assert (
         found[0]["metrics"]["l1_db"]["mean"] == 1.5 and found[0]["metrics"]["l1_db"]["refused"] == 1
     )
