@@ -5,7 +5,6 @@ What is made lies in the cache of `distill.teacher.features`, where training and
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from pathlib import Path
 
 from distill.backbones.find import load
 from distill.teacher.features import Features
-from enhance import parallel
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.progress import progress_bar
+from enhance.parallel import Workers
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,7 @@ class Extracted:
     """Clips whose features were there."""
 
 
-def extract(
-    clips: Sequence[Clip], wanted: Wanted, *, jobs: int = 1, cluster: str = "", quiet: bool = False
-) -> Extracted:
+def extract(clips: Sequence[Clip], wanted: Wanted, workers: Workers) -> Extracted:
     """Fill the cache with the features of these clips.
 
     May be stopped at any time: what is stored stays, and is found by the next call.
@@ -58,10 +54,8 @@ def extract(
         Speech, at any sample rate; the teacher hears its own.
     wanted
         Teacher, layers and cache.
-    jobs, cluster
-        As `enhance.parallel.run`.
-    quiet
-        No progress bar.
+    workers
+        Who does it.
 
     Raises
     ------
@@ -70,15 +64,14 @@ def extract(
     """
     _features(wanted)  # a wrong name is told before the long work
     result, heard, begin = Extracted(), 0.0, time.perf_counter()
-    work = parallel.run(partial(_hear, wanted), clips, jobs=jobs, cluster=cluster)
-    with progress_bar(quiet=quiet) as bar, contextlib.closing(work) as done:
-        task = bar.add_task("teacher listens", total=len(clips), speed="")
-        for _, seconds in done:
-            result.made += seconds > 0
-            result.found += seconds == 0
-            heard += seconds
-            speed = f"{heard / (time.perf_counter() - begin):.0f} audio-s/s"
-            bar.update(task, advance=1, speed=speed)
+
+    def speed() -> str:
+        return f"{heard / (time.perf_counter() - begin):.0f} audio-s/s"
+
+    for _, seconds in workers.each(partial(_hear, wanted), clips, "teacher listens", speed=speed):
+        result.made += seconds > 0
+        result.found += seconds == 0
+        heard += seconds
     return result
 
 

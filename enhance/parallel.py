@@ -13,10 +13,12 @@ import gc
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from enhance.errors import EnhanceError, require
+from enhance.progress import progress_bar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,6 +27,12 @@ DEATHS = 3
 """Worker processes that may die before the work is given up: what kills them is then the work."""
 
 _WAIT_SECONDS = 10
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def run(
@@ -45,7 +53,7 @@ def run(
     items
         What it is called with; they travel by pickle.
     jobs
-        Local processes; 1 works in this one. A cluster has its own number.
+        Local processes; 1 works in this one, 0 takes one per core. A cluster has its own number.
     cluster
         Address of a Dask scheduler, such as ``tcp://HOST:8786``; empty for this machine. Its
         workers see the same files under the same names: each call is made in this process's
@@ -61,7 +69,8 @@ def run(
         If the cluster cannot be reached, or `DEATHS` workers died; and whatever ``function``
         raises, which ends the rest: return what is to be survived.
     """
-    if not cluster and (jobs <= 1 or len(items) <= 1):
+    jobs = jobs or cores()
+    if not cluster and (jobs == 1 or len(items) <= 1):
         yield from ((index, function(item)) for index, item in enumerate(items))
         return
     require("measure", "joblib")
@@ -89,6 +98,49 @@ def run(
                     raise _died(error) from error
             finally:
                 found.close()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does many pieces of work, and whether a bar tells of it."""
+
+    jobs: int = 1
+    """As `run` takes them."""
+    cluster: str = ""
+    """As `run` takes it."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def each(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        text: str,
+        *,
+        batch: int | Literal["auto"] = "auto",
+        speed: Callable[[], str] = str,
+    ) -> Generator[tuple[int, Result], None, None]:
+        """As `run`, with a progress bar.
+
+        Parameters
+        ----------
+        function, items, batch
+            As `run` takes them.
+        text
+            What is done, for the bar.
+        speed
+            What the bar says of its speed, asked after each result was taken.
+        """
+        work = run(function, items, jobs=self.jobs, cluster=self.cluster, batch=batch)
+        with progress_bar(quiet=self.quiet) as bar, contextlib.closing(work) as done:
+            task = bar.add_task(text, total=len(items), speed="")
+            for result in done:
+                yield result
+                bar.update(task, advance=1, speed=speed())
+
+    def every(self, *args: Any, **more: Any) -> list[Any]:
+        """Results of `each`, in the order of the items."""
+        return [result for _, result in sorted(self.each(*args, **more), key=lambda x: x[0])]
 
 
 def _call(

@@ -27,9 +27,8 @@ neighbours counts like a frame with itself: with many clips their share is small
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,17 +36,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.analysis.parts import heard, record
+from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.clusters import coarse
 from benchmarks.figures.statistics import Interval, combined
 from benchmarks.figures.tables import Table, with_interval
 from distill.speaker.data import speech_of
-from enhance import parallel
 from enhance.data.corpus.inventory import by_source
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.files import cache_folder, temporary_folder
+from enhance.files import temporary_folder
 from enhance.parallel import torch_threads
-from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,17 +117,7 @@ def jackknife(xy: np.ndarray, xx: np.ndarray, yy: np.ndarray, groups: str) -> In
 
 
 def cka(
-    backbones: Sequence[str],
-    corpus: Path,
-    output: Path,
-    *,
-    stride_frames: int = 1,
-    seed: int = 0,
-    cache: Path | None = None,
-    limit: int = 0,
-    jobs: int = 1,
-    cluster: str = "",
-    quiet: bool = False,
+    backbones: Sequence[str], corpus: Path, output: Path, work: Work, *, stride_frames: int = 1
 ) -> dict[str, Any]:
     """CKA of every pair of hidden states of some backbones.
 
@@ -142,28 +130,20 @@ def cka(
         Manifest or folder with clips of speech.
     output
         Folder of the record, tables and plots.
+    work
+        How; a group of speakers is one piece of work.
     stride_frames
         Only every k-th frame of a clip.
-    seed
-        Of the choice of clips.
-    cache
-        Folder of features; None for the user's.
-    limit
-        Clips, evenly over speakers; 0 for all.
-    jobs, cluster
-        As `enhance.parallel.run`; a group of speakers is one piece of work.
-    quiet
-        No progress bar.
 
     Raises
     ------
     EnhanceError
         If a backbone or the corpus cannot be had, or there are too few clips.
     """
-    cache = (cache or cache_folder("features")).resolve()
+    cache = work.cache
     heard.check(backbones, cache)
     corpus = corpus.expanduser()
-    clips = heard.draw(speech_of(corpus, "", False, quiet)[0], limit, seed, corpus)
+    clips = heard.draw(speech_of(corpus, "", False, work.quiet)[0], work, corpus)
     labels = [{"speaker": clip.speaker, "source": clip.source} for clip in clips]
     factor, numbers = next(iter(coarse(labels, GROUPS).items()))
     groups = [
@@ -177,21 +157,12 @@ def cka(
     found: dict[Pair, np.ndarray] = {}
     passes = list(_passes(widths, BUDGET_BYTES))
     output.mkdir(parents=True, exist_ok=True)
-    with (
-        progress_bar(quiet=quiet) as bar,
-        temporary_folder(output) as folder,
-        torch_threads(1),
-    ):
-        task = bar.add_task("cka", total=len(groups) * len(passes), speed="")
-        for pairs in passes:
-            work = partial(_sum, list(backbones), cache, shift, pairs, stride_frames, folder)
-            items = list(enumerate(groups))
-            with contextlib.closing(
-                parallel.run(work, items, jobs=jobs, cluster=cluster, batch=1)
-            ) as done:
-                for _ in done:
-                    bar.update(task, advance=1)
-            found |= _without_each(folder, len(groups), pairs, widths)
+    items = list(enumerate(groups))
+    with temporary_folder(output) as folder, torch_threads(1):
+        for number, pairs in enumerate(passes, 1):
+            add = partial(_sum, list(backbones), cache, shift, pairs, stride_frames, folder)
+            work.every(add, items, f"cka, pass {number} of {len(passes)}", batch=1)
+            found |= _without_each(folder, len(groups), pairs)
     label, rows = heard.labels(backbones), []
     for (i, j), values in found.items():
         interval = jackknife(values[1:], found[i, i][1:], found[j, j][1:], factor)
@@ -209,11 +180,10 @@ def cka(
         "frame_ms": 1000 / heard.SAMPLE_RATE * stride_frames * _stride(backbones, cache),
         "intervals": f"95 %, jackknife over {len(groups)} groups ({factor})",
         "passes": len(passes),
-        "seed": seed,
+        "seed": work.seed,
     }
     made = {"analysis": "cka", "about": about, "rows": rows}
-    record.keep(output, "cka", made, tables(made), plots(made))
-    return made
+    return record.keep(output, made, tables, plots)
 
 
 def _stride(backbones: Sequence[str], cache: Path) -> int:
@@ -250,9 +220,8 @@ def _sum(
         extended = [extend(x - mean) for x, mean in zip(block, shift, strict=True)]
         for total, (i, j) in zip(sums, pairs, strict=True):
             total += extended[i].T @ extended[j]
-    with (folder / str(number)).open("wb") as file:
-        for total in sums:
-            total.tofile(file)
+    for total, (i, j) in zip(sums, pairs, strict=True):
+        np.save(folder / f"{number}-{i}-{j}.npy", total)
 
 
 def _blocks(
@@ -270,30 +239,18 @@ def _blocks(
         yield [np.concatenate(parts) for parts in zip(*waiting, strict=True)]
 
 
-def _without_each(
-    folder: Path, groups: int, pairs: Sequence[Pair], widths: Sequence[int]
-) -> dict[Pair, np.ndarray]:
+def _without_each(folder: Path, groups: int, pairs: Sequence[Pair]) -> dict[Pair, np.ndarray]:
     """Of each pair: frames, H of all groups, H without each in turn, (2 + G,)."""
-    found, start = {}, 0
+    found = {}
     for i, j in pairs:
-        shape = widths[i] + 2, widths[j] + 2
-        total = _read(folder / "0", start, shape)
-        for group in range(1, groups):
-            total += _read(folder / str(group), start, shape)
-        left = [
-            hsic(total - _read(folder / str(group), start, shape))
-            for group in range(groups)
-            if groups > 1
-        ]
+        files = [folder / f"{group}-{i}-{j}.npy" for group in range(groups)]
+        # Not as maps: what was looked at would count as this process's memory.
+        total = reduce(np.add, map(np.load, files))
+        left = [hsic(total - np.load(file)) for file in files if groups > 1]
         found[i, j] = np.array([total[0, 0], hsic(total), *left])
-        start += total.size
+        for file in files:
+            file.unlink()
     return found
-
-
-def _read(path: Path, start: int, shape: Pair) -> np.ndarray:
-    # Not as a map: what was looked at would count as this process's memory.
-    flat = np.fromfile(path, count=shape[0] * shape[1], offset=8 * start)
-    return flat.reshape(shape)
 
 
 def _matrix(made: dict[str, Any]) -> tuple[list[tuple[str, int]], np.ndarray]:

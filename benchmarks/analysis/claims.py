@@ -46,42 +46,17 @@ ADVICE: tuple[Advice, ...] = (
     Advice("phones, their boundaries", "5-8", "single:7", "phonetic features", _CONTENT),
     Advice("words", "9-12", "last_k:4", "lexical and semantic features", _CONTENT),
     Advice("sentence structure (Large)", "13+", "last_k:12", "high-level features", _CONTENT),
-    Advice(
-        "less codec (wav2vec 2.0)",
-        "lowest 6",
-        "first_k:6",
-        "early layers tell less of it",
-        "000, suggestion 3.1",
-    ),
-    Advice(
-        "language (Base; Large)",
-        "about 11; 13-22",
-        "single:11",
-        "refined upwards",
-        "003, question 1",
-    ),
-    Advice(
-        "phones in a speaker model",
-        "first block",
-        "single:1",
-        "ECAPA-TDNN has them early",
-        "003, mechanism 2",
-    ),
-    Advice(
-        "speaker in a speaker model",
-        "4",
-        "single:4",
-        "the 4th layer stands out",
-        "003, question 2",
-    ),
-    Advice(
-        "enhancement, concatenated",
-        "weighted sum",
-        "weighted",
-        "the weights are learned",
-        "004, method",
-    ),
-)
+    Advice("less codec (wav2vec 2.0)", "lowest 6", "first_k:6", "early layers tell less of it",
+           "000, suggestion 3.1"),
+    Advice("language (Base; Large)", "about 11; 13-22", "single:11", "refined upwards",
+           "003, question 1"),
+    Advice("phones in a speaker model", "first block", "single:1", "ECAPA-TDNN has them early",
+           "003, mechanism 2"),
+    Advice("speaker in a speaker model", "4", "single:4", "the 4th layer stands out",
+           "003, question 2"),
+    Advice("enhancement, concatenated", "weighted sum", "weighted", "the weights are learned",
+           "004, method"),
+)  # fmt: skip
 """All claims, in the order of their sources."""
 
 

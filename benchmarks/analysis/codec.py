@@ -12,9 +12,7 @@ trained the backbone; their learned layer weights are drawn beside.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,10 @@ import numpy as np
 import torch
 
 from benchmarks.analysis.codecs import coding
+from benchmarks.analysis.parts.linear import by_speaker
+from benchmarks.analysis.parts.plots import panels, percent, with_bars
 from benchmarks.analysis.parts.record import Record, keep
+from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.backbones.find import label, load
 from distill.dann import train as training
@@ -31,37 +32,20 @@ from distill.dann.data import Hearing
 from distill.speaker.data import name_of, speech_of
 from distill.teacher.contract import check_rate
 from distill.teacher.features import Features
-from distill.training.accuracy import interval
-from enhance import parallel
 from enhance.audio import read as audio
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError, require
-from enhance.files import cache_folder
-from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME = "codec"
 FOLDS = 5
 TASKS = ("all", "at 8 kHz")
 EMBEDDING = "embedding"
 
 
-@dataclass(frozen=True)
-class Ears:
-    """What hears the clips; a worker opens the models by it."""
-
-    backbones: tuple[str, ...]
-    """As `distill.backbones.find.load` takes them."""
-    checkpoints: tuple[Path, ...]
-    """Folders of `enhance dann train`."""
-    names: tuple[str, ...]
-    """Codecs, in the order of the classes."""
-    cache: Path
-    """Folder of the feature cache."""
-
-
+Models = tuple[tuple[str, ...], tuple[Path, ...], Path]
+"""Backbones, folders of `enhance dann train`, and the feature cache; a worker opens them by it."""
 Pooled = dict[tuple[str, str], np.ndarray]
 """By model and state: a vector for each codec, (C, 2 D)."""
 
@@ -70,16 +54,12 @@ def codec(
     backbones: Sequence[str],
     corpus: Path,
     output: Path,
+    work: Work,
     *,
     source: str = "",
-    names: Sequence[str] = (),
-    checkpoints: Sequence[Path] = (),
+    names: Sequence[str] | None = None,
+    checkpoints: Sequence[Path] | None = None,
     num_samples: int = 3000,
-    cache: Path | None = None,
-    seed: int = 0,
-    jobs: int = 1,
-    cluster: str = "",
-    quiet: bool = False,
 ) -> Record:
     """Measure how well each layer of each model tells codecs apart.
 
@@ -91,22 +71,16 @@ def codec(
         Folder or manifest with speech of named speakers.
     output
         Folder of ``codec.json``, ``codec.md`` and plots.
+    work
+        How.
     source
         Only this source of the corpus; empty for all.
     names
-        Codecs; empty for `coding.DEFAULT`.
+        Codecs; None for `coding.DEFAULT`.
     checkpoints
         Folders of `distill.dann.train.train`.
     num_samples
-        Coded clips: recordings times codecs. Recordings are drawn by ``seed``.
-    cache
-        Folder of the feature cache; None for the user's.
-    seed
-        See there.
-    jobs, cluster
-        As `enhance.parallel.run`.
-    quiet
-        No progress bar.
+        Coded clips: recordings times codecs. Recordings are drawn.
 
     Raises
     ------
@@ -114,11 +88,11 @@ def codec(
         If a model, a codec or the corpus cannot be used.
     """
     require("analysis", "av")
-    chosen = coding.check(names)
+    chosen, checkpoints = coding.check(names or ()), checkpoints or ()
     if len(chosen) < 2:
         raise EnhanceError(f"codec {chosen[0]}: alone it cannot be told from others; name two")
-    found, _ = speech_of(corpus, source, True, quiet)
-    drawn = np.random.default_rng(seed).permutation(len(found))[: num_samples // len(chosen)]
+    found, _ = speech_of(corpus, source, True, work.quiet)
+    drawn = np.random.default_rng(work.seed).permutation(len(found))[: num_samples // len(chosen)]
     clips = [found[i] for i in sorted(drawn)]
     speakers = np.array([name_of(clip) for clip in clips])
     if len(set(speakers)) < 2:
@@ -126,29 +100,20 @@ def codec(
             f"--num-samples {num_samples}: {len(clips)} recordings for {len(chosen)} codecs, of "
             f"fewer than two speakers; at least {4 * len(chosen)} are needed"
         )
-    where = cache or cache_folder("features")
-    ears = Ears(tuple(backbones), tuple(checkpoints), chosen, where.resolve())
+    models: Models = tuple(backbones), tuple(checkpoints), work.cache
     runs = [training.load(folder) for folder in checkpoints]
     for name in backbones:
         check_rate(load(name), coding.SAMPLE_RATE)
-    work = parallel.run(partial(listen, ears), clips, jobs=jobs, cluster=cluster)
-    heard: dict[int, Pooled] = {}
-    with progress_bar(quiet=quiet) as bar, contextlib.closing(work) as done:
-        task = bar.add_task("codec probe: listening", total=len(clips), speed="")
-        for index, pooled in done:
-            heard[index] = pooled
-            bar.update(task, advance=1)
-        keys = list(heard[0])
-        task = bar.add_task("codec probe: probing", total=len(keys), speed="")
-        rows: list[dict[str, Any]] = []
-        right: dict[str, list[np.ndarray]] = {}
-        for model, state in keys:
-            features = np.stack([heard[i][model, state] for i in range(len(clips))])  # (N, C, 2D)
-            made, hits = _probe(features, speakers, chosen)
-            rows += [{"kind": "probe", "backbone": model, "state": state, **row} for row in made]
-            if state != EMBEDDING:
-                right.setdefault(model, []).append(hits)
-            bar.update(task, advance=1)
+    heard = work.every(partial(listen, models, chosen), clips, "codec probe: listening")
+    keys = list(heard[0])
+    states = [np.stack([own[key] for own in heard]) for key in keys]  # (N, C, 2 D) each
+    probed = work.every(partial(_probe, speakers, chosen), states, "codec probe: probing")
+    rows: list[dict[str, Any]] = []
+    right: dict[str, list[np.ndarray]] = {}
+    for (model, state), (made, hits) in zip(keys, probed, strict=True):
+        rows += [{"kind": "probe", "backbone": model, "state": state, **row} for row in made]
+        if state != EMBEDDING:
+            right.setdefault(model, []).append(hits)
     rows += _differences(right, speakers)
     for folder, run in zip(checkpoints, runs, strict=True):
         told = {"kind": "weight", "checkpoint": _short(folder), "of": run.config.backbone.name}
@@ -165,23 +130,21 @@ def codec(
         "split": f"by speaker, {min(FOLDS, len(set(speakers)))} folds",
         "backbones": [label(name) for name in backbones],
         "checkpoints": [_short(folder) for folder in checkpoints],
-        "seed": seed,
+        "seed": work.seed,
     }
-    record = {"about": about, "rows": rows}
-    keep(output, NAME, record, tables(record), plots(record))
-    return record
+    return keep(output, {"analysis": "codec", "about": about, "rows": rows}, tables, plots)
 
 
-def listen(ears: Ears, clip: Clip) -> Pooled:
+def listen(models: Models, names: Sequence[str], clip: Clip) -> Pooled:
     """What each model says of a recording through each codec, pooled over time."""
     wave = audio.read(clip.path, coding.SAMPLE_RATE)
     found: dict[tuple[str, str], list[np.ndarray]] = {}
-    for name in ears.names:
+    for name in names:
         coded = coding.through(wave, name)
-        for model, features in _open(ears):
+        for model, features in _open(*models):
             for place, state in enumerate(features.states(coded)):
                 found.setdefault((model, str(place)), []).append(pooled(state))
-        for model, run, hearing in _runs(ears):
+        for model, run, hearing in _runs(*models[1:]):
             with torch.no_grad():
                 embedded = run.network.embed(hearing.batch([coded]))[0].numpy()
             found.setdefault((model, EMBEDDING), []).append(embedded)
@@ -202,21 +165,26 @@ def _short(folder: Path) -> str:
 
 
 @lru_cache(maxsize=2)
-def _runs(ears: Ears) -> list[tuple[str, training.Trained, Hearing]]:
-    runs = [(_short(folder), training.load(folder)) for folder in ears.checkpoints]
-    return [(name, run, Hearing(run.config, run.teacher, ears.cache)) for name, run in runs]
+def _runs(
+    checkpoints: tuple[Path, ...], cache: Path
+) -> list[tuple[str, training.Trained, Hearing]]:
+    runs = [(_short(folder), training.load(folder)) for folder in checkpoints]
+    return [(name, run, Hearing(run.config, run.teacher, cache)) for name, run in runs]
 
 
 @lru_cache(maxsize=2)
-def _open(ears: Ears) -> list[tuple[str, Features]]:
+def _open(
+    backbones: tuple[str, ...], checkpoints: tuple[Path, ...], cache: Path
+) -> list[tuple[str, Features]]:
     """Backbones, and those that checkpoints trained."""
-    models = [(label(name), load(name)) for name in ears.backbones]
-    models += [(n, r.teacher) for n, r, _ in _runs(ears) if not r.config.backbone.freeze]
-    return [(name, Features(teacher, "weighted", ears.cache)) for name, teacher in models]
+    found = [(label(name), load(name)) for name in backbones]
+    runs = _runs(checkpoints, cache)
+    found += [(name, run.teacher) for name, run, _ in runs if not run.config.backbone.freeze]
+    return [(name, Features(teacher, "weighted", cache)) for name, teacher in found]
 
 
 def _probe(
-    features: np.ndarray, speakers: np.ndarray, names: Sequence[str]
+    speakers: np.ndarray, names: Sequence[str], features: np.ndarray
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Rows of one state, and whether each clip's codec was told of all (N, C)."""
     rows, every = [], np.zeros(features.shape[:2], bool)
@@ -225,11 +193,9 @@ def _probe(
         if len(kinds) < 2:
             continue
         hits = told(features[:, kinds], speakers)  # (N, C)
-        owners = np.unique(speakers, return_inverse=True)[1]
-        counts = np.bincount(owners) * len(kinds)
-        found = interval(np.bincount(owners, hits.sum(axis=1)), counts)
         shares = {f"recall {names[k]}": float(hits[:, i].mean()) for i, k in enumerate(kinds)}
-        rows.append({"task": task, **found, "chance": 1 / len(kinds), "n": hits.size, **shares})
+        facts = {"task": task, "chance": 1 / len(kinds), **shares}
+        rows.append({**facts, **by_speaker(hits, speakers), "n": hits.size})
         if task == "all":
             every = hits
     return rows, every
@@ -243,34 +209,29 @@ def told(features: np.ndarray, speakers: np.ndarray) -> np.ndarray:
     Shape: features (N, C, D) of N recordings, speakers (N,), to bool (N, C).
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
+    from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    labels = np.broadcast_to(np.arange(features.shape[1]), features.shape[:2])
-    right = np.zeros(features.shape[:2], bool)
+    clips, kinds, width = features.shape
+    labels, groups = np.tile(np.arange(kinds), clips), np.repeat(speakers, kinds)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = GroupKFold(min(FOLDS, len(set(speakers))))
-    for train, test in folds.split(features, groups=speakers):
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        model.fit(features[train].reshape(-1, features.shape[2]), labels[train].ravel())
-        said = model.predict(features[test].reshape(-1, features.shape[2]))
-        right[test] = said.reshape(len(test), -1) == labels[test]
+    units = features.reshape(-1, width)
+    said = cross_val_predict(model, units, labels, groups=groups, cv=folds)
+    right: np.ndarray = (said == labels).reshape(clips, kinds)
     return right
 
 
 def _differences(right: dict[str, list[np.ndarray]], speakers: np.ndarray) -> list[dict[str, Any]]:
     """Accuracy of each model less that of the first, the mean over states, clip by clip."""
-    owners = np.unique(speakers, return_inverse=True)[1]
     means = {model: np.mean(hits, axis=0) for model, hits in right.items()}  # (N, C)
     first = next(iter(means), "")
-    rows = []
-    for model, mean in means.items():
-        if model != first:
-            apart = mean - means[first]
-            sums = np.bincount(owners, apart.sum(axis=1))
-            found = interval(sums, np.bincount(owners) * apart.shape[1])
-            rows.append({"kind": "difference", "backbone": model, "over": first, **found})
-    return rows
+    return [
+        {"kind": "difference", "backbone": model, "over": first,
+         **by_speaker(mean - means[first], speakers)}
+        for model, mean in means.items() if model != first
+    ]  # fmt: skip
 
 
 def tables(record: Record) -> list[Table]:
@@ -286,7 +247,7 @@ def tables(record: Record) -> list[Table]:
         states = list(dict.fromkeys(state for _, state in mine))
         table = Table(f"Accuracy in % [95 %], codecs: {task}; chance {chance}", ["state", *models])
         for state in states:
-            found = [_percent(mine.get((model, state))) for model in models]
+            found = [percent(mine.get((model, state))) for model in models]
             table.rows.append([state, *(with_interval(row, 1) for row in found)])
         result.append(table)
     whole = Table("Over the states, all codecs, %", ["model", "mean", "best", "state", "spread"])
@@ -304,13 +265,9 @@ def tables(record: Record) -> list[Table]:
             cells = [number(np.mean(values), 1), number(max(values), 1), best["state"]]
             cells += [number(max(values) - min(values), 1)]
             if apart:
-                cells += [with_interval(_percent(apart.get(model)), 1, True)]
+                cells += [with_interval(percent(apart.get(model)), 1, True)]
             whole.rows.append([model, *cells])
     return [*result, whole, known]
-
-
-def _percent(row: dict[str, Any] | None) -> dict[str, Any] | None:
-    return row and {key: 100 * row[key] for key in ("mean", "low", "high")}
 
 
 def plots(record: Record) -> dict[str, Figure]:
@@ -321,11 +278,10 @@ def plots(record: Record) -> dict[str, Figure]:
     tasks = [task for task in TASKS if any(r["task"] == task for r in rows)]
     models = list(dict.fromkeys(r["backbone"] for r in rows))
     states = list(dict.fromkeys(r["state"] for r in rows))
-    found: dict[str, Figure] = {}
     heat = Figure(figsize=(2.5 + 0.75 * len(states), len(tasks) * (1 + 0.5 * len(models))),
                   layout="constrained")  # fmt: skip
-    lines = Figure(figsize=(5 * len(tasks), 3.4), layout="constrained")
-    for n, task in enumerate(tasks):
+    lines, curves = panels([f"accuracy (%), codecs: {t}; dashed: chance" for t in tasks], 5, 3.4)
+    for n, (task, curve) in enumerate(zip(tasks, curves, strict=True)):
         mine = {(r["backbone"], r["state"]): r for r in rows if r["task"] == task}
         chance = 100 * next(iter(mine.values()))["chance"]
         axis = heat.add_subplot(len(tasks), 1, n + 1)
@@ -340,41 +296,21 @@ def plots(record: Record) -> dict[str, Figure]:
         axis.set_yticks(range(len(models)), models, fontsize=8)
         axis.set_title(f"accuracy (%), codecs: {task}; chance {chance:.0f}", fontsize=9)
         heat.colorbar(drawn, ax=axis)
-        curve = lines.add_subplot(1, len(tasks), n + 1)
         for model in models:
             own = [r for (m, s), r in mine.items() if m == model and s != EMBEDDING]
             if own:
-                mean, low, high = (np.array([100 * r[k] for r in own]) for k in _ENDS)
-                where, error = [int(r["state"]) for r in own], [mean - low, high - mean]
-                curve.errorbar(where, mean, error, fmt="o-", ms=3, lw=1, label=model)
+                where = [int(r["state"]) for r in own]
+                with_bars(curve, where, own, fmt="o-", ms=3, lw=1, label=model)
         curve.axhline(chance, color="0.6", lw=0.8, ls="--")
-        curve.set_xlabel("hidden state", fontsize=8)
-        curve.set_title(f"accuracy (%), codecs: {task}; dashed: chance", fontsize=9)
         curve.legend(fontsize=7, frameon=False)
-        _finish(curve)
-    found["heatmap"], found["layers"] = heat, lines
+    found = {"heatmap": heat, "layers": lines}
     weights = [r for r in record["rows"] if r["kind"] == "weight"]
     if weights:
-        figure = Figure(figsize=(5, 3), layout="constrained")
-        axis = figure.subplots()
+        found["weights"], [axis] = panels(["learned layer weights"], 5, 3)
         for name in dict.fromkeys(r["checkpoint"] for r in weights):
             own = [r for r in weights if r["checkpoint"] == name]
-            title = f"{name} ({own[0]['of']})"
-            axis.plot(
-                [r["state"] for r in own], [r["weight"] for r in own], "o-", ms=4, label=title
-            )
-        axis.set_xlabel("hidden state", fontsize=8)
-        axis.set_title("learned layer weights", fontsize=9)
+            shares = [r["state"] for r in own], [r["weight"] for r in own]
+            axis.plot(*shares, "o-", ms=4, label=f"{name} ({own[0]['of']})")
+        axis.set_ylim(bottom=0)
         axis.legend(fontsize=7, frameon=False)
-        _finish(axis)
-        found["weights"] = figure
     return found
-
-
-_ENDS = ("mean", "low", "high")
-
-
-def _finish(axis: Any) -> None:
-    axis.set_ylim(bottom=0)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)

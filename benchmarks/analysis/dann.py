@@ -15,33 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.analysis.parts.linear import by_speaker
+from benchmarks.analysis.parts.plots import percent, tidy, with_bars
 from benchmarks.analysis.parts.record import Record, keep
+from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.dann import train as training
 from distill.dann.data import Hearing, Labelled
 from distill.dann.errors import Trials
 from distill.dann.protocols import read
-from distill.training.accuracy import interval
 from enhance.errors import EnhanceError
-from enhance.files import cache_folder
 from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME, POOLED = "dann", "pooled"
+POOLED = "pooled"
 _WHO = ("discriminator", "fresh linear probe", "fresh deep probe")
 
 
 def evaluate(
-    runs: Sequence[Path],
-    where: Path,
-    output: Path,
-    *,
-    audio: str = "",
-    cache: Path | None = None,
-    seed: int = 0,
-    quiet: bool = False,
+    runs: Sequence[Path], where: Path, output: Path, work: Work, *, audio: str = ""
 ) -> Record:
     """Measure runs on clips of speakers that none of them heard.
 
@@ -53,14 +47,10 @@ def evaluate(
         Manifest or protocol of the clips.
     output
         Folder of ``dann.json``, ``dann.md`` and plots.
+    work
+        How; its seed is that of draws of speakers, and of the fresh probes.
     audio
         Folder of a protocol's audio; empty for the run's own.
-    cache
-        Folder of the feature cache; None for the user's.
-    seed
-        Of draws of speakers, and of the fresh probes.
-    quiet
-        No progress bar.
 
     Raises
     ------
@@ -71,18 +61,18 @@ def evaluate(
     about: dict[str, Any] = {
         "title": "Training with and without a domain adversary",
         "evaluation": where.name,
-        "seed": seed,
+        "seed": work.seed,
         "runs": {},
     }
     first: np.ndarray | None = None
     names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):
         raise EnhanceError(f"{runs[0]}: two runs of one name; rename their folders")
-    with progress_bar(quiet=quiet) as bar:
+    with progress_bar(quiet=work.quiet) as bar:
         task = bar.add_task("dann evaluate", total=len(runs), speed="")
         for name, folder in zip(names, runs, strict=True):
             run = training.load(folder)
-            found, pooled, facts = _measure(run, where, audio, cache, seed)
+            found, pooled, facts = _measure(run, where, audio, work)
             first = pooled if first is None else first
             if len(first) != len(pooled):
                 raise EnhanceError(f"{folder}: has another task than {runs[0]}; evaluate it apart")
@@ -96,18 +86,16 @@ def evaluate(
             rows += [{"run": name, **row} for row in found]
             about["runs"][name] = facts
             bar.update(task, advance=1)
-    record = {"about": about, "rows": rows}
-    keep(output, NAME, record, tables(record), plots(record))
-    return record
+    return keep(output, {"analysis": "dann", "about": about, "rows": rows}, tables, plots)
 
 
 def _measure(
-    run: training.Trained, where: Path, audio: str, cache: Path | None, seed: int
+    run: training.Trained, where: Path, audio: str, work: Work
 ) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Any]]:
     """Rows of one run, the draws of its pooled EER, and what is told of it."""
-    config, record = run.config, run.record
+    config, record, seed = run.config, run.record, work.seed
     known = (record["classes"], record["domains"])
-    hearing = Hearing(config, run.teacher, cache or cache_folder("features"))
+    hearing = Hearing(config, run.teacher, work.cache)
 
     def open_clips(path: Path, folder: str) -> Labelled:
         return Labelled(read(path, folder, config.task, config.domain), config, *known)
@@ -140,7 +128,8 @@ def _measure(
     for who, said in judged.items():
         share = by_speaker((said == data.domains)[asked], np.array(data.speakers)[asked])
         most = np.bincount(data.domains[asked]).max() / asked.sum()
-        rows.append({"kind": "domain", "who": who, **share, "chance": float(most)})
+        told = {"kind": "domain", "who": who, "n": int(asked.sum()), "chance": float(most)}
+        rows.append({**told, **share})
     for state, weight in record["layer_weights"].items():
         rows.append({"kind": "layer", "state": int(state), "weight": weight})
     rows += [{"kind": "epoch", **row} for row in record["epochs"]]
@@ -199,12 +188,6 @@ def fresh(
     return said
 
 
-def by_speaker(right: np.ndarray, speakers: np.ndarray) -> dict[str, Any]:
-    """Share of right answers with a 95 % interval, speakers drawn with replacement."""
-    owners = np.unique(speakers, return_inverse=True)[1]
-    return {**interval(np.bincount(owners, right), np.bincount(owners)), "n": len(right)}
-
-
 def tables(record: Record) -> list[Table]:
     """Errors, what is left of the domain, differences."""
     rows = record["rows"]
@@ -214,7 +197,7 @@ def tables(record: Record) -> list[Table]:
     errors = Table("EER in % [95 % over speakers]", ["codec", *runs])
     costs = Table("Least detection cost", ["codec", *runs])
     for group in groups:
-        errors.rows.append([group, *(with_interval(_percent(found[n, group]), 1) for n in runs)])
+        errors.rows.append([group, *(with_interval(percent(found[n, group]), 1) for n in runs)])
         costs.rows.append([group, *(number(found[n, group]["min_dcf"]) for n in runs)])
     left = Table(
         "Accuracy on the domain in % [95 % over speakers]", ["run", *_WHO, "the most frequent one"]
@@ -222,7 +205,7 @@ def tables(record: Record) -> list[Table]:
     for name in runs:
         told = {r["who"]: r for r in rows if r["kind"] == "domain" and r["run"] == name}
         chance = next((100 * r["chance"] for r in told.values()), None)
-        cells = [with_interval(_percent(told[w]), 1) if w in told else "-" for w in _WHO]
+        cells = [with_interval(percent(told[w]), 1) if w in told else "-" for w in _WHO]
         left.rows.append([name, *cells, number(chance, 1)])
     best = Table("Best epoch on speakers held back", ["run", "epoch", "of", "lambda there"])
     for name, facts in record["about"]["runs"].items():
@@ -235,13 +218,9 @@ def tables(record: Record) -> list[Table]:
             f"Pooled EER less that of {apart[0]['over']}, percentage points [95 %]",
             ["run", "difference"],
         )
-        more.rows += [[r["run"], with_interval(_percent(r), 1, True)] for r in apart]
+        more.rows += [[r["run"], with_interval(percent(r), 1, True)] for r in apart]
         result.append(more)
     return result
-
-
-def _percent(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if row[k] is None else 100 * row[k] for k in ("mean", "low", "high")}
 
 
 def plots(record: Record) -> dict[str, Figure]:
@@ -256,11 +235,7 @@ def plots(record: Record) -> dict[str, Figure]:
         aside = (index - (len(runs) - 1) / 2) * 0.7 / len(runs)
         for axis, kind, key in ((top, "errors", "group"), (left, "domain", "who")):
             told = [r for r in mine if r["kind"] == kind and r["mean"] is not None]
-            place = np.arange(len(told)) + aside
-            mean, low, high = (
-                np.array([100 * r[k] for r in told]) for k in ("mean", "low", "high")
-            )
-            axis.errorbar(place, mean, [mean - low, high - mean], fmt="o", ms=4, label=name)
+            with_bars(axis, np.arange(len(told)) + aside, told, fmt="o", ms=4, label=name)
             axis.set_xticks(range(len(told)), [r[key] for r in told], rotation=20, fontsize=8)
         weights = [r for r in mine if r["kind"] == "layer"]
         layers.plot([r["state"] for r in weights], [r["weight"] for r in weights], "o-", ms=4)
@@ -279,7 +254,6 @@ def plots(record: Record) -> dict[str, Figure]:
     ):
         axis.set_title(title, fontsize=9)
         axis.set_ylim(bottom=0)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        tidy(axis)
     top.legend(fontsize=8, frameon=False)
     return {"training": figure}

@@ -9,9 +9,9 @@ the frame's label, against what blind choice would give.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,16 @@ import numpy as np
 
 from benchmarks.analysis.parts import heard, record
 from benchmarks.analysis.parts.phones import label_at, read_phones
+from benchmarks.analysis.parts.plots import ENDS
+from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.clusters import clusters_of
 from benchmarks.figures.statistics import mean_interval
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.speaker.data import speech_of
-from enhance import parallel
 from enhance.data.corpus.inventory import by_source
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.files import cache_folder
 from enhance.parallel import torch_threads
-from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,16 +44,11 @@ def maps(
     backbones: Sequence[str],
     corpus: Path,
     output: Path,
+    work: Work,
     *,
-    by: Sequence[str] = ("speaker",),
+    by: Sequence[str] | None = None,
     frames: int = 2000,
     perplexity: float = 30.0,
-    seed: int = 0,
-    cache: Path | None = None,
-    limit: int = 0,
-    jobs: int = 1,
-    cluster: str = "",
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Map every hidden state of some backbones.
 
@@ -63,33 +57,25 @@ def maps(
     backbones
         As `distill.backbones.find.load` takes them.
     corpus
-        Manifest or folder with clips of speech; for phones, see `phone_probe.read_phones`.
+        Manifest or folder with clips of speech; for phones, see `parts.phones.read_phones`.
     output
         Folder of the record, tables and plots.
+    work
+        How; one state is one piece of work.
     by
-        ``phone``, ``speaker`` or columns of the manifest. With ``phone``, only frames that have
-        one are drawn.
+        ``phone``, ``speaker`` or columns of the manifest; None for the speaker. With ``phone``,
+        only frames that have one are drawn.
     frames
         At most so many in all, as many of each clip, evenly over its length.
     perplexity
         Of t-SNE.
-    seed
-        Of clips and maps.
-    cache
-        Folder of features; None for the user's.
-    limit
-        Clips, evenly over speakers; 0 for all.
-    jobs, cluster
-        As `enhance.parallel.run`; one state is one piece of work.
-    quiet
-        No progress bar.
 
     Raises
     ------
     EnhanceError
         If a backbone, the corpus or a column cannot be had, or frames are too few.
     """
-    cache = (cache or cache_folder("features")).resolve()
+    cache, by = work.cache, by or ["speaker"]
     heard.check(backbones, cache)
     corpus = corpus.expanduser()
     phones: dict[Path, Any] = {}
@@ -98,8 +84,9 @@ def maps(
         clips, spans, names = read_phones(corpus)
         phones = dict(zip((clip.path for clip in clips), spans, strict=True))
     else:
-        clips = list(speech_of(corpus, "", False, quiet)[0])
-    clips = heard.draw(clips, limit or min(len(clips), frames), seed, corpus)
+        clips = list(speech_of(corpus, "", False, work.quiet)[0])
+    few = replace(work, limit=work.limit or min(len(clips), frames))
+    clips = heard.draw(clips, few, corpus)
     times, labels, owner = _frames(clips, by, phones, names, -(-frames // len(clips)))
     if len(owner) <= 3 * perplexity:
         raise EnhanceError(
@@ -107,22 +94,12 @@ def maps(
             f"{3 * perplexity:g}: raise --frames, or lower --perplexity"
         )
     states = heard.state_names(backbones, cache)
-    parts: list[list[np.ndarray]] = [[] for _ in states]
-    with progress_bar(quiet=quiet) as bar, torch_threads(1):
-        task = bar.add_task("frames", total=len(clips), speed="")
-        for clip, seconds in zip(clips, times, strict=True):
-            for place, state in enumerate(_at(backbones, cache, heard.wave_of(clip.path), seconds)):
-                parts[place].append(state)
-            bar.update(task, advance=1)
-        items = [np.concatenate(own) for own in parts]
-        work = partial(_map, owner, labels, perplexity, seed)
-        task, done = bar.add_task("maps", total=len(items), speed=""), {}
-        with contextlib.closing(
-            parallel.run(work, items, jobs=jobs, cluster=cluster, batch=1)
-        ) as results:
-            for place, found in results:
-                done[place] = found
-                bar.update(task, advance=1)
+    spoken_of = [(clip.path, seconds) for clip, seconds in zip(clips, times, strict=True)]
+    with torch_threads(1):
+        heard_of = work.every(partial(_at, list(backbones), cache), spoken_of, "frames")
+        items = [np.concatenate(own) for own in zip(*heard_of, strict=True)]
+        done = work.every(partial(_map, owner, labels, perplexity, work.seed), items, "maps",
+                          batch=1)  # fmt: skip
     clusters = clusters_of([{"speaker": clip.speaker, "source": clip.source} for clip in clips])
     spoken = np.unique(owner)  # clips without a labelled frame have none
     clusters = {factor: [own[i] for i in spoken] for factor, own in clusters.items()}
@@ -132,10 +109,8 @@ def maps(
         figures: dict[str, float | None] = {}
         for column, share in near.items():
             each = np.bincount(owner, share)[spoken] / np.bincount(owner)[spoken]
-            interval = mean_interval(each, clusters)
-            figures |= {
-                f"{column}_{key}": getattr(interval, key) for key in ("mean", "low", "high")
-            }
+            interval = mean_interval(each, clusters).row()
+            figures |= {f"{column}_{key}": interval[key] for key in ENDS}
         row = {"backbone": label[name], "state": layer, **figures}
         rows.append({**row, "points": np.round(points, 2).tolist()})
     about = {
@@ -145,11 +120,10 @@ def maps(
         "clips": len(clips),
         "chance": {column: _chance(values, owner) for column, values in labels.items()},
         "perplexity": perplexity,
-        "seed": seed,
+        "seed": work.seed,
     }
     made = {"analysis": "maps", "about": about, "rows": rows, "labels": labels}
-    record.keep(output, "maps", made, tables(made), plots(made))
-    return made
+    return record.keep(output, made, tables, plots)
 
 
 def _frames(
@@ -183,16 +157,14 @@ def _frames(
     return times, labels, np.repeat(np.arange(len(clips)), [len(seconds) for seconds in times])
 
 
-def _at(
-    backbones: Sequence[str], cache: Path, wave: np.ndarray, seconds: np.ndarray
-) -> list[np.ndarray]:
-    """Of each state, the frames whose centres are nearest: (N,), (T,) to (T, D) each."""
-    found = []
+def _at(backbones: Sequence[str], cache: Path, spoken: tuple[Path, np.ndarray]) -> list[np.ndarray]:
+    """Of each state of a clip, the frames whose centres are nearest to times: (T, D) each."""
+    path, seconds = spoken
+    wave, found = heard.wave_of(path), []
     for name in backbones:
+        states = heard.states_of(name, cache, wave)
         grid = heard.features(name, cache).grid
-        frames = (seconds * heard.SAMPLE_RATE - grid.offset - grid.field / 2) / grid.stride
-        for state in heard.states_of(name, cache, wave):
-            found.append(state[np.clip(frames.round().astype(int), 0, len(state) - 1)])
+        found += [state[heard.nearest(grid, seconds, len(state))] for state in states]
     return found
 
 
@@ -249,8 +221,7 @@ def tables(made: dict[str, Any]) -> list[Table]:
     )
     for row in made["rows"]:
         cells = [
-            with_interval({key: row[f"{column}_{key}"] for key in ("mean", "low", "high")}, 2)
-            for column in chance
+            with_interval({key: row[f"{column}_{key}"] for key in ENDS}, 2) for column in chance
         ]
         table.rows.append([f"{row['backbone']} {row['state']}", *cells])
     return [table]

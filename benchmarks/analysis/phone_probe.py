@@ -1,138 +1,35 @@
-"""A linear phone probe: what a linear classifier finds in the frames of a frozen model.
+"""A linear phone probe of a model folder: task ``phone`` of the probes, beside MFCC.
 
-Multinomial logistic regression from one frame's features to the phone at the frame's centre, with
-forced alignments as labels, silence left out. Speakers are left out in turn: the classifier is
-fitted on the others and tested on the one it never saw, so that every frame is tested once.
-Beside the hidden states of the model stand those of the same architecture with random weights
-(what the architecture alone gives) and MFCC. The model's states come from the feature cache; those
-of its twin, which nothing else asks for, do not.
+As `benchmarks.analysis.probe` asks it, of all frames that hold a phone, each speaker left out in
+turn, so that every frame is tested once. Beside the hidden states of the model stand those of the
+same architecture with random weights (what the architecture alone gives) and MFCC.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.analysis.parts.linear import fit
-from benchmarks.analysis.parts.phones import Span, label_at, read_phones
-from distill import backbones
-from distill.ssl.data.crops import FIELD, SAMPLE_RATE, STRIDE
+from benchmarks.analysis.parts import heard
+from benchmarks.analysis.parts.work import Work
+from benchmarks.analysis.probes.answers import answer, guess, hear
+from benchmarks.analysis.probes.read import of_frames
+from benchmarks.analysis.probes.tasks import TASKS
+from distill.ssl.data.crops import FIELD, STRIDE
 from distill.ssl.units.mfcc import mfcc_with_deltas
-from distill.teacher.contract import Teacher
-from distill.teacher.features import Features
-from distill.teacher.windows import hear
+from distill.teacher.frames import FrameGrid
 from distill.training.accuracy import interval
-from enhance.audio import read as audio
-from enhance.data.corpus.manifest import read_manifest
-from enhance.errors import EnhanceError
-from enhance.files import cache_folder
-from enhance.progress import progress_bar
 
 log = logging.getLogger("enhance")
 
 _CONTEXT = 4  # frames to each side in the MFCC baseline with context
 
 
-@dataclass(frozen=True)
-class Aligned:
-    """Speech frames of all utterances, silence left out."""
-
-    waves: list[np.ndarray]
-    """One (N,) per utterance."""
-    speech: list[np.ndarray]
-    """Numbers of its frames that hold a phone, (n,) each."""
-    labels: np.ndarray
-    """Phone of each such frame over all utterances, (M,)."""
-    utterance: np.ndarray
-    """Utterance of each, (M,)."""
-    speaker: np.ndarray
-    """Speaker of each, (M,), counted from 0."""
-    phones: list[str]
-    """Names of the phones."""
-    speakers: list[str]
-    """Names of the speakers."""
-
-
-def phone_of_frames(rows: list[Span], frames: int) -> np.ndarray:
-    """Phone at the centre of each frame of 400 samples every 320, (T,); see `label_at`."""
-    return label_at(rows, (np.arange(frames) * STRIDE + FIELD / 2) / SAMPLE_RATE)
-
-
-def read_aligned(folder: Path) -> Aligned:
-    """Read a folder as `read_phones` does, with its waves.
-
-    Raises
-    ------
-    EnhanceError
-        If a file or column is missing, or there are fewer than two speakers.
-    """
-    clips, spans, phones = read_phones(folder)
-    speakers = sorted({clip.speaker for clip in clips})
-    if len(speakers) < 2:
-        raise EnhanceError(f"{folder}: the phone probe leaves speakers out; two or more are needed")
-    waves, speech, labels, utterance, speaker = [], [], [], [], []
-    for u, clip in enumerate(clips):
-        wave = audio.read(clip.path, SAMPLE_RATE)
-        found = phone_of_frames(spans[u], len(mfcc_with_deltas(wave)))
-        waves.append(wave)
-        speech.append(np.flatnonzero(found >= 0))
-        labels.append(found[found >= 0])
-        utterance.append(np.full(len(labels[-1]), u))
-        speaker.append(np.full(len(labels[-1]), speakers.index(clip.speaker)))
-    return Aligned(
-        waves,
-        speech,
-        np.concatenate(labels),
-        np.concatenate(utterance),
-        np.concatenate(speaker),
-        phones,
-        speakers,
-    )
-
-
-def classify(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, seed: int
-) -> np.ndarray:
-    """Fit multinomial logistic regression and predict.
-
-    Shape: train (M, D), labels (M,), test (S, D) to (S,).
-    """
-    return fit(train[None], labels, classes, seed)(test[None]).argmax(axis=1)
-
-
-def hits(features: np.ndarray, data: Aligned, seed: int) -> np.ndarray:
-    """Whether each frame's phone is found by a classifier that never saw its speaker.
-
-    Shape: (M, D) to (M,) bool.
-    """
-    right = np.zeros(len(data.labels), bool)
-    for left_out in range(len(data.speakers)):
-        test = data.speaker == left_out
-        guess = classify(
-            features[~test], data.labels[~test], features[test], len(data.phones), seed
-        )
-        right[test] = guess == data.labels[test]
-    return right
-
-
-def majority_hits(data: Aligned) -> np.ndarray:
-    """As `hits`, always guessing the most frequent phone of the other speakers."""
-    right = np.zeros(len(data.labels), bool)
-    for left_out in range(len(data.speakers)):
-        test = data.speaker == left_out
-        right[test] = data.labels[test] == np.bincount(data.labels[~test]).argmax()
-    return right
-
-
-def probe(
-    model: Path, corpus: Path, *, seed: int = 0, cache: Path | None = None, quiet: bool = False
-) -> dict[str, Any]:
+def probe(model: Path, corpus: Path, work: Work) -> dict[str, Any]:
     """Measure a model folder on an aligned corpus.
 
     Parameters
@@ -140,13 +37,9 @@ def probe(
     model
         Model folder as `distill.ssl.families.transformer.save` writes it.
     corpus
-        See `read_aligned`.
-    seed
-        Of the random twin's weights and the order of the frames.
-    cache
-        Folder of the feature cache; None for the user's.
-    quiet
-        No progress bar.
+        See `benchmarks.analysis.parts.phones.read_phones`.
+    work
+        How; its seed is that of the random twin's weights and of the order of the frames.
 
     Returns
     -------
@@ -158,76 +51,44 @@ def probe(
     Raises
     ------
     EnhanceError
-        If the model or the corpus cannot be read.
+        If the model or the corpus cannot be read, or there are fewer than two speakers.
     """
-    data = read_aligned(corpus)
-    # No zeros on the left: the labels are those of frames that begin with the clip.
-    teacher = backbones.load(model, str(model), 0)
-    known = Features(teacher, "weighted", cache or cache_folder("features"))
-    found: dict[str, np.ndarray] = {"majority guess": majority_hits(data)}
-    with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("phone probe", total=2 + 2 * (teacher.num_layers + 1))
-        bar.update(task, speed="")
+    seed = work.seed
+    data = of_frames("phone", TASKS["phone"], corpus, sys.maxsize, work)
+    speakers, counts = len(set(data.groups)), np.bincount(data.owner)
+    hits = {"majority guess": guess(data, speakers, seed).values * counts}  # of each utterance
 
-        def measure(name: str, features: np.ndarray) -> None:
-            found[name] = hits(features, data, seed)
-            log.info("phone probe: %s %.4f", name, found[name].mean())
-            bar.update(task, advance=1)
+    def measure(name: str, features: np.ndarray) -> None:
+        hits[name] = answer(data, [0], features[None], speakers, seed).values * counts
+        log.info("phone probe: %s %.4f", name, hits[name].sum() / counts.sum())
 
-        cepstra = [mfcc_with_deltas(wave) for wave in data.waves]
-        measure("MFCC, deltas", _pick(cepstra, data))
-        wide = [_with_context(x, _CONTEXT) for x in cepstra]
-        measure(f"MFCC, deltas, {_CONTEXT} frames each side", _pick(wide, data))
-        for label, states in (("random twin", _twin(teacher, seed)), ("model", known.states)):
-            spoken = [
-                [state[chosen] for state in states(wave)]
-                for wave, chosen in zip(data.waves, data.speech, strict=True)
-            ]
-            for layer, parts in enumerate(zip(*spoken, strict=True)):
-                features = np.concatenate(parts).astype(np.float32)  # (M, D)
-                measure(f"{label}, hidden state {layer}", features)
-    counts = np.bincount(data.utterance)
-    kept = counts > 0
-
-    def cluster(right: np.ndarray) -> np.ndarray:
-        return np.bincount(data.utterance, right, len(counts))[kept]
+    cepstra = [mfcc_with_deltas(heard.wave_of(clip.path)) for clip in data.clips]
+    chosen = [heard.nearest(FrameGrid(0, STRIDE, FIELD), seconds, len(x))
+              for x, seconds in zip(cepstra, data.times or (), strict=True)]  # fmt: skip
+    for name, reach in (("", 0), (f", {_CONTEXT} frames each side", _CONTEXT)):
+        wide = [_with_context(x, reach)[own] for x, own in zip(cepstra, chosen, strict=True)]
+        measure(f"MFCC, deltas{name}", np.concatenate(wide))
+    for label, backbone in (("random twin", f"random:{model}:{seed}"), ("model", str(model))):
+        for layer, state in enumerate(hear(data, backbone, "mean", work)[0]):
+            measure(f"{label}, hidden state {layer}", state)
 
     def best(start: str) -> str:
-        return max((n for n in found if n.startswith(start)), key=lambda n: found[n].mean())
-
-    def gain(over: str) -> dict[str, Any]:
-        difference = cluster(found[best("model")]) - cluster(found[over])
-        return {"over": over, **interval(difference, counts[kept])}
+        return max((name for name in hits if name.startswith(start)), key=lambda n: hits[n].sum())
 
     return {
-        "corpus": sorted({clip.source for clip in read_manifest(corpus / "manifest.csv")}),
-        "utterances": int(kept.sum()),
-        "speakers": len(data.speakers),
+        "corpus": sorted({clip.source for clip in data.clips}),
+        "utterances": len(data.clips),
+        "speakers": speakers,
         "frames": len(data.labels),
-        "phones": len(data.phones),
+        "phones": len(data.classes),
         "split": "each speaker left out in turn",
-        "rows": [
-            {"features": name, **interval(cluster(right), counts[kept])}
-            for name, right in found.items()
-        ],
+        "rows": [{"features": name, **interval(own, counts)} for name, own in hits.items()],
         "best": best("model"),
-        "gains": [gain(best("MFCC")), gain("MFCC, deltas"), gain(best("random"))],
+        "gains": [
+            {"over": over, **interval(hits[best("model")] - hits[over], counts)}
+            for over in (best("MFCC"), "MFCC, deltas", best("random"))
+        ],
     }
-
-
-def _twin(teacher: Teacher, seed: int) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
-    """Raw states of a clip by the architecture with random weights, as `Features.states`."""
-    twin = teacher.twin(seed)
-
-    def states(wave: np.ndarray) -> Sequence[np.ndarray]:
-        heard = hear(twin, torch.from_numpy(wave)[None], lambda hidden: hidden[:, 0])
-        return list(heard.numpy().astype(np.float16))
-
-    return states
-
-
-def _pick(features: list[np.ndarray], data: Aligned) -> np.ndarray:
-    return np.concatenate([x[chosen] for x, chosen in zip(features, data.speech, strict=True)])
 
 
 def _with_context(features: np.ndarray, reach: int) -> np.ndarray:

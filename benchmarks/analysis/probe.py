@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.analysis.parts import heard
+from benchmarks.analysis.parts.plots import ENDS, panels
 from benchmarks.analysis.parts.record import keep
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.answers import (
     SUMS,
     Answer,
     Pool,
     answer,
-    by_clip,
     choices,
+    guess,
     hear,
 )
 from benchmarks.analysis.probes.read import read
@@ -34,7 +36,6 @@ from benchmarks.figures.seeds import crossed_interval
 from benchmarks.figures.tables import Table, number
 from distill.backbones.find import label as label_of
 from distill.speaker.eer import equal_error_rate, of_trials, resampled
-from enhance.files import cache_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +52,7 @@ def probe(
     task: str,
     corpus: Path,
     output: Path,
+    work: Work,
     *,
     label: str = "",
     group: str = "",
@@ -59,12 +61,6 @@ def probe(
     frames: int = 20_000,
     folds: int = 3,
     seeds: int = 1,
-    seed: int = 0,
-    cache: Path | None = None,
-    limit: int = 0,
-    jobs: int = 1,
-    cluster: str = "",
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Ask one task of models and of what stands beside them; keep ``probe-TASK`` in a folder.
 
@@ -72,22 +68,18 @@ def probe(
     ----------
     backbones
         As `distill.backbones.find.load` takes them.
-    task, corpus, label, group, trials, limit, frames
+    task, corpus, label, group, trials, frames
         See `benchmarks.analysis.probes.read.read`.
     output
         Folder of the record.
+    work
+        How; its limit is of classes and speakers in turn.
     pool
         How frames become one vector where whole clips are asked.
     folds
         Parts of which each is tested once.
-    seeds, seed
-        Splits, twins and order of training with the seeds from ``seed`` on.
-    cache
-        Folder of the feature cache; None for the user's.
-    jobs, cluster
-        As `enhance.parallel.run`.
-    quiet
-        No progress bar.
+    seeds
+        Splits, twins and orders of training, with the seeds from that of ``work`` on.
 
     Raises
     ------
@@ -95,23 +87,25 @@ def probe(
         If a model or the corpus cannot be read, or no split without a leak is possible.
     """
     name = task if task != "label" else label.partition(":")[0]
-    where = cache or cache_folder("features")
-    heard.check(backbones, where)
-    entries = [entry for b in backbones for entry in _controls(b, where, seed, seeds)]
-    data = read(task, corpus, label=label, group=group, trials=trials, limit=limit, frames=frames,
-                folder=output / f"mixtures-{task}", seed=seed, quiet=quiet)  # fmt: skip
+    seed, all_seeds = work.seed, list(range(work.seed, work.seed + seeds))
+    heard.check(backbones, work.cache)
+    entries = [entry for b in backbones for entry in _controls(b, work.cache, all_seeds)]
+    data = read(task, corpus, work, label=label, group=group, trials=trials, frames=frames,
+                folder=output / f"mixtures-{task}")  # fmt: skip
     data.splits(folds, seed)  # what is impossible is told before the long work
     answers: dict[tuple[str, str, str], list[Answer]] = {}
     for backbone, kind, load, its_seeds in entries:
-        raw, normal = hear(data, load, where, pool, jobs, cluster, quiet)
+        raw, normal = hear(data, load, pool, work)
         for features, chosen in choices(raw, normal).items():
             found = [answer(data, *chosen, folds, s) for s in its_seeds]
             answers.setdefault((backbone, kind, features), []).extend(found)
             log.info("probe %s: %s %s %s", name, backbone, kind, features)
     clusters = clusters_of([{**c.labels, "speaker": c.speaker, "source": c.source}
                             for c in data.clips])  # fmt: skip
-    guess = _guess(data, folds, range(seed, seed + seeds), clusters)
-    rows = [] if guess is None else [guess]
+    rows = []
+    if data.task.metric != "EER":
+        own = [guess(data, folds, s) for s in all_seeds]
+        rows = [{"backbone": "", "kind": "guess", "features": "", **_row(data, own, clusters)}]
     rows += [
         {"backbone": b, "kind": kind, "features": features, **_row(data, found, clusters)}
         for (b, kind, features), found in answers.items()
@@ -134,7 +128,7 @@ def probe(
             "left out": data.notes,
             "pool": "frames" if data.times is not None else pool,
             "folds": len(data.splits(folds, seed)),
-            "seeds": list(range(seed, seed + seeds)),
+            "seeds": all_seeds,
             "intervals": "95 %, EER: bootstrap over speakers"
             if data.task.metric == "EER"
             else f"95 %, {clustering(clusters)}",
@@ -142,15 +136,13 @@ def probe(
         "rows": rows,
         "gains": _gains(data, answers, clusters),
     }
-    keep(output, f"probe-{name}", record, tables(record), plots(record))
-    return record
+    return keep(output, record, tables, plots)
 
 
 def _controls(
-    backbone: str, cache: Path, seed: int, seeds: int
+    backbone: str, cache: Path, all_seeds: list[int]
 ) -> list[tuple[str, str, str, list[int]]]:
     """What is heard for one backbone: its name, the kind of row, what to load, and the seeds."""
-    all_seeds = list(range(seed, seed + seeds))
     name = label_of(backbone)
     found = [(name, "model", backbone, all_seeds)]
     if not backbone.startswith(_ALONE):
@@ -188,23 +180,6 @@ def _trials(data: Data, found: list[Answer]) -> tuple[np.ndarray, np.ndarray, np
     sides = [np.concatenate(side) for side in zip(*(a.trials or () for a in found), strict=True)]
     first, second = (data.labels[side] for side in sides)
     return np.concatenate([a.values for a in found]), first, second
-
-
-def _guess(
-    data: Data, folds: int, seeds: Sequence[int], clusters: Clusters
-) -> dict[str, Any] | None:
-    """What needs no model: the most frequent class, or the mean, of the training units."""
-    if data.task.metric == "EER":
-        return None
-    found = []
-    for seed in seeds:
-        guess = np.zeros(len(data.labels))
-        for train, test in data.splits(folds, seed):
-            known = data.labels[np.isin(data.owner, train)]
-            one = np.bincount(known).argmax() if data.classes else known.mean()
-            guess[np.isin(data.owner, test)] = one
-        found.append(Answer(by_clip(data, guess), np.ones(0), []))
-    return {"backbone": "", "kind": "guess", "features": "", **_row(data, found, clusters)}
 
 
 def _gains(
@@ -262,17 +237,14 @@ def _difference(
 def tables(record: dict[str, Any]) -> list[Table]:
     """All probes, and the gains."""
     about = record["about"]
-    percent = about["metric"] != "mean error"
-    title = f"{about['task']}: {about['metric']}" + (" (%)" if percent else f" ({about['unit']})")
-    factor, digits = (100, 1) if percent else (1, 2)
+    rated = about["metric"] != "mean error"
+    factor, digits = (100, 1) if rated else (1, 2)
+    title = f"{about['task']}: {about['metric']}" + (" (%)" if rated else f" ({about['unit']})")
 
     def value(row: dict[str, Any], signed: bool = False) -> str:
-        scaled = {k: None if row[k] is None else factor * row[k] for k in ("mean", "low", "high")}
-        text = number(scaled["mean"], digits, signed)
-        if scaled["low"] is None:
-            return text
-        low, high = (number(scaled[k], digits, signed) for k in ("low", "high"))
-        return f"{text} ({low} to {high})"
+        scaled = (None if row[key] is None else factor * row[key] for key in ENDS)
+        mean, *ends = (number(one, digits, signed) for one in scaled)
+        return mean if row["low"] is None else f"{mean} ({' to '.join(ends)})"
 
     extra = {"min_dcf": "minDCF", "explained": "variance explained"}
     extra = {key: name for key, name in extra.items() if any(key in row for row in record["rows"])}
@@ -293,62 +265,47 @@ def tables(record: dict[str, Any]) -> list[Table]:
 
 def plots(record: dict[str, Any]) -> dict[str, Figure]:
     """``layers``: the metric of each state; ``weights``: shares of the states in the sums."""
-    from matplotlib.figure import Figure
-
     about, rows = record["about"], record["rows"]
     names = list(dict.fromkeys(row["backbone"] for row in rows if row["backbone"]))
-    percent = 100 if about["metric"] != "mean error" else 1
-    layers = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
-    axes = layers.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    factor = 100 if about["metric"] != "mean error" else 1
+    unit = "%" if factor == 100 else about["unit"]
     colours = {"model": "C0", "random": "C7", "log-mel": "C1", "guess": "0.8"}
+    found: dict[str, Figure] = {}
+    found["layers"], axes = panels(names, 4.2, 3.4)
     for axis, name in zip(axes, names, strict=True):
         for kind, colour in colours.items():
             own = [row for row in rows if row["kind"] == kind and row["backbone"] in (name, "")]
             states = [row for row in own if row["features"].startswith("state")]
             if kind == "guess" or len(states) == 1:
                 for row in own:
-                    axis.axhline(percent * row["mean"], color=colour, ls=":", label=kind)
+                    axis.axhline(factor * row["mean"], color=colour, ls=":", label=kind)
                 continue
             if not states:
                 continue
-            middle = percent * np.array([row["mean"] for row in states])
-            axis.plot(middle, "o-", color=colour, ms=4, label=kind)
+            axis.plot([factor * row["mean"] for row in states], "o-", color=colour, ms=4,
+                      label=kind)  # fmt: skip
             if all(row["low"] is not None for row in states):
-                low, high = (percent * np.array([row[k] for row in states])
-                             for k in ("low", "high"))  # fmt: skip
+                low, high = ([factor * row[key] for row in states] for key in ENDS[1:])
                 axis.fill_between(range(len(states)), low, high, color=colour, alpha=0.15, lw=0)
-            for row, style in zip([r for r in own if r["features"] in SUMS], ("--", "-."),
-                                  strict=False):  # fmt: skip
-                axis.axhline(percent * row["mean"], color=colour, ls=style, lw=1,
+            sums = [row for row in own if row["features"] in SUMS]
+            for row, style in zip(sums, ("--", "-."), strict=False):
+                axis.axhline(factor * row["mean"], color=colour, ls=style, lw=1,
                              label=f"{kind}, {row['features']}")  # fmt: skip
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("hidden state", fontsize=8)
-        _finish(axis)
-    unit = "%" if percent == 100 else about["unit"]
     axes[0].set_ylabel(f"{about['task']}: {about['metric']} ({unit})", fontsize=8)
-    axes[-1].legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-
     summed = [row for row in rows if row["features"] in SUMS and row["kind"] != "guess"]
-    if not summed:
-        return {"layers": layers}
-    weights = Figure(figsize=(4.2 * len(names), 2.8), layout="constrained")
-    axes = weights.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for axis, name in zip(axes, names, strict=True):
-        bars = [row for row in summed if row["backbone"] == name]
-        for k, row in enumerate(bars):
-            width = 0.8 / len(bars)
-            place = np.array(row["states"]) + (k - (len(bars) - 1) / 2) * width
-            axis.bar(place, row["shares"], width, color=colours[row["kind"]],
-                     alpha=1 if row["features"] == SUMS[0] else 0.5,
-                     label=f"{row['kind']}, {row['features']}")  # fmt: skip
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("hidden state", fontsize=8)
-        _finish(axis)
-    axes[0].set_ylabel(f"{about['task']}: share in the sum", fontsize=8)
-    axes[-1].legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return {"layers": layers, "weights": weights}
-
-
-def _finish(axis: Any) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
+    drawn = [axes[-1]]
+    if summed:
+        found["weights"], axes = panels(names, 4.2, 2.8)
+        for axis, name in zip(axes, names, strict=True):
+            bars = [row for row in summed if row["backbone"] == name]
+            for k, row in enumerate(bars):
+                width = 0.8 / len(bars)
+                place = np.array(row["states"]) + (k - (len(bars) - 1) / 2) * width
+                axis.bar(place, row["shares"], width, color=colours[row["kind"]],
+                         alpha=1 if row["features"] == SUMS[0] else 0.5,
+                         label=f"{row['kind']}, {row['features']}")  # fmt: skip
+        axes[0].set_ylabel(f"{about['task']}: share in the sum", fontsize=8)
+        drawn.append(axes[-1])
+    for axis in drawn:
+        axis.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return found

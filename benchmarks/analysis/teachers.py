@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ import torch
 
 from distill.backbones import find as teachers
 from distill.ssl.families.family import FAMILIES
+from enhance.audio import read as files
+from enhance.data.corpus.manifest import scan_folder
 from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
+from enhance.parallel import torch_threads
+from enhance.progress import progress_bar
 
 GUESSES = {
     "majority": "majority",
@@ -64,7 +69,7 @@ def describe(
     widths = list(found.widths)
     row: dict[str, Any] = {
         "name": where.name if where.is_dir() else name,
-        "family": None,
+        "family": found.family,
         "layers": found.num_layers,
         "widths": widths,
         "stride_samples": found.stride_samples,
@@ -74,7 +79,6 @@ def describe(
         "parameters": sum(p.numel() for p in found.parameters()),
         "metric": None,
     }
-    row["family"] = _family(found, where)
     record = _record(where)
     if record is not None:
         row["family"] = record["config"].get("family", row["family"])
@@ -82,14 +86,6 @@ def describe(
     if audio is not None:
         row["throughput"] = throughput(found, audio, seconds, threads, quiet=quiet)
     return row
-
-
-def _family(found: Any, where: Path) -> str | None:
-    config = getattr(getattr(found, "model", None), "config", None)
-    kind = getattr(config, "model_type", None)
-    if not isinstance(kind, str) and (where / "config.json").is_file():
-        kind = json.loads((where / "config.json").read_text("utf-8")).get("model_type")
-    return kind if isinstance(kind, str) else None
 
 
 def _record(where: Path) -> dict[str, Any] | None:
@@ -186,10 +182,6 @@ def throughput(
     EnhanceError
         If the folder holds no recording.
     """
-    from enhance.audio import read as files
-    from enhance.data.corpus.manifest import scan_folder
-    from enhance.progress import progress_bar
-
     clips, _ = scan_folder(audio, quiet=True)
     if not clips:
         raise EnhanceError(f"{audio}: holds no recording to measure on")
@@ -204,21 +196,14 @@ def throughput(
             break
     if not waves:
         raise EnhanceError(f"{audio}: every recording is too short for one frame of {found.name}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with progress_bar(quiet=quiet) as bar:
-            task = bar.add_task(f"extracting, {found.name}", total=len(waves), speed="")
-            _extract(found, waves[0])  # first call: allocations, lazy imports
-            spent = computed = 0.0
-            for wave in waves:
-                start, cpu = time.perf_counter(), time.process_time()
-                _extract(found, wave)
-                spent += time.perf_counter() - start
-                computed += time.process_time() - cpu
-                bar.update(task, advance=1)
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(threads), progress_bar(quiet=quiet) as bar:
+        task = bar.add_task(f"extracting, {found.name}", total=len(waves), speed="")
+        found(waves[0][None], torch.tensor([len(waves[0])]))  # allocations, lazy imports
+        spent, computed = -time.perf_counter(), -time.process_time()
+        for wave in waves:
+            found(wave[None], torch.tensor([len(wave)]))
+            bar.update(task, advance=1)
+        spent, computed = spent + time.perf_counter(), computed + time.process_time()
     return {
         "audio_seconds_per_second": round(total / spent, 1),
         "audio_seconds_per_cpu_second": round(total / computed, 1),
@@ -228,10 +213,6 @@ def throughput(
         "device": "cpu",
         "machine": platform.machine(),
     }
-
-
-def _extract(found: Any, wave: torch.Tensor) -> None:
-    found(wave[None], torch.tensor([len(wave)]))
 
 
 _MEANING = {
@@ -247,32 +228,29 @@ _MEANING = {
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table as Markdown."""
-    timed = any("throughput" in row for row in rows)
+    timed = [row["throughput"] for row in rows if "throughput" in row]
     head = ["teacher", "family", "L", "widths", "stride", "field", "causal", "parameters"]
     head += ["trained", "metric on unheard audio (95 %)", "chance", "baseline without training"]
     head += ["over it, points", "random weights", "held-back EER", "code perplexity"]
-    if timed:
-        head += ["audio-s/s", "per CPU s"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    head += ["audio-s/s", "per CPU s"] if timed else []
+    table = [head, ["---"] * len(head)]
     for row in rows:
+        metric, speed = row["metric"], row.get("throughput", {})
         cells = [
             row["name"],
             row["family"] or "",
             str(row["layers"]),
-            _widths(row["widths"]),
+            ", ".join(f"{len([*run])} x {width}" for width, run in groupby(row["widths"])),
             str(row["stride_samples"]),
             str(row["field_samples"]),
             "yes" if row["causal"] else "no",
             f"{row['parameters'] / 1e6:.2f} M",
-            _trained(row["metric"]),
-            *_figures(row["metric"]),
+            f"{metric['steps']} steps, {metric['minutes']:g} min" if metric else "",
+            *_figures(metric),
+            *(str(speed.get(f"audio_seconds_per_{x}", "")) for x in ("second", "cpu_second")),
         ]
-        if timed:
-            speed = row.get("throughput", {})
-            cells += [
-                str(speed.get(f"audio_seconds_per_{x}", "")) for x in ("second", "cpu_second")
-            ]
-        lines.append("| " + " | ".join(cells) + " |")
+        table.append(cells[: len(head)])
+    lines = ["| " + " | ".join(cells) + " |" for cells in table]
     lines += ["", "Stride and field in samples; L blocks give L + 1 hidden states."]
     metrics = {row["metric"]["name"] for row in rows if row["metric"]}
     lines += [text for name, text in _MEANING.items() if name in metrics]
@@ -282,27 +260,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             "its interval where the record holds that, else the difference of the two means."
         )
     if timed:
-        one = next(row["throughput"] for row in rows if "throughput" in row)
+        threads = timed[0]["threads"]
         lines.append(
-            f"Throughput: all hidden states, clip by clip, {one['threads']} CPU thread"
-            f"{'s' * (one['threads'] > 1)}, clips cut to {CLIP_SECONDS:g} s."
+            f"Throughput: all hidden states, clip by clip, {threads} CPU thread"
+            f"{'s' * (threads > 1)}, clips cut to {CLIP_SECONDS:g} s."
         )
     return "\n".join(lines)
-
-
-def _widths(widths: list[int]) -> str:
-    """Runs of equal widths, as `7 x 192`."""
-    runs: list[list[int]] = []
-    for width in widths:
-        if runs and runs[-1][1] == width:
-            runs[-1][0] += 1
-        else:
-            runs.append([1, width])
-    return ", ".join(f"{count} x {width}" for count, width in runs)
-
-
-def _trained(metric: dict[str, Any] | None) -> str:
-    return f"{metric['steps']} steps, {metric['minutes']:g} min" if metric else ""
 
 
 def _figures(metric: dict[str, Any] | None) -> list[str]:

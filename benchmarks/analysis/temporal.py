@@ -18,8 +18,7 @@ Two passes over the clips, the first for the means; sums by cluster are all that
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,19 +27,20 @@ import numpy as np
 
 from benchmarks.analysis.parts import heard, record
 from benchmarks.analysis.parts.pairs import Item, Pairs, waves
+from benchmarks.analysis.parts.plots import ENDS
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.temporal_plots import at_lag, plots
 from benchmarks.figures.cells import Cells
 from benchmarks.figures.clusters import clustering, coarse
 from benchmarks.figures.statistics import Interval
 from benchmarks.figures.tables import Table, number, with_interval
-from enhance import parallel
 from enhance.data.corpus.clip_store import ClipStore
-from enhance.files import cache_folder
 from enhance.parallel import torch_threads
-from enhance.progress import progress_bar
 
 MOST_MS = 300
 """Largest lag."""
+SNRS = (20.0, 5.0, -5.0)
+"""dB of the noise that is mixed in, where nothing is named."""
 CLUSTERS = 24
 """Speakers, and noises, are put into this many clusters at most."""
 QUANTITIES = ("raw", "centred", "distance")
@@ -112,11 +112,12 @@ def half_lag(cells: Cells, quantity: int, lags_ms: np.ndarray) -> dict[str, Any]
     def excess(k: int) -> Interval:
         return cells.interval(lambda found: found[quantity, k] - found[quantity, 0] / 2)
 
-    intervals = [excess(k) for k in range(len(lags_ms))]
-    return {
-        key: _crossing([getattr(interval, key) for interval in intervals], lags_ms)
-        for key in ("mean", "low", "high")
-    }
+    found = _ends([excess(k) for k in range(len(lags_ms))])
+    return {key: _crossing(values, lags_ms) for key, values in found.items()}
+
+
+def _ends(intervals: Sequence[Interval]) -> dict[str, list[float | None]]:
+    return {key: [getattr(interval, key) for interval in intervals] for key in ENDS}
 
 
 def _crossing(values: Sequence[float | None], lags_ms: np.ndarray) -> float | None:
@@ -135,16 +136,11 @@ def _crossing(values: Sequence[float | None], lags_ms: np.ndarray) -> float | No
 def temporal(
     backbones: Sequence[str],
     output: Path,
+    work: Work,
     *,
     corpus: Path | None = None,
     pairs: Path | None = None,
-    snrs: Sequence[float] = (-5.0, 5.0, 20.0),
-    seed: int = 0,
-    cache: Path | None = None,
-    limit: int = 0,
-    jobs: int = 1,
-    cluster: str = "",
-    quiet: bool = False,
+    snrs: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Curves of every hidden state of some backbones.
 
@@ -154,46 +150,33 @@ def temporal(
         As `distill.backbones.find.load` takes them.
     output
         Folder of the record, tables and plots.
-    corpus, pairs, snrs, limit, seed
-        As `benchmarks.analysis.parts.pairs.Pairs.open`.
-    cache
-        Folder of features; None for the user's.
-    jobs, cluster
-        As `enhance.parallel.run`.
-    quiet
-        No progress bar.
+    work
+        How.
+    corpus, pairs, snrs
+        As `benchmarks.analysis.parts.pairs.Pairs.open`; `SNRS` where there are none.
 
     Raises
     ------
     EnhanceError
         If a backbone or the clips cannot be had, or all clips are too short.
     """
-    cache = (cache or cache_folder("features")).resolve()
-    heard.check(backbones, cache)
-    clips = Pairs.open(corpus, pairs, snrs, limit, seed, quiet=quiet)
+    heard.check(backbones, work.cache)
+    clips = Pairs.open(corpus, pairs, snrs or SNRS, work)
     items, heads = clips.items, [None, *clips.snrs]
-    states = heard.state_names(backbones, cache)
-    strides = [heard.features(name, cache).grid.stride for name, _ in states]
+    states = heard.state_names(backbones, work.cache)
+    strides = [heard.features(name, work.cache).grid.stride for name, _ in states]
     lags = [MOST_MS * heard.SAMPLE_RATE // 1000 // stride + 1 for stride in strides]
     alone = [{k: v for k, v in x.labels.items() if k in ("speaker", "source")} for x in items]
     factors = [coarse(alone, CLUSTERS), coarse([x.labels for x in items], CLUSTERS)]
     cells = [[Cells(factors[c > 0]) for _ in states] for c in range(len(heads))]
     sums: ByState = []
     facing: ByState = []
-    hear = partial(_hidden, list(backbones), cache, clips.noise, clips.snrs)
-    with progress_bar(quiet=quiet) as bar, torch_threads(1):
-
-        def results(work: Callable[[Item], Any], text: str) -> Iterator[tuple[int, Any]]:
-            task = bar.add_task(text, total=len(items), speed="")
-            with contextlib.closing(parallel.run(work, items, jobs=jobs, cluster=cluster)) as done:
-                for result in done:
-                    yield result
-                    bar.update(task, advance=1)
-
-        for _, own in results(partial(_sums, hear), "means"):
+    hear = partial(_hidden, list(backbones), work.cache, clips.noise, clips.snrs)
+    with torch_threads(1):
+        for _, own in work.each(partial(_sums, hear), items, "means"):
             _add(sums, own)
         means = [[state[2:] / state[0] for state in own] for own in sums]
-        for clip, (found, own) in results(partial(_curves, hear, means, lags), "lags"):
+        for clip, (found, own) in work.each(partial(_curves, hear, means, lags), items, "lags"):
             for c, by_state in enumerate(found):
                 for s, values in enumerate(by_state):
                     cells[c][s].add(clip, values)
@@ -219,12 +202,11 @@ def temporal(
             **clips.about,
             "clips": len(items),
             "intervals": {"clean": clustering(factors[0]), "noisy": clustering(factors[1])},
-            "seed": seed,
+            "seed": work.seed,
         },
         "rows": rows,
     }
-    record.keep(output, "temporal", made, tables(made), plots(made))
-    return made
+    return record.keep(output, made, tables, plots)
 
 
 def _hidden(
@@ -284,40 +266,16 @@ def _unrelated(sums: ByState, facing: ByState, c: int, s: int) -> list[float]:
 
 def _curve(cells: Cells, quantity: int, lags: int) -> dict[str, list[float | None]]:
     """Mean over clips with its interval at each lag."""
-    found = [cells.interval(lambda x, k=k: x[quantity, k]) for k in range(lags)]  # type: ignore[misc]
-    return {
-        key: [None if value is None else round(value, 6) for value in
-              (getattr(interval, key) for interval in found)]
-        for key in ("mean", "low", "high")
-    }  # fmt: skip
-
-
-def _cell(row: dict[str, Any], ms: float) -> str:
-    return with_interval(at_lag(row, ms), 2)
-
-
-def _mean(row: dict[str, Any], ms: float, over: float = 1.0) -> str:
-    return number(at_lag(row, ms, over)["mean"], 2)
+    found = _ends([cells.interval(lambda x, k=k: x[quantity, k]) for k in range(lags)])  # type: ignore[misc]
+    return {key: [None if value is None else round(value, 6) for value in values]
+            for key, values in found.items()}  # fmt: skip
 
 
 def _half(row: dict[str, Any]) -> str:
     if row["half_mean"] is None:
         return f"> {row['lags_ms'][-1]:.0f}"
-    ends = [number(row[f"half_{key}"], 0) for key in ("low", "high")]
+    ends = [number(row[f"half_{key}"], 0) for key in ENDS[1:]]
     return f"{row['half_mean']:.0f} [{', '.join(ends)}]"
-
-
-def _snr(row: dict[str, Any]) -> str:
-    return "its own" if row["snr_db"] is None else f"{row['snr_db']:g}"
-
-
-def _grouped(made: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
-    """Rows by quantity, of each backbone, state, condition and SNR."""
-    found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    for row in made["rows"]:
-        key = row["backbone"], row["state"], row["heard"], row["snr_db"]
-        found.setdefault(key, {})[row["quantity"]] = row
-    return found
 
 
 def tables(made: dict[str, Any]) -> list[Table]:
@@ -334,25 +292,27 @@ def tables(made: dict[str, Any]) -> list[Table]:
         ["state", "SNR, dB", "raw, 0 ms", "unrelated", "halves at", "centred, 0 ms", "60 ms",
          "halves at", "distance, 0 ms"],
     )  # fmt: skip
-    for (name, state, how, _), row in sorted(_grouped(made).items(), key=lambda x: _order(made, x)):
+    grouped: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in made["rows"]:
+        place = made["about"]["backbones"].index(row["backbone"])
+        snr_db = -np.inf if row["snr_db"] is None else -row["snr_db"]
+        key = place, row["state"], snr_db, row["heard"]
+        grouped.setdefault(key, {})[row["quantity"]] = row
+    for (_, state, _, how), row in sorted(grouped.items()):
         raw, centred, far = (row[quantity] for quantity in QUANTITIES)
-        unrelated = number(raw["unrelated"], 2)
+        name, unrelated = f"{raw['backbone']} {state}", number(raw["unrelated"], 2)
+        cells = [[with_interval(at_lag(own, ms), 2) for ms in (0, 60)] for own in (raw, centred)]
+        means = [[number(at_lag(own, ms)["mean"], 2) for ms in (60, 300)] for own in (raw, centred)]
+        apart = [number(at_lag(far, ms, far["unrelated"])["mean"], 2) for ms in (0, 60, 300)]
         if how == "clean":
             clean.rows.append([
-                f"{name} {state}", _cell(raw, 60), _mean(raw, 300),
-                unrelated, _half(raw), _cell(centred, 60),
-                _mean(centred, 300), _half(centred),
-                *(_mean(far, ms, far["unrelated"]) for ms in (60, 300)),
+                name, cells[0][1], means[0][1], unrelated, _half(raw),
+                cells[1][1], means[1][1], _half(centred), *apart[1:],
             ])  # fmt: skip
         else:
+            snr = "its own" if raw["snr_db"] is None else f"{raw['snr_db']:g}"
             noisy.rows.append([
-                f"{name} {state}", _snr(raw), _cell(raw, 0), unrelated, _half(raw),
-                _cell(centred, 0), _mean(centred, 60),
-                _half(centred), _mean(far, 0, far["unrelated"]),
+                name, snr, cells[0][0], unrelated, _half(raw),
+                cells[1][0], means[1][0], _half(centred), apart[0],
             ])  # fmt: skip
     return [clean, noisy]
-
-
-def _order(made: dict[str, Any], item: tuple[tuple[Any, ...], Any]) -> tuple[Any, ...]:
-    name, state, _, snr_db = item[0]
-    return made["about"]["backbones"].index(name), state, -np.inf if snr_db is None else -snr_db

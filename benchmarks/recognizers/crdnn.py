@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 
 from distill.backbones.ecapa_model import import_speechbrain
 from distill.backbones.ecapa_published import Tagged, read_settings
+from distill.backbones.find import fetch
 from enhance.errors import EnhanceError, require
 
 SETTINGS = "hyperparams.yaml"
@@ -180,35 +182,9 @@ def download(repo: str) -> Path:
         If it is neither in the cache nor to be had.
     """
     require("speaker", "huggingface_hub", "speechbrain")
-    import huggingface_hub
-    from huggingface_hub import errors
-    from rich.console import Console
 
-    wanted = [SETTINGS, "*.ckpt"]
-    try:  # what an earlier call fetched is used without a word to the network
-        folder = Path(huggingface_hub.snapshot_download(repo, local_files_only=True))
-        read(folder)
-        return folder
-    except (errors.HfHubHTTPError, OSError, ValueError, EnhanceError):
-        pass
-    try:
-        info = huggingface_hub.HfApi().model_info(repo, files_metadata=True)
-        sizes = {
-            file.rfilename: file.size or 0
-            for file in info.siblings or []
-            if file.rfilename == SETTINGS or Path(file.rfilename).suffix == ".ckpt"
-        }
-        Console(stderr=True).print(
-            f"downloading recogniser {repo} from the Hugging Face hub: {', '.join(sizes)} "
-            f"({sum(sizes.values()) / 1e6:.0f} MB)"
-        )
-        return Path(
-            huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=wanted)
-        )
-    except Exception as error:  # whatever its HTTP library raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EnhanceError(
-            f"the recogniser {repo} is not in the hub's cache and cannot be had from the Hugging "
-            f"Face hub ({reason}); fetch {SETTINGS} and its .ckpt files on a machine with network "
-            "and name their folder: --recognizer FOLDER"
-        ) from error
+    def needed(names: Collection[str]) -> list[str]:
+        return [name for name in names if name == SETTINGS or Path(name).suffix == ".ckpt"]
+
+    otherwise = f"fetch {SETTINGS} and its .ckpt files on a machine with network and name their "
+    return fetch(repo, "recogniser", needed, read, f"{otherwise}folder: --recognizer FOLDER")

@@ -8,8 +8,9 @@ frame), ``encoder:PATH`` (the network of a trained enhancer), and ``random:NAME`
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +114,9 @@ def resolve(name_or_path: str | Path) -> Path:
     if path.exists():
         return path
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and path.suffix not in FILES:
-        return _download(text)
+        require("train", "huggingface_hub")
+        otherwise = "name a local folder, a published checkpoint file or the shipped mini-wavlm"
+        return fetch(text, "teacher", _needed, _complete, otherwise)
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
     raise EnhanceError(
         f"{text}: no teacher of this name (shipped: {', '.join(shipped) or 'none'}; "
@@ -146,24 +149,48 @@ def _needed(names: Collection[str]) -> list[str]:
     return [n for n in _TRANSFORMERS if n in names] + (safe or pickled)
 
 
-def _download(repo: str) -> Path:
-    require("train", "huggingface_hub")
+def fetch(
+    repo: str,
+    what: str,
+    needed: Callable[[Collection[str]], list[str]],
+    complete: Callable[[Path], object],
+    otherwise: str,
+) -> Path:
+    """Folder of a hub repository, from the hub's cache or fetched, which is said.
+
+    Parameters
+    ----------
+    repo
+        Its id.
+    what
+        Word for it.
+    needed
+        Of the names of its files those that are wanted.
+    complete
+        Whether an earlier call fetched all of them; false, or raises `EnhanceError`.
+    otherwise
+        What to do where it cannot be had.
+
+    Raises
+    ------
+    EnhanceError
+        If it is neither in the cache nor to be had.
+    """
     import huggingface_hub
     from huggingface_hub import errors
     from rich.console import Console
 
-    try:  # what an earlier call fetched is used without a word to the network
+    # What an earlier call fetched is used without a word to the network.
+    with contextlib.suppress(errors.HfHubHTTPError, OSError, ValueError, EnhanceError):
         folder = Path(huggingface_hub.snapshot_download(repo, local_files_only=True))
-        if _complete(folder):
+        if complete(folder):
             return folder
-    except (errors.HfHubHTTPError, OSError, ValueError):
-        pass
     try:
         info = huggingface_hub.HfApi().model_info(repo, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        files = _needed(sizes)
+        files = needed(sizes)
         Console(stderr=True).print(
-            f"downloading teacher {repo} from the Hugging Face hub: {', '.join(files)} "
+            f"downloading {what} {repo} from the Hugging Face hub: {', '.join(files)} "
             f"({sum(sizes[n] for n in files) / 1e6:.0f} MB)"
         )
         return Path(
@@ -172,6 +199,5 @@ def _download(repo: str) -> Path:
     except Exception as error:  # whatever its HTTP library raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnhanceError(
-            f"{repo}: cannot be had from the Hugging Face hub ({reason}); "
-            "name a local folder, a published checkpoint file or the shipped mini-wavlm"
+            f"{repo}: cannot be had from the Hugging Face hub ({reason}); {otherwise}"
         ) from error

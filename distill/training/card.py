@@ -46,12 +46,12 @@ def write(folder: Path, text: Text) -> Path:
 
 
 def fill(template: Path, **facts: Any) -> str:
-    """A page of Markdown.
+    """A page of Markdown or HTML.
 
     Parameters
     ----------
     template
-        Markdown with jinja2; it may import ``macros.md.jinja`` of this folder. A fact that it
+        Text with jinja2; it may import ``macros.md.jinja`` of this folder. A fact that it
         names and does not get is an error, never an empty place.
     facts
         What the template tells.
@@ -61,6 +61,7 @@ def fill(template: Path, **facts: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
         undefined=jinja2.StrictUndefined,
+        autoescape=template.name.endswith(".html.jinja"),
         trim_blocks=True,
         lstrip_blocks=True,
     )

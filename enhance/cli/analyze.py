@@ -2,45 +2,82 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+from collections.abc import Callable
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from enhance.cli.options import (
     Backbones,
-    Cache,
-    Cluster,
-    Jobs,
     Limit,
     Output,
-    Quiet,
     Resume,
-    Seed,
     Teachers,
     check_resume,
     new_run,
-    show_progress,
+    options_of,
+    with_options,
+    working,
 )
 from enhance.errors import require
 
 Corpus = Annotated[Path, typer.Option(help="Manifest or folder with clips of speech.")]
-Drawn = Annotated[int, typer.Option(min=0, help="Clips, evenly over speakers; 0 for all.")]
 
 analyze_app = typer.Typer(help="What representations hold.", no_args_is_help=True)
 
 
+def needs(*modules: str) -> None:
+    """Refuse to begin without what every analysis uses, and some more of the extra `train`."""
+    require("train", "torch", "torchaudio", "transformers", "safetensors", *modules)
+    require("bench", "scipy", "matplotlib", "joblib")
+
+
+def analysis(*modules: str, without: tuple[str, ...] = ()) -> Callable[..., Callable[..., None]]:
+    """A command whose options are those of the analysis of its name: it asks and shows that.
+
+    Parameters
+    ----------
+    modules
+        What it needs beside `needs`.
+    without
+        As `working` takes it.
+    """
+
+    def register(command: Callable[..., None]) -> Callable[..., None]:
+        name = command.__name__
+
+        @functools.wraps(command)
+        def ask(work: Any, output: Path | None, **own: Any) -> None:
+            needs(*modules)
+            from benchmarks.figures.tables import show
+
+            module = importlib.import_module(f"benchmarks.analysis.{name}")
+            output = output or new_run(name)
+            made = getattr(module, name)(output=output, work=work, **own)
+            show(module.tables(made))
+            typer.echo(f"{output / made['analysis']}.md")
+
+        folder = Parameter("output", Parameter.KEYWORD_ONLY, default=None, annotation=Output)
+        options = options_of(command) | {"output": folder}
+        return analyze_app.command()(working(*without)(with_options(ask, options)))
+
+    return register
+
+
 @analyze_app.command()
+@working("jobs", "cluster")
 def reconstruct(
     teachers: Teachers,
     corpus: Annotated[Path, typer.Option(help="Folder with speech to train decoders on.")],
     clips: Annotated[
         Path, typer.Option("--set", help="Folder with clean/ and noisy/ to measure on.")
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder.  [default: a new one in runs/]"),
-    ] = None,
+    work: Any,
+    output: Output = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(help="Hidden states, such as single:3; repeatable.  [default: last]"),
@@ -68,52 +105,45 @@ def reconstruct(
     minutes: Annotated[float, typer.Option(min=0, help="Limit for each decoder; 0: none.")] = 0.0,
     hours: Annotated[float, typer.Option(min=0, help="Of speech trained on; 0: all.")] = 1.0,
     limit: Limit = 0,
-    cache: Cache = None,
     device: Annotated[
         str, typer.Option(help="Where teachers and decoders run: cpu, cuda.")
     ] = "cpu",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     resume: Resume = False,
-    quiet: Quiet = False,
 ) -> None:
     """Reconstruct speech from embeddings: spectrum, high frequencies, intelligibility, WER.
 
     A small decoder for each teacher and choice of layers, beside controls through the same one.
     """
-    require("train", "torch", "torchaudio", "transformers", "safetensors")
-    require("bench", "pesq", "pystoi", "scipy", "matplotlib")
+    needs("jinja2")
+    require("bench", "pesq", "pystoi")
     check_resume(output, resume)
     from benchmarks.analysis.reconstruct.config import DecoderConfig
     from benchmarks.analysis.reconstruct.report import sentences
-    from benchmarks.analysis.reconstruct.run import reconstruct as work
-    from enhance.files import cache_folder
+    from benchmarks.analysis.reconstruct.run import reconstruct as measure
 
-    show_progress(quiet)
     output = output or new_run("reconstruct")
     config = DecoderConfig(
         noisy=heard == "noisy",
         hours=hours,
         steps=steps,
         minutes=minutes,
-        seed=seed,
+        seed=work.seed,
         threads=threads,
     )
-    record = work(
+    record = measure(
         teachers,
         corpus,
         clips,
         output,
         config,
+        work,
         layers=layers or ["last"],
         controls=controls,
         recognizer=recognizer,
         transcripts=transcripts,
-        limit=limit,
-        cache=cache or cache_folder("features"),
         device=device,
         resume=resume,
-        quiet=quiet,
     )
     if "stopped" in record:
         raise typer.Exit(130)
@@ -124,94 +154,37 @@ def reconstruct(
     typer.echo(f"{output / 'report.md'}")
 
 
-@analyze_app.command()
+@analysis()
 def temporal(
-    backbone: Backbones,
+    backbones: Backbones,
     corpus: Annotated[
         Path | None, typer.Option(help="Manifest or folder with speech and noise.")
     ] = None,
     pairs: Annotated[
         Path | None, typer.Option("--set", help="Instead of it: folder with clean/ and noisy/.")
     ] = None,
-    snr: Annotated[
+    snrs: Annotated[
         list[float] | None,
-        typer.Option(help="dB of the noise mixed in; repeatable.  [default: 20, 5, -5]"),
+        typer.Option("--snr", help="dB of the noise mixed in; repeatable.  [default: 20, 5, -5]"),
     ] = None,
-    output: Output = None,
-    limit: Drawn = 0,
-    cache: Cache = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    jobs: Jobs = 0,
-    cluster: Cluster = "",
-    quiet: Quiet = False,
 ) -> None:
     """Correlation and distance of frames against their lag, clean and noisy, of each state."""
-    _require()
-    from benchmarks.analysis import temporal as analysis
-    from benchmarks.figures.tables import show
-    from enhance.measure.timing import cores
-
-    show_progress(quiet)
-    output = output or new_run("temporal")
-    made = analysis.temporal(
-        backbone,
-        output,
-        corpus=corpus,
-        pairs=pairs,
-        snrs=snr or [20.0, 5.0, -5.0],
-        seed=seed,
-        cache=cache,
-        limit=limit,
-        jobs=jobs or cores(),
-        cluster=cluster,
-        quiet=quiet,
-    )
-    show(analysis.tables(made))
-    typer.echo(f"{output / 'temporal.md'}")
 
 
-@analyze_app.command()
+@analysis()
 def cka(
-    backbone: Backbones,
+    backbones: Backbones,
     corpus: Corpus,
-    output: Output = None,
     stride_frames: Annotated[
         int, typer.Option(min=1, help="Only every k-th frame: neighbours are alike.")
     ] = 1,
-    limit: Drawn = 0,
-    cache: Cache = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    jobs: Jobs = 0,
-    cluster: Cluster = "",
-    quiet: Quiet = False,
 ) -> None:
     """Similarity of hidden states within and across models: linear CKA, debiased."""
-    _require()
-    from benchmarks.analysis import cka as analysis
-    from benchmarks.figures.tables import show
-    from enhance.measure.timing import cores
-
-    show_progress(quiet)
-    output = output or new_run("cka")
-    made = analysis.cka(
-        backbone,
-        corpus,
-        output,
-        stride_frames=stride_frames,
-        seed=seed,
-        cache=cache,
-        limit=limit,
-        jobs=jobs or cores(),
-        cluster=cluster,
-        quiet=quiet,
-    )
-    show(analysis.tables(made))
-    typer.echo(f"{output / 'cka.md'}")
 
 
-@analyze_app.command()
+@analysis("sklearn")
 def maps(
-    backbone: Backbones,
+    backbones: Backbones,
     corpus: Corpus,
     by: Annotated[
         list[str] | None,
@@ -220,45 +193,15 @@ def maps(
             "[default: speaker]"
         ),
     ] = None,
-    output: Output = None,
     frames: Annotated[int, typer.Option(min=100, help="In each map, at most.")] = 2000,
     perplexity: Annotated[float, typer.Option(min=1, help="Of t-SNE.")] = 30.0,
-    limit: Drawn = 0,
-    cache: Cache = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    jobs: Jobs = 0,
-    cluster: Cluster = "",
-    quiet: Quiet = False,
 ) -> None:
     """t-SNE of frames of each state, coloured by what is said, who speaks, or any label."""
-    _require("sklearn")
-    from benchmarks.analysis import maps as analysis
-    from benchmarks.figures.tables import show
-    from enhance.measure.timing import cores
-
-    show_progress(quiet)
-    output = output or new_run("maps")
-    made = analysis.maps(
-        backbone,
-        corpus,
-        output,
-        by=by or ["speaker"],
-        frames=frames,
-        perplexity=perplexity,
-        seed=seed,
-        cache=cache,
-        limit=limit,
-        jobs=jobs or cores(),
-        cluster=cluster,
-        quiet=quiet,
-    )
-    show(analysis.tables(made))
-    typer.echo(f"{output / 'maps.md'}")
 
 
-@analyze_app.command()
+@analysis("sklearn")
 def probe(
-    backbone: Backbones,
+    backbones: Backbones,
     task: Annotated[
         str,
         typer.Option(
@@ -270,7 +213,6 @@ def probe(
         Path,
         typer.Option(help="Manifest or its folder; for phone with phones.csv; for snr with noise."),
     ],
-    output: Output = None,
     label: Annotated[
         str,
         typer.Option(
@@ -298,57 +240,22 @@ def probe(
     ] = 20_000,
     folds: Annotated[int, typer.Option(min=2, help="Each is tested once.")] = 3,
     seeds: Annotated[int, typer.Option(min=1, help="Splits, twins and trainings.")] = 1,
-    seed: Seed = 0,
-    cache: Cache = None,
     limit: Annotated[
         int, typer.Option(min=0, help="Clips, classes and speakers in turn; 0 for all.")
     ] = 0,
-    jobs: Jobs = 0,
-    cluster: Cluster = "",
-    quiet: Quiet = False,
 ) -> None:
     """Ask what each layer of frozen models knows, as SUPERB does: linear probes, weighted sums.
 
     A twin with random weights and log-mel features of the same frame rate stand beside each.
     """
-    _require("sklearn")
-    from benchmarks.analysis.probe import probe as work
-    from benchmarks.analysis.probe import tables
-    from enhance.measure.timing import cores
-
-    show_progress(quiet)
-    output = output or new_run("probe")
-    record = work(
-        backbone,
-        task,
-        corpus,
-        output,
-        label=label,
-        group=group,
-        trials=trials,
-        pool=pool,
-        frames=frames,
-        folds=folds,
-        seeds=seeds,
-        seed=seed or 0,
-        cache=cache,
-        limit=limit,
-        jobs=jobs or cores(),
-        cluster=cluster,
-        quiet=quiet,
-    )
-    for table in tables(record):
-        typer.echo(f"{table.title}\n\n{table.markdown()}\n")
-    typer.echo(f"{output / record['analysis']}.md")
 
 
-@analyze_app.command()
+@analysis("sklearn", without=("limit",))
 def codec(
     backbones: Backbones,
     corpus: Annotated[Path, typer.Option(help="Folder or manifest of speech, speakers named.")],
-    output: Output = None,
     source: Annotated[str, typer.Option(help="Only this source of the manifest.")] = "",
-    codecs: Annotated[
+    names: Annotated[
         list[str] | None,
         typer.Option("--codec", help="Such as amr-4.75k; repeatable.  [default: nine]"),
     ] = None,
@@ -359,39 +266,5 @@ def codec(
     num_samples: Annotated[
         int, typer.Option(min=1, help="Coded clips: recordings times codecs.")
     ] = 3000,
-    cache: Cache = None,
-    seed: Seed = None,
-    jobs: Jobs = 0,
-    cluster: Cluster = "",
-    quiet: Quiet = False,
 ) -> None:
     """Which codec a clip went through, told from each layer of several models."""
-    require("train", "torch", "transformers", "safetensors", "sklearn")
-    require("analysis", "av", "matplotlib")
-    from benchmarks.analysis.codec import codec as work
-    from benchmarks.analysis.codec import tables
-    from benchmarks.figures.tables import show
-    from enhance.measure.timing import cores
-
-    output = output or new_run("codec")
-    record = work(
-        backbones,
-        corpus,
-        output,
-        source=source,
-        names=codecs or [],
-        checkpoints=checkpoints or [],
-        num_samples=num_samples,
-        cache=cache,
-        seed=seed or 0,
-        jobs=jobs or cores(),
-        cluster=cluster,
-        quiet=quiet,
-    )
-    show(tables(record))
-    typer.echo(f"{output / 'codec.md'}")
-
-
-def _require(*modules: str) -> None:
-    require("train", "torch", "torchaudio", "transformers", "safetensors", *modules)
-    require("bench", "scipy", "matplotlib", "joblib")

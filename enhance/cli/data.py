@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from enhance.cli.options import Assign, Cache, Cluster, Force, Jobs, Limit, Quiet, Snr
+from enhance.cli.options import Assign, Force, Limit, Quiet, Snr, working
 from enhance.errors import EnhanceError, require
 from enhance.files import kind_of, resolved
 
@@ -130,8 +130,10 @@ def data_example(
 
 
 @data_app.command("align")
+@working("cache", "seed")
 def data_align(
     manifest: Annotated[Path, typer.Argument(help="Of English recordings.")],
+    work: Any,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
     transcripts: Annotated[
         Path | None, typer.Option(help="What is said: path,text.  [default: it is recognised]")
@@ -141,10 +143,7 @@ def data_align(
     ] = None,
     source: Annotated[str, typer.Option(help="Only clips of this source.")] = "",
     limit: Limit = 0,
-    jobs: Jobs = 0,
-    cluster: Cluster = "",
     force: Force = False,
-    quiet: Quiet = False,
 ) -> None:
     """Find the phones of recordings with PocketSphinx: a corpus for analyze probe --task phone.
 
@@ -153,12 +152,11 @@ def data_align(
     from distill.ctc.transcripts import read_transcripts
     from enhance.data.corpus.align import align
     from enhance.data.corpus.manifest import read_manifest
-    from enhance.measure.timing import cores
 
     if transcripts is not None and words is not None:
         raise EnhanceError("--transcripts and --words: give one of them")
     clips = [c for c in read_manifest(manifest) if source in ("", c.source)]
-    clips = [c for c in clips if c.kind != "noise"][: limit or None]
+    clips = [c for c in clips if c.kind != "noise"][: work.limit or None]
     if not clips:
         raise EnhanceError(f"--source {source}: no speech of it in {manifest}")
     texts = {t.path: t.text for t in read_transcripts(transcripts)} if transcripts else None
@@ -166,59 +164,49 @@ def data_align(
         known = words.read_text("utf-8").split() if words else []
     except (OSError, UnicodeDecodeError) as error:
         raise EnhanceError(f"--words {words}: cannot be read ({error})") from error
-    problems = align(
-        clips,
-        out,
-        texts=texts,
-        words=known,
-        jobs=jobs or cores(),
-        cluster=cluster,
-        force=force,
-        quiet=quiet,
-    )
+    problems = align(clips, out, texts=texts, words=known, workers=work, force=force)
     for line in problems:
         print(f"left out: {line}", file=sys.stderr)
     print(f"{out}: phones of {len(clips if texts is None else texts) - len(problems)} clips")
 
 
 @data_app.command("features")
+@working("limit", "seed")
 def data_features(
     corpus: Annotated[str, typer.Argument(help="Folder with speech, or a manifest.")],
+    work: Any,
     teacher: Annotated[
         str, typer.Option(help="Shipped name, folder, file or hub id.")
     ] = "mini-wavlm",
     layers: Annotated[str, typer.Option(help="Hidden states, such as single:3.")] = "last",
-    cache: Cache = None,
     cache_gb: Annotated[float, typer.Option(min=0, help="Bound on that folder.")] = 20.0,
-    jobs: Jobs = 0,
-    cluster: Cluster = "",
-    quiet: Quiet = False,
 ) -> None:
     """Let a teacher hear the speech of a corpus, so that training and analysis need not wait."""
     require("train", "torch", "transformers", "safetensors")
     from distill.extract import Wanted, extract
     from enhance.config import DataConfig
     from enhance.data.corpus.clips import load_clips
-    from enhance.files import cache_folder
-    from enhance.measure.timing import cores
 
-    speech, _ = load_clips(DataConfig(corpus=corpus), quiet=quiet)
-    wanted = Wanted(teacher, layers, (cache or cache_folder("features")).resolve(), cache_gb)
-    found = extract(speech, wanted, jobs=jobs or cores(), cluster=cluster, quiet=quiet)
+    speech, _ = load_clips(DataConfig(corpus=corpus), quiet=work.quiet)
+    wanted = Wanted(teacher, layers, work.cache, cache_gb)
+    found = extract(speech, wanted, work)
     print(f"{wanted.cache}: {found.made} clips added, {found.found} were there")
 
 
 @data_app.command("copy-synthesis")
+@working("limit", "cache")
 def data_copy_synthesis(
     corpus: Annotated[Path, typer.Argument(help="Folder or manifest of speech, speakers named.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    work: Any,
     source: Annotated[str, typer.Option(help="Only this source of the manifest.")] = "",
-    method: Annotated[
+    methods: Annotated[
         list[str] | None,
-        typer.Option(help="griffin-lim, world, lpc; repeatable.  [default: all]"),
+        typer.Option("--method", help="griffin-lim, world, lpc; repeatable.  [default: all]"),
     ] = None,
-    codec: Annotated[
-        list[str] | None, typer.Option(help="Such as amr-4.75k; repeatable.  [default: nine]")
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--codec", help="Such as amr-4.75k; repeatable.  [default: nine]"),
     ] = None,
     per_clip: Annotated[
         int, typer.Option(min=1, help="Codecs for each clip and copy; they take turns.")
@@ -227,11 +215,7 @@ def data_copy_synthesis(
     held_back: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of speakers for evaluation.")
     ] = 0.3,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    jobs: Jobs = 0,
-    cluster: Cluster = "",
     force: Force = False,
-    quiet: Quiet = False,
 ) -> None:
     """Make a spoofing task: speech and its vocoder copies, through codecs, with manifests.
 
@@ -239,22 +223,18 @@ def data_copy_synthesis(
     """
     require("analysis", "av", "pyworld", "torchaudio", "scipy")
     from benchmarks.analysis.codecs.copy_synthesis import make
-    from enhance.measure.timing import cores
 
     counts = make(
         corpus,
         out,
+        work,
         source=source,
-        methods=method or [],
-        names=codec or [],
+        methods=methods,
+        names=names,
         per_clip=per_clip,
         clips=clips,
         held_back=held_back,
-        seed=seed,
-        jobs=jobs or cores(),
-        cluster=cluster,
         force=force,
-        quiet=quiet,
     )
     for name, count in counts.items():
         print(f"{out / name}: {count} clips")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from enhance.errors import EnhanceError
+
+Options = dict[str, inspect.Parameter]
+"""Of a command, by name."""
 
 Backbones = Annotated[
     list[str],
@@ -81,6 +87,59 @@ Steps = Annotated[
     int | None, typer.Option(min=0, help="Steps; 0: the minutes decide.  [default: 0]")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads.  [default: 1]")]
+
+
+def options_of(command: Callable[..., Any]) -> Options:
+    """Parameters of a command by name, their annotations resolved."""
+    return dict(inspect.signature(command, eval_str=True).parameters)
+
+
+def with_options(function: Callable[..., None], options: Options) -> Callable[..., None]:
+    """A function of keywords, as a command that has these options."""
+    named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options.values()]
+    function.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in named}
+    return function
+
+
+def working(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `benchmarks.analysis.parts.work.Work` in place of ``work``.
+
+    An option that the command has itself stands in place of the shared one and goes into the same
+    ``work``.
+
+    Parameters
+    ----------
+    without
+        Names of the options that say nothing here.
+    """
+
+    def shared(
+        limit: Annotated[
+            int, typer.Option(min=0, help="Clips, evenly over speakers; 0 for all.")
+        ] = 0,
+        cache: Cache = None,
+        seed: Annotated[int, typer.Option(min=0)] = 0,
+        jobs: Jobs = 0,
+        cluster: Cluster = "",
+        quiet: Quiet = False,
+    ) -> None: ...
+
+    common = {n: option for n, option in options_of(shared).items() if n not in without}
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def whole(**given: Any) -> None:
+            from benchmarks.analysis.parts.work import Work
+
+            show_progress(given["quiet"])
+            told = {name: given.pop(name) for name in common}
+            command(work=Work(features=told.pop("cache", None), **told), **given)
+
+        own = {n: option for n, option in options_of(command).items() if n != "work"}
+        return with_options(whole, own | common | {n: own[n] for n in own.keys() & common.keys()})
+
+    return wrap
 
 
 def new_run(name: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,7 +28,9 @@ from enhance.cli.options import (
     Threads,
     check_resume,
     new_run,
+    options_of,
     show_progress,
+    with_options,
 )
 from enhance.errors import EnhanceError, require
 
@@ -97,11 +98,8 @@ def training(command: Callable[..., None]) -> Callable[..., None]:
         quiet: Quiet = False,
     ) -> None: ...
 
-    own, common = (
-        list(inspect.signature(function, eval_str=True).parameters.values())
-        for function in (command, shared)
-    )
-    options = own[1:] + common
+    own = options_of(command)
+    own.pop("run")
 
     @functools.wraps(command)
     def whole(**given: Any) -> None:
@@ -110,11 +108,9 @@ def training(command: Callable[..., None]) -> Callable[..., None]:
         run = Training(
             given, given["output"], given["assign"] or [], given["resume"], given["quiet"]
         )
-        command(run, **{p.name: given[p.name] for p in own[1:]})
+        command(run, **{name: given[name] for name in own})
 
-    whole.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    whole.__annotations__ = {p.name: p.annotation for p in options}
-    return whole
+    return with_options(whole, own | options_of(shared))
 
 
 @teacher_app.command()
@@ -159,6 +155,7 @@ def pretrain(
     """
     require("train", "torch", "lightning_fabric", "transformers", "sklearn", "scipy", "tensorboard")
     from benchmarks.analysis import phone_probe
+    from benchmarks.analysis.parts.work import Work
     from distill.ssl.families import family as families
     from distill.ssl.run import FORMAT
     from distill.ssl.run import pretrain as train
@@ -171,7 +168,7 @@ def pretrain(
     )
     measure = None
     if probe:
-        measure = functools.partial(phone_probe.probe, corpus=probe, quiet=run.quiet)
+        measure = functools.partial(phone_probe.probe, corpus=probe, work=Work(quiet=run.quiet))
     record = train(
         config,
         corpus or demo_corpus.ensure(quiet=run.quiet),
@@ -179,7 +176,7 @@ def pretrain(
         probe=measure,
         **run.place(),
     )
-    _finished(record)
+    finished(record)
 
 
 @teacher_app.command()
@@ -233,7 +230,7 @@ def pretrain_speaker(
         evaluation=evaluation,
         **run.place(),
     )
-    _finished(record)
+    finished(record)
     for row in record.get("verification", []):
         rate, low, high = (100 * row[key] for key in ("eer", "low", "high"))
         typer.echo(
@@ -304,7 +301,7 @@ def finetune_ctc(
     record = finetune(
         settings, transcripts, run.output or new_run("ctc"), evaluation=evaluation, **run.place()
     )
-    _finished(record)
+    finished(record)
     kind = "characters" if settings.units == "char" else "tokens"
     told = f"error rate of {kind}: {share(record['token_error'])}"
     if "word_error" in record:
@@ -344,6 +341,7 @@ def table(
         teacher_table.write(rows, out)
 
 
-def _finished(record: Mapping[str, Any]) -> None:
+def finished(record: Mapping[str, Any]) -> None:
+    """Leave with the exit code of Ctrl-C where a training was stopped."""
     if "stopped" in record:
         raise typer.Exit(130)

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from enhance.parallel import cores
+
 CPUINFO = Path("/proc/cpuinfo")
 REGIMES = ("hot", "cold", "paced")
 
@@ -230,12 +232,6 @@ def processor_name() -> str:
     if sys.platform == "darwin":
         name = _sysctl("machdep.cpu.brand_string").partition(":")[2].strip()
     return name or platform.processor() or platform.machine() or "unknown"
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def hardware() -> dict[str, Any]:

@@ -13,6 +13,9 @@ from distill.extract import Wanted, extract
 from distill.modes.targets import Targets
 from distill.teacher.features import Features
 from enhance.errors import EnhanceError
+from enhance.parallel import Workers
+
+WORKERS = Workers(quiet=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -23,11 +26,11 @@ def test_processes_make_what_one_makes_and_training_finds_it(make_teacher, tmp_p
     place = str(make_teacher())
     store = store_of(tmp_path, [9000, 12000, 7000])
     one, two = tmp_path / "one", tmp_path / "two"
-    first = extract(store.clips, Wanted(place, "last", one), quiet=True)
+    first = extract(store.clips, Wanted(place, "last", one), WORKERS)
     assert (first.made, first.found) == (3, 0)
-    again = extract(store.clips, Wanted(place, "last", one), quiet=True)
+    again = extract(store.clips, Wanted(place, "last", one), WORKERS)
     assert (again.made, again.found) == (0, 3)
-    extract(store.clips, Wanted(place, "last", two), jobs=2, quiet=True)
+    extract(store.clips, Wanted(place, "last", two), Workers(jobs=2, quiet=True))
     assert len(files(one)) == 3
     assert files(one) == files(two)
     teacher = Counting(load(place))
@@ -40,6 +43,6 @@ def test_processes_make_what_one_makes_and_training_finds_it(make_teacher, tmp_p
 def test_a_full_cache_and_a_wrong_name_are_told(make_teacher, tmp_path: Path) -> None:
     store = store_of(tmp_path, [9000])
     with pytest.raises(EnhanceError, match="the cache is full at 1e-06 GB"):
-        extract(store.clips, Wanted(str(make_teacher()), "last", tmp_path / "c", 1e-6), quiet=True)
+        extract(store.clips, Wanted(str(make_teacher()), "last", tmp_path / "c", 1e-6), WORKERS)
     with pytest.raises(EnhanceError, match="nobody"):
-        extract(store.clips, Wanted(str(tmp_path / "nobody"), "last", tmp_path / "c"), quiet=True)
+        extract(store.clips, Wanted(str(tmp_path / "nobody"), "last", tmp_path / "c"), WORKERS)

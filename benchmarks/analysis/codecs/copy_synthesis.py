@@ -11,11 +11,10 @@ in equal shares, so that neither a voice nor a codec tells the answer.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.analysis.codecs import coding
+from benchmarks.analysis.parts.work import Work
 from distill.speaker.data import speech_of
-from enhance import parallel
 from enhance.audio import read as audio
 from enhance.audio.write import write
 from enhance.data.corpus.clips import split
 from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError, require
 from enhance.files import atomic_folder
-from enhance.progress import progress_bar
 
 RATE = coding.SAMPLE_RATE
 BONAFIDE, SPOOF = "bonafide", "spoof"
@@ -122,37 +120,18 @@ METHODS = {"griffin-lim": griffin_lim, "world": world, "lpc": lpc}
 """By name: (clip (N,), seed) to its copy (N,)."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What is made of each clip; a worker has all it needs."""
-
-    folder: Path
-    """Where the audio goes."""
-    methods: tuple[str, ...]
-    """Of `METHODS`."""
-    codecs: tuple[str, ...]
-    """Of `coding.CODECS`."""
-    per_clip: int
-    """Codecs that each version of a clip goes through."""
-    seed: int
-    """Of noise and phases."""
-
-
 def make(
     corpus: Path,
     output: Path,
+    work: Work,
     *,
     source: str = "",
-    methods: Sequence[str] = (),
-    names: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
     per_clip: int = 1,
     clips: int = 0,
     held_back: float = 0.3,
-    seed: int = 0,
-    jobs: int = 1,
-    cluster: str = "",
     force: bool = False,
-    quiet: bool = False,
 ) -> Counter[str]:
     """Write a folder: ``audio/``, and the manifests ``train.jsonl`` and ``evaluation.jsonl``.
 
@@ -165,24 +144,20 @@ def make(
         Folder or manifest with speech of named speakers.
     output
         Made, whole or not at all.
+    work
+        How: its seed draws clips, noise and phases.
     source
         Only this source of the corpus; empty for all.
     methods, names
-        Vocoders and codecs; empty for all `METHODS`, and for `coding.DEFAULT`.
+        Vocoders and codecs; None for all `METHODS`, and for `coding.DEFAULT`.
     per_clip
         Codecs for each version of a clip. They take turns, so that every method meets each alike.
     clips
-        Number of recordings, drawn by ``seed``; 0 for all.
+        Number of recordings, drawn; 0 for all.
     held_back
         Share of ``evaluation.jsonl``, by speaker.
-    seed
-        See there.
-    jobs, cluster
-        As `enhance.parallel.run`.
     force
         Replace what stands at ``output``.
-    quiet
-        No progress bar.
 
     Returns
     -------
@@ -195,30 +170,22 @@ def make(
         For an unknown method or codec, or a corpus without two speakers.
     """
     require("analysis", "av", "pyworld", "torchaudio", "scipy")
+    methods, seed = tuple(methods or METHODS), work.seed
     for name in methods:
         if name not in METHODS:
             raise EnhanceError(f"method {name}: unknown; there is {', '.join(METHODS)}")
-    chosen = coding.check(names)
+    chosen = coding.check(names or ())
     if not 1 <= per_clip <= len(chosen):
         raise EnhanceError(f"--per-clip {per_clip}: must be from 1 to the {len(chosen)} codecs")
-    found, _ = speech_of(corpus, source, True, quiet)
+    found, _ = speech_of(corpus, source, True, work.quiet)
     if 0 < clips < len(found):
         drawn = np.random.default_rng(seed).permutation(len(found))[:clips]
         found = [found[i] for i in sorted(drawn)]
     with atomic_folder(output, force=force) as temporary:
         (temporary / "audio").mkdir()
-        methods = tuple(methods) or tuple(METHODS)
-        recipe = Recipe(temporary.resolve() / "audio", methods, chosen, per_clip, seed)
-        work = parallel.run(
-            partial(_versions, recipe), list(enumerate(found)), jobs=jobs, cluster=cluster
-        )
-        made: dict[int, list[Clip]] = {}
-        with progress_bar(quiet=quiet) as bar, contextlib.closing(work) as done:
-            task = bar.add_task("copy-synthesis", total=len(found), speed="")
-            for index, rows in done:
-                made[index] = rows
-                bar.update(task, advance=1)
-        parts = split([clip for i in sorted(made) for clip in made[i]], held_back, "speaker", seed)
+        version = partial(_versions, temporary.resolve() / "audio", methods, chosen, per_clip, seed)
+        made = work.every(version, list(enumerate(found)), "copy-synthesis")
+        parts = split([clip for rows in made for clip in rows], held_back, "speaker", seed)
         counts: Counter[str] = Counter()
         for name, part in zip(("train.jsonl", "evaluation.jsonl"), parts, strict=True):
             write_manifest(temporary / name, part)
@@ -226,17 +193,24 @@ def make(
     return counts
 
 
-def _versions(recipe: Recipe, numbered: tuple[int, Clip]) -> list[Clip]:
-    """The clip and its copies, each through its codecs, on disk."""
+def _versions(
+    folder: Path,
+    methods: Sequence[str],
+    codecs: Sequence[str],
+    per_clip: int,
+    seed: int,
+    numbered: tuple[int, Clip],
+) -> list[Clip]:
+    """The clip and its copies, each through so many codecs, on disk."""
     number, clip = numbered
     wave = _level(audio.read(clip.path, RATE))
     rows = []
-    for turn, method in enumerate(("none", *recipe.methods)):
-        seed = int(np.random.SeedSequence([recipe.seed, number, turn]).generate_state(1)[0])
-        version = _level(METHODS[method](wave, seed)) if method != "none" else wave
-        for k in range(recipe.per_clip):
-            codec = recipe.codecs[(number + turn + k) % len(recipe.codecs)]
-            path = recipe.folder / f"{number:06d}-{method}-{codec}.flac"
+    for turn, method in enumerate(("none", *methods)):
+        own = int(np.random.SeedSequence([seed, number, turn]).generate_state(1)[0])
+        version = _level(METHODS[method](wave, own)) if method != "none" else wave
+        for k in range(per_clip):
+            codec = codecs[(number + turn + k) % len(codecs)]
+            path = folder / f"{number:06d}-{method}-{codec}.flac"
             write(path, coding.through(version, codec), RATE)
             labels = {
                 "label": SPOOF if method != "none" else BONAFIDE,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.analysis.parts.work import Work
 from distill.backbones import find
 from distill.teacher.contract import check_rate
 from distill.teacher.features import Features
@@ -22,31 +23,29 @@ MOST_SECONDS = 20
 """Longer files are heard up to here, so that memory is bounded by this and not by a file."""
 
 
-def draw(clips: Sequence[Clip], limit: int, seed: int, place: Path) -> list[Clip]:
+def draw(clips: Sequence[Clip], work: Work, place: Path) -> list[Clip]:
     """Some of the clips of a place, evenly over speakers (sources, where nobody is named).
 
     Parameters
     ----------
     clips, place
         What to draw from, and where it was found.
-    limit
-        How many; 0 for all, in random order.
-    seed
-        Of the order.
+    work
+        Its limit says how many (0 for all, in random order), its seed is that of the order.
 
     Raises
     ------
     EnhanceError
         If there are fewer than two.
     """
-    order = np.random.default_rng(np.random.SeedSequence([seed, 0])).permutation(len(clips))
+    order = np.random.default_rng(np.random.SeedSequence([work.seed, 0])).permutation(len(clips))
     heard: dict[str, int] = {}
     turns: list[tuple[int, int, int]] = []
     for i in order:
         who = clips[i].speaker or f"? {clips[i].source}"
         heard[who] = heard.get(who, 0) + 1
         turns.append((heard[who], len(turns), i))
-    found = [clips[i] for _, _, i in sorted(turns)[: limit or None]]
+    found = [clips[i] for _, _, i in sorted(turns)[: work.limit or None]]
     if len(found) < 2:
         raise EnhanceError(
             f"{place}: {len(found)} clip(s) of speech that are long enough; an analysis needs two "
@@ -88,6 +87,12 @@ def states_of(name: str, cache: Path, wave: np.ndarray) -> list[np.ndarray]:
     Shape: (N,) to float32 (T', D) each
     """
     return [state.astype(np.float32) for state in features(name, cache).states(wave)]
+
+
+def nearest(grid: FrameGrid, seconds: np.ndarray, count: int) -> np.ndarray:
+    """Numbers of the frames, of ``count``, whose centres are nearest to times: (T,) to (T,)."""
+    frames = (seconds * SAMPLE_RATE - grid.offset - grid.field / 2) / grid.stride
+    return np.clip(np.round(frames).astype(int), 0, count - 1)
 
 
 def coarsest(backbones: Sequence[str], cache: Path) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.teacher.layers import LayerSum
+from distill.training.accuracy import interval
 
 PASSES, BATCH, LEAST = 12, 512, 300
 RATE, SUM_RATE, FAR = 0.01, 0.05, 600
@@ -58,6 +59,17 @@ class Linear:
         Shape: (K, S, D) to (S, C).
         """
         return self(states) - self.bias.numpy()
+
+
+def by_speaker(right: np.ndarray, speakers: np.ndarray) -> dict[str, float]:
+    """Share of right answers with its 95 % interval, speakers drawn with replacement.
+
+    Shape: right (N,) or (N, C), speakers (N,).
+    """
+    each = right.reshape(len(right), -1)
+    owners = np.unique(speakers, return_inverse=True)[1]
+    counts = np.bincount(owners) * each.shape[1]
+    return interval(np.bincount(owners, each.sum(axis=1)), counts)
 
 
 def fit(states: np.ndarray, targets: np.ndarray, classes: int, seed: int) -> Linear:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.analysis.parts import heard
+from benchmarks.analysis.parts.work import Work
 from distill.speaker.data import speech_of
 from distill.ssl.data.crops import Disturbance, disturb
 from enhance.audio import read as audio
@@ -58,10 +59,7 @@ class Pairs:
         corpus: Path | None,
         pairs: Path | None,
         snrs: Sequence[float],
-        limit: int,
-        seed: int,
-        *,
-        quiet: bool = False,
+        work: Work,
     ) -> Pairs:
         """Draw clips of `SHORTEST` seconds or more.
 
@@ -73,10 +71,8 @@ class Pairs:
             Instead of it, a folder with ``clean/`` and ``noisy/``.
         snrs
             dB, of the noise that is mixed in: one recording for each clip, the same at every SNR.
-        limit, seed
-            As `heard.draw`.
-        quiet
-            No progress bar.
+        work
+            Its limit and seed are those of `heard.draw`.
 
         Raises
         ------
@@ -86,8 +82,8 @@ class Pairs:
         if (corpus is None) == (pairs is None):
             raise EnhanceError("name clips: --corpus DIR with speech and noise, or --set DIR")
         place = (pairs or corpus or Path()).expanduser()
-        clips, noises = (_of_set(place), []) if pairs else speech_of(place, "", False, quiet)
-        clips = heard.draw([c for c in clips if c.duration >= SHORTEST], limit, seed, place)
+        clips, noises = (_of_set(place), []) if pairs else speech_of(place, "", False, work.quiet)
+        clips = heard.draw([c for c in clips if c.duration >= SHORTEST], work, place)
         labels = [{**c.labels, "speaker": c.speaker, "source": c.source} for c in clips]
         about: dict[str, Any] = {"speech": by_source(clips)}
         if pairs:
@@ -100,16 +96,17 @@ class Pairs:
         if not noises:
             raise EnhanceError(f"{place}: no noise there (column `kind` of its manifest)")
         drawn = [
-            np.random.default_rng([seed, 1, i]).integers(len(noises)) for i in range(len(clips))
+            np.random.default_rng([work.seed, 1, i]).integers(len(noises))
+            for i in range(len(clips))
         ]
         used = sorted(set(drawn))  # the others need not be decoded
         noises = [noises[k] for k in used]
-        store = ClipStore(noises, heard.SAMPLE_RATE, 500, name="noise", quiet=quiet)
+        store = ClipStore(noises, heard.SAMPLE_RATE, 500, name="noise", quiet=work.quiet)
         items = []
         for i, (clip, own) in enumerate(zip(clips, labels, strict=True)):
             k = used.index(drawn[i])
             own["noise_name"] = noises[k].recordings[0]
-            items.append(Item(clip.path, own, None, k, (seed, 2, i)))
+            items.append(Item(clip.path, own, None, k, (work.seed, 2, i)))
         return cls(items, list(snrs), store, {**about, "noise": by_source(noises)})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,33 +38,31 @@ def versions() -> dict[str, str]:
 
 def keep(
     output: Path,
-    name: str,
     record: Record,
-    tables: Sequence[Table],
-    plots: Mapping[str, Figure],
-) -> None:
-    """Write an analysis; what an earlier one of this name left is replaced.
+    tables: Callable[[Record], Sequence[Table]],
+    plots: Callable[[Record], Mapping[str, Figure]],
+) -> Record:
+    """Write an analysis; what an earlier one of its name left is replaced.
 
     Parameters
     ----------
     output
         Folder; made where it is missing.
-    name
-        Of the analysis and its files.
     record
-        ``about`` and ``rows``, JSON.
+        ``analysis``, the name of it and of its files, ``about`` and ``rows``, JSON; given back.
     tables, plots
-        Drawn from it; a plot's name ends its file's.
+        Draw them; a plot's name ends its file's.
 
     Raises
     ------
     EnhanceError
         If something cannot be written.
     """
+    name = record["analysis"]
     lines = [f"# {record['about'].get('title', name)}", ""]
-    for table in tables:
+    for table in tables(record):
         lines += [f"## {table.title}", "", table.markdown(), ""]
-    for part, figure in plots.items():
+    for part, figure in plots(record).items():
         file = output / f"{name}-{part}.svg"
         with atomic(file) as temporary:
             temporary.write_text(svg(figure), "utf-8")
@@ -72,6 +70,7 @@ def keep(
     with atomic(output / f"{name}.md") as temporary:
         temporary.write_text("\n".join(lines), "utf-8")
     write_json(output / f"{name}.json", {"analysis": name, "versions": versions(), **record})
+    return record
 
 
 def read(output: Path, name: str) -> Record:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.linear import fit
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.tasks import Data
 from distill.speaker.eer import unit_length
-from enhance import parallel
 from enhance.errors import EnhanceError
-from enhance.progress import progress_bar
 
 Pool = Literal["mean", "stats"]
 SUMS = ("weighted, raw", "weighted, normalised")
@@ -40,21 +38,14 @@ class Answer:
 
 
 def hear(
-    data: Data, backbone: str, cache: Path, pool: Pool, jobs: int, cluster: str, quiet: bool
+    data: Data, backbone: str, pool: Pool, work: Work
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """States of all units, raw and layer-normalised: for each state (M, D)."""
     items = [
         (clip.path, data.times[i] if data.times else None) for i, clip in enumerate(data.clips)
     ]
-    parts: list[Any] = [None] * len(items)
-    work = parallel.run(
-        partial(states_of, backbone, cache, pool), items, jobs=jobs, cluster=cluster
-    )
-    with progress_bar(quiet=quiet) as bar, contextlib.closing(work) as done:
-        task = bar.add_task(f"listening: {backbone}", total=len(items), speed="")
-        for index, found in done:
-            parts[index] = found
-            bar.update(task, advance=1)
+    parts = work.every(partial(states_of, backbone, work.cache, pool), items,
+                       f"listening: {backbone}")  # fmt: skip
     raw, normal = ([np.concatenate(state) for state in zip(*side, strict=True)]
                    for side in zip(*parts, strict=True))  # fmt: skip
     return raw, normal
@@ -83,8 +74,7 @@ def states_of(
     normal = [(s - s.mean(1, keepdims=True)) / (s.std(1, keepdims=True) + 1e-6) for s in states]
     if times is None:
         return [pooled(s, pool)[None] for s in states], [pooled(s, pool)[None] for s in normal]
-    place = (times * heard.SAMPLE_RATE - grid.offset - grid.field / 2) / grid.stride
-    chosen = np.clip(np.round(place).astype(int), 0, len(states[0]) - 1)
+    chosen = heard.nearest(grid, times, len(states[0]))
     return [s[chosen] for s in states], [s[chosen] for s in normal]
 
 
@@ -138,8 +128,8 @@ def answer(data: Data, numbers: list[int], states: np.ndarray, folds: int, seed:
             scores.append(np.einsum("ne,ne->n", units[first], units[second]))
             trials.append((first, second))
         else:
-            guess = probe(states[:, asks])
-            values[asks] = guess.argmax(1) if data.classes else guess
+            said = probe(states[:, asks])
+            values[asks] = said.argmax(1) if data.classes else said
     if trials:
         a, b = (np.concatenate(side) for side in zip(*trials, strict=True))
         return Answer(np.concatenate(scores), np.mean(shares, 0), numbers, (a, b))
@@ -151,9 +141,19 @@ def answer(data: Data, numbers: list[int], states: np.ndarray, folds: int, seed:
     )
 
 
-def by_clip(data: Data, guess: np.ndarray) -> np.ndarray:
+def guess(data: Data, folds: int, seed: int) -> Answer:
+    """What needs no model: the most frequent class, or the mean, of the training units."""
+    values = np.zeros(len(data.labels))
+    for train, test in data.splits(folds, seed):
+        known = data.labels[np.isin(data.owner, train)]
+        one = np.bincount(known).argmax() if data.classes else known.mean()
+        values[np.isin(data.owner, test)] = one
+    return Answer(by_clip(data, values), np.ones(0), [])
+
+
+def by_clip(data: Data, said: np.ndarray) -> np.ndarray:
     """Accuracy, or mean absolute error, of each clip: (M,) to (n,)."""
-    each = guess == data.labels if data.classes else np.abs(guess - data.labels)
+    each = said == data.labels if data.classes else np.abs(said - data.labels)
     counts = np.bincount(data.owner, minlength=len(data.clips))
     result: np.ndarray = np.bincount(data.owner, each, len(data.clips)) / counts
     return result

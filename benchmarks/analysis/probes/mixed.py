@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.analysis.parts.heard import SAMPLE_RATE
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.tasks import Task, column, drawn, fold_of, of_clips
 from distill.speaker.data import speech_of
 from enhance.audio.write import write
@@ -22,16 +23,7 @@ _SNR = (-5.0, 20.0)
 _SECONDS = 4.0
 
 
-def mixtures(
-    corpus: Path,
-    folder: Path,
-    kinds: str,
-    *,
-    count: int,
-    folds: int = 3,
-    seed: int = 0,
-    quiet: bool = False,
-) -> Path:
+def mixtures(corpus: Path, folder: Path, kinds: str, work: Work, folds: int = 3) -> Path:
     """Write labelled mixtures of a corpus: SNR uniform in -5 to 20 dB, 4 s, one noise each.
 
     Speakers and recordings of noise are parted into folds first: a fold is mixed of its own.
@@ -44,12 +36,10 @@ def mixtures(
         To be made; what stands there is replaced.
     kinds
         Column of the noises that tells their kind (``type`` of the result); empty for none.
-    count, folds
-        Mixtures in all, and parts.
-    seed
-        Decides every sample.
-    quiet
-        No progress bar.
+    work
+        Its limit is the number of mixtures, its seed decides every sample.
+    folds
+        Number of parts.
 
     Returns
     -------
@@ -61,7 +51,8 @@ def mixtures(
     EnhanceError
         If there is no noise, or too few speakers, recordings or kinds.
     """
-    speech, noise = speech_of(corpus, "", True, quiet)
+    count, seed = work.limit, work.seed
+    speech, noise = speech_of(corpus, "", True, work.quiet)
     if not noise:
         raise EnhanceError(f"{corpus}: no noise there (column `kind`); mixtures need some")
     folder = folder.resolve()
@@ -86,7 +77,7 @@ def mixtures(
     noisy = fold_of(column(noise, "recording"), strata, folds, seed)
     kind_of = {str(clip.path): label for clip, label in zip(noise, labels, strict=True)}
     made: list[Clip] = []
-    with atomic_folder(folder, force=True) as place, progress_bar(quiet=quiet) as bar:
+    with atomic_folder(folder, force=True) as place, progress_bar(quiet=work.quiet) as bar:
         task = bar.add_task("mixtures", total=count, speed="")
         for k in range(int(min(spoken.max(), noisy.max())) + 1):
             voices, noises = (

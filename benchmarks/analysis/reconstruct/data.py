@@ -6,17 +6,16 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.spectrum import HOP, SAMPLE_RATE, WINDOW, level
+from distill.ssl.data.corpus import SslData
 from distill.ssl.data.crops import Disturbance, disturb
 from enhance.config import DataConfig
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.clips import load_clips, split
-from enhance.data.corpus.inventory import of_parts
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
@@ -25,28 +24,16 @@ HELD_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class DecoderData:
-    """Speech in memory, and which clips may be learnt from."""
+class DecoderData(SslData):
+    """Speech in memory, which clips may be learnt from, and noise where features are noisy."""
 
-    speech: ClipStore
-    """All clips chosen."""
-    train: list[int]
-    """Those that train."""
-    held: list[int]
-    """Those that only measure."""
-    noise: ClipStore | None
-    """Noise, where features are those of noisy speech."""
-    train_noise: list[int]
-    """Recordings of it for training clips."""
-    held_noise: list[int]
-    """For held-back clips."""
     config: DecoderConfig
     """Seed, hours, noise."""
     levels: list[float]
     """Root mean square of each clip."""
 
     @classmethod
-    def open(cls, corpus: Path, config: DecoderConfig, quiet: bool = False) -> DecoderData:
+    def choose(cls, corpus: Path, config: DecoderConfig, quiet: bool = False) -> DecoderData:
         """Choose and decode clips.
 
         Raises
@@ -103,19 +90,6 @@ class DecoderData:
         rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3, clip]))
         always = Disturbance(noise_probability=1, noise_snr=config.snr, speech_probability=0)
         return disturb(clean[None], self.noise, noises, always, rng)[0][0]
-
-    def describe(self) -> dict[str, Any]:
-        """Hours, files and licences of each source."""
-
-        def of(store: ClipStore | None, chosen: list[int]) -> list[Clip]:
-            return [store.clips[i] for i in chosen] if store else []
-
-        return of_parts(
-            of(self.speech, self.train),
-            of(self.speech, self.held),
-            of(self.noise, self.train_noise),
-            of(self.noise, self.held_noise),
-        )
 
     def digest(self) -> str:
         """What identifies the clips: names and lengths, in order."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.measure import Row, read_clip
-from benchmarks.analysis.reconstruct.training import Trained, decode
+from benchmarks.analysis.reconstruct.sources import LOG_MEL, TEACHER, TWIN
+from benchmarks.analysis.reconstruct.training import Trained
 from benchmarks.quality.clips import Pair
 from enhance.files import atomic
 
@@ -47,18 +47,15 @@ def picture(
     name = sorted(far)[len(far) // 2][1] if far else pairs[0].name
     pair = next(pair for pair in pairs if pair.name == name)
     clean, heard = read_clip(pair, noisy=noisy)
-    unit = clean / np.float32(max(spectrum.level(clean), 1e-9))
-    panels = [("original", spectrum.decibels(spectrum.magnitudes(torch.from_numpy(unit)[None])[0]))]
-    kinds = ("teacher", "random weights", "log-mel")
-    shown = [next((t for t in trained if t.source.kind == kind), None) for kind in kinds]
-    for one in [t for t in shown if t is not None]:
-        features = one.source.of(heard)
-        found = decode(one.decoder, one.source.grid, features, len(panels[0][1]))[0]
-        panels.append((f"from {one.source.name}", found))
+    original = spectrum.decibels(spectrum.of_clip(clean))
+    shown = {one.source.kind: one for one in reversed(trained)}  # the first of each kind
+    panels = {f"from {one.source.name}": one.decibels(heard, len(original))
+              for kind in (TEACHER, TWIN, LOG_MEL) if (one := shown.get(kind))}  # fmt: skip
+    panels = {"original": original, **panels}
     figure = Figure(figsize=(9, 2.1 * len(panels)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(len(panels), 1, sharex=True, sharey=True))
     extent = (0, len(clean) / spectrum.SAMPLE_RATE, 0, spectrum.SAMPLE_RATE / 2000)
-    for axis, (title, values) in zip(axes, panels, strict=True):
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
         image = axis.imshow(
             values.numpy().T, origin="lower", aspect="auto", extent=extent, vmin=-55, vmax=25
         )

@@ -6,6 +6,7 @@ A sentence says no more than its interval.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,36 +15,49 @@ from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.measure import MEAN, NOISY, ORIGINAL, RESYNTHESIS
 from benchmarks.figures.results import Row
 from benchmarks.figures.tables import Table, number, plus_minus
+from distill.training.card import fill
 
-PAPER = (
-    "The paper behind this question (Shankar et al., arXiv 2403.01369), as this project's notes "
-    "tell it, reports a word error rate under 20 % of a pre-trained CRDNN recogniser on speech "
-    "reconstructed from wav2vec 2.0 embeddings, and a loss of high-frequency energy where the "
-    "embeddings were a student's. These are its claims, on its data; nothing here verifies them."
+Columns = Sequence[tuple[str, str, int, bool]]
+"""Of a table of metrics: header, metric, decimals, whether signed."""
+
+_HIGH = "4-8 against 0-4 kHz"
+SPECTRUM: Columns = (
+    ("L1", "l1_db", 2, False),
+    ("LSD", "lsd_db", 2, False),
+    ("L1 under 4 kHz", "l1_low_db", 2, False),
+    ("L1 over 4 kHz", "l1_high_db", 2, False),
+    *((f"energy {band}", f"spectrum {band}", 1, True) for band in spectrum.NAMES),
+    (_HIGH, "spectrum high", 1, True),
 )
-_SPECTRUM = ("l1_db", "lsd_db", "l1_low_db", "l1_high_db")
+"""What the decoder predicts: distance, and energy by band."""
+WAVEFORM: Columns = (
+    ("STOI", "stoi", 3, False),
+    ("ESTOI", "estoi", 3, False),
+    ("PESQ-WB", "pesq_wb", 2, False),
+    ("energy 4-8 kHz", "waveform 4-8 kHz", 1, True),
+    (_HIGH, "waveform high", 1, True),
+)
+"""What a listener gets."""
+DIFFERENCES: Columns = (
+    ("L1 dB", "l1_db", 2, True),
+    (f"{_HIGH}, dB", "spectrum high", 2, True),
+    ("STOI", "stoi", 3, True),
+    ("PESQ-WB", "pesq_wb", 2, True),
+)
+"""Teachers against their controls, paired clip by clip."""
 
 
-def spectrum_table(results: Sequence[Row]) -> Table:
-    """What the decoder predicts: distance, and energy by band."""
-    bands = [f"spectrum {band}" for band in spectrum.NAMES]
-    table = Table(
-        "spectrum",
-        ["features", "L1", "LSD", "L1 under 4 kHz", "L1 over 4 kHz"]
-        + [f"energy {band}" for band in spectrum.NAMES]
-        + ["4-8 against 0-4 kHz"],
-    )
-    for row in results:
-        if row["method"] in (ORIGINAL, RESYNTHESIS):
-            continue
-        cells = [plus_minus(row["metrics"].get(name), 2) for name in _SPECTRUM]
-        cells += [plus_minus(row["metrics"].get(b), 1, True) for b in (*bands, "spectrum high")]
-        table.rows.append([row["method"], *cells])
+def _table(title: str, first: str, columns: Columns, rows: Mapping[str, Row]) -> Table:
+    """Metrics of some methods or pairs of methods."""
+    table = Table(title, [first, *(header for header, _, _, _ in columns)])
+    for name, found in rows.items():
+        cells = (plus_minus(found.get(key), digits, sign) for _, key, digits, sign in columns)
+        table.rows.append([name, *cells])
     return table
 
 
-def waveform_table(results: Sequence[Row], errors: str) -> Table:
-    """What a listener gets: metrics of the waveform, energy, recognised words.
+def result_tables(results: Sequence[Row], errors: str) -> list[Table]:
+    """Spectrum, waveform with recognised words, and differences.
 
     Parameters
     ----------
@@ -52,36 +66,20 @@ def waveform_table(results: Sequence[Row], errors: str) -> Table:
     errors
         What the recogniser's errors are counted in: word or token.
     """
-    listened = any("wer" in row for row in results)
-    headers = ["features", "STOI", "ESTOI", "PESQ-WB", "energy 4-8 kHz", "4-8 against 0-4 kHz"]
-    table = Table("waveform", headers + ([f"{errors} errors %"] if listened else []))
-    for row in results:
-        found = row["metrics"]
-        cells = [plus_minus(found.get(name), 3) for name in ("stoi", "estoi")]
-        cells.append(plus_minus(found.get("pesq_wb"), 2))
-        cells += [plus_minus(found.get(f"waveform {b}"), 1, True) for b in ("4-8 kHz", "high")]
-        if listened:
-            cells.append(_percent(row.get("wer")))
-        table.rows.append([row["method"], *cells])
-    return table
-
-
-def difference_table(results: Sequence[Row]) -> Table:
-    """Teachers against their controls, paired clip by clip."""
-    names = {
-        "L1 dB": ("l1_db", 2),
-        "4-8 against 0-4 kHz, dB": ("spectrum high", 2),
-        "STOI": ("stoi", 3),
-        "PESQ-WB": ("pesq_wb", 2),
-    }
-    table = Table("differences", ["features - control", *names])
-    for row in results:
-        for control, found in row["differences"].items():
-            cells = []
-            for name, digits in names.values():
-                cells.append(plus_minus(found.get(name), digits, True))
-            table.rows.append([f"{row['method']} - {control}", *cells])
-    return table
+    metrics = {row["method"]: row["metrics"] for row in results}
+    inside = {k: v for k, v in metrics.items() if k not in (ORIGINAL, RESYNTHESIS)}
+    apart = {f"{row['method']} - {control}": found
+             for row in results for control, found in row["differences"].items()}  # fmt: skip
+    waveform = _table("waveform", "features", WAVEFORM, metrics)
+    if any("wer" in row for row in results):
+        waveform.headers = [*waveform.headers, f"{errors} errors %"]
+        waveform.rows = [[*cells, _percent(row.get("wer"))]
+                         for cells, row in zip(waveform.rows, results, strict=True)]  # fmt: skip
+    return [
+        _table("spectrum", "features", SPECTRUM, inside),
+        waveform,
+        _table("differences", "features - control", DIFFERENCES, apart),
+    ]
 
 
 def sentences(record: Mapping[str, Any], results: Sequence[Row]) -> list[str]:
@@ -161,87 +159,27 @@ def text(record: Mapping[str, Any], results: Sequence[Row], picture: str) -> str
     picture
         Name of the clip in ``spectrograms.png``.
     """
-    config = record["config"]
-    hours = sum(row["hours"] for row in record["data"]["train"])
-    first = record["decoders"][0]
-    lines = [
-        "# Speech reconstructed from embeddings",
-        "",
-        f"Generated by `enhance analyze reconstruct`. Set: {record['set']}, {record['clips']} "
-        f"clips, hash `{record['set_hash'][:16]}`; features of its {record['input'].upper()} side, "
-        "the target is the clean side. One decoder for each row "
-        f"({first['parameters'] / 1e6:.2f} M parameters and the like), trained on {hours:.2f} h of "
-        f"{record['corpus']}, {first['steps']} steps of {config['batch']} crops of "
-        f"{config['crop_frames'] * spectrum.HOP / spectrum.SAMPLE_RATE:g} s, seed {config['seed']}."
-        f" Intervals: {record['interval']}. One seed: another decoder may turn a difference.",
-        "",
-        *(f"- {line}" for line in sentences(record, results)),
-        "",
-        PAPER,
-        "",
-        "## Predicted spectrum, dB",
-        "",
-        spectrum_table(results).markdown(),
-        "",
-        f"L1: mean absolute difference of log magnitudes (floor {20 * np.log10(spectrum.FLOOR):g} "
-        "dB) in frames within 40 dB of the loudest. Energy: of the reconstruction over the "
-        "original's, whole clip. A decoder that minimises L1 of decibels predicts medians: what "
-        "features leave open becomes quieter, the more the less they tell. Read energies against "
-        "the controls, not against zero.",
-        "",
-        f"## Waveform by Griffin-Lim ({record['griffin_lim_iterations']} iterations, seeded phase)",
-        "",
-        waveform_table(results, record["recognizer"]["errors"]).markdown(),
-        "",
-        f"`{RESYNTHESIS}` is the bound: what the lost phase alone costs."
-        + (f" `{NOISY}`: the input as it is." if record["input"] == "noisy" else ""),
-        "",
-        *_differences(results),
-        *_recogniser(record),
-        *_held_back(record),
-        "## One clip",
-        "",
-        f"`{picture}`, the clip of median L1 from the first row's features:",
-        "",
-        "![spectrograms](spectrograms.png)",
-    ]
-    refused = sum(len(row["refusals"]) for row in results)
-    if refused:
-        lines += ["", f"Figures refused: {refused}, each named in results.jsonl."]
-    return "\n".join(lines) + "\n"
-
-
-def _differences(results: Sequence[Row]) -> list[str]:
-    table = difference_table(results)
-    if not table.rows:
-        return []
-    title = "## Differences, paired clip by clip (decoders of one seed: no claim)"
-    return [title, "", table.markdown(), ""]
-
-
-def _recogniser(record: Mapping[str, Any]) -> list[str]:
-    found = record["recognizer"]
-    if found["name"] is None:
-        return ["## Recogniser", "", f"No word error rate was measured: {found['missing']}.", ""]
-    return ["## Recogniser", "", _heard_by(found), ""]
-
-
-def _held_back(record: Mapping[str, Any]) -> list[str]:
-    table = Table("held back", ["features", "L1 dB", "mean spectrum", "steps", "minutes"])
+    of_spectrum, of_waveform, of_differences = result_tables(
+        results, record["recognizer"]["errors"]
+    )
+    held = Table("held back", ["features", "L1 dB", "mean spectrum", "steps", "minutes"])
     for row in record["decoders"]:
-        held = row["held_back"]
-        table.rows.append(
-            [
-                row["name"],
-                number(held["l1_db"], 2),
-                number(held["mean_spectrum_l1_db"], 2),
-                str(row["steps"]),
-                number(row["seconds"] / 60, 1),
-            ]
-        )
-    return ["## Held-back clips of the corpus, all frames", "", table.markdown(), ""]
-
-
-def _heard_by(found: dict[str, Any]) -> str:
-    told = f"{found['name']}; errors against {found['reference']}"
-    return f"{told}; texts before counting: {found['normalisation']}."
+        far = [number(row["held_back"][key], 2) for key in ("l1_db", "mean_spectrum_l1_db")]
+        held.rows.append([row["name"], *far, str(row["steps"]), number(row["seconds"] / 60, 1)])
+    return fill(
+        Path(__file__).with_name("report.md.jinja"),
+        record=record,
+        first=record["decoders"][0],
+        hours=sum(row["hours"] for row in record["data"]["train"]),
+        crop_seconds=record["config"]["crop_frames"] * spectrum.HOP / spectrum.SAMPLE_RATE,
+        floor_db=20 * np.log10(spectrum.FLOOR),
+        sentences=sentences(record, results),
+        spectrum=of_spectrum,
+        waveform=of_waveform,
+        differences=of_differences,
+        held_back=held,
+        bound=RESYNTHESIS,
+        noisy=NOISY,
+        picture=picture,
+        refused=sum(len(row["refusals"]) for row in results),
+    )

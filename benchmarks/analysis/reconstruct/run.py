@@ -17,14 +17,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct import report as reconstruct_report
 from benchmarks.analysis.reconstruct import sources, spectrum
+=======
+from benchmarks.analysis.parts.work import Work
+from benchmarks.analysis.recognizers.choose import listen_with, references
+from benchmarks.analysis.reconstruct import report, spectrum
+>>>>>>> lines-a
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.data import DecoderData
-from benchmarks.analysis.reconstruct.measure import ORIGINAL
+from benchmarks.analysis.reconstruct.measure import ORIGINAL, measure_all, methods, summarize
 from benchmarks.analysis.reconstruct.picture import picture
-from benchmarks.analysis.reconstruct.results import measure_all, summarize
+from benchmarks.analysis.reconstruct.sources import open_teachers
 from benchmarks.analysis.reconstruct.training import Trained, train
 from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.quality.clips import Pair
@@ -47,20 +53,18 @@ RECORD = "record.json"
 
 def reconstruct(
     teachers: Sequence[str],
-    corpus: Path | str,
-    clips: Path | str,
-    output: Path | str,
+    corpus: Path,
+    clips: Path,
+    output: Path,
     config: DecoderConfig,
+    work: Work,
     *,
     layers: Sequence[str] = ("last",),
     controls: bool = True,
     recognizer: str | None = None,
     transcripts: Path | None = None,
-    limit: int = 0,
-    cache: Path,
     device: str = "cpu",
     resume: bool = False,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Train decoders, measure them, write the report.
 
@@ -76,7 +80,9 @@ def reconstruct(
         Folder for ``record.json``, ``results.jsonl``, ``clips.jsonl``, ``report.md``, a picture,
         and a folder for each decoder.
     config
-        The same for every decoder.
+        The same for every decoder; its seed counts.
+    work
+        How; its limit takes the first clips of the set.
     layers
         Choices of hidden states, each of every teacher.
     controls
@@ -86,16 +92,10 @@ def reconstruct(
     transcripts
         What is said in the clips; None counts errors against the recogniser's own text of the
         original audio.
-    limit
-        Only the first clips of the set; 0 for all.
-    cache
-        Folder of the feature cache.
     device
         Where teachers run and decoders learn.
     resume
         Go on with what is in the folder.
-    quiet
-        No progress bar.
 
     Returns
     -------
@@ -107,7 +107,6 @@ def reconstruct(
     EnhanceError
         If something named cannot be used, or the folder holds another run.
     """
-    output = Path(output)
     begun = (output / "decoders").exists() or (output / CLIPS).exists()
     if begun and not resume:
         raise EnhanceError(
@@ -118,32 +117,30 @@ def reconstruct(
     listening = listen_with(recognizer)  # before any work: a named one must be there
     if listening.missing:
         log.warning("no word error rate: %s", listening.missing)
-    set_hash, pairs = _open(Path(clips), limit)
-    texts = references(transcripts, measuring.clip_paths(pairs)) if transcripts else None
-    found = sources.open_teachers(
-        list(teachers), list(layers), cache, config.seed, controls=controls, device=device
+    set_hash, pairs = _open(clips, work.limit)
+    paths = [(pair.name, Path(pair.clean)) for pair in pairs]
+    texts = references(transcripts, paths) if transcripts else None
+    found = open_teachers(
+        teachers, layers, work.cache, config.seed, controls=controls, device=device
     )
-
-    def work() -> dict[str, Any]:
-        with Interrupt() as interrupt:
-            data = DecoderData.open(Path(corpus), config, quiet)
-            check_writable(output / RECORD)
-            (output / "decoders").mkdir(exist_ok=True)  # stopped early, it has begun, too
-            trained: list[Trained] = []
-            for source in found:
-                folder = output / "decoders" / slug(source.name)
-                where = Hardware(device.partition(":")[0])
-                one = train(config, source, data, folder, interrupt, hardware=where, quiet=quiet)
-                if one is None:
-                    return _stopped(f"decoder from {source.name}")
-                trained.append(one)
-            hearing = listening.recognizer is not None
-            table = measuring.methods(trained, noisy=config.noisy, recognizer=hearing)
-            rows = measure_all(
-                table, pairs, listening, config, output / CLIPS, interrupt, quiet=quiet
-            )
-            if rows is None:
-                return _stopped("measuring")
+    hearing = listening.recognizer
+    with torch_threads(config.threads), Interrupt() as interrupt:
+        data = DecoderData.choose(corpus, config, work.quiet)
+        check_writable(output / RECORD)
+        (output / "decoders").mkdir(exist_ok=True)  # stopped early, it has begun, too
+        where: dict[str, Any] = {"hardware": Hardware(device.partition(":")[0])}
+        trained: list[Trained] = []
+        for source in found:
+            folder = output / "decoders" / slug(source.name)
+            one = train(config, source, data, folder, interrupt, quiet=work.quiet, **where)
+            if one is None:
+                return _stopped(f"decoder from {source.name}")
+            trained.append(one)
+        table = methods(trained, noisy=config.noisy, recognizer=hearing is not None)
+        rows = measure_all(table, pairs, listening, config, output / CLIPS, interrupt,
+                           quiet=work.quiet)  # fmt: skip
+        if rows is None:
+            return _stopped("measuring")
         results = summarize(table, rows, listening, texts)
         record = {
             "config": json.loads(json.dumps(asdict(config))),
@@ -157,11 +154,11 @@ def reconstruct(
             "WER: bootstrap over clips",
             "decoders": [one.about for one in trained],
             "recognizer": {
-                "name": listening.recognizer.name if listening.recognizer else None,
+                "name": hearing and hearing.name,
                 "missing": listening.missing or None,
                 "errors": listening.errors,
-                "normalisation": listening.normalisation if listening.recognizer else None,
-                "reference": _reference(listening, transcripts),
+                "normalisation": hearing and listening.normalisation,
+                "reference": hearing and str(transcripts or f"its own text of the {ORIGINAL}"),
             },
             "griffin_lim_iterations": spectrum.ITERATIONS,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -172,11 +169,8 @@ def reconstruct(
         write_json(output / RECORD, record)
         shown = picture(output / "spectrograms.png", trained, pairs, rows, noisy=config.noisy)
         with atomic(output / "report.md") as temporary:
-            temporary.write_text(reconstruct_report.text(record, results, shown), "utf-8")
+            temporary.write_text(report.text(record, results, shown), "utf-8")
         return record | {"results": results}
-
-    with torch_threads(config.threads):
-        return work()
 
 
 def slug(name: str) -> str:
@@ -187,12 +181,6 @@ def slug(name: str) -> str:
 def _stopped(where: str) -> dict[str, Any]:
     log.warning("stopped: %s; --resume goes on", where)
     return {"stopped": where}
-
-
-def _reference(listening: Listening, transcripts: Path | None) -> str | None:
-    if listening.recognizer is None:
-        return None
-    return str(transcripts) if transcripts else f"its own text of the {ORIGINAL}"
 
 
 def _open(folder: Path, limit: int) -> tuple[str, list[Pair]]:

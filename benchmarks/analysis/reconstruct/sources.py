@@ -8,41 +8,43 @@ let through.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from benchmarks.analysis.reconstruct.spectrum import SAMPLE_RATE
-from distill.backbones import baselines
+from distill.backbones import baselines, find
+from distill.teacher.contract import check_rate
+from distill.teacher.features import Features
 from distill.teacher.frames import FrameGrid
 from enhance.errors import EnhanceError
 
-if TYPE_CHECKING:
-    from distill.teacher.features import Features
+TEACHER, TWIN, LOG_MEL = "teacher", "random weights", "log-mel"
 
 
-class Source(Protocol):
+@dataclass(frozen=True)
+class Source:
     """Features of a clip on a grid of frames."""
 
     name: str
     """In tables."""
     kind: str
-    """``"teacher"``, ``"random weights"`` or ``"log-mel"``."""
+    """`TEACHER`, `TWIN` or `LOG_MEL`."""
     key: str
     """Equal keys, equal features."""
     grid: FrameGrid
     """Where its frames lie."""
     width: int
     """Features D of a frame."""
-
-    def of(self, wave: np.ndarray) -> np.ndarray:
-        """Features of a clip: (N,) float32 at 16 kHz to (T', D) float32."""
-        ...
+    of: Callable[[np.ndarray], np.ndarray]
+    """Features of a clip: (N,) float32 at 16 kHz to (T', D) float32."""
 
 
-class TeacherSource:
+def of_teacher(features: Features, label: str, kind: str, device: str = "cpu") -> Source:
     """Chosen layers of a teacher, normalised frame by frame, from the disk cache.
 
     Parameters
@@ -52,51 +54,40 @@ class TeacherSource:
     label
         Name of the teacher in tables.
     kind
-        ``"teacher"`` or ``"random weights"``.
+        `TEACHER` or `TWIN`.
     device
         Where it runs.
     """
-
-    def __init__(
-        self, features: Features, label: str, kind: str = "teacher", device: str = "cpu"
-    ) -> None:
-        self.features, self.kind, self.device = features, kind, device
-        self.layers = features.layers.text
-        self.name = f"{label}, {self.layers}" + (", random weights" if kind != "teacher" else "")
-        self.key = f"{features.teacher.fingerprint}|{self.layers}"
-        self.grid, self.width = features.grid, features.width
-
-    def of(self, wave: np.ndarray) -> np.ndarray:
-        """Shape: (N,) to (T', D)"""
-        return self.features.of(wave, device=self.device)
+    layers = features.layers.text
+    name = f"{label}, {layers}" + (f", {kind}" if kind != TEACHER else "")
+    key = f"{features.teacher.fingerprint}|{layers}"
+    hear = partial(features.of, device=device)
+    return Source(name, kind, key, features.grid, features.width, hear)
 
 
-class LogMel:
+def log_mel(bands: int = baselines.BANDS) -> Source:
     """Log-mel features of a clip brought to level 1."""
+    teacher = baselines.LogMel(left_pad=0, bands=bands)
 
-    def __init__(self, bands: int = baselines.BANDS) -> None:
-        self._teacher = baselines.LogMel(left_pad=0, bands=bands)
-        self.grid, self.width = FrameGrid.of_teacher(self._teacher), self._teacher.widths[0]
-        self.name, self.kind = f"log-mel {self.width}", "log-mel"
-        self.key = f"log-mel|{self.width}"
-
-    def of(self, wave: np.ndarray) -> np.ndarray:
-        """Shape: (N,) to (T', D)"""
+    def hear(wave: np.ndarray) -> np.ndarray:
         clip = torch.from_numpy(np.asarray(wave, np.float32))
-        found: np.ndarray = self._teacher.run([clip])[0][0].numpy()
+        found: np.ndarray = teacher.run([clip])[0][0].numpy()
         return found
+
+    name, key = f"log-mel {bands}", f"log-mel|{bands}"
+    return Source(name, LOG_MEL, key, FrameGrid.of_teacher(teacher), bands, hear)
 
 
 def open_teachers(
-    names: list[str],
-    layers: list[str],
+    names: Sequence[str],
+    layers: Sequence[str],
     cache: Path,
     seed: int,
     *,
     controls: bool,
     device: str = "cpu",
 ) -> list[Source]:
-    """Teachers, each with each choice of layers, and the controls.
+    """Teachers, each with each choice of layers, and the controls, in the order of the table.
 
     Parameters
     ----------
@@ -113,50 +104,35 @@ def open_teachers(
     device
         Where teachers run.
 
-    Returns
-    -------
-    list
-        In the order of the table.
-
     Raises
     ------
     EnhanceError
         If a teacher cannot be loaded, hears another rate, or has no such layers, two rows would
         have one name, or there is no such device.
     """
-    from distill.backbones import find as teachers
-    from distill.teacher.contract import check_rate
-    from distill.teacher.features import Features
-
-    _check_device(device)
-    found: list[Source] = []
-    twins: list[Source] = []
-    for name in names:
-        teacher = teachers.load(name)
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a name of no device, no driver, no such GPU
+        raise EnhanceError(
+            f"--device {device}: cannot be used ({str(error).splitlines()[0]}); take cpu"
+        ) from error
+    teachers = [(find.label(name), find.load(name)) for name in names]
+    for _, teacher in teachers:
         check_rate(teacher, SAMPLE_RATE)
-        label = teachers.label(name)
-        found += [
-            TeacherSource(Features(teacher, text, cache), label, device=device) for text in layers
-        ]
-        if controls:
-            twin = teacher.twin(seed)
-            twins += [
-                TeacherSource(Features(twin, text, cache), label, "random weights", device)
-                for text in layers
-            ]
-    twice = [source.name for source in found if [s.name for s in found].count(source.name) > 1]
+    kinds = {TEACHER: teachers}
+    if controls:
+        kinds[TWIN] = [(label, teacher.twin(seed)) for label, teacher in teachers]
+    found = [
+        of_teacher(Features(teacher, text, cache), label, kind, device)
+        for kind, chosen in kinds.items()
+        for label, teacher in chosen
+        for text in layers
+    ]
+    shown = [source.name for source in found]
+    twice = [name for name in shown if shown.count(name) > 1]
     if twice:
         raise EnhanceError(
             f"two rows would be called {twice[0]!r}: name each teacher and each choice of layers "
             "once, and rename one of two folders of the same name"
         )
-    return found + twins + ([LogMel()] if controls else [])
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # a name of no device, no driver, no such GPU
-        raise EnhanceError(
-            f"--device {name}: cannot be used ({str(error).splitlines()[0]}); take cpu"
-        ) from error
+    return found + ([log_mel()] if controls else [])

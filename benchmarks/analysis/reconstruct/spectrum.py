@@ -11,8 +11,6 @@ has a mean power of 1 in every bin: 0 dB is the mean of the clip, whatever its l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,14 +34,19 @@ SHORTEST = WINDOW
 """Samples of the shortest clip that has a spectrum."""
 
 
-def frames(samples: int) -> int:
-    """Frames of a clip: one every 128 samples, the first centred on the first sample."""
-    return samples // HOP + 1
-
-
 def level(wave: np.ndarray) -> float:
     """Root mean square; 0 of silence."""
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) if len(wave) else 0.0
+
+
+def brought_to_one(wave: np.ndarray) -> np.ndarray:
+    """A clip at level 1, float32 (N,); silence stays as it is."""
+    return np.asarray(wave, np.float32) / np.float32(max(level(wave), 1e-9))
+
+
+def of_clip(wave: np.ndarray) -> Tensor:
+    """Magnitudes of a clip brought to level 1: (N,) to (T, F)."""
+    return magnitudes(torch.from_numpy(brought_to_one(wave))[None])[0]
 
 
 def magnitudes(waves: Tensor, *, centre: bool = True) -> Tensor:
@@ -87,7 +90,7 @@ def waveform(magnitude: Tensor, samples: int, seed: int) -> np.ndarray:
     magnitude
         (T, F).
     samples
-        Length N wanted; T must be `frames` of it.
+        Length N wanted; T must be N // 128 + 1.
     seed
         Of the phases: the same seed gives the same waveform.
 
@@ -116,38 +119,33 @@ def waveform(magnitude: Tensor, samples: int, seed: int) -> np.ndarray:
     return wave.numpy()
 
 
-@dataclass(frozen=True)
-class Distances:
-    """How far a reconstruction is from its original, in dB."""
+def distances(original: Tensor, found: Tensor) -> dict[str, float]:
+    """How far a reconstruction is from its original, in dB.
 
-    l1: float
-    """Mean absolute difference over frames and bins."""
-    lsd: float
-    """Log-spectral distance: root mean square over bins, mean over frames."""
-    l1_low: float
-    """`l1` of the bins under 4 kHz."""
-    l1_high: float
-    """`l1` of the others."""
-
-
-def distances(original: Tensor, found: Tensor) -> Distances:
-    """Compare spectra in the frames that hold sound: within 40 dB of the loudest, as STOI has it.
+    Spectra are compared in the frames that hold sound: within 40 dB of the loudest, as STOI has it.
 
     Parameters
     ----------
     original, found
         Magnitudes (T, F).
+
+    Returns
+    -------
+    dict
+        ``l1_db``, the mean absolute difference over frames and bins, ``l1_low_db`` and
+        ``l1_high_db``, that under and over 4 kHz; ``lsd_db``, the log-spectral distance: root mean
+        square over bins, mean over frames.
     """
     power = original.square().sum(1)  # (T,)
     heard = power > power.max() * 1e-4
     error = (decibels(found) - decibels(original))[heard].abs().double()  # (T', F)
     low = bins_of(0, 4000)
-    return Distances(
-        l1=error.mean().item(),
-        lsd=error.square().mean(1).sqrt().mean().item(),
-        l1_low=error[:, low].mean().item(),
-        l1_high=error[:, low.stop :].mean().item(),
-    )
+    return {
+        "l1_db": error.mean().item(),
+        "lsd_db": error.square().mean(1).sqrt().mean().item(),
+        "l1_low_db": error[:, low].mean().item(),
+        "l1_high_db": error[:, low.stop :].mean().item(),
+    }
 
 
 def bins_of(low: float, high: float) -> slice:

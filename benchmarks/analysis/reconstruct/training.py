@@ -8,7 +8,6 @@ energy measures that, and is to be held against a control that went through the 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,9 +28,13 @@ from benchmarks.analysis.reconstruct.spectrum import (
     SAMPLE_RATE,
     WINDOW,
     decibels,
+    from_decibels,
     magnitudes,
+    of_clip,
 )
+from distill.backbones.frozen import fingerprint
 from distill.teacher.frames import FrameGrid, resample
+from distill.training.accuracy import evaluating
 from distill.training.loop import Loop, state_file
 from enhance.progress import progress_bar
 from enhance.training.engine.interrupt import Interrupt
@@ -76,17 +79,7 @@ def on_frames(values: np.ndarray, grid: FrameGrid, start: int, count: int) -> tu
 
 
 class DecoderLearner(Learner):
-    """One decoder, its source and its clips.
-
-    Parameters
-    ----------
-    config
-        Network and budget.
-    source
-        What to reconstruct from.
-    data
-        The clips.
-    """
+    """One decoder, what it reconstructs from, and its clips."""
 
     def __init__(self, config: DecoderConfig, source: Source, data: DecoderData) -> None:
         self.config, self.source, self.data, self.name = config, source, data, source.name
@@ -170,27 +163,19 @@ class DecoderLearner(Learner):
 
     def validate(self) -> dict[str, Any]:
         """L1 in dB over all frames of the held-back clips, and that of the mean spectrum."""
-        with on_cpu([self.decoder]), torch.no_grad():
-            return self._validate()
-
-    def _validate(self) -> dict[str, Any]:
-        training = self.decoder.training
-        self.decoder.eval()
         far = mean = count = 0.0
-        for clip in self.data.held:
-            spectrum = self._whole(clip)
-            found, valid = decode(
-                self.decoder, self.source.grid, self.features(clip), len(spectrum)
-            )
-            far += (found - spectrum)[valid].abs().sum().item()
-            mean += (self.decoder.mean - spectrum)[valid].abs().sum().item()
-            count += valid.sum().item() * spectrum.shape[1]
-        self.decoder.train(training)
+        with on_cpu([self.decoder]), evaluating(self.decoder):
+            for clip in self.data.held:
+                spectrum = self._whole(clip)
+                features, frames = self.features(clip), len(spectrum)
+                found, valid = decode(self.decoder, self.source.grid, features, frames)
+                far += (found - spectrum)[valid].abs().sum().item()
+                mean += (self.decoder.mean - spectrum)[valid].abs().sum().item()
+                count += valid.sum().item() * spectrum.shape[1]
         return {"l1_db": far / max(count, 1), "mean_spectrum_l1_db": mean / max(count, 1)}
 
     def _whole(self, clip: int) -> Tensor:
-        wave = torch.from_numpy(self.data.clean(clip))
-        return decibels(magnitudes(wave[None])[0])
+        return decibels(of_clip(self.data.speech.whole(clip)))
 
 
 @torch.no_grad()
@@ -214,6 +199,14 @@ class Trained:
     """Of its weights."""
     about: dict[str, Any]
     """Its part of the record."""
+
+    def decibels(self, heard: np.ndarray, count: int) -> Tensor:
+        """What is reconstructed from a clip of ``count`` frames: (N,) to (count, F)."""
+        return decode(self.decoder, self.source.grid, self.source.of(heard), count)[0]
+
+    def magnitudes(self, original: Tensor, heard: np.ndarray) -> Tensor:
+        """The same as magnitudes, on the frames of the original: (T, F), (N,) to (T, F)."""
+        return from_decibels(self.decibels(heard, len(original)))
 
 
 def train(
@@ -258,12 +251,6 @@ def train(
         **loop.spent(),
         **loop.kept,
     }
-    return Trained(learner.decoder, source, _digest(learner.decoder), about)
-
-
-def _digest(decoder: Decoder) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(decoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return Trained(
+        learner.decoder, source, fingerprint("", learner.decoder.state_dict())[:16], about
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.analysis.cka import cka
 from benchmarks.analysis.maps import maps
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probe import probe
 from benchmarks.analysis.temporal import temporal
 from enhance.errors import EnhanceError
@@ -21,7 +22,7 @@ TASKS = ("speaker", "verification", "language", "pitch", "snr", "noise")
 
 
 def analyses(
-    backbones: Sequence[str], corpus: Path, output: Path, *, limit: int, **shared: Any
+    backbones: Sequence[str], corpus: Path, output: Path, work: Work
 ) -> dict[str, Callable[[], Any]]:
     """What can be run on a corpus, by the name of its record.
 
@@ -33,10 +34,8 @@ def analyses(
         Folder with ``train/`` (speech and noise), and ``analysis/`` with phones where there is one.
     output
         Folder of the records.
-    limit
-        Clips of each analysis.
-    shared
-        Seed, cache, jobs and so on, as each analysis takes them.
+    work
+        How, the same for each analysis.
 
     Raises
     ------
@@ -48,16 +47,14 @@ def analyses(
         raise EnhanceError(f"{corpus}: holds no train/ with speech and noise; name its parent")
     # A probe hears the twin of every model beside it already.
     asked = [b for b in backbones if b.removeprefix("random:") == b or b[7:] not in backbones]
-    ask = partial(probe, asked, output=output, limit=limit, **shared)
+    ask = partial(probe, asked, output=output, work=work)
     found: dict[str, Callable[[], Any]] = {
-        "temporal": partial(temporal, backbones, output, corpus=train, limit=limit, **shared),
-        "cka": partial(cka, backbones, train, output, limit=limit, **shared),
+        "temporal": partial(temporal, backbones, output, work, corpus=train),
+        "cka": partial(cka, backbones, train, output, work),
     }
     if (aligned / "phones.csv").is_file():
         found["probe-phone"] = partial(ask, task="phone", corpus=aligned)
-        found["maps"] = partial(
-            maps, backbones, aligned, output, by=("phone", "speaker"), limit=limit, **shared
-        )
+        found["maps"] = partial(maps, backbones, aligned, output, work, by=("phone", "speaker"))
     else:
         log.warning("%s: not there; nothing is asked of phones", aligned / "phones.csv")
     return found | {f"probe-{task}": partial(ask, task=task, corpus=train) for task in TASKS}

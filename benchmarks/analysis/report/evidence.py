@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from benchmarks.figures.statistics import Interval, mean_interval
 from benchmarks.figures.tables import number, with_interval
 from distill.backbones.find import label
 
+Found = TypeVar("Found")
 Word = Literal["supported", "not supported", "not testable here"]
 Row = Mapping[str, Any]
 
@@ -44,9 +45,21 @@ class Verdict:
     """What was measured, or what is missing."""
 
 
-def untestable(why: str) -> Verdict:
-    """Nothing was measured that could decide."""
-    return Verdict("not testable here", why)
+class Untestable(Exception):
+    """Nothing was measured that could decide; the text says what is missing."""
+
+
+def need(found: Found | None, missing: str) -> Found:
+    """What a claim is judged by.
+
+    Raises
+    ------
+    Untestable
+        If there is none of it.
+    """
+    if not found:
+        raise Untestable(missing)
+    return found
 
 
 def decided(holds: bool, figure: str) -> Verdict:
@@ -78,11 +91,7 @@ class Evidence:
         records = {name: read(folder, name) for name in names}
         if (folder / RECONSTRUCT / "results.jsonl").is_file():
             records[RECONSTRUCT] = reconstruction(folder / RECONSTRUCT)
-        return cls(
-            records,
-            families,
-            tuple(read_results(study)) if study else (),
-        )
+        return cls(records, families, tuple(read_results(study)) if study else ())
 
     def of_family(self, *families: str) -> list[str]:
         """Labels of the backbones of some kinds."""
@@ -112,10 +121,8 @@ class Evidence:
 
     def layers(self, analysis: str, backbone: str, low: float, high: float) -> Verdict:
         """Whether the best state lies between two shares of the depth."""
-        found = self.best(analysis, backbone)
-        if found is None:
-            return untestable(f"enhance analyze probe did not ask {analysis[6:]} of {backbone}")
-        best, depth = found
+        asked = f"enhance analyze probe did not ask {analysis[6:]} of {backbone}"
+        best, depth = need(self.best(analysis, backbone), asked)
         rows = self.states(analysis, backbone)
         half = 0.5 / (len(rows) - 1)  # a state stands for the depth around it
         inside = [
@@ -123,31 +130,22 @@ class Evidence:
         ]
         sign = self._better(analysis)
         nearest = max(inside, key=lambda row: sign * row["mean"])
-        text = f"{backbone}: best {best['features']} of {len(rows) - 1}, {value(best)}"
+        text = f"{backbone}: best {best['features']} of {len(rows) - 1}, {with_interval(best)}"
         if best is not nearest:
-            text += f"; within the claimed depth {nearest['features']}, {value(nearest)}"
+            text += f"; within the claimed depth {nearest['features']}, {with_interval(nearest)}"
         return decided(low - half <= depth <= high + half, text)
 
     def gain(self, analysis: str, backbone: str, over: str) -> Row | None:
         """The paired gain of a probe's best state over a control."""
-        record = self.records.get(analysis)
-        rows = record["gains"] if record else []
-        found = [
-            row
-            for row in rows
-            if row["backbone"] == backbone
-            and row["over"] == over
-            and row["features"].startswith("state")
-        ]
-        return found[0] if found else None
+        rows = self.records.get(analysis, {"gains": []})["gains"]
+        return next((row for row in rows if row["backbone"] == backbone and row["over"] == over
+                     and row["features"].startswith("state")), None)  # fmt: skip
 
     def curve(self, backbone: str, state: int, quantity: str, heard: str = "clean") -> Row | None:
         """A curve of the temporal analysis, the lowest SNR first."""
-        found = self.rows(
-            "temporal", backbone=backbone, state=state, quantity=quantity, heard=heard
-        )
-        found.sort(key=lambda row: row["snr_db"] if row["snr_db"] is not None else 0)
-        return found[0] if found else None
+        wanted = {"backbone": backbone, "state": state, "quantity": quantity, "heard": heard}
+        found = self.rows("temporal", **wanted)
+        return min(found, key=lambda row: row["snr_db"] or 0, default=None)
 
     def codec(self, backbone: str) -> list[Row]:
         """Accuracy on all codecs of each state of a backbone."""
@@ -189,16 +187,6 @@ def paired(less: Mapping[int, float], more: Mapping[int, float]) -> Interval | N
     """Difference of two settings over the seeds they share; None for fewer than 3."""
     seeds = sorted(less.keys() & more.keys())
     return mean_interval([more[s] - less[s] for s in seeds]) if len(seeds) >= 3 else None
-
-
-def value(row: Row) -> str:
-    """A figure of a row with its interval."""
-    return with_interval(row)
-
-
-def at(curve: Row, milliseconds: float) -> float:
-    """A curve at a lag, between frames on a straight line."""
-    return float(np.interp(milliseconds, curve["lags_ms"], curve["mean"]))
 
 
 def listed(values: Mapping[str, float], digits: int = 3) -> str:

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.analysis.parts.record import Record, svg
-from benchmarks.analysis.reconstruct.report import (
-    difference_table,
-    spectrum_table,
-    waveform_table,
-)
+from benchmarks.analysis.reconstruct.report import result_tables
 from benchmarks.analysis.report.evidence import RECONSTRUCT, Evidence, Verdict
 from benchmarks.analysis.report.seeds import CLAIMS, Claim
 from benchmarks.figures.tables import Table
 from distill.backbones.find import family, label
+from distill.training.card import fill
 from enhance.errors import EnhanceError
 from enhance.files import atomic
 
@@ -122,9 +119,8 @@ def _section(name: str, question: str, record: Record) -> Section:
 def _reconstructed(record: Record) -> Section:
     rows = record["rows"]
     unit = next((row["wer"].get("errors") for row in rows if row.get("wer")), None) or "word"
-    shown = [spectrum_table(rows), waveform_table(rows, unit), difference_table(rows)]
     about = [(key, _told(value)) for key, value in record["about"].items() if value]
-    return Section(RECONSTRUCT, QUESTIONS[RECONSTRUCT], about, shown, [])
+    return Section(RECONSTRUCT, QUESTIONS[RECONSTRUCT], about, result_tables(rows, unit), [])
 
 
 def _told(value: Any) -> str:
@@ -142,21 +138,13 @@ def _render(
     verdicts: Sequence[tuple[Claim, Verdict]],
     study: Path | None,
 ) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     counts = {
         word: sum(verdict.word == word for _, verdict in verdicts)
         for word in ("supported", "not supported", "not testable here")
     }
     some = next(iter(evidence.records.values()))
-    return environment.get_template("page.html.jinja").render(
+    return fill(
+        Path(__file__).with_name("page.html.jinja"),
         sections=sections,
         verdicts=verdicts,
         counts=counts,

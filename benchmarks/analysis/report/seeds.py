@@ -16,20 +16,22 @@ import numpy as np
 from benchmarks.analysis.report.evidence import (
     Evidence,
     Row,
+    Untestable,
     Verdict,
-    at,
     decided,
     listed,
+    need,
     paired,
-    untestable,
-    value,
 )
-from benchmarks.figures.statistics import Interval
-from benchmarks.figures.tables import with_interval
+from benchmarks.figures.tables import with_interval as value
 
 SPEAKER_MODELS = ("ecapa-tdnn", "resemblyzer")
 SPEECH_MODELS = ("wavlm", "hubert", "wav2vec2", "wav2vec", "vq-wav2vec")
 _PHONES, _SPEAKERS, _SNR = "probe-phone", "probe-verification", "probe-snr"
+
+
+Judge = Callable[[Evidence], Verdict]
+"""What the records say of a claim; raises `Untestable`."""
 
 
 @dataclass(frozen=True)
@@ -40,116 +42,92 @@ class Claim:
     """Number of the seed, and section."""
     text: str
     """What it says."""
-    judge: Callable[[Evidence], Verdict]
-    """What the records say of it."""
+    decide: Judge
+    """By the records."""
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """The verdict, which may be that nothing here can decide."""
+        try:
+            return self.decide(evidence)
+        except Untestable as missing:
+            return Verdict("not testable here", str(missing))
 
 
-def never(why: str) -> Callable[[Evidence], Verdict]:
+def never(why: str) -> Judge:
     """A claim that nothing here can decide."""
-    return lambda evidence: untestable(why)
+    return lambda evidence: need(None, why)
 
 
-def first(evidence: Evidence, *families: str) -> str | None:
+def first(evidence: Evidence, *families: str) -> str:
     """The first backbone of some kinds."""
-    found = evidence.of_family(*families)
-    return found[0] if found else None
+    missing = f"no {' or '.join(families)} among the backbones"
+    return need(evidence.of_family(*families), missing)[0]
 
 
-def layers(analysis: str, low: float, high: float, *families: str) -> Callable[[Evidence], Verdict]:
+def layers(analysis: str, low: float, high: float, *families: str) -> Judge:
     """The best state of a probe lies within layers of a model of 12."""
-
-    def judge(evidence: Evidence) -> Verdict:
-        name = first(evidence, *families)
-        if name is None:
-            return untestable(f"no {' or '.join(families)} among the backbones")
-        return evidence.layers(analysis, name, low / 12, high / 12)
-
-    return judge
+    return lambda evidence: evidence.layers(
+        analysis, first(evidence, *families), low / 12, high / 12
+    )
 
 
 # Seed 000: WavLM, wav2vec 2.0, codecs and DANN.
 
 
-def _two(evidence: Evidence) -> tuple[str, str] | None:
-    ours, theirs = first(evidence, "wavlm"), first(evidence, "wav2vec2")
-    return None if ours is None or theirs is None else (ours, theirs)
-
-
-def _codec_states(evidence: Evidence) -> tuple[str, str, list[Row], list[Row]] | str:
-    names = _two(evidence)
-    if names is None:
-        return "needs a WavLM and a wav2vec 2.0 among the backbones"
-    own, other = (evidence.codec(name) for name in names)
-    return (*names, own, other) if own and other else "needs enhance analyze codec of both"
+def _codec_states(evidence: Evidence) -> dict[str, list[Row]]:
+    """Of the WavLM, then of the wav2vec 2.0."""
+    both = (first(evidence, family) for family in ("wavlm", "wav2vec2"))
+    needed = "needs enhance analyze codec of both"
+    return {name: need(evidence.codec(name), needed) for name in both}
 
 
 def less_codec(evidence: Evidence) -> Verdict:
     """Hypothesis 1."""
-    found = _codec_states(evidence)
-    if isinstance(found, str):
-        return untestable(found)
-    a, b, own, other = found
-    means = [float(np.mean([row["mean"] for row in rows])) for rows in (own, other)]
+    states = _codec_states(evidence)
+    means = {name: float(np.mean([row["mean"] for row in own])) for name, own in states.items()}
+    own, other = states.values()
     apart = sum(r["high"] < s["low"] for r, s in zip(own[1:], other[1:], strict=False))
-    text = f"accuracy, mean over states: {listed({a: means[0], b: means[1]})}; below with "
+    text = f"accuracy, mean over states: {listed(means)}; below with "
     text += f"intervals apart in {apart} of {min(len(own), len(other)) - 1} states"
-    return decided(means[0] < means[1] and apart > 0, text)
+    ours, theirs = means.values()
+    return decided(ours < theirs and apart > 0, text)
 
 
 def even_codec(evidence: Evidence) -> Verdict:
     """Hypotheses 2 and 3."""
-    found = _codec_states(evidence)
-    if isinstance(found, str):
-        return untestable(found)
-    a, b, own, other = found
-    ranges = {
-        name: max(row["mean"] for row in rows) - min(row["mean"] for row in rows)
-        for name, rows in ((a, own), (b, other))
-    }
-    return decided(ranges[a] < ranges[b], f"range of accuracy over states: {listed(ranges)}")
+    ranges = {name: max(row["mean"] for row in rows) - min(row["mean"] for row in rows)
+              for name, rows in _codec_states(evidence).items()}  # fmt: skip
+    ours, theirs = ranges.values()
+    return decided(ours < theirs, f"range of accuracy over states: {listed(ranges)}")
 
 
-def _better(
-    evidence: Evidence, backbone: str, setting: str, over: str
-) -> tuple[Interval, str] | None:
-    less, more = (evidence.eers(backbone, name) for name in (setting, over))
-    found = paired(less, more)
-    if found is None:
-        return None
-    text = f"{backbone}: EER of {over} less that of {setting} {value(found.row())}, {found.n} seeds"
-    return found, text
+def _over(setting: str, over: str, *families: str, better: bool = True) -> Judge:
+    """One setting of the adversarial training has a lower (or higher) EER than another."""
+
+    def judge(evidence: Evidence) -> Verdict:
+        texts, holds = [], True
+        for name in evidence.of_family(*families) if families else evidence.families:
+            found = paired(evidence.eers(name, setting), evidence.eers(name, over))
+            if found is None:
+                continue
+            holds = holds and ((found.low or 0) > 0 if better else (found.high or 0) < 0)
+            texts.append(f"{name}: EER of {over} less that of {setting} {value(found.row())}, "
+                         f"{found.n} seeds")  # fmt: skip
+        whose = f" of a {families[0]}" if families else ""
+        needed = f"needs enhance dann evaluate{whose}, 3 seeds of both {setting} and {over}"
+        return decided(holds, "; ".join(need(texts, needed)))
+
+    return judge
 
 
-def adversarial(family: str, better: bool) -> Callable[[Evidence], Verdict]:
+def adversarial(family: str, better: bool) -> Judge:
     """DANN has a lower (or higher) EER than ERM."""
-
-    def judge(evidence: Evidence) -> Verdict:
-        found = [
-            made
-            for name in evidence.of_family(family)
-            if (made := _better(evidence, name, "dann", "erm"))
-        ]
-        if not found:
-            return untestable(f"needs enhance dann evaluate of a {family}, 3 seeds of both")
-        holds = all((i.low or 0) > 0 if better else (i.high or 0) < 0 for i, _ in found)
-        return decided(holds, "; ".join(text for _, text in found))
-
-    return judge
+    return _over("dann", "erm", family, better=better)
 
 
-def recommended(setting: str) -> Callable[[Evidence], Verdict]:
+def recommended(setting: str) -> Judge:
     """A recommendation lowers the EER of DANN."""
-
-    def judge(evidence: Evidence) -> Verdict:
-        found = [
-            made for name in evidence.families if (made := _better(evidence, name, setting, "dann"))
-        ]
-        if not found:
-            return untestable(f"needs enhance dann evaluate of {setting} and dann, 3 seeds of both")
-        holds = all((interval.low or 0) > 0 for interval, _ in found)
-        return decided(holds, "; ".join(text for _, text in found))
-
-    return judge
+    return _over(setting, "dann")
 
 
 # Seed 003: speech and speaker models.
@@ -162,8 +140,7 @@ def no_guarantee(evidence: Evidence) -> Verdict:
         for name in evidence.families
         if (phones := evidence.best(_PHONES, name)) and (speakers := evidence.best(_SPEAKERS, name))
     }
-    if len(best) < 2:
-        return untestable("needs phone and verification probes of two models")
+    need(len(best) > 1, "needs phone and verification probes of two models")
     for (a, (phone, eer)), (b, (other_phone, other_eer)) in permutations(best.items(), 2):
         if phone["low"] > other_phone["high"] and eer["mean"] >= other_eer["mean"]:
             text = f"{a} tells phones better than {b} ({value(phone)}, {value(other_phone)}), "
@@ -173,17 +150,17 @@ def no_guarantee(evidence: Evidence) -> Verdict:
 
 def early_phones(evidence: Evidence) -> Verdict:
     """Speaker models hold phones earlier than speech models."""
-    depths = {}
-    for families in (SPEAKER_MODELS, SPEECH_MODELS):
-        found = {
-            name: best[1]
-            for name in evidence.of_family(*families)
-            if (best := evidence.best(_PHONES, name))
-        }
-        if not found:
-            return untestable(f"needs a phone probe of a model of {', '.join(families)}")
-        depths[families] = found
-    own, other = depths[SPEAKER_MODELS], depths[SPEECH_MODELS]
+    own, other = (
+        need(
+            {
+                name: best[1]
+                for name in evidence.of_family(*families)
+                if (best := evidence.best(_PHONES, name))
+            },
+            f"needs a phone probe of a model of {', '.join(families)}",
+        )
+        for families in (SPEAKER_MODELS, SPEECH_MODELS)
+    )
     text = f"depth of the best state for phones: {listed(own, 2)}; {listed(other, 2)}"
     return decided(max(own.values()) < min(other.values()), text)
 
@@ -191,21 +168,18 @@ def early_phones(evidence: Evidence) -> Verdict:
 def deep_alone(evidence: Evidence) -> Verdict:
     """Deep states of speech models are like none of a speaker model."""
     ssl, speaker = first(evidence, *SPEECH_MODELS), first(evidence, *SPEAKER_MODELS)
-    if ssl is None or speaker is None:
-        return untestable("needs a speech model and a speaker model")
     nearest: dict[int, Row] = {}
     for row in evidence.rows("cka"):
         ends = [(row["backbone_a"], row["state_a"]), (row["backbone_b"], row["state_b"])]
         for (a, state), (b, _) in (ends, ends[::-1]):
             if (a, b) == (ssl, speaker) and row["cka"] > nearest.get(state, {"cka": -2})["cka"]:
                 nearest[state] = row
-    if len(nearest) < 3:
-        return untestable(f"needs enhance analyze cka of {ssl} with {speaker}")
+    need(len(nearest) > 2, f"needs enhance analyze cka of {ssl} with {speaker}")
     third = max(len(nearest) // 3, 1)
     low, deep = ([nearest[k] for k in sorted(nearest)[part]]
                  for part in (slice(third), slice(-third, None)))  # fmt: skip
     top = [max(part, key=lambda row: row["cka"]) for part in (low, deep)]
-    figures = [with_interval({**row, "mean": row["cka"]}, 2) for row in top]
+    figures = [value({**row, "mean": row["cka"]}, 2) for row in top]
     text = f"largest CKA with any state of {speaker}: {figures[0]} in the first third of {ssl}, "
     return decided(top[1]["high"] < top[0]["low"], f"{text}{figures[1]} in the last")
 
@@ -213,31 +187,37 @@ def deep_alone(evidence: Evidence) -> Verdict:
 # Seed 004: wav2vec 2.0 embeddings for enhancement.
 
 
-def _teacher(evidence: Evidence) -> tuple[str, int] | None:
-    """The backbone the claim is of, and its last state; wav2vec 2.0 where there is one."""
-    name = first(evidence, "wav2vec2") or first(evidence, *SPEECH_MODELS)
-    rows = evidence.rows("temporal", backbone=name, quantity="raw", heard="clean")
-    return (name, max(row["state"] for row in rows)) if name and rows else None
+def _at(curve: Row, milliseconds: float) -> float:
+    """On a straight line between frames."""
+    return float(np.interp(milliseconds, curve["lags_ms"], curve["mean"]))
 
 
-def correlated(heard: str) -> Callable[[Evidence], Verdict]:
+def _curves(evidence: Evidence, heard: str, *quantities: str) -> tuple[str, int, list[Row]]:
+    """Of the backbone the claim is of (wav2vec 2.0 where there is one), in its last state."""
+    needed = f"needs enhance analyze temporal of a speech model with {heard} clips"
+    names = evidence.of_family("wav2vec2") + evidence.of_family(*SPEECH_MODELS)
+    name = need(names, needed)[0]
+    rows = need(evidence.rows("temporal", backbone=name, quantity="raw", heard="clean"), needed)
+    state = max(row["state"] for row in rows)
+    return (
+        name,
+        state,
+        [need(evidence.curve(name, state, quantity, heard), needed) for quantity in quantities],
+    )
+
+
+def correlated(heard: str) -> Judge:
     """Correlation is more than half of that at lag 0 up to 60 ms."""
 
     def judge(evidence: Evidence) -> Verdict:
-        teacher = _teacher(evidence)
-        if teacher is None:
-            return untestable("needs enhance analyze temporal of a speech model")
+        name, state, curves = _curves(evidence, heard, "raw", "centred")
         parts, holds = [], True
-        for quantity in ("raw", "centred"):
-            curve = evidence.curve(*teacher, quantity, heard)
-            if curve is None:
-                return untestable(f"needs enhance analyze temporal with {heard} clips")
+        for curve in curves:
             half, low = curve["half_mean"], curve["half_low"]
             holds = holds and (half is None or (low is not None and low >= 60))
             shown = "beyond the largest lag" if half is None else f"at {half:.0f} ms"
-            parts.append(f"{quantity}: {at(curve, 0):.2f} at 0 ms, {at(curve, 60):.2f} at 60 ms, "
-                         f"half {shown}")  # fmt: skip
-        name, state = teacher
+            parts.append(f"{curve['quantity']}: {_at(curve, 0):.2f} at 0 ms, "
+                         f"{_at(curve, 60):.2f} at 60 ms, half {shown}")  # fmt: skip
         return decided(holds, f"{name}, state {state}, {heard} with clean; " + "; ".join(parts))
 
     return judge
@@ -245,33 +225,29 @@ def correlated(heard: str) -> Callable[[Evidence], Verdict]:
 
 def equal_distance(evidence: Evidence) -> Verdict:
     """Frames far apart differ little more than those of 60 ms."""
-    teacher = _teacher(evidence)
-    curve = teacher and evidence.curve(*teacher, "distance")
-    if not teacher or not curve:
-        return untestable("needs enhance analyze temporal of a speech model")
-    near, far = at(curve, 60), at(curve, curve["lags_ms"][-1])
-    text = f"{teacher[0]}, state {teacher[1]}: distance {far / near:.2f} times that of 60 ms at "
+    name, state, [curve] = _curves(evidence, "clean", "distance")
+    near, far = _at(curve, 60), _at(curve, curve["lags_ms"][-1])
+    text = f"{name}, state {state}: distance {far / near:.2f} times that of 60 ms at "
     return decided(far / near < 1.25, f"{text}{curve['lags_ms'][-1]:.0f} ms (bound 1.25)")
 
 
 def phones_not_quality(evidence: Evidence) -> Verdict:
     """More than log-mel knows of phones, no more of the SNR."""
     name = first(evidence, *SPEECH_MODELS)
-    gains = [name and evidence.gain(task, name, "log-mel") for task in (_PHONES, _SNR)]
-    if name is None or not all(gains):
-        return untestable("needs phone and SNR probes of a speech model")
-    phones, snr = (gain for gain in gains if isinstance(gain, dict))
+    phones, snr = (
+        need(evidence.gain(task, name, "log-mel"), "needs phone and SNR probes of a speech model")
+        for task in (_PHONES, _SNR)
+    )
     text = f"{name}, best state over log-mel: phones {value(phones)}, SNR {value(snr)} dB"
     return decided(phones["low"] > 0 and snr["low"] <= 0, text)
 
 
-def adds_little(*modes: str) -> Callable[[Evidence], Verdict]:
+def adds_little(*modes: str) -> Judge:
     """No mode is better than the plain one by more than .05 PESQ or .5 dB."""
 
     def judge(evidence: Evidence) -> Verdict:
         found = {name: row for name, row in evidence.trials() if name in modes}
-        if not found:
-            return untestable("needs --study DIR of enhance compare with these modes")
+        need(found, "needs --study DIR of enhance compare with these modes")
         bounds = {"pesq_wb": 0.05, "si_sdr": 0.5}
         holds = all(row[key]["high"] < bound for row in found.values()
                     for key, bound in bounds.items())  # fmt: skip
@@ -287,25 +263,21 @@ def adds_little(*modes: str) -> Callable[[Evidence], Verdict]:
 def intelligible(evidence: Evidence) -> Verdict:
     """Speech reconstructed from embeddings has a WER below 20 %."""
     rows = [row for row in evidence.rows("reconstruct", method_kind="teacher") if row.get("wer")]
-    if not rows:
-        return untestable("needs enhance analyze reconstruct with a recogniser")
+    need(rows, "needs enhance analyze reconstruct with a recogniser")
     rates = {row["method"]: row["wer"]["mean"] for row in rows}
     return decided(min(rates.values()) < 0.2, f"word error rate: {listed(rates)}")
 
 
 def without_treble(evidence: Evidence) -> Verdict:
     """Reconstruction loses the upper band, more than a control does."""
-    rows = evidence.rows("reconstruct", method_kind="teacher")
-    key = "spectrum high"
+    rows, key = evidence.rows("reconstruct", method_kind="teacher"), "spectrum high"
     found = [row for row in rows if key in row["metrics"]]
-    if not found:
-        return untestable("needs enhance analyze reconstruct")
+    need(found, "needs enhance analyze reconstruct")
     best = max(found, key=lambda row: row["metrics"][key]["mean"])
-    over = next((d[key] for name, d in best["differences"].items() if name.startswith("log-mel")),
-                None)  # fmt: skip
     text = f"{best['method']}: 4-8 against 0-4 kHz {value(best['metrics'][key])} dB"
-    if over is None:
-        return untestable(f"{text}; no control of log-mel")
+    controls = best["differences"].items()
+    ours = next((d[key] for name, d in controls if name.startswith("log-mel")), None)
+    over = need(ours, f"{text}; no control of log-mel")
     return decided(over["high"] < 0, f"{text}; less log-mel {value(over)} dB")
 
 

@@ -9,7 +9,6 @@ given text leaves out is called silence.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import math
 import os
@@ -21,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from enhance import parallel
 from enhance.audio.read import read
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import atomic_folder, temporary_folder
-from enhance.progress import progress_bar
+from enhance.parallel import Workers
 
 SAMPLE_RATE = 16000
 _FRAMES_PER_SECOND = 100
@@ -122,10 +120,8 @@ def align(
     *,
     texts: Mapping[Path, str] | None = None,
     words: Sequence[str] = (),
-    jobs: int = 1,
-    cluster: str = "",
+    workers: Workers = Workers(),  # noqa: B008  (frozen)
     force: bool = False,
-    quiet: bool = False,
 ) -> list[str]:
     """Write ``phones.csv`` and ``manifest.csv`` (with the column ``text``) of English clips.
 
@@ -139,12 +135,10 @@ def align(
         What is said, by path: only these clips are taken. None recognises all.
     words
         Recognise these only.
-    jobs, cluster
-        As `enhance.parallel.run`.
+    workers
+        Who does it.
     force
         Replace what stands at ``out``.
-    quiet
-        No progress bar.
 
     Returns
     -------
@@ -161,15 +155,9 @@ def align(
     if not chosen:
         raise EnhanceError("no clip of the manifest has a text; paths must be the same files")
     items = [(clip.path, texts[clip.path] if texts else "") for clip in chosen]
-    found: list[Any] = [None] * len(items)
     work = partial(phones_of, tuple(dict.fromkeys(normalise(" ".join(words)).split())))
     with atomic_folder(out.resolve(), force=force) as place:
-        done = parallel.run(work, items, jobs=jobs, cluster=cluster)
-        with progress_bar(quiet=quiet) as bar, contextlib.closing(done):
-            task = bar.add_task("aligning", total=len(items), speed="")
-            for index, result in done:
-                found[index] = result
-                bar.update(task, advance=1)
+        found = workers.every(work, items, "aligning")
         problems = [result for result in found if isinstance(result, str)]
         if len(problems) == len(found):
             raise EnhanceError(f"none of {len(found)} clips could be aligned; first: {problems[0]}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.report import everything, page
 from benchmarks.analysis.report.evidence import Evidence, paired, setting_of
 from benchmarks.analysis.report.seeds import CLAIMS
@@ -203,9 +204,9 @@ def test_what_is_no_folder_of_records_is_refused(
 
 def test_analyses_are_resumed_and_never_run_twice(folder: Path) -> None:
     with pytest.raises(EnhanceError, match="holds no train/"):
-        everything.analyses(["log-mel"], folder, folder, limit=10)
+        everything.analyses(["log-mel"], folder, folder, Work(limit=10))
     (folder / "train").mkdir()
-    asked = everything.analyses(["log-mel"], folder, folder, limit=10)
+    asked = everything.analyses(["log-mel"], folder, folder, Work(limit=10))
     assert {"temporal", "cka", *(f"probe-{task}" for task in everything.TASKS)} == set(asked)
     done: list[str] = []
     work = {name: (lambda name=name: done.append(name)) for name in asked}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from audio_clips import clip
 from benchmarks.analysis import cka
 from benchmarks.analysis.cka import extend, hsic, jackknife
 from benchmarks.analysis.parts import heard, record
+from benchmarks.analysis.parts.work import Work
 from enhance.data.corpus.manifest import Clip, read_manifest, write_manifest
 from enhance.errors import EnhanceError
 
@@ -116,7 +118,8 @@ def speech(tmp_path: Path) -> Path:
 
 def test_a_run(speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbones = ["log-mel", "log-mel:320"]
-    made = cka.cka(backbones, speech, tmp_path / "out", cache=tmp_path / "cache", quiet=True)
+    work = Work(features=tmp_path / "cache", quiet=True)
+    made = cka.cka(backbones, speech, tmp_path / "out", work)
     assert record.read(tmp_path / "out", "cka")["rows"] == made["rows"]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"cka.json", "cka.md", "cka-cka.svg"}
     states = [
@@ -132,15 +135,13 @@ def test_a_run(speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert next(r for r in made["rows"] if r["backbone_a"] == r["backbone_b"])["cka"] == 1
     # Passes of one pair each, in other processes, find the same.
     monkeypatch.setattr(cka, "BUDGET_BYTES", 1)
-    again = cka.cka(
-        backbones, speech, tmp_path / "again", cache=tmp_path / "cache", jobs=2, quiet=True
-    )
+    again = cka.cka(backbones, speech, tmp_path / "again", replace(work, jobs=2))
     assert again["about"].pop("passes") == 3 and made["about"].pop("passes") == 1
     assert again == made
 
 
 def test_what_cannot_be_measured_is_refused(speech: Path, tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="each once"):
-        cka.cka(["log-mel", "log-mel"], speech, tmp_path / "out", cache=tmp_path / "cache")
+        cka.cka(["log-mel", "log-mel"], speech, tmp_path / "out", Work())
     with pytest.raises(EnhanceError, match="two or more"):
-        cka.cka(["log-mel"], speech, tmp_path / "out", cache=tmp_path / "cache", limit=1)
+        cka.cka(["log-mel"], speech, tmp_path / "out", Work(limit=1))

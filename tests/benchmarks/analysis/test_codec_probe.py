@@ -14,6 +14,7 @@ pytest.importorskip("av")
 
 from benchmarks.analysis.codec import codec, pooled, told
 from benchmarks.analysis.codecs import coding
+from benchmarks.analysis.parts.work import Work
 from distill.dann import train as training
 from distill.dann.config import BackboneConfig, DannConfig
 from enhance.cli.app import app
@@ -129,7 +130,7 @@ def test_refusals(speech: Path, tmp_path: Path) -> None:
         ({"checkpoints": [tmp_path]}, "model.safetensors: no such file"),
     ):
         with pytest.raises(EnhanceError, match=said) as error:
-            codec(["log-mel"], speech, tmp_path / "out", quiet=True, **more)
+            codec(["log-mel"], speech, tmp_path / "out", Work(quiet=True), **more)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
     assert coding.DEFAULT[0] == "none"

@@ -16,6 +16,7 @@ pytest.importorskip("pyworld")
 from scipy.signal import stft
 
 from benchmarks.analysis.codecs import copy_synthesis
+from benchmarks.analysis.parts.work import Work
 from enhance.cli.app import app
 from enhance.data.corpus.manifest import Clip, read_manifest, write_manifest
 from enhance.data.synthetic.voice import Voice, utterance
@@ -101,5 +102,5 @@ def test_refusals_leave_nothing(speech: Path, tmp_path: Path) -> None:
         ({"source": "else"}, "--source else: no speech of it"),
     ):
         with pytest.raises(EnhanceError, match=told):
-            copy_synthesis.make(speech, out, quiet=True, **more)
+            copy_synthesis.make(speech, out, Work(quiet=True), **more)
     assert not any(tmp_path.iterdir())

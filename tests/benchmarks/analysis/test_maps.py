@@ -11,6 +11,7 @@ import soundfile
 
 from benchmarks.analysis import maps
 from benchmarks.analysis.parts import record
+from benchmarks.analysis.parts.work import Work
 from enhance.errors import EnhanceError
 
 TONES = {"A": 300, "B": 1200, "C": 3000}
@@ -59,10 +60,9 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run(tones: Path, tmp_path: Path) -> None:
-    made = maps.maps(
-        ["log-mel:320"], tones, tmp_path / "out", by=["phone", "lot"], frames=200, perplexity=20,
-        cache=tmp_path / "cache", quiet=True,
-    )  # fmt: skip
+    work = Work(features=tmp_path / "cache", quiet=True)
+    asked = {"by": ["phone", "lot"], "frames": 200, "perplexity": 20}
+    made = maps.maps(["log-mel:320"], tones, tmp_path / "out", work, **asked)
     kept = record.read(tmp_path / "out", "maps")
     assert kept["rows"] == made["rows"] and kept["labels"] == made["labels"]
     assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".json", ".md", ".svg"}
@@ -77,17 +77,14 @@ def test_a_run(tones: Path, tmp_path: Path) -> None:
     near = np.argsort(far, axis=1)[:, 1:11]
     assert (phones[near] == phones[:, None]).mean() > 0.85
     # The same seed draws the same map.
-    again = maps.maps(
-        ["log-mel:320"], tones, tmp_path / "again", by=["phone", "lot"], frames=200,
-        perplexity=20, cache=tmp_path / "cache", quiet=True,
-    )  # fmt: skip
+    again = maps.maps(["log-mel:320"], tones, tmp_path / "again", work, **asked)
     assert again["rows"] == made["rows"]
 
 
 def test_what_cannot_be_mapped_is_refused(tones: Path, tmp_path: Path) -> None:
-    rest = {"cache": tmp_path / "cache", "quiet": True}
+    work = Work(features=tmp_path / "cache", quiet=True)
     with pytest.raises(EnhanceError, match="tells no codec"):
-        maps.maps(["log-mel"], tones, tmp_path / "out", by=["codec"], **rest)
+        maps.maps(["log-mel"], tones, tmp_path / "out", work, by=["codec"])
     with pytest.raises(EnhanceError, match="raise --frames, or lower --perplexity"):
-        maps.maps(["log-mel"], tones, tmp_path / "out", frames=80, **rest)
+        maps.maps(["log-mel"], tones, tmp_path / "out", work, frames=80)
     assert not (tmp_path / "out").exists()

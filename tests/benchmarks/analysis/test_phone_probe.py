@@ -10,50 +10,59 @@ import pytest
 import soundfile
 
 from benchmarks.analysis import phone_probe
-from benchmarks.analysis.phone_probe import Aligned, classify, hits, majority_hits, phone_of_frames
+from benchmarks.analysis.parts.linear import fit
+from benchmarks.analysis.parts.phones import label_at
+from benchmarks.analysis.parts.work import Work
+from benchmarks.analysis.probes.answers import answer, guess
+from benchmarks.analysis.probes.tasks import TASKS, Data
 from distill.backbones.hf import HfTeacher
 from distill.ssl import card as ssl_card
 from distill.ssl.families import transformer
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
 
 def test_a_frame_has_the_phone_at_its_centre() -> None:
-    # centres at 12.5, 32.5, 52.5, ... ms
     rows = [(0.0, 0.0325, 7), (0.0325, 0.06, 3), (0.09, 0.1, 5)]
-    assert phone_of_frames(rows, 6).tolist() == [7, 3, 3, -1, 5, -1]
+    centres = np.array([12.5, 32.5, 52.5, 72.5, 92.5, 112.5]) / 1000
+    assert label_at(rows, centres).tolist() == [7, 3, 3, -1, 5, -1]
 
 
 def test_classifier_finds_what_is_linear() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(5, size=3000)
-    features = 40 + 3 * np.eye(5)[labels] + rng.normal(size=(3000, 5))
-    guess = classify(features[:2000], labels[:2000], features[2000:], 5, seed=0)
+    features = (40 + 3 * np.eye(5)[labels] + rng.normal(size=(3000, 5))).astype(np.float32)
+    said = fit(features[None, :2000], labels[:2000], 5, 0)(features[None, 2000:]).argmax(axis=1)
     # Bayes for equal, isotropic Gaussians: the nearest mean
     bayes = (features[2000:] - 40).argmax(axis=1)
     right = labels[2000:]
-    assert abs((guess == right).mean() - (bayes == right).mean()) < 0.02
+    assert abs((said == right).mean() - (bayes == right).mean()) < 0.02
 
 
-def aligned(labels: np.ndarray, speaker: np.ndarray) -> Aligned:
-    utterance = np.arange(len(labels)) // 10
-    return Aligned([], [], labels, utterance, speaker, list("abcd"), ["x", "y", "z"])
+def question(labels: np.ndarray, speaker: np.ndarray) -> Data:
+    """Utterances of ten frames, each of one speaker."""
+    owner = np.arange(len(labels)) // 10
+    names = [f"s{s}" for s in speaker[::10]]
+    clips = [Clip(Path(f"/{i}.wav"), 1.0, 16000, speaker=s) for i, s in enumerate(names)]
+    return Data(TASKS["phone"], clips, labels, owner, list("abcd"), names)
 
 
 def test_a_speaker_is_never_tested_on_itself() -> None:
     # The feature tells (speaker, phone) pairs: of no use for a speaker who was not heard.
     rng = np.random.default_rng(1)
     labels, speaker = rng.integers(4, size=3000), np.repeat(np.arange(3), 1000)
-    features = np.eye(12)[4 * speaker + labels].astype(np.float32)
-    assert hits(features, aligned(labels, speaker), 0).mean() < 0.4
-    assert hits(np.eye(4)[labels], aligned(labels, speaker), 0).mean() > 0.99
+    data = question(labels, speaker)
+    told = np.eye(12, dtype=np.float32)[4 * speaker + labels]
+    assert answer(data, [0], told[None], 3, 0).values.mean() < 0.4
+    assert answer(data, [0], np.eye(4, dtype=np.float32)[labels][None], 3, 0).values.mean() > 0.99
 
 
 def test_majority_guess_counts_the_other_speakers() -> None:
-    labels = np.array([0, 0, 0, 1, 1, 1, 1, 1, 2, 2])
-    speaker = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
-    # others of x: 1; of y: 0; of z: 1
+    labels = np.repeat([0, 0, 0, 1, 1, 1, 1, 1, 2, 2], 10)
+    speaker = np.repeat([0, 0, 0, 0, 1, 1, 1, 1, 2, 2], 10)
+    # others of the first: 1; of the second: 0; of the third: 1
     expected = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
-    assert majority_hits(aligned(labels, speaker)).astype(int).tolist() == expected
+    assert guess(question(labels, speaker), 3, 0).values.astype(int).tolist() == expected
 
 
 def test_probe_and_card(tmp_path: Path, monkeypatch) -> None:
@@ -81,17 +90,17 @@ def test_probe_and_card(tmp_path: Path, monkeypatch) -> None:
     ):
         with (folder / name).open("w", newline="") as file:
             csv.writer(file).writerows([head, *rows])
-    found = phone_probe.probe(model, folder, cache=tmp_path / "cache", quiet=True)
-    # The model's two states of eight files are kept, those of its twin are not.
-    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2 * 8
+    work = Work(features=tmp_path / "cache", quiet=True)
+    found = phone_probe.probe(model, folder, work)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2 * 2 * 8  # states, twin, files
     heard: list[str] = []
     forward = HfTeacher.forward
     monkeypatch.setattr(
         HfTeacher, "forward", lambda self, *args: heard.append(self.name) or forward(self, *args)
     )
-    assert phone_probe.probe(model, folder, cache=tmp_path / "cache", quiet=True) == found
-    assert heard == [f"random:{model}:0"] * 8
-    assert found["frames"] == 8 * 44  # of 49 frames, five have their centre in the silence
+    assert phone_probe.probe(model, folder, work) == found
+    assert not heard  # what was kept is found
+    assert found["frames"] == 8 * 45  # of 50 frames, five have their centre in the silence
     names = [row["features"] for row in found["rows"]]
     assert names[0] == "majority guess"
     assert sum(n.startswith("model") for n in names) == 2
@@ -105,4 +114,4 @@ def test_probe_and_card(tmp_path: Path, monkeypatch) -> None:
         ssl_card.write(model, found)
     (folder / "phones.csv").write_text("a,b\n1,2\n")
     with pytest.raises(EnhanceError, match="not a table of phones"):
-        phone_probe.read_aligned(folder)
+        phone_probe.probe(model, folder, work)

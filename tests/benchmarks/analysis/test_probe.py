@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from benchmarks.analysis.parts import heard, linear
 from benchmarks.analysis.parts.linear import fit
 from benchmarks.analysis.parts.record import read as read_record
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probe import plots, probe, tables
 from benchmarks.analysis.probes.answers import answer, by_clip
-from benchmarks.analysis.probes.framed import pitch_at
 from benchmarks.analysis.probes.mixed import mixtures
-from benchmarks.analysis.probes.read import read, read_trials
+from benchmarks.analysis.probes.read import pitch_at, read, read_trials
 from benchmarks.analysis.probes.tasks import TASKS, Data, Task, column, fold_of, of_clips
 from distill.backbones import find
 from distill.backbones.frozen import FrozenTeacher
@@ -171,8 +172,8 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     corpus, output = loud(tmp_path), tmp_path / "out"
 
     def run(**more: object) -> dict:
-        return probe(["planted"], "label", corpus, output, label="word", cache=tmp_path / "cache",
-                     quiet=True, **more)  # type: ignore[arg-type]  # fmt: skip
+        work = Work(features=tmp_path / "cache", quiet=True)
+        return probe(["planted"], "label", corpus, output, work, label="word", **more)  # type: ignore[arg-type]
 
     record = run()
     rows = {(row["kind"], row["features"]): row for row in record["rows"]}
@@ -199,27 +200,27 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
-    corpus, place = loud(tmp_path), {"folder": tmp_path / "mixed", "quiet": True}
-    data = read("speaker", corpus, **place)
+    corpus, place, work = loud(tmp_path), {"folder": tmp_path / "mixed"}, Work(quiet=True)
+    data = read("speaker", corpus, work, **place)
     assert len(set(data.groups)) == 12 and len(data.classes) == 6
     with pytest.raises(EnhanceError, match="without a leak"):  # a speaker heard by whom else?
-        read("speaker", corpus, group="speaker", **place)
+        read("speaker", corpus, work, group="speaker", **place)
     with pytest.raises(EnhanceError, match="no clip has both mood and speaker; columns there"):
-        read("label", corpus, label="mood", **place)
+        read("label", corpus, work, label="mood", **place)
     with pytest.raises(EnhanceError, match="is no number"):
         of_clips(
             Task("word", "speaker", "mean error"), read_manifest(corpus / "manifest.csv"), 0, 0, ""
         )
     with pytest.raises(EnhanceError, match="no noise there"):
-        read("snr", corpus, **place)
+        read("snr", corpus, work, **place)
     with pytest.raises(EnhanceError, match="--label"):
-        read("label", corpus, **place)
+        read("label", corpus, work, **place)
     with pytest.raises(EnhanceError, match="unknown; take phone"):
-        read("mood", corpus, **place)
+        read("mood", corpus, work, **place)
     # Classes take turns, and within them speakers; but two of eight clips before four of four.
-    data = read("label", corpus, label="word", limit=18, **place)
+    data = read("label", corpus, replace(work, limit=18), label="word", **place)
     assert np.bincount(data.labels).tolist() == [6, 6, 6] and len(set(data.groups)) == 6
-    data = read("label", corpus, label="word", limit=12, **place)
+    data = read("label", corpus, replace(work, limit=12), label="word", **place)
     assert np.bincount(data.labels).tolist() == [6, 6]
 
 
@@ -242,7 +243,7 @@ def test_columns() -> None:
 def test_trials_of_a_list(tmp_path: Path) -> None:
     corpus, lists = loud(tmp_path), tmp_path / "trials.txt"
     lists.write_text("1 0.wav 1.wav\n0 loud/0.wav 4.wav\n")
-    data = read("verification", corpus, trials=lists, folder=tmp_path, quiet=True)
+    data = read("verification", corpus, Work(quiet=True), trials=lists, folder=tmp_path)
     assert data.trials is not None and [x.tolist() for x in data.trials] == [[0, 0], [1, 4]]
     [(train, test)] = data.splits(3, 0)
     assert {data.groups[i] for i in train} == {f"here/s{k}" for k in range(2, 6)}
@@ -268,7 +269,7 @@ def test_mixtures_of_a_fold_are_its_own(tmp_path: Path) -> None:
         rows.append([f"n{i}.wav", "noise", "there", "", ("rain", "wind")[i % 2], f"n{i}"])
     write_corpus(tmp_path / "c", rows, waves)
     out = tmp_path / "mixed"
-    clips = read_manifest(mixtures(tmp_path / "c", out, "word", count=9, folds=3, quiet=True))
+    clips = read_manifest(mixtures(tmp_path / "c", out, "word", Work(limit=9, quiet=True)))
     assert len(clips) == 9 and {c.labels["fold"] for c in clips} == {f"fold {k}" for k in range(3)}
     for key in ("noise_name", "speaker"):
         where: dict[str, set[str]] = {}

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,9 @@ import tiny_reconstruct as tiny
 import torch
 
 from benchmarks.analysis.reconstruct import measure as measuring
-from benchmarks.analysis.reconstruct import results as reconstruct_results
-from benchmarks.analysis.reconstruct import spectrum
+from benchmarks.analysis.reconstruct import report, spectrum
 from benchmarks.analysis.reconstruct.run import slug
-from benchmarks.analysis.reconstruct.sources import TeacherSource, open_teachers
+from benchmarks.analysis.reconstruct.sources import open_teachers
 from benchmarks.figures.statistics import mean_interval
 from benchmarks.recognizers import crdnn
 from benchmarks.recognizers.choose import Listening
@@ -242,7 +242,7 @@ def test_a_set_that_is_none_is_refused(place: Place, capsys: pytest.CaptureFixtu
 def test_controls_stand_beside_the_teachers(place: Place, tmp_path: Path) -> None:
     found = open_teachers([str(place.teacher)], ["last"], tmp_path, 0, controls=True)
     assert [s.kind for s in found] == ["teacher", "random weights", "log-mel"]
-    assert isinstance(found[0], TeacherSource) and found[0].name == "tiny, last"
+    assert [s.name for s in found[:2]] == ["tiny, last", "tiny, last, random weights"]
 
 
 def test_measures_of_a_clip_equal_those_of_its_parts() -> None:
@@ -269,11 +269,11 @@ def test_summaries_count_what_was_refused() -> None:
              measuring.Method("log-mel 80", "log-mel", "", lambda a, _: a)]  # fmt: skip
     rows = [
         {"method": m.name, "clip": c, "figures": {"l1_db": v} if v else {}, "text": None,
-         "refusals": {} if v else {"l1_db": "empty"}}
+         "refusals": {} if v else {"l1_db": "empty"}, "labels": {}}
         for m, values in zip(table, ((1.0, 2.0, None), (1.5, 2.5, 9.0)), strict=True)
         for c, v in zip("xyz", values, strict=True)
     ]  # fmt: skip
-    found = reconstruct_results.summarize(table, rows, Listening(None), None)
+    found = measuring.summarize(table, rows, Listening(None), None)
     assert (
         found[0]["metrics"]["l1_db"]["mean"] == 1.5 and found[0]["metrics"]["l1_db"]["refused"] == 1
     )
@@ -283,3 +283,18 @@ def test_summaries_count_what_was_refused() -> None:
 
 def test_names_become_folders() -> None:
     assert slug("WavLM Base+, single:3, random weights") == "WavLM-Base-single-3-random-weights"
+
+
+def test_the_published_page_is_drawn_from_its_record() -> None:
+    folder = Path(__file__).parents[3] / "benchmarks"
+    with tarfile.open(folder / "reconstruct.tar.xz") as archive:
+        files = {name: archive.extractfile(f"reconstruct/{name}").read()  # type: ignore[union-attr]
+                 for name in ("record.json", "results.jsonl")}  # fmt: skip
+    rows = [json.loads(line) for line in files["results.jsonl"].splitlines()]
+    page = report.text(json.loads(files["record.json"]), rows, "a clip")
+    known = (folder / "RECONSTRUCT.md").read_text("utf-8").split("\n\n")
+    parts = page.split("\n\n")
+    cut = next(i for i, part in enumerate(parts) if part.startswith("## One clip"))
+    assert (
+        parts[:cut] == [part.rstrip() for part in known if not part.startswith("What this")][:cut]
+    )

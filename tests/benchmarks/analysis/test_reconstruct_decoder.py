@@ -16,7 +16,7 @@ from benchmarks.analysis.reconstruct import spectrum
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.data import DecoderData
 from benchmarks.analysis.reconstruct.decoder import Decoder
-from benchmarks.analysis.reconstruct.sources import LogMel
+from benchmarks.analysis.reconstruct.sources import Source, log_mel
 from benchmarks.analysis.reconstruct.training import Trained, train
 from enhance.errors import EnhanceError
 from enhance.training.engine.interrupt import Interrupt
@@ -27,29 +27,24 @@ TINY = DecoderConfig(
 )  # fmt: skip
 
 
-class LogSpectrum:
-    """Features that are the target itself."""
-
-    name, kind, key = "log spectrum", "teacher", "identity"
-    grid, width = spectrum.GRID, spectrum.BINS
-
-    def of(self, wave: np.ndarray) -> np.ndarray:
-        unit = torch.from_numpy(wave) / max(spectrum.level(wave), 1e-9)
-        return spectrum.decibels(spectrum.magnitudes(unit[None])[0]).numpy()
+def log_spectrum(wave: np.ndarray) -> np.ndarray:
+    return spectrum.decibels(spectrum.of_clip(wave)).numpy()
 
 
-class Stopping(LogMel):
+SAME = Source("log spectrum", "teacher", "identity", spectrum.GRID, spectrum.BINS, log_spectrum)
+"""Features that are the target itself."""
+
+
+def asking_to_stop(interrupt: Interrupt, calls: int) -> Source:
     """Asks to stop after so many clips were heard."""
+    source, left = log_mel(20), iter(range(calls - 1, -1, -1))
 
-    def __init__(self, interrupt: Interrupt, calls: int) -> None:
-        super().__init__(20)
-        self.interrupt, self.calls = interrupt, calls
+    def of(wave: np.ndarray) -> np.ndarray:
+        if next(left) == 0:
+            interrupt.caught = "SIGINT"
+        return source.of(wave)
 
-    def of(self, wave: np.ndarray) -> np.ndarray:
-        self.calls -= 1
-        if not self.calls:
-            self.interrupt.caught = "SIGINT"
-        return super().of(wave)
+    return replace(source, of=of)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +52,9 @@ def buzz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("buzz"))
 
 
-def fit(config: DecoderConfig, source: object, corpus: Path, output: Path) -> Trained:
-    data = DecoderData.open(corpus, config, quiet=True)
-    found = train(config, source, data, output, Interrupt(), quiet=True)  # type: ignore[arg-type]
+def fit(config: DecoderConfig, source: Source, corpus: Path, output: Path) -> Trained:
+    data = DecoderData.choose(corpus, config, quiet=True)
+    found = train(config, source, data, output, Interrupt(), quiet=True)
     assert found.about["steps"] == config.steps
     return found
 
@@ -67,7 +62,7 @@ def fit(config: DecoderConfig, source: object, corpus: Path, output: Path) -> Tr
 def test_training_lowers_the_loss_and_beats_the_mean_on_held_back_clips(
     buzz: Path, tmp_path: Path
 ) -> None:
-    found = fit(replace(TINY, log_every=5), LogMel(), buzz, tmp_path)
+    found = fit(replace(TINY, log_every=5), log_mel(), buzz, tmp_path)
     held = found.about["held_back"]
     assert held["l1_db"] < 0.7 * held["mean_spectrum_l1_db"]
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").open()]
@@ -79,13 +74,13 @@ def test_training_lowers_the_loss_and_beats_the_mean_on_held_back_clips(
 
 def test_held_back_figures_equal_a_loop(buzz: Path, tmp_path: Path) -> None:
     config = replace(TINY, steps=5)
-    found = fit(config, LogSpectrum(), buzz, tmp_path)
-    data = DecoderData.open(buzz, config, quiet=True)
+    found = fit(config, SAME, buzz, tmp_path)
+    data = DecoderData.choose(buzz, config, quiet=True)
     heard = {data.speech.clips[i].path for i in data.train}
     assert data.held and not heard & {data.speech.clips[i].path for i in data.held}
     far, mean = [], []
     for i in data.held:
-        wanted = LogSpectrum().of(data.speech.whole(i))
+        wanted = log_spectrum(data.speech.whole(i))
         with torch.no_grad():
             got = found.decoder(
                 torch.from_numpy(wanted)[None], torch.ones(1, len(wanted), dtype=torch.bool)
@@ -98,23 +93,23 @@ def test_held_back_figures_equal_a_loop(buzz: Path, tmp_path: Path) -> None:
 
 
 def test_the_spectrum_itself_is_nearly_given_back(buzz: Path, tmp_path: Path) -> None:
-    found = fit(replace(TINY, steps=150), LogSpectrum(), buzz, tmp_path)
+    found = fit(replace(TINY, steps=150), SAME, buzz, tmp_path)
     held = found.about["held_back"]
     assert held["l1_db"] < 0.2 * held["mean_spectrum_l1_db"]
 
 
 def test_resumed_is_unstopped_to_the_bit(buzz: Path, tmp_path: Path) -> None:
     config = replace(TINY, steps=30)
-    data = DecoderData.open(buzz, config, quiet=True)
-    whole = train(config, LogMel(20), data, tmp_path / "whole", Interrupt(), quiet=True)
+    data = DecoderData.choose(buzz, config, quiet=True)
+    whole = train(config, log_mel(20), data, tmp_path / "whole", Interrupt(), quiet=True)
     assert whole.about["steps"] == 30
     interrupt = Interrupt()
     # Heard while features are made: nothing to keep yet.
     assert (
-        train(config, Stopping(interrupt, 3), data, tmp_path / "parts", interrupt, quiet=True)
+        train(config, asking_to_stop(interrupt, 3), data, tmp_path / "parts", interrupt, quiet=True)
         is None
     )
-    begun = train(config, LogMel(20), data, tmp_path / "parts", Interrupt(), quiet=True)
+    begun = train(config, log_mel(20), data, tmp_path / "parts", Interrupt(), quiet=True)
     assert begun is not None and begun.digest == whole.digest
     interrupt = Interrupt()
 
@@ -127,33 +122,33 @@ def test_resumed_is_unstopped_to_the_bit(buzz: Path, tmp_path: Path) -> None:
             return super().rate(step, total)
 
     stopping = AtStep(**{f.name: getattr(config, f.name) for f in fields(config)})
-    assert train(stopping, LogMel(20), data, tmp_path / "cut", interrupt, quiet=True) is None
-    again = train(config, LogMel(20), data, tmp_path / "cut", Interrupt(), quiet=True)
+    assert train(stopping, log_mel(20), data, tmp_path / "cut", interrupt, quiet=True) is None
+    again = train(config, log_mel(20), data, tmp_path / "cut", Interrupt(), quiet=True)
     assert again is not None and again.digest == whole.digest
     assert again.about["held_back"] == whole.about["held_back"]
     assert (tmp_path / "cut/history.jsonl").read_bytes() == (
         tmp_path / "whole/history.jsonl"
     ).read_bytes()
     # A finished one is taken up as it is.
-    third = train(config, LogMel(20), data, tmp_path / "cut", Interrupt(), quiet=True)
+    third = train(config, log_mel(20), data, tmp_path / "cut", Interrupt(), quiet=True)
     assert third is not None and third.digest == whole.digest and third.about == again.about
 
 
 def test_another_corpus_or_source_is_refused(buzz: Path, tmp_path: Path) -> None:
     config = replace(TINY, steps=3)
-    data = DecoderData.open(buzz, config, quiet=True)
-    train(config, LogMel(20), data, tmp_path, Interrupt(), quiet=True)
+    data = DecoderData.choose(buzz, config, quiet=True)
+    train(config, log_mel(20), data, tmp_path, Interrupt(), quiet=True)
     with pytest.raises(EnhanceError, match="another source"):
-        train(config, LogMel(40), data, tmp_path, Interrupt(), quiet=True)
-    other = DecoderData.open(buzz, replace(config, hours=4e-4), quiet=True)
+        train(config, log_mel(40), data, tmp_path, Interrupt(), quiet=True)
+    other = DecoderData.choose(buzz, replace(config, hours=4e-4), quiet=True)
     assert len(other.train) < len(data.train)
     with pytest.raises(EnhanceError, match="another corpus"):
-        train(config, LogMel(20), other, tmp_path, Interrupt(), quiet=True)
+        train(config, log_mel(20), other, tmp_path, Interrupt(), quiet=True)
 
 
 def test_noisy_features_keep_the_clean_target(buzz: Path) -> None:
     config = replace(TINY, noisy=True)
-    data = DecoderData.open(buzz, config, quiet=True)
+    data = DecoderData.choose(buzz, config, quiet=True)
     clip = data.train[0]
     clean, heard = data.speech.whole(clip), data.heard(clip)
     assert np.array_equal(heard, data.heard(clip))  # the same every time, to be cached
@@ -189,4 +184,4 @@ def test_too_short_a_corpus_is_refused_in_one_line(tmp_path: Path) -> None:
         (tmp_path / kind).mkdir()
         soundfile.write(tmp_path / kind / "a.wav", 0.1 * np.ones(9000, np.float32), 16000)
     with pytest.raises(EnhanceError, match=r"clips of speech of \d"):
-        DecoderData.open(tmp_path, TINY, quiet=True)
+        DecoderData.choose(tmp_path, TINY, quiet=True)

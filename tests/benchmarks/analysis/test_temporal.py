@@ -12,6 +12,7 @@ from audio_clips import clip
 from benchmarks.analysis import temporal
 from benchmarks.analysis.parts import heard, record
 from benchmarks.analysis.parts.pairs import Pairs, waves
+from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.temporal import curves, half_lag
 from benchmarks.figures.cells import Cells
 from benchmarks.quality.clips import snr_db
@@ -125,7 +126,7 @@ def material(tmp_path: Path) -> Path:
 
 
 def test_noise_is_mixed_at_its_ratio_and_is_the_same_at_each(material: Path) -> None:
-    found = Pairs.open(material, None, [-5, 10], 0, 0, quiet=True)
+    found = Pairs.open(material, None, [-5, 10], Work(quiet=True))
     assert len(found.items) == 9  # the short one is left out
     clean, low, high = waves(found.noise, found.snrs, found.items[0])
     assert snr_db(clean, low) == pytest.approx(-5, abs=0.01)
@@ -135,12 +136,13 @@ def test_noise_is_mixed_at_its_ratio_and_is_the_same_at_each(material: Path) -> 
 
 def test_a_run(material: Path, tmp_path: Path) -> None:
     out, cache, names = tmp_path / "out", tmp_path / "cache", ["log-mel:320", "log-mel"]
-    made = temporal.temporal(names, out, corpus=material, snrs=[0.0], cache=cache, quiet=True)
+    work = Work(features=cache, quiet=True)
+    made = temporal.temporal(names, out, work, corpus=material, snrs=[0.0])
     assert record.read(out, "temporal")["rows"] == made["rows"]
     assert (out / "temporal-clean.svg").is_file() and (out / "temporal-noisy.svg").is_file()
     assert len(made["rows"]) == 2 * 2 * 3  # backbones, conditions, quantities
     # The figures of one state, over again: means of all frames, then curves clip by clip
-    clips = Pairs.open(material, None, [0.0], 0, 0, quiet=True)
+    clips = Pairs.open(material, None, [0.0], work)
     states = [
         [heard.states_of("log-mel:320", cache, w)[0] for w in waves(clips.noise, clips.snrs, item)]
         for item in clips.items
@@ -166,9 +168,8 @@ def test_pairs_of_a_set(material: Path, tmp_path: Path) -> None:
         for i in range(3):
             wave = np.random.default_rng(i).normal(0, 0.1, 12000)
             soundfile.write(folder / part / f"{i}.wav", wave * (2 if part == "noisy" else 1), 16000)
-    made = temporal.temporal(
-        ["log-mel:320"], tmp_path / "out", pairs=folder, cache=tmp_path / "cache", quiet=True
-    )
+    work = Work(features=tmp_path / "cache", quiet=True)
+    made = temporal.temporal(["log-mel:320"], tmp_path / "out", work, pairs=folder)
     row = next(r for r in made["rows"] if r["quantity"] == "raw" and r["heard"] == "noisy")
     assert row["snr_db"] is None
     assert row["mean"][0] == pytest.approx(1, abs=1e-3)  # log-mel does not hear the level
@@ -176,6 +177,6 @@ def test_pairs_of_a_set(material: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_measured_is_refused(material: Path, tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="--corpus DIR"):
-        temporal.temporal(["log-mel"], tmp_path / "out", cache=tmp_path / "cache")
+        temporal.temporal(["log-mel"], tmp_path / "out", Work())
     with pytest.raises(EnhanceError, match="two or more"):
-        Pairs.open(material, None, [0], 1, 0, quiet=True)
+        Pairs.open(material, None, [0], Work(limit=1, quiet=True))

@@ -15,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmarks.analysis.dann import evaluate, fresh
+from benchmarks.analysis.parts.work import Work
 from distill.backbones.find import load
 from distill.dann import train as training
 from distill.dann.config import (
@@ -149,7 +150,7 @@ def test_a_stopped_run_goes_on_exactly(
 
 def test_evaluation(task: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path) -> None:
     cache = runs["dann"].parent / "cache"
-    record = evaluate([*runs.values()], task[1], tmp_path, cache=cache, quiet=True)
+    record = evaluate([*runs.values()], task[1], tmp_path, Work(features=cache, quiet=True))
     rows = record["rows"]
     errors = {(r["run"], r["group"]): r for r in rows if r["kind"] == "errors"}
     assert set(errors) == {(n, g) for n in runs for g in ("pooled", *KINDS)}
@@ -170,7 +171,7 @@ def test_evaluation(task: tuple[Path, Path], runs: dict[str, Path], tmp_path: Pa
     assert "| pooled |" in page and "fresh deep probe" in page
     assert (tmp_path / "dann-training.svg").read_text().startswith("<svg")
     with pytest.raises(EnhanceError, match=r"8 speakers were trained on \(first: made here/s0\)"):
-        evaluate([runs["erm"]], task[0], tmp_path, cache=cache, quiet=True)
+        evaluate([runs["erm"]], task[0], tmp_path, Work(features=cache, quiet=True))
 
 
 def test_a_fresh_probe_finds_what_there_is() -> None:
@@ -194,9 +195,8 @@ def test_speakers_are_verified(task: tuple[Path, Path], tmp_path: Path) -> None:
     settings = config(task, task="speaker", epochs=3, held_back=0.4)
     record = training.train(settings, tmp_path / "run", cache=tmp_path / "cache", quiet=True)
     assert len(record["classes"]) + 3 == len(record["speakers"]) == 8
-    found = evaluate([tmp_path / "run"], task[1], tmp_path, cache=tmp_path / "cache", quiet=True)[
-        "rows"
-    ]
+    work = Work(features=tmp_path / "cache", quiet=True)
+    found = evaluate([tmp_path / "run"], task[1], tmp_path, work)["rows"]
     pooled = next(r for r in found if r.get("group") == "pooled")
     assert (pooled["trials"], pooled["wanted"]) == (24 * 23 // 2, 4 * 15)
     assert pooled["mean"] < 0.45

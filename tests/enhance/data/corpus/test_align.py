@@ -14,6 +14,7 @@ from enhance.data.corpus import align as tool
 from enhance.data.corpus.align import align, normalise, phones_of, unigrams
 from enhance.data.corpus.manifest import Clip, read_manifest
 from enhance.errors import EnhanceError
+from enhance.parallel import Workers
 
 
 def test_words_and_their_model() -> None:
@@ -40,16 +41,16 @@ def test_what_is_written_is_what_the_probe_reads(
     monkeypatch.setattr(tool, "phones_of", lambda words, item: answers[item[0].name])
     out = tmp_path / "deep" / "aligned"
     out.parent.mkdir()
-    assert align(clips, out, quiet=True) == ["b.wav: no word was recognised"]
+    assert align(clips, out, workers=Workers(quiet=True)) == ["b.wav: no word was recognised"]
     found, spans, phones = read_phones(out)
     assert [clip.path for clip in found] == [clips[0].path] and found[0].speaker == "s-a"
     assert phones == ["G", "OW"] and spans == [[(0.4, 0.5, 0), (0.5, 0.8, 1)]]
     assert next(csv.DictReader((out / "manifest.csv").open()))["text"] == "go"
     with pytest.raises(EnhanceError, match="no clip of the manifest has a text"):
-        align(clips, tmp_path / "other", texts={}, quiet=True)
+        align(clips, tmp_path / "other", texts={}, workers=Workers(quiet=True))
     answers["a.wav"] = "a.wav: cannot be aligned"
     with pytest.raises(EnhanceError, match=r"none of 2 .* first: a\.wav"):
-        align(clips, tmp_path / "other", quiet=True)
+        align(clips, tmp_path / "other", workers=Workers(quiet=True))
     assert not (tmp_path / "other").exists()
 
 
