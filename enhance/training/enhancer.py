@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -174,7 +174,7 @@ class Enhancer(Learner):
         """This process's part of the mixtures of each step."""
         return self._mixed(step, rank=rank, world=world, workers=self.data.config.workers)
 
-    def _mixed(self, step: int, **where: int) -> Iterator[dict[str, Any]]:
+    def _mixed(self, step: int, **where: int) -> Generator[dict[str, Any], None, None]:
         c = self.plan.training
         mixing = self.data.mixing_of
         return batches(self.data.mixer, c.batch_size, c.epoch_size, step, mixing_of=mixing, **where)

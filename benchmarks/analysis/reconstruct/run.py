@@ -17,15 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from benchmarks.analysis.reconstruct import measure as measuring
-from benchmarks.analysis.reconstruct import report as reconstruct_report
-from benchmarks.analysis.reconstruct import sources, spectrum
-=======
 from benchmarks.analysis.parts.work import Work
-from benchmarks.analysis.recognizers.choose import listen_with, references
 from benchmarks.analysis.reconstruct import report, spectrum
->>>>>>> lines-a
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.data import DecoderData
 from benchmarks.analysis.reconstruct.measure import ORIGINAL, measure_all, methods, summarize
@@ -34,7 +27,7 @@ from benchmarks.analysis.reconstruct.sources import open_teachers
 from benchmarks.analysis.reconstruct.training import Trained, train
 from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.quality.clips import Pair
-from benchmarks.recognizers.choose import Listening, listen_with, references
+from benchmarks.recognizers.choose import listen_with, references
 from enhance.data import evaluation_set
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, sha256, write_json, write_jsonl

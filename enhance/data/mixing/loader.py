@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def batches(
     world: int = 1,
     workers: int = 0,
     mixing_of: Callable[[int], MixingConfig] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Endless batches from ``start_step`` on.
 
     Parameters
@@ -136,7 +136,7 @@ def batches(
     return _batches(mixer, steps, workers)
 
 
-def _batches(mixer: Mixer, steps: _Steps, workers: int) -> Iterator[dict[str, Any]]:
+def _batches(mixer: Mixer, steps: _Steps, workers: int) -> Generator[dict[str, Any], None, None]:
     loader: DataLoader[Any] = DataLoader(
         _Reporting(MixtureDataset(mixer)),
         batch_sampler=steps,  # type: ignore[arg-type]
