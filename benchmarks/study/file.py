@@ -40,13 +40,16 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.study.grid import ModesGrid, expand
 from distill.modes.choose import check_mode, planned_model
-from enhance.config import MixingConfig, ModelConfig, RunConfig, TrainingConfig
+from enhance.config import MixingConfig, RunConfig, TrainingConfig
 from enhance.config.checked import checked
 from enhance.config.settings import included, load_yaml, merge, override, parse, to_dict
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import difference
+from enhance.network.waveform_model import WaveformModel
 from enhance.training.run.run_folder import HARMLESS
 
 Change = tuple[str, Any, Any]
@@ -317,20 +320,11 @@ def _trial(name: str, settings: Mapping[str, Any], default: str, path: Path) -> 
         check_mode(config)
         model = planned_model(config.mode, config.objective, config.model)
         config = replace(config, model=model)
-        _build(model)
+        with torch.device("meta"):  # one that cannot be built is told before any training
+            WaveformModel(model)
     except EnhanceError as error:
         raise EnhanceError(f"{where}: {error}") from error
     return Trial(name, config, baseline, entry.why)
-
-
-def _build(model: ModelConfig) -> None:
-    """Make the network once, so that one that cannot be built is told before any training."""
-    import torch
-
-    from enhance.network.waveform_model import WaveformModel
-
-    with torch.device("meta"):
-        WaveformModel(model)
 
 
 def _check_budget(trials: Sequence[Trial], path: Path) -> None:
