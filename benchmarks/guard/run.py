@@ -117,13 +117,10 @@ def guard(
     folder = Path(out)
     check_writable(folder / CLIPS)
     name, set_hash, pairs = open_pairs(set, quiet=quiet)
-    given = {
-        kind: c.find_clips(place, kind) if place else []
-        for kind, place in (("speech", speech), ("noise", noise), ("music", music))
-    }
-    cases = c.make_cases(pairs, limit, given["speech"], given["noise"], given["music"])
-    rows = _measure(candidates, cases, jobs, quiet)
     places = {"speech": speech, "noise": noise, "music": music}
+    given = {kind: c.find_clips(place, kind) if place else [] for kind, place in places.items()}
+    cases = c.make_cases(pairs, limit, **given)
+    rows = _measure(candidates, cases, jobs, quiet)
     sources = {kind: _describe(place, given[kind]) for kind, place in places.items()}
     hashes = {kind: source and source["hash"] for kind, source in sources.items()}
     settings = json.dumps([limit, hashes, asdict(bounds), sex], sort_keys=True)

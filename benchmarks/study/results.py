@@ -187,7 +187,7 @@ class _Found:
 
     def _about(self, trial: Trial) -> Row:
         base = self.study.trial(trial.baseline, trial.seed) if trial.baseline else None
-        differ = changes(base.config, trial.config) if base else []
+        differ = changes(to_dict(base.config), to_dict(trial.config)) if base else []
         return {
             "name": trial.name,
             "why": trial.why,

@@ -173,12 +173,7 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
     model, missing = from_pretrained(getattr(transformers, CLASSES[kind]), folder, hint)
     if missing:
         model.get_parameter("masked_spec_embed").detach().zero_()  # not random: see fingerprint
-    return HfTeacher(
-        model,
-        name,
-        **heard,
-        left_pad=left_pad,
-    )
+    return HfTeacher(model, name, **heard, left_pad=left_pad)
 
 
 def from_pretrained(cls: Any, folder: Path, hint: str) -> tuple[nn.Module, bool]:
