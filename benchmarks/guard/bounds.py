@@ -134,8 +134,9 @@ class _Checks:
             told = verdict(low, high, sign, bound)
         elif mean is not None:
             told, detail = "not shown", "too few clips for an interval"
-        limits = (low, high) if entry is value else (None, None)
-        self.done.append(Check(name, mean, sign, bound, unit, told, *limits, broken or detail))
+        if entry is exact:
+            low = high = None
+        self.done.append(Check(name, mean, sign, bound, unit, told, low, high, broken or detail))
 
     def metric(self, name: str, case: str, metric: str, entry: Row | None, bound: float) -> None:
         """Hold a figure that needs a metric of a case: a clip that the model lost fails it."""
