@@ -184,18 +184,24 @@ def write_jsonl(path: Path | str, rows: Iterator[Any] | list[Any]) -> None:
             file.write(to_json(row) + "\n")
 
 
-def read_jsonl(path: Path | str) -> list[Any]:
-    """Read one JSON value a line; an `EnhanceError` names the line that is none."""
+def read_jsonl(path: Path | str, *, unfinished: bool = False) -> list[Any]:
+    """Read one JSON value a line; an `EnhanceError` names the line that is none.
+
+    Where a file may be ``unfinished``, a last line that was cut off in writing is left out.
+    """
     rows = []
     try:
         text = Path(path).read_text("utf-8-sig")  # some editors put a mark before the first line
     except (OSError, UnicodeDecodeError) as error:
         raise EnhanceError(f"{path}: cannot be read ({error})") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = text.split("\n")  # a name may hold other ends of a line
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
+                if unfinished and number == len(lines):  # no end of line behind it
+                    break
                 raise EnhanceError(f"{path}, line {number}: not JSON ({error})") from error
     return rows
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -13,6 +15,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+T = TypeVar("T")
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:
@@ -36,6 +40,15 @@ def progress_bar(*, quiet: bool = False) -> Progress:
         disable=quiet or not console.is_terminal,
         transient=False,
     )
+
+
+def tracked(items: Iterable[T], what: str, total: int, *, quiet: bool = False) -> Iterator[T]:
+    """The items, ``total`` of them, under a bar that counts those that are done."""
+    with progress_bar(quiet=quiet) as bar:
+        task = bar.add_task(what, total=total, speed="")
+        for item in items:
+            yield item
+            bar.update(task, advance=1)
 
 
 def say(bar: Progress, text: str) -> None:

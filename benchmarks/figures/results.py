@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,22 +66,6 @@ def read_rows(path: Path) -> list[Row]:
     EnhanceError
         If another line is not JSON, or the file cannot be read.
     """
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnhanceError(f"{path}: cannot be read ({error}); remove it") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # no newline after it: the process was killed in writing
-                break
-            raise EnhanceError(f"{path}, line {number}: not JSON; remove the file") from error
-        if isinstance(row, dict) and {"clip", "model_hash", "clip_hash", "set_hash"} <= row.keys():
-            rows.append(row)
-    return rows
+    rows = read_jsonl(path, unfinished=True) if path.exists() else []
+    known = {"clip", "model_hash", "clip_hash", "set_hash"}
+    return [row for row in rows if isinstance(row, dict) and known <= row.keys()]

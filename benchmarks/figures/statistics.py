@@ -280,11 +280,11 @@ def row_difference(
     return found.row() if found else None
 
 
-RESAMPLES = 1000
-"""Of the block bootstrap."""
+BLOCKS, RESAMPLES = 40, 1000
+"""Of the block bootstrap; fewer blocks where a series is shorter."""
 
 
-def ratio_of_medians(a: np.ndarray, b: np.ndarray, blocks: int = 40, seed: int = 0) -> Interval:
+def ratio_of_medians(a: np.ndarray, b: np.ndarray) -> Interval:
     """``median(b) / median(a)`` of two interleaved time series, with a block bootstrap interval.
 
     Frame times drift with the machine, so that neighbours are alike: whole blocks of neighbours
@@ -294,10 +294,6 @@ def ratio_of_medians(a: np.ndarray, b: np.ndarray, blocks: int = 40, seed: int =
     ----------
     a, b
         Times in the order they were taken, interleaved; lengths may differ.
-    blocks
-        Number of blocks the run is cut into (fewer where a series is shorter).
-    seed
-        Of the bootstrap.
 
     Raises
     ------
@@ -308,11 +304,11 @@ def ratio_of_medians(a: np.ndarray, b: np.ndarray, blocks: int = 40, seed: int =
     if not a.size or not b.size or np.median(a) <= 0:
         raise EnhanceError("ratio_of_medians: needs times above zero on both sides")
     ratio = float(np.median(b) / np.median(a))
-    count = min(blocks, a.size, b.size)
+    count = min(BLOCKS, a.size, b.size)
     if count < 4:
         return Interval(ratio, None, None, count, "block bootstrap")
     parts_a, parts_b = np.array_split(a, count), np.array_split(b, count)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     ratios = np.empty(RESAMPLES)
     for index in range(RESAMPLES):
         chosen = generator.integers(0, count, count)

@@ -108,44 +108,35 @@ class _Checks:
         self.cases = cases
         self.done: list[Check] = []
 
-    def exact(
+    def hold(
         self,
         name: str,
-        value: float | None,
+        value: Row | float | None,
+        sign: Sign,
         bound: float,
         unit: str = "",
         *,
         broken: str = "",
         detail: str = "",
     ) -> None:
-        """Hold a count or a largest value of all that was played against what it may be at most;
-        ``broken`` fails it whatever the figure."""
-        told: Verdict = "not measured" if value is None else verdict(value, value, "<=", bound)
-        told = "fail" if broken else told
-        self.done.append(Check(name, value, "<=", bound, unit, told, detail=broken or detail))
+        """Hold a figure against its bound; ``broken`` fails it whatever it is.
 
-    def mean(
-        self,
-        name: str,
-        entry: Row | None,
-        sign: Sign,
-        bound: float,
-        unit: str = "",
-        *,
-        broken: str = "",
-    ) -> None:
-        """Hold an interval against its bound; ``broken`` fails it whatever the figure."""
-        entry = entry or {}
-        value, low, high = (entry.get(key) for key in ("mean", "low", "high"))
+        The row of an interval is judged by its limits; a number is a count or a largest value of
+        all that was played, and exact.
+        """
+        exact: Row = {"mean": value, "low": value, "high": value}
+        entry = value if isinstance(value, dict) else exact
+        mean, low, high = (entry.get(key) for key in ("mean", "low", "high"))
         told: Verdict = "not measured"
-        detail = broken
         if broken:
             told = "fail"
         elif low is not None and high is not None:
             told = verdict(low, high, sign, bound)
-        elif value is not None:
+        elif mean is not None:
             told, detail = "not shown", "too few clips for an interval"
-        self.done.append(Check(name, value, sign, bound, unit, told, low, high, detail))
+        if entry is exact:
+            low = high = None
+        self.done.append(Check(name, mean, sign, bound, unit, told, low, high, broken or detail))
 
     def metric(self, name: str, case: str, metric: str, entry: Row | None, bound: float) -> None:
         """Hold a figure that needs a metric of a case: a clip that the model lost fails it."""
@@ -153,18 +144,12 @@ class _Checks:
         found = self.cases[case]["metrics"][metric] if case in self.cases else {"lost": 0}
         if found["lost"]:
             broken = f"no {c.NAMES[metric]} for {found['lost']} outputs ({found['reason']})"
-        self.mean(name, entry, ">=", bound, c.UNITS[metric], broken=broken)
+        self.hold(name, entry, ">=", bound, c.UNITS[metric], broken=broken)
 
     def change(self, case: str, sign: Sign, bound: float) -> None:
         """Hold the change of a case's level, for which every output is needed."""
-        self.mean(
-            f"{case}: change of level",
-            self.cases[case]["change_db"],
-            sign,
-            bound,
-            "dB",
-            broken=self.missing(case),
-        )
+        name, entry = f"{case}: change of level", self.cases[case]["change_db"]
+        self.hold(name, entry, sign, bound, "dB", broken=self.missing(case))
 
     def missing(self, case: str) -> str:
         """Why a case lacks outputs; empty where it has all."""
@@ -192,9 +177,9 @@ def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
     checks = _Checks(cases)
     failed = [error for case in cases.values() for error in case["errors"]]
     first = f"{failed[0]['clip']}: {failed[0]['error']}" if failed else ""
-    checks.exact("inputs without a finite output", len(failed), 0, detail=first)
+    checks.hold("inputs without a finite output", len(failed), "<=", 0, detail=first)
     over = [case["overshoot_db"] for case in cases.values() if case["overshoot_db"] is not None]
-    checks.exact("rise of a peak", max(over, default=None), bounds.overshoot_db, "dB")
+    checks.hold("rise of a peak", max(over, default=None), "<=", bounds.overshoot_db, "dB")
     _clean(checks, bounds)
     for case in (*c.SNRS, *c.LEVELS, *c.KINDS, c.LANGUAGE):
         for metric in JUDGED:
@@ -207,7 +192,7 @@ def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
     apart = groups["signals"]["difference"] if "signals" in groups else {}
     for metric in JUDGED:
         name = f"alarms against other noise: {c.NAMES[metric]} gain"
-        checks.mean(name, apart.get(metric), ">=", bounds.signals, c.UNITS[metric])
+        checks.hold(name, apart.get(metric), ">=", bounds.signals, c.UNITS[metric])
     for case in c.LEVELS:
         for metric, bound in (
             ("pesq_wb", bounds.level_pesq),
@@ -217,7 +202,7 @@ def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
             checks.metric(name, case, metric, summary["levels"][case][metric], -bound)
     for case in (c.SILENCE, c.TAIL):
         name, peak = f"{case}: largest sample", cases[case]["peak_out_dbfs"]
-        checks.exact(name, peak, bounds.silence_dbfs, "dBFS", broken=checks.missing(case))
+        checks.hold(name, peak, "<=", bounds.silence_dbfs, "dBFS", broken=checks.missing(case))
     for case in (c.DITHER, c.ROOM, c.NOISE):
         checks.change(case, "<=", bounds.louder_db)
     kept = cases[c.MUSIC]["metrics"][c.KEPT]["gain"]
@@ -231,7 +216,7 @@ def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
     ):
         what = c.NAMES[metric] if metric == c.KEPT else f"{c.NAMES[metric]} gain"
         name = f"women less men: {what}"
-        checks.mean(name, difference.get(metric), "within", bound, c.UNITS[metric])
+        checks.hold(name, difference.get(metric), "within", bound, c.UNITS[metric])
     return checks.done
 
 

@@ -24,7 +24,7 @@ from benchmarks.guard.bounds import Harm
 from benchmarks.guard.cases import Case, Probe
 from benchmarks.guard.summary import Rows, summary
 from benchmarks.quality import clips as rows_of
-from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
+from benchmarks.quality.candidates import NOISY, Candidate, resolve_all
 from benchmarks.quality.clips import Row
 from benchmarks.quality.evaluate import open_pairs
 from enhance.data.corpus.manifest import Clip
@@ -65,7 +65,6 @@ def guard(
     music: Path | str | None = None,
     limit: int = 48,
     sex: str = SEX,
-    bounds: Harm | None = None,
     jobs: int = 0,
     quiet: bool = False,
 ) -> Guard:
@@ -90,8 +89,6 @@ def guard(
         `benchmarks.guard.cases.GROUP_FACTOR` times as many.
     sex
         Pattern whose first group is f or m in a speaker's name; used where no label tells it.
-    bounds
-        None for the defaults of `Harm`.
     jobs
         Worker processes; 0 for all cores.
     quiet
@@ -105,7 +102,7 @@ def guard(
         On Ctrl-C; nothing is written.
     """
     require("measure", "pesq", "pystoi", "scipy")
-    bounds = bounds or Harm()
+    bounds = Harm()
     if limit < 4:
         raise EnhanceError(f"limit {limit}: needs at least 4 clips for each condition")
     try:
@@ -114,21 +111,16 @@ def guard(
         raise EnhanceError(f"sex {sex!r}: not a regular expression ({error})") from error
     if groups < 1:
         raise EnhanceError(f"sex {sex!r}: has no group in parentheses")
-    candidates = resolve_all([models] if isinstance(models, str | Path) else models, noisy=True)
+    candidates = resolve_all(models)
     if len(candidates) < 2:
         raise EnhanceError("guard: no model named; give ONNX files, shipped names or run folders")
-    for candidate in candidates:
-        load(candidate)  # a broken model is told before the long work
     folder = Path(out)
     check_writable(folder / CLIPS)
     name, set_hash, pairs = open_pairs(set, quiet=quiet)
-    given = {
-        kind: c.find_clips(place, kind) if place else []
-        for kind, place in (("speech", speech), ("noise", noise), ("music", music))
-    }
-    cases = c.make_cases(pairs, limit, given["speech"], given["noise"], given["music"])
-    rows = _measure(candidates, cases, jobs, quiet)
     places = {"speech": speech, "noise": noise, "music": music}
+    given = {kind: c.find_clips(place, kind) if place else [] for kind, place in places.items()}
+    cases = c.make_cases(pairs, limit, **given)
+    rows = _measure(candidates, cases, jobs, quiet)
     sources = {kind: _describe(place, given[kind]) for kind, place in places.items()}
     hashes = {kind: source and source["hash"] for kind, source in sources.items()}
     settings = json.dumps([limit, hashes, asdict(bounds), sex], sort_keys=True)

@@ -24,6 +24,10 @@ from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
 from enhance.files import read_json, read_jsonl, sha256
+from enhance.network import checkpoint
+from enhance.network.tensors import load_tensors
+from enhance.training.engine.history import HISTORY, TIMING
+from enhance.training.run.run_folder import CONFIG, HARMLESS, below_common
 
 HOURS_TOLERANCE = 0.01
 """Relative difference of hours by manifest and by the run's own record that is let pass."""
@@ -182,11 +186,6 @@ def _certificate(path: Path, digest: str) -> Row:
 
 def _check_run(run: Path, path: Path, training: Row, model: Row) -> Row:
     """The run's configuration as it stands in its folder, if this run trained the file."""
-    from enhance.network import checkpoint
-    from enhance.network.tensors import load_tensors
-    from enhance.training.engine.history import HISTORY
-    from enhance.training.run.run_folder import CONFIG
-
     names = (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.HEARD, CONFIG, HISTORY)
     missing = [name for name in names if not (run / name).is_file()]
     if missing:
@@ -229,8 +228,6 @@ def _refuse_difference(changed: Sequence[tuple[str, Any, Any]], what: str) -> No
 
 
 def _history(run: Path, score: Mapping[str, Any]) -> tuple[list[Row], int]:
-    from enhance.training.engine.history import HISTORY
-
     rows = read_jsonl(run / HISTORY)
     curve = [row for row in rows if row.get("type") == "validation"]
     last = max((int(row["step"]) for row in rows), default=0)
@@ -247,8 +244,6 @@ def _history(run: Path, score: Mapping[str, Any]) -> tuple[list[Row], int]:
 
 
 def _seconds(run: Path) -> float | None:
-    from enhance.training.engine.history import TIMING
-
     if not (run / TIMING).is_file():
         return None
     found = [r["seconds"] for r in read_jsonl(run / TIMING) if r.get("type") in ("train", "stop")]
@@ -280,9 +275,6 @@ def _data(
     run: Path, heard: DataConfig, training: Row, corpus: Path | str | None
 ) -> dict[str, list[Row]]:
     """Hours and licences of what the run's list names, as the corpus tells them."""
-    from enhance.network.checkpoint import HEARD
-    from enhance.training.run.run_folder import below_common
-
     if corpus is not None:
         heard = DataConfig(corpus=str(corpus))
     speech, noise = load_clips(heard, quiet=True)
@@ -293,7 +285,8 @@ def _data(
     for clip in clips:
         by_name.setdefault((clip.kind, clip.source, clip.path.name), []).append(clip)
     parts: dict[tuple[str, str], list[Clip]] = {}
-    for row in read_jsonl(run / HEARD):
+    listed = run / checkpoint.HEARD
+    for row in read_jsonl(listed):
         place = str(row["path"])
         same = by_name.get((row["kind"], row["source"], Path(place).name), [])
         if place in by_path:
@@ -301,7 +294,7 @@ def _data(
         if len(same) != 1:
             why = "holds no such file" if not same else "holds several files of that name"
             raise EnhanceError(
-                f"{run / HEARD}: names {Path(place).name} of {row['source'] or 'no source'}, the "
+                f"{listed}: names {Path(place).name} of {row['source'] or 'no source'}, the "
                 f"corpus {why}; name the run's corpus with --corpus"
             )
         parts.setdefault((row["part"], row["kind"]), []).append(same[0])
@@ -344,9 +337,6 @@ def _command(
     written: Row, config: Path | str | None, run: Path, training: Mapping[str, Any]
 ) -> str:
     """A command whose settings are those of the run, found by comparing them."""
-    from enhance.network.checkpoint import difference
-    from enhance.training.run.run_folder import HARMLESS
-
     words = ["enhance", "train", "--config"]
     if config is None:
         words.append("config.yaml")
@@ -357,7 +347,7 @@ def _command(
         skipped = HARMLESS | set(_absent(written, base))
         assignments = [
             f"{key}={_flow(value)}"
-            for key, _, value in difference(base, written)
+            for key, _, value in checkpoint.difference(base, written)
             if key not in skipped
         ]
     for text in assignments:

@@ -65,9 +65,16 @@ def resolve(model: str | Path) -> Candidate:
     return Candidate(name, "onnx", str(found), sha256(found))
 
 
-def resolve_all(models: Sequence[str | Path], *, noisy: bool) -> list[Candidate]:
-    """Find several models, each once and under its own name; ``noisy`` puts the input first."""
-    found = [resolve(model) for model in ([NOISY] if noisy else []) + list(models)]
+def resolve_all(models: str | Path | Sequence[str | Path]) -> list[Candidate]:
+    """The noisy input, then models, each once, under its own name, and opened once.
+
+    Raises
+    ------
+    EnhanceError
+        If a model cannot be found or opened.
+    """
+    given = [models] if isinstance(models, str | Path) else models
+    found = [resolve(model) for model in (NOISY, *given)]
     kept: list[Candidate] = []
     for candidate in found:
         if candidate.sha256 in {other.sha256 for other in kept}:
@@ -75,6 +82,8 @@ def resolve_all(models: Sequence[str | Path], *, noisy: bool) -> list[Candidate]
         if candidate.name in {other.name for other in kept}:
             candidate = replace(candidate, name=f"{candidate.name}@{candidate.sha256[:6]}")
         kept.append(candidate)
+    for candidate in kept:
+        load(candidate)  # a broken model is told before the long work
     return kept
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -24,7 +24,7 @@ from benchmarks.figures.results import merge_results, read_rows
 from benchmarks.figures.seeds import by_group
 from benchmarks.figures.statistics import row_difference, row_interval
 from benchmarks.quality import clips as rows_of
-from benchmarks.quality.candidates import NOISY, Candidate, load, resolve_all
+from benchmarks.quality.candidates import NOISY, Candidate, resolve_all
 from benchmarks.quality.clips import Pair, Row, Task
 from benchmarks.quality.heard import check
 from benchmarks.recognizers.words import identity
@@ -32,7 +32,7 @@ from enhance.errors import EnhanceError, require
 from enhance.files import sha256, to_json, write_jsonl
 from enhance.measure.metrics import ALL_METRICS, DNSMOS, METRICS, WER, versions
 from enhance.measure.timing import hardware
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 
 CLIPS = "clips.jsonl"
 
@@ -122,15 +122,11 @@ def evaluate(
     require("bench", "pesq", "pystoi", "scipy", "matplotlib", *(["speechmos"] if dnsmos else []))
     metrics = (*METRICS, *(DNSMOS if dnsmos else ()), *([WER] if wer else ()))
     listener = identity(wer) if wer else None
-    if isinstance(models, str | Path):
-        models = [models]
     if not models:
         from enhance.network.checkpoint import newest_run
 
         models = [newest_run()]
-    candidates = resolve_all(models, noisy=True)
-    for candidate in candidates:
-        load(candidate)  # a broken model is told before the long work
+    candidates = resolve_all(models)
     folder = Path(out)
     name, set_hash, pairs = open_pairs(set, snr, limit, quiet=quiet)
     labels = _group_labels(pairs, groups)
@@ -153,7 +149,7 @@ def evaluate(
     for candidate in candidates:
         own = [table[candidate.sha256, pair.name] for pair in pairs]
         heard = check(candidate, pairs)
-        row = _summary(candidate, own, labels, metrics) | shared | {"heard": heard.row()}
+        row = _summary(candidate, own, labels, metrics) | shared | {"heard": asdict(heard)}
         if candidate.kind != "noisy":
             warnings += heard.lines(candidate.name, len(pairs))
         warnings += refusal_lines(candidate.name, row["refusals"], len(pairs))
@@ -264,14 +260,12 @@ def open_pairs(
     chosen = list(found.pairs)[: limit or None]
     pairs: list[Pair] = []
     levels: list[tuple[str, float]] = []
-    with progress_bar(quiet=quiet) as bar:
-        job = bar.add_task("checking the set", total=len(chosen), speed="")
-        for name, clean, noisy, labels in chosen:
-            if snr is not None:
-                levels.append((name, rows_of.snr_db(*rows_of.read_pair(clean, noisy)[:2])))
-            text = {key: str(value) for key, value in dict(labels).items()}
-            pairs.append(Pair(name, str(clean), str(noisy), text, sha256(clean), sha256(noisy)))
-            bar.update(job, advance=1)
+    under_bar = tracked(chosen, "checking the set", len(chosen), quiet=quiet)
+    for name, clean, noisy, labels in under_bar:
+        if snr is not None:
+            levels.append((name, rows_of.snr_db(*rows_of.read_pair(clean, noisy)[:2])))
+        text = {key: str(value) for key, value in dict(labels).items()}
+        pairs.append(Pair(name, str(clean), str(noisy), text, sha256(clean), sha256(noisy)))
     if not pairs:
         raise EnhanceError(f"{folder}: the evaluation set has no pairs")
     name = "built-in (synthetic)" if folder is None else str(folder)
@@ -324,8 +318,7 @@ def _measure(
     path = folder / CLIPS
     wanted = {(c.sha256, p.sha256, p.name): (i, p) for i, c in enumerate(candidates) for p in pairs}
     names = {candidate.sha256: candidate.name for candidate in candidates}
-    done: dict[tuple[str, str, str], Row] = {}
-    parts: dict[tuple[str, str, str], Row] = {}
+    known: dict[tuple[str, str, str], Row] = {}
     others: list[Row] = []
     for row in read_rows(path):
         key = (row["model_hash"], row["clip_hash"], row["clip"])
@@ -334,22 +327,15 @@ def _measure(
         fresh = row["set_hash"] == set_hash and old
         fresh = fresh and all(old.get(name, version) == version for name, version in tools.items())
         if fresh and key in wanted:
-            place = parts if rows_of.missing_metrics(row, metrics) else done
-            place[key] = {**row, "model": names[key[0]], "labels": dict(wanted[key][1].labels)}
+            labels = dict(wanted[key][1].labels)
+            known[key] = {**row, "model": names[key[0]], "labels": labels}
         elif row["set_hash"] != set_hash or row["model_hash"] not in names:
             others.append(row)
-    reused = len(done)
-    kept = [*others, *done.values(), *parts.values()]
-    write_jsonl(path, kept)  # without a line that a kill cut off
+    write_jsonl(path, [*others, *known.values()])  # without a line that a kill cut off
     tasks = [
-        Task(
-            pair,
-            index,
-            figures=rows_of.missing_metrics(parts.get(key, _NOTHING), metrics),
-            recognizer=recognizer,
-        )
+        Task(pair, index, figures=missing, recognizer=recognizer)
         for key, (index, pair) in wanted.items()
-        if key not in done
+        if (missing := rows_of.missing_metrics(known.get(key, _NOTHING), metrics))
     ]
     # In the order of the clips, so that a stopped run has every model on the same clips.
     order = {pair.name: number for number, pair in enumerate(pairs)}
@@ -361,17 +347,16 @@ def _measure(
     ):
         for row in stream:
             key = (row["model_hash"], row["clip_hash"], row["clip"])
-            old_part = parts.get(key, _NOTHING)
-            row["metrics"] = {**old_part["metrics"], **row["metrics"]}
-            row["refusals"] = [*old_part["refusals"], *row["refusals"]]
-            row |= {"set_hash": set_hash, "tools": told}
-            done[key] = row
-            file.write(to_json(row) + "\n")
+            part = known.get(key, _NOTHING)
+            row["metrics"] = {**part["metrics"], **row["metrics"]}
+            row["refusals"] = [*part["refusals"], *row["refusals"]]
+            known[key] = row | {"set_hash": set_hash, "tools": told}
+            file.write(to_json(known[key]) + "\n")
             file.flush()
-    rows = [done[key] for key in wanted]
+    rows = [known[key] for key in wanted]
     noisy = {row["clip"]: row["metrics"] for row in rows if row["model_hash"] == NOISY}
     for row in rows:
         base = noisy[row["clip"]]
         row["gains"] = {k: v - base[k] for k, v in row["metrics"].items() if k in base}
     write_jsonl(path, others + rows)
-    return rows, reused
+    return rows, len(wanted) - len(tasks)

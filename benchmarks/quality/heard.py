@@ -32,9 +32,9 @@ class Heard:
     """Where the list of training files was; empty if there was none."""
     files: int = 0
     """Files in that list."""
-    same_bytes: list[tuple[str, str]] = field(default_factory=list)
+    same_bytes: list[list[str]] = field(default_factory=list)
     """(clip, training file) with the same bytes."""
-    same_name: list[tuple[str, str]] = field(default_factory=list)
+    same_name: list[list[str]] = field(default_factory=list)
     """(clip, training file) with the same name only."""
 
     def lines(self, model: str, clips: int) -> list[str]:
@@ -55,15 +55,6 @@ class Heard:
                     f"training, by {kind}: {some}{more}"
                 )
         return found
-
-    def row(self) -> dict[str, Any]:
-        """The finding as plain data."""
-        return {
-            "checked": self.checked,
-            "files": self.files,
-            "same_bytes": [list(pair) for pair in self.same_bytes],
-            "same_name": [list(pair) for pair in self.same_name],
-        }
 
 
 def telling_name(path: str) -> str:
@@ -144,10 +135,10 @@ def check(candidate: Candidate, clips: Sequence[Pair]) -> Heard:
         hits = [
             by_hash[value] for value in (clip.clean_sha256, clip.noisy_sha256) if value in by_hash
         ]
-        same_bytes += [(clip.name, _short(file)) for file in dict.fromkeys(hits)]
+        same_bytes += [[clip.name, _short(file)] for file in dict.fromkeys(hits)]
         if not hits:
             names = sorted(source_names(clip.name, clip.labels) & by_name.keys())
-            same_name += [(clip.name, _short(by_name[name])) for name in names]
+            same_name += [[clip.name, _short(by_name[name])] for name in names]
     return Heard(place, len(rows), same_bytes, same_name)
 
 

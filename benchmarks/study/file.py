@@ -40,13 +40,16 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.study.grid import ModesGrid, expand
 from distill.modes.choose import check_mode, planned_model
-from enhance.config import MixingConfig, ModelConfig, RunConfig, TrainingConfig
+from enhance.config import MixingConfig, RunConfig, TrainingConfig
 from enhance.config.checked import checked
 from enhance.config.settings import included, load_yaml, merge, override, parse, to_dict
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import difference
+from enhance.network.waveform_model import WaveformModel
 from enhance.training.run.run_folder import HARMLESS
 
 Change = tuple[str, Any, Any]
@@ -225,9 +228,9 @@ def hours_heard(training: TrainingConfig, mixing: MixingConfig, steps: int) -> f
     return steps * training.batch_size * mixing.segment_seconds / 3600
 
 
-def changes(old: RunConfig, new: RunConfig) -> list[Change]:
-    """Settings that differ, without those that weights do not depend on."""
-    return _telling(difference(to_dict(old), to_dict(new)))
+def changes(old: Any, new: Any) -> list[Change]:
+    """Settings that differ, as plain data, without those that weights do not depend on."""
+    return [change for change in difference(old, new) if change[0] not in HARMLESS]
 
 
 def changes_since(record: Any, trial: Trial) -> list[Change]:
@@ -241,16 +244,16 @@ def changes_since(record: Any, trial: Trial) -> list[Change]:
     trial
         As the study has it now.
     """
+    now = to_dict(trial.config)
     try:
-        old = parse(RunConfig, record, trial.key)
+        return changes(to_dict(parse(RunConfig, record, trial.key)), now)
     except EnhanceError:  # a setting has gone since
-        return _telling(difference(record, to_dict(trial.config))) or [("config", "old", "new")]
-    return changes(old, trial.config)
+        return changes(record, now) or [("config", "old", "new")]
 
 
 def newer_settings(record: Any, trial: Trial) -> list[str]:
     """Settings that did not exist when a run was trained; `changes_since` takes their defaults."""
-    found = _telling(difference(record, to_dict(trial.config)))
+    found = changes(record, to_dict(trial.config))
     same = {key for key, _, _ in changes_since(record, trial)}
     return [key for key, old, _ in found if old is None and key not in same]
 
@@ -272,33 +275,27 @@ def digest(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _telling(found: Sequence[Change]) -> list[Change]:
-    return [change for change in found if change[0] not in HARMLESS]
-
-
 def _entry(
-    name: str, runs: Mapping[str, Any], base: Mapping[str, Any], path: Path
+    name: str,
+    runs: Mapping[str, Any],
+    base: Mapping[str, Any],
+    path: Path,
+    before: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Settings of a run over those it extends, back to `base`."""
-    chain = [name]
-    layers = []
-    while True:
-        where = f"{path}: runs.{chain[-1]}"
-        own = _nested(runs[chain[-1]], where)
-        if "seed" in own:
-            raise EnhanceError(f"{where}: seed: seeds belong to the study; set seeds at the top")
-        parent = own.get("extends") or ""
-        layers.append({k: v for k, v in own.items() if len(chain) == 1 or k not in _OF_ENTRY})
-        if not parent:
-            break
-        _known(parent, runs, f"{where}: extends")
-        if parent in chain:
-            raise EnhanceError(f"{where}: extends {parent!r}, which extends this run")
-        chain.append(parent)
-    settings = dict(base)
-    for layer in reversed(layers):
-        settings = merge(settings, layer)
-    return settings
+    """Settings of a run over those it extends, back to `base`; ``before``: runs that extend it."""
+    where = f"{path}: runs.{name}"
+    own = _nested(runs[name], where)
+    if "seed" in own:
+        raise EnhanceError(f"{where}: seed: seeds belong to the study; set seeds at the top")
+    parent = own.get("extends")
+    if before:
+        own = {k: v for k, v in own.items() if k not in _OF_ENTRY}
+    if not parent:
+        return merge(base, own)
+    _known(parent, runs, f"{where}: extends")
+    if parent in (*before, name):
+        raise EnhanceError(f"{where}: extends {parent!r}, which extends this run")
+    return merge(_entry(parent, runs, base, path, (*before, name)), own)
 
 
 def _trial(name: str, settings: Mapping[str, Any], default: str, path: Path) -> Trial:
@@ -317,20 +314,11 @@ def _trial(name: str, settings: Mapping[str, Any], default: str, path: Path) -> 
         check_mode(config)
         model = planned_model(config.mode, config.objective, config.model)
         config = replace(config, model=model)
-        _build(model)
+        with torch.device("meta"):  # one that cannot be built is told before any training
+            WaveformModel(model)
     except EnhanceError as error:
         raise EnhanceError(f"{where}: {error}") from error
     return Trial(name, config, baseline, entry.why)
-
-
-def _build(model: ModelConfig) -> None:
-    """Make the network once, so that one that cannot be built is told before any training."""
-    import torch
-
-    from enhance.network.waveform_model import WaveformModel
-
-    with torch.device("meta"):
-        WaveformModel(model)
 
 
 def _check_budget(trials: Sequence[Trial], path: Path) -> None:

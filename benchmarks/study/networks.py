@@ -20,7 +20,7 @@ from benchmarks.study.trial import lock
 from enhance.errors import EnhanceError
 from enhance.files import read_json, write_json
 from enhance.network.checkpoint import CheckpointInfo
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 
 FOLDER = "networks"
 TIMES = "networks.json"
@@ -58,14 +58,12 @@ def time_networks(
     with contextlib.suppress(Timeout), lock(folder, "networks"):
         networks: dict[str, Any] = {}
         files: dict[str, Path] = {}
-        with progress_bar(quiet=quiet) as bar:
-            task = bar.add_task("exporting networks", total=len(wanted), speed="")
-            for key, trial in wanted.items():
-                try:
-                    files[key] = _export(folder, trial)
-                except EnhanceError as error:
-                    networks[key] = {"run": trial.key, "refused": str(error)}
-                bar.update(task, advance=1, speed=trial.key)
+        under_bar = tracked(wanted.items(), "exporting networks", len(wanted), quiet=quiet)
+        for key, trial in under_bar:
+            try:
+                files[key] = _export(folder, trial)
+            except EnhanceError as error:
+                networks[key] = {"run": trial.key, "refused": str(error)}
         result: dict[str, Any] = {"format": FORMAT, "networks": networks}
         if files:
             measured = bench(

@@ -26,6 +26,7 @@ from benchmarks.study.trial import (
     read_record,
     state_of,
 )
+from distill.backbones.find import SHIPPED
 from distill.training import card
 from distill.training.card import leaves
 from enhance.config.settings import to_dict
@@ -186,7 +187,7 @@ class _Found:
 
     def _about(self, trial: Trial) -> Row:
         base = self.study.trial(trial.baseline, trial.seed) if trial.baseline else None
-        differ = changes(base.config, trial.config) if base else []
+        differ = changes(to_dict(base.config), to_dict(trial.config)) if base else []
         return {
             "name": trial.name,
             "why": trial.why,
@@ -197,8 +198,6 @@ class _Found:
 
 def _teachers(study: Study) -> dict[str, Row | None]:
     """Each teacher of a study of modes, and how far its phone probe lies over the best of MFCC."""
-    from distill.backbones.find import SHIPPED
-
     found: dict[str, Row | None] = {}
     for trial in study.trials:
         for key, value in leaves(json.loads(json.dumps(to_dict(trial.config)))):

@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from benchmarks.quality.evaluate import evaluate
 from benchmarks.study.file import Trial, changes_since, digest, hours_heard, told
 from distill.modes.choose import load_model, make_objective
 from enhance.config.settings import to_dict
@@ -310,8 +311,6 @@ def _cpu_seconds() -> float:
 
 
 def _evaluate(folder: Path, conditions: Conditions) -> dict[str, Any]:
-    from benchmarks.quality.evaluate import evaluate
-
     place = folder / EVALUATION
     noisy = Path(conditions.noisy)
     if noisy.is_file() and not (place / CLIPS).exists():

@@ -11,13 +11,11 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from distill.teacher.contract import Teacher
 from enhance import files
 from enhance.errors import EnhanceError, require
-
-if TYPE_CHECKING:
-    from distill.teacher.contract import Teacher
 
 ECAPA = "distill.backbones.ecapa"
 PUBLISHED = "distill.backbones.published.load"
@@ -107,10 +105,20 @@ def packaged(name: str) -> Path:
 def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
     """Load the teacher in a folder, or in a checkpoint file as its authors published it.
 
+    Parameters
+    ----------
+    path
+        The folder or file.
+    name
+        How it was asked for.
+    left_pad
+        Zeros before the input; None takes what the teacher is used to.
+
     Raises
     ------
     EnhanceError
-        If it is no model folder and no known file, or no backbone here reads its kind.
+        If it is no model folder and no known file, or no backbone here reads its kind; if a file
+        is missing, a setting is not one that is known, or weights are missing or do not fit.
     """
     if name in PACKAGED and path.is_file():
         module = f"distill.backbones.{name}"

@@ -184,13 +184,7 @@ _NAMES = {
 
 
 def load(path: Path, name: str, left_pad: int | None = None) -> DistillMosTeacher:
-    """Load the teacher from the package's file of weights.
-
-    Raises
-    ------
-    EnhanceError
-        If the weights do not fit.
-    """
+    """Load the teacher from the package's file of weights; see `distill.backbones.load`."""
     weights = read_weights(path, "model")
     own = {
         mine + key.removeprefix(theirs): tensor

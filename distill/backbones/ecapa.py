@@ -44,7 +44,7 @@ class EcapaTeacher(FrozenTeacher):
             name,
             field_samples=FIELD,
             stride_samples=STRIDE,
-            widths=model.config.widths,
+            widths=model.config.channels,
             left_pad=left_pad,
             reach_frames=max(model.config.context_frames),
         )
@@ -89,13 +89,7 @@ class EcapaTeacher(FrozenTeacher):
 
 
 def load(folder: Path, name: str, left_pad: int | None = None) -> EcapaTeacher:
-    """Load a teacher from a folder of ours or a published one of speechbrain.
-
-    Raises
-    ------
-    EnhanceError
-        If a file is missing, a setting is not one this front end has, or weights do not fit.
-    """
+    """Load a folder of ours or a published one of speechbrain; see `distill.backbones.load`."""
     if ecapa_published.is_published(folder):
         return EcapaTeacher(ecapa_published.read(folder), name, left_pad)
     config = read_json(folder / "config.json", "it holds the sizes of the network")

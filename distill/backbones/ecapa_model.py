@@ -112,11 +112,6 @@ class EcapaConfig:
             )
 
     @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each frame-level output."""
-        return self.channels
-
-    @property
     def context_frames(self) -> tuple[int, ...]:
         """Frames on either side that the convolutions of each frame-level output reach.
 

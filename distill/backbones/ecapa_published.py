@@ -13,12 +13,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from distill.backbones.ecapa_model import Ecapa, EcapaConfig
+from distill.backbones.folder import read_weights
+from enhance.config.settings import parse
 from enhance.errors import EnhanceError, require
-
-if TYPE_CHECKING:
-    from distill.backbones.ecapa_model import Ecapa
+from enhance.network.tensors import load_exactly
 
 SETTINGS = "hyperparams.yaml"
 WEIGHTS = "embedding_model.ckpt"
@@ -77,11 +78,6 @@ def read(folder: Path) -> Ecapa:
     EnhanceError
         If it is no ECAPA-TDNN with the front end known here, or a file is damaged.
     """
-    from distill.backbones.ecapa_model import EcapaConfig
-    from distill.backbones.folder import read_weights
-    from enhance.config.settings import parse
-    from enhance.network.tensors import load_exactly
-
     path = folder / SETTINGS
     settings = read_settings(path)
     front = _entry(settings, "compute_features", "new:speechbrain.lobes.features.Fbank", path)

@@ -12,12 +12,10 @@ import contextlib
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from distill import backbones
+from distill.teacher.contract import Teacher
 from enhance.errors import EnhanceError, require
-
-if TYPE_CHECKING:
-    from distill.teacher.contract import Teacher
 
 SHIPPED = Path(__file__).parents[1] / "models"
 """Folder of the teachers that come with the source distribution."""
@@ -43,8 +41,6 @@ def load(name_or_path: str | Path, *, left_pad: int | None = None) -> Teacher:
     EnhanceError
         If nothing is found, or what is found is no teacher.
     """
-    from distill import backbones
-
     text = str(name_or_path)
     kind, colon, rest = text.partition(":")
     if kind == "random" and colon:
@@ -103,8 +99,6 @@ def resolve(name_or_path: str | Path) -> Path:
     EnhanceError
         If the name is neither shipped nor a folder or file nor a hub id that can be had.
     """
-    from distill import backbones
-
     text = str(name_or_path)
     if re.fullmatch(r"[\w.-]+", text) and (SHIPPED / text / "config.json").is_file():
         return SHIPPED / text

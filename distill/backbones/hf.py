@@ -165,13 +165,7 @@ def _fold_weight_norm(model: nn.Module) -> nn.Module:
 
 
 def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
-    """Load a teacher from a folder in the transformers format.
-
-    Raises
-    ------
-    EnhanceError
-        If a file is missing, weights do not fit the config, or some of them are missing.
-    """
+    """Load a teacher from a folder in the transformers format; see `distill.backbones.load`."""
     transformers = import_transformers()
     kind = read_json(folder / "config.json", "it names the kind of model")["model_type"]
     heard = prepared(folder)
@@ -179,12 +173,7 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
     model, missing = from_pretrained(getattr(transformers, CLASSES[kind]), folder, hint)
     if missing:
         model.get_parameter("masked_spec_embed").detach().zero_()  # not random: see fingerprint
-    return HfTeacher(
-        model,
-        name,
-        **heard,
-        left_pad=left_pad,
-    )
+    return HfTeacher(model, name, **heard, left_pad=left_pad)
 
 
 def from_pretrained(cls: Any, folder: Path, hint: str) -> tuple[nn.Module, bool]:

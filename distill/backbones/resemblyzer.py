@@ -99,13 +99,7 @@ class ResemblyzerTeacher(FrozenTeacher):
 
 
 def load(path: Path, name: str, left_pad: int | None = None) -> ResemblyzerTeacher:
-    """Load the teacher from the package's file of weights.
-
-    Raises
-    ------
-    EnhanceError
-        If the weights do not fit.
-    """
+    """Load the teacher from the package's file of weights; see `distill.backbones.load`."""
     own = {}
     for key, tensor in read_weights(path, "model_state").items():
         part, _, rest = key.partition(".")  # such as lstm.weight_ih_l2

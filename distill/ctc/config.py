@@ -24,7 +24,6 @@ class CtcConfig(LoopConfig):
     learning_rate: PositiveFloat = 3e-4
     """Peak. Base size takes 1e-4 and less, the mini models up to 1e-3."""
     warmup_steps: NonNegativeInt = 100
-    """Linear rise of the learning rate."""
     freeze_steps: NonNegativeInt = 100
     """Steps at the start in which the head alone is trained."""
     train_front_end: bool = False
@@ -43,7 +42,4 @@ class CtcConfig(LoopConfig):
     """Longer clips are refused: attention takes memory with the square of their length."""
     held_back: Part = 0.1
     """Share of the transcripts kept for evaluation where no other file is, by speaker."""
-    log_every: PositiveInt = 50
-    """Steps between lines of history.jsonl."""
     validate_every: PositiveInt = 250
-    """Steps between measurements on the evaluation clips."""

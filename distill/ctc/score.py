@@ -67,18 +67,11 @@ def error_rate(references: Sequence[Text], recognised: Sequence[Text]) -> dict[s
     return {**interval(errors, counts), **totals}
 
 
-def best_constant(texts: Sequence[Text], candidates: int = 16, against: int = 64) -> list[str]:
+def best_constant(texts: Sequence[Text]) -> list[str]:
     """The one answer that serves best where nothing is heard.
 
-    Of ``candidates`` training texts, spread over their lengths, the one with fewest edits to
-    ``against`` others, spread alike: what an error rate must beat to mean anything.
-
-    Parameters
-    ----------
-    texts
-        Tokens of each training text.
-    candidates, against
-        How many are tried, and on how many.
+    Of 16 training texts (tokens of each), spread over their lengths, the one with fewest edits to
+    64 others, spread alike: what an error rate must beat to mean anything.
     """
     distance = edits()
     ordered = sorted((list(text) for text in texts), key=lambda text: (len(text), text))
@@ -87,5 +80,5 @@ def best_constant(texts: Sequence[Text], candidates: int = 16, against: int = 64
         places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
         return [ordered[i] for i in places]
 
-    judges = spread(against)
-    return min(spread(candidates), key=lambda text: sum(distance(judge, text) for judge in judges))
+    judges = spread(64)
+    return min(spread(16), key=lambda text: sum(distance(judge, text) for judge in judges))

@@ -25,7 +25,6 @@ from distill.ssl.losses.masked_units import span_mask
 from distill.training.accuracy import evaluating
 from distill.training.card import write
 from distill.training.loop import Loop, Place
-from enhance.files import write_json
 from enhance.training.engine.interrupt import Interrupt
 from enhance.training.engine.learner import Learner, Step
 from enhance.training.engine.processes import on_cpu
@@ -100,8 +99,7 @@ def finetune(
             **measure(load(loop.output)[0], data, config),
             "curve": loop.curve(),
         }
-        write_json(loop.output / "record.json", record)
-        write(loop.output, card.text)
+        write(loop.output, card.text, record)
         return record
 
 

@@ -22,18 +22,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from distill.backbones.find import load
+from distill.modes.concat import ConcatConfig, Concatenation, check_size
+from distill.modes.concat import find_companion as find_companion
+from distill.modes.distill import Distillation, DistillConfig
+from distill.modes.pretrain import PretrainConfig, Pretraining, check_steps
+from distill.teacher.contract import Teacher
 from enhance.config import ModelConfig, RunConfig
 from enhance.config.settings import parse
 from enhance.errors import EnhanceError
+from enhance.network import checkpoint
+from enhance.network.checkpoint import CheckpointInfo
+from enhance.network.waveform_model import WaveformModel
 from enhance.training.objective import Enhancement, Objective
-
-if TYPE_CHECKING:
-    from distill.teacher.contract import Teacher
-    from enhance.network.checkpoint import CheckpointInfo
-    from enhance.network.companion import Companion
-    from enhance.network.waveform_model import WaveformModel
 
 MODES = ("base", "distill", "concat", "pretrain")
 """Modes that there are; all but base can be joined."""
@@ -70,10 +73,6 @@ def read_objective(mode: str, objective: Mapping[str, Any]) -> dict[str, Any]:
     EnhanceError
         For a key that the mode does not have, or a value out of range.
     """
-    from distill.modes.concat import ConcatConfig
-    from distill.modes.distill import DistillConfig
-    from distill.modes.pretrain import PretrainConfig
-
     kinds: dict[str, type] = {
         "distill": DistillConfig, "concat": ConcatConfig, "pretrain": PretrainConfig,
     }  # fmt: skip
@@ -111,9 +110,6 @@ def check_mode(settings: RunConfig) -> None:
         )
     if not names:
         return
-    from distill.modes.concat import check_size
-    from distill.modes.pretrain import check_steps
-
     found = read_objective(settings.mode, settings.objective)
     if "concat" in found:
         check_size(found["concat"], settings.model)
@@ -158,11 +154,6 @@ def make_objective(settings: RunConfig, quiet: bool) -> Objective:
     seed_everything(settings.seed, verbose=False)
     if not parts(settings.mode):
         return Enhancement(settings.loss)
-    from distill.backbones.find import load
-    from distill.modes.concat import Concatenation
-    from distill.modes.distill import Distillation
-    from distill.modes.pretrain import Pretraining
-
     found = read_objective(settings.mode, settings.objective)
     teachers: dict[str, Teacher] = {}
     for config in found.values():  # one that serves two modes is loaded once
@@ -211,13 +202,4 @@ def load_model(path: Path | str) -> tuple[WaveformModel, CheckpointInfo]:
     EnhanceError
         As there; or if the teacher is gone or another one.
     """
-    from enhance.network import checkpoint
-
     return checkpoint.load_model(path, find_companion)
-
-
-def find_companion(record: dict[str, Any], model: ModelConfig) -> Companion:
-    """What a saved model needs beside the audio: a `enhance.network.companion.Factory`."""
-    from distill.modes import concat
-
-    return concat.find_companion(record, model)

@@ -8,7 +8,7 @@ the *distill* integration of Shankar, Tan, Xu and Kumar (arXiv 2403.01369).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -16,11 +16,9 @@ from distill.modes.imitation import Imitation, ImitationConfig
 from distill.teacher.contract import Teacher
 from enhance.config import LossConfig, ModelConfig
 from enhance.config.checked import NonNegativeFloat, checked
+from enhance.data.corpus.clip_store import ClipStore
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.objective import Objective, clean_loss, enhance_batch
-
-if TYPE_CHECKING:
-    from enhance.data.corpus.clip_store import ClipStore
 
 
 @checked

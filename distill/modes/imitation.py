@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +37,9 @@ from distill.teacher.frames import FrameGrid, resample
 from enhance.config import ModelConfig
 from enhance.config.checked import NonNegativeFloat, checked
 from enhance.config.settings import to_dict
+from enhance.data.corpus.clip_store import ClipStore
 from enhance.files import cache_folder
 from enhance.network.gcrn import Gcrn
-
-if TYPE_CHECKING:
-    from enhance.data.corpus.clip_store import ClipStore
 
 Distance = Literal["l1", "cosine", "correlation"]
 """The distances there are."""

@@ -17,7 +17,7 @@ fine-tuning begins nothing is validated and no model is kept.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,12 +29,10 @@ from distill.teacher.frames import resample
 from distill.teacher.windows import listen
 from enhance.config import ModelConfig, TrainingConfig
 from enhance.config.checked import Field, PositiveInt, checked
+from enhance.data.corpus.clip_store import ClipStore
 from enhance.errors import EnhanceError
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.objective import Objective, encode_batch
-
-if TYPE_CHECKING:
-    from enhance.data.corpus.clip_store import ClipStore
 
 
 @checked

@@ -18,19 +18,16 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distill.teacher.features import Features
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
-
-if TYPE_CHECKING:
-    from enhance.data.corpus.clip_store import ClipStore
-    from enhance.data.mixing.recipe import Piece
 
 log = logging.getLogger("enhance")
 

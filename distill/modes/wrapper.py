@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from enhance.config import ModelConfig
+from enhance.data.corpus.clip_store import ClipStore
 from enhance.network.companion import Companion
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.objective import Objective
-
-if TYPE_CHECKING:
-    from enhance.data.corpus.clip_store import ClipStore
 
 
 class Around(Objective):

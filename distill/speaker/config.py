@@ -98,13 +98,9 @@ class SpeakerConfig(LoopConfig):
     batch: Annotated[int, Field(ge=2)] = 32
     """Clips of one step."""
     learning_rate: PositiveFloat = 2e-3
-    """Peak, after the warm-up; falls to 0 over the last quarter."""
     warmup_steps: NonNegativeInt = 30
-    """Linear rise of the learning rate."""
     weight_decay: NonNegativeFloat = 1e-4
-    """AdamW's, on matrices only."""
     clip_norm: PositiveFloat = 3.0
-    """Bound on the norm of all gradients."""
     held_back: Part = 0.1
     """Share of the speech kept for validation, by speaker."""
     clean_probability: Share = 0.3
@@ -118,9 +114,7 @@ class SpeakerConfig(LoopConfig):
     dino: DinoConfig = field(default_factory=DinoConfig)
     """Of `dino`."""
     log_every: PositiveInt = 10
-    """Steps between lines of history.jsonl."""
     validate_every: PositiveInt = 100
-    """Steps between measurements on the speakers held back."""
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     epsilon: ClassVar[float] = 1e-8

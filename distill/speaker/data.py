@@ -182,12 +182,8 @@ class Crops:
             return np.array([rng.choice(self._members[s]) for s in drawn])
         clips = len(self.data.train)
         place = np.arange(step * size, (step + 1) * size)
-        orders = {
-            epoch: np.random.default_rng(np.random.SeedSequence([seed, 2, epoch])).permutation(
-                clips
-            )
-            for epoch in set((place // clips).tolist())
-        }
+        epochs = set((place // clips).tolist())
+        orders = {e: np.random.default_rng([seed, 2, e]).permutation(clips) for e in epochs}
         return np.array([orders[p // clips][p % clips] for p in place.tolist()])
 
     def _view(self, clip: int, step: int, item: int, view: int) -> np.ndarray:

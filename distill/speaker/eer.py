@@ -15,8 +15,7 @@ all costs; minDCF is its least over all thresholds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,10 +47,6 @@ class Verification:
     """Number of speakers."""
     clips: int
     """Number of clips."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, fit for JSON."""
-        return asdict(self)
 
 
 def equal_error_rate(

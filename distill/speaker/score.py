@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from distill.training.accuracy import evaluating
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.progress import progress_bar
 
 Embed = Callable[[Tensor], Tensor]
 """A wave (1, N) to a vector (1, E)."""
@@ -52,15 +52,11 @@ def check_unseen(train: tuple[Clip, ...], evaluation: tuple[Clip, ...]) -> None:
 
 
 @torch.no_grad()
-def measure(store: ClipStore, embed: Embed, seed: int = 0, *, quiet: bool = True) -> Verification:
+def measure(store: ClipStore, embed: Embed) -> Verification:
     """EER on all pairs of the clips of a store, each whole and alone."""
-    vectors = []
-    with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("speaker embeddings", total=len(store), speed="")
-        for i in range(len(store)):
-            vectors.append(embed(torch.from_numpy(store.whole(i))[None])[0].numpy())
-            bar.update(task, advance=1)
-    return verify(np.stack(vectors), [name_of(c) for c in store.clips], seed=seed)
+    waves = (torch.from_numpy(store.whole(i))[None] for i in range(len(store)))
+    vectors = np.stack([embed(wave)[0].numpy() for wave in waves])
+    return verify(vectors, [name_of(c) for c in store.clips])
 
 
 def of_encoder(model: Ecapa) -> Embed:
@@ -96,5 +92,5 @@ def compare(model: Ecapa, untrained: Ecapa, train: ClipStore, evaluation: ClipSt
         "mean log-mel spectrum": of_mean_spectrum(train, model),
     }
     return [
-        {"embedding": name, **measure(evaluation, embed).to_dict()} for name, embed in rows.items()
+        {"embedding": name, **asdict(measure(evaluation, embed))} for name, embed in rows.items()
     ]

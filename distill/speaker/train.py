@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,7 +24,6 @@ from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.dino import Dino
 from distill.training.card import write
 from distill.training.loop import Loop, Place
-from enhance.files import write_json
 from enhance.training.engine.interrupt import Interrupt
 from enhance.training.engine.learner import Learner, Step
 from enhance.training.engine.processes import on_cpu
@@ -100,8 +100,7 @@ def train(
             untrained = config.sizes.build(config.seed)
             record["verification"] = score.compare(encoder, untrained, data.train, unseen)
         ecapa_model.save(encoder, loop.output)
-        write_json(loop.output / "record.json", record)
-        write(loop.output, card.text)
+        write(loop.output, card.text, record)
         return record
 
 
@@ -142,7 +141,7 @@ class SpeakerLearner(Learner):
         if self.data.held is None:
             return None
         with on_cpu([self.objective]):
-            return score.measure(self.data.held, score.of_encoder(self.objective.encoder)).to_dict()
+            return asdict(score.measure(self.data.held, score.of_encoder(self.objective.encoder)))
 
     def tell(self, row: dict[str, Any], seconds: float) -> str:
         """And warn of the two ways in which DINO collapses."""

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from distill.backbones.hf import CLASSES
+from distill.ssl.families.config import PRESETS
 from distill.ssl.families.family import config_class
-from distill.ssl.families.presets import PRESETS
 from distill.ssl.families.transformer import KINDS
 from distill.training import card
 from enhance.config.settings import merge, parse, to_dict
-from enhance.files import write_json
 
 TITLES = {
     "wav2vec": "wav2vec",
@@ -57,10 +56,8 @@ def write(folder: Path, probe: dict[str, Any] | None = None) -> Path:
     EnhanceError
         If there is no record.
     """
-    if probe is not None:
-        record = card.read(folder)
-        write_json(folder / "record.json", {**record, "phone_probe": probe})
-    return card.write(folder, text)
+    more = None if probe is None else {**card.read(folder), "phone_probe": probe}
+    return card.write(folder, text, more)
 
 
 def text(record: dict[str, Any], name: str, size: int) -> str:

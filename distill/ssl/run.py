@@ -189,9 +189,7 @@ class FamilyLearner(Learner):
         frames = (round(config.batch_seconds * 50), round(config.crop_seconds * 50))
         every = epochs(self.data.speech, self.data.train, *frames, seed, number)
         for _, crops in islice(every, 0, None, world):
-            rng = np.random.default_rng(
-                np.random.SeedSequence([config.seed, 2, self.iteration, number])
-            )
+            rng = np.random.default_rng([config.seed, 2, self.iteration, number])
             yield number, crops, self.family.batch(crops, self.data, rng)
             number += world
 

@@ -37,6 +37,9 @@ Device = torch.device | str
 class Features:
     """What a frozen teacher makes of whole clips, remembered on disk.
 
+    Methods take a clip as ``wave``, samples (N,) at the teacher's rate, floating point, or where
+    they need no samples yet as its ``key``; ``device`` is where the teacher runs if it is asked.
+
     Parameters
     ----------
     teacher
@@ -84,13 +87,6 @@ class Features:
     def of(self, wave: np.ndarray, *, device: Device = "cpu") -> np.ndarray:
         """Normalised features of one whole clip, found or made now.
 
-        Parameters
-        ----------
-        wave
-            Samples at the teacher's rate, (N,) floating point.
-        device
-            Where the teacher runs if it is asked.
-
         Returns
         -------
         np.ndarray
@@ -106,13 +102,6 @@ class Features:
 
     def states(self, wave: np.ndarray, *, device: Device = "cpu") -> list[np.ndarray]:
         """Each chosen hidden state of one whole clip, raw; one pass makes all that are missing.
-
-        Parameters
-        ----------
-        wave
-            Samples at the teacher's rate, (N,) floating point.
-        device
-            Where the teacher runs if it is asked.
 
         Returns
         -------
@@ -143,14 +132,10 @@ class Features:
 
         Parameters
         ----------
-        key
-            Of the clip.
         samples
-            Its length.
+            Length of the clip.
         wave
             Gives its samples, if they are needed.
-        device
-            Where the teacher runs if it is asked.
 
         Returns
         -------

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from distill.teacher.contract import Teacher
 from enhance.errors import EnhanceError
 from enhance.stft import StftConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distill.teacher.contract import Teacher
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,6 @@ def overlaps(
     Shape: float32 (target_frames, source_frames); a row sums to at most one, and to less at the
     ends, where no source frame is.
     """
-    import torch
 
     def cells(grid: FrameGrid, count: int) -> Tensor:  # half samples
         return 2 * grid.offset + grid.field - grid.stride + 2 * grid.stride * torch.arange(count)
@@ -113,8 +109,6 @@ def resample(
     valid
         bool (B, T): at least half of the cell is covered by valid source frames.
     """
-    import torch
-
     weights = _kept(source, target, values.shape[1], frames).to(values)  # (T, T')
     counts = valid.to(values)
     cover = counts @ weights.T  # (B, T)

@@ -16,20 +16,18 @@ import torch
 from torch import Tensor, nn
 
 
-def interval(hits: np.ndarray, counts: np.ndarray, draws: int = 2000) -> dict[str, float]:
+def interval(hits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     """Share of hits with a 95 % interval by bootstrap over whole clusters.
 
     Frames of one clip are alike, so clips are drawn with replacement, not frames: the 2.5th and
-    97.5th percentile of the pooled share over ``draws`` resamplings (seed 0).
+    97.5th percentile of the pooled share over 2,000 resamplings (seed 0).
 
     Parameters
     ----------
     hits, counts
         Of each cluster, (n,).
-    draws
-        Resamplings.
     """
-    chosen = np.random.default_rng(0).integers(len(hits), size=(draws, len(hits)))
+    chosen = np.random.default_rng(0).integers(len(hits), size=(2000, len(hits)))
     shares = hits[chosen].sum(axis=1) / np.maximum(counts[chosen].sum(axis=1), 1)
     low, high = np.percentile(shares, [2.5, 97.5])
     return {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from enhance.files import atomic, read_json
+from enhance.files import atomic, read_json, write_json
 
 Text = Callable[[dict[str, Any], str, int], str]
 """Card of a record (as in ``record.json``), the model's name and the bytes of its weights."""
@@ -30,14 +30,16 @@ def read(folder: Path) -> dict[str, Any]:
     return read_json(folder / "record.json", "no record to write a card from")
 
 
-def write(folder: Path, text: Text) -> Path:
-    """Write ``README.md`` of a model folder from its ``record.json``.
+def write(folder: Path, text: Text, found: Mapping[str, Any] | None = None) -> Path:
+    """Write ``README.md`` of a model folder from its ``record.json``; first that, if it is given.
 
     Raises
     ------
     EnhanceError
         If there is no record.
     """
+    if found is not None:
+        write_json(folder / "record.json", found)
     record = read(folder)
     size = (folder / "model.safetensors").stat().st_size
     with atomic(folder / "README.md") as temporary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ import torch
 from enhance.config import ModelConfig
 from enhance.config.settings import parse, to_dict
 from enhance.errors import EnhanceError
-from enhance.files import is_file, is_folder, read_jsonl, write_json
+from enhance.files import is_file, is_folder, read_json, read_jsonl, write_json
 from enhance.network.companion import Companion, Factory
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.network.waveform_model import WaveformModel
@@ -224,11 +223,8 @@ def difference(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
-    found = record.get("format") if isinstance(record, dict) else None
+    record = read_json(path)
+    found = record.get("format")
     if found != FORMAT or "model" not in record:
         raise EnhanceError(
             f"{path}: written by other code (its format is {found!r}, need {FORMAT!r})"

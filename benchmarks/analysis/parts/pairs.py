@@ -137,5 +137,5 @@ def waves(noise: ClipStore | None, snrs: Sequence[float | None], item: Item) -> 
         assert snr is not None
         always = Disturbance(noise_probability=1, noise_snr=(snr, snr), speech_probability=0)
         rng = np.random.default_rng(item.seed)  # the same piece of noise at each SNR
-        found.append(disturb(clean[None], noise, [item.noise], always, rng)[0][0])
+        found.append(disturb(clean[None], noise, [item.noise], always, rng)[0])
     return found

@@ -89,7 +89,7 @@ class DecoderData(SslData):
         noises = self.held_noise if clip >= len(self.train) else self.train_noise
         rng = np.random.default_rng(np.random.SeedSequence([config.seed, 3, clip]))
         always = Disturbance(noise_probability=1, noise_snr=config.snr, speech_probability=0)
-        return disturb(clean[None], self.noise, noises, always, rng)[0][0]
+        return disturb(clean[None], self.noise, noises, always, rng)[0]
 
     def digest(self) -> str:
         """What identifies the clips: names and lengths, in order."""

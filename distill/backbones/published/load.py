@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +23,8 @@ from distill.backbones import import_transformers
 from distill.backbones.hf import CLASSES, HfTeacher
 from distill.backbones.published import wav2vec as wav2vec_published
 from distill.backbones.published.fairseq_files import flat, literal, read
+from distill.teacher.contract import Teacher
 from enhance.errors import EnhanceError
-
-if TYPE_CHECKING:
-    from distill.teacher.contract import Teacher
 
 CONVOLUTIONAL = ("wav2vec", "vq-wav2vec")
 """The 2019 models, which `distill.backbones.published.wav2vec` reads."""
@@ -198,46 +196,11 @@ def _normalize(args: Mapping[str, Any], path: str | Path) -> bool:
 
 
 def load(path: str | Path, name: str, left_pad: int | None = None) -> Teacher:
-    """Load a teacher from one published checkpoint file.
-
-    Parameters
-    ----------
-    path
-        Such as ``wav2vec_small.pt``, ``hubert_base_ls960.pt``, ``WavLM-Base+.pt`` or
-        ``wav2vec_large.pt``.
-    name
-        How it was asked for.
-    left_pad
-        Zeros before the input; None takes field - stride.
-
-    Raises
-    ------
-    EnhanceError
-        If the file is of no known kind, or weights are missing, too many or of another shape.
-    """
+    """Make a teacher of a file such as ``wav2vec_small.pt``, ``hubert_base_ls960.pt``,
+    ``WavLM-Base+.pt`` or ``wav2vec_large.pt``; see `distill.backbones.load`."""
     kind, args, tensors = read(path)
     if kind in CONVOLUTIONAL:
         return wav2vec_published.load_published(kind, args, tensors, name, left_pad)
-    return load_published(kind, args, tensors, name, left_pad, path=path)
-
-
-def load_published(
-    kind: str,
-    args: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    name: str,
-    left_pad: int | None = None,
-    *,
-    path: str | Path | None = None,
-) -> HfTeacher:
-    """Make a teacher of the settings and weights of a published file.
-
-    Raises
-    ------
-    EnhanceError
-        As `load`.
-    """
-    path = name if path is None else path
     if any(key.startswith(_FINE_TUNED) for key in tensors):
         args, tensors = _inner(args, tensors, path)
     transformers = import_transformers()

@@ -70,13 +70,8 @@ class Wav2VecConfig:
 
     @classmethod
     def small(cls, **changes: Any) -> Self:
-        """A model of 0.5 M weights that a CPU can train: stride 160, field 465 samples.
-
-        Parameters
-        ----------
-        changes
-            Fields that shall differ.
-        """
+        """A model of 0.5 M weights that a CPU can train: stride 160, field 465 samples;
+        ``changes`` are fields that shall differ."""
         rows = {
             "encoder": ((32, 10, 5), (64, 8, 4), (96, 4, 2), (128, 4, 2), (128, 4, 2)),
             "aggregator": tuple((128, kernel, 1) for kernel in (2, 3, 4, 5, 6)),
@@ -167,13 +162,7 @@ class AggregatorLayer(nn.Module):
 
 
 class Wav2Vec(nn.Module):
-    """Encoder and aggregator; the predictions are `distill.ssl.losses.future`.
-
-    Parameters
-    ----------
-    config
-        Architecture.
-    """
+    """Encoder and aggregator; the predictions are `distill.ssl.losses.future`."""
 
     config_type: ClassVar[type[Wav2VecConfig]] = Wav2VecConfig
 

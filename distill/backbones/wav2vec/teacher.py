@@ -117,11 +117,5 @@ def read_model(folder: Path) -> Wav2Vec:
 
 
 def load(folder: Path, name: str, left_pad: int | None = None) -> Wav2VecTeacher:
-    """Load a teacher from what `save` wrote.
-
-    Raises
-    ------
-    EnhanceError
-        If a file is missing or does not fit.
-    """
+    """Load a teacher from what `save` wrote; see `distill.backbones.load`."""
     return Wav2VecTeacher(read_model(folder), name, left_pad=left_pad, **prepared(folder))

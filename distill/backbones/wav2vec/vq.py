@@ -49,24 +49,12 @@ class VqWav2VecConfig(Wav2VecConfig):
 
     @classmethod
     def small(cls, **changes: Any) -> Self:
-        """A model that a CPU can train, with 2 groups of 64 codewords.
-
-        Parameters
-        ----------
-        changes
-            Fields that shall differ.
-        """
+        """A model that a CPU can train, with 2 groups of 64 codewords; ``changes`` are fields."""
         return super().small(**{"vq_codes": 64, **changes})
 
 
 class VqWav2Vec(Wav2Vec):
-    """Encoder, quantiser and aggregator.
-
-    Parameters
-    ----------
-    config
-        Architecture.
-    """
+    """Encoder, quantiser and aggregator."""
 
     config_type: ClassVar[type[Wav2VecConfig]] = VqWav2VecConfig
     config: VqWav2VecConfig

@@ -146,7 +146,7 @@ def disturb(
     config: Disturbance,
     rng: np.random.Generator,
     rooms: Sequence[Response] = (),
-) -> tuple[np.ndarray, list[str]]:
+) -> np.ndarray:
     """Put some crops of a batch into rooms, lay noise or other speech over some.
 
     Parameters
@@ -164,23 +164,18 @@ def disturb(
 
     Returns
     -------
-    mixed
+    np.ndarray
         (B, N) float32, the crop at its level plus the disturbance.
-    kinds
-        ``"clean"``, ``"noise"`` or ``"speech"`` for each crop, and ``"room"`` or ``"room, noise"``
-        or ``"room, speech"`` where it is reverberated.
     """
-    clean, roomy = _in_rooms(clean, rooms, config.reverberation_probability, rng)
+    clean = _in_rooms(clean, rooms, config.reverberation_probability, rng)
     mixed = clean.copy()
-    kinds = []
     size, length = clean.shape
     for b in range(size):
         chance = rng.random()
-        kind = "clean"
         if noise is not None and len(noises) and chance < config.noise_probability:
             other = _noise(noise, noises, length, rng)
             target, span = 0, length
-            ratio, kind = rng.uniform(*config.noise_snr), "noise"
+            ratio = rng.uniform(*config.noise_snr)
         elif size > 1 and 0 <= chance - config.noise_probability < config.speech_probability:
             neighbour = clean[(b + 1 + rng.integers(size - 1)) % size]
             least, most = (int(share * length) for share in config.speech_overlap)
@@ -188,30 +183,28 @@ def disturb(
             source, target = rng.integers(0, length - span + 1, 2)
             other = np.zeros(length, np.float32)
             other[target : target + span] = neighbour[source : source + span]
-            ratio, kind = rng.uniform(*config.speech_ratio), "speech"
-        if kind != "clean":
-            # Mean powers: of the whole crop against what is laid over it, where it is laid
-            power = float(np.mean(clean[b] ** 2))
-            disturbing = float(np.mean(other[target : target + span] ** 2))
-            if power > 0 and disturbing > 0:
-                mixed[b] += other * np.float32(np.sqrt(power / disturbing / 10 ** (ratio / 10)))
-        kinds.append(("room" if kind == "clean" else f"room, {kind}") if roomy[b] else kind)
-    return mixed, kinds
+            ratio = rng.uniform(*config.speech_ratio)
+        else:
+            continue
+        # Mean powers: of the whole crop against what is laid over it, where it is laid
+        power = float(np.mean(clean[b] ** 2))
+        disturbing = float(np.mean(other[target : target + span] ** 2))
+        if power > 0 and disturbing > 0:
+            mixed[b] += other * np.float32(np.sqrt(power / disturbing / 10 ** (ratio / 10)))
+    return mixed
 
 
 def _in_rooms(
     clean: np.ndarray, rooms: Sequence[Response], probability: float, rng: np.random.Generator
-) -> tuple[np.ndarray, list[bool]]:
-    """Crops, some of them convolved with a response, and which: nothing is drawn where none is."""
-    roomy = [False] * len(clean)
+) -> np.ndarray:
+    """Crops, some of them convolved with a response: nothing is drawn where none is."""
     if not rooms or probability == 0:
-        return clean, roomy
+        return clean
     arriving = clean.copy()
     for b, dry in enumerate(clean):
-        roomy[b] = bool(rng.random() < probability)
-        if roomy[b]:
+        if rng.random() < probability:
             arriving[b] = reverberate(dry, rooms[int(rng.integers(len(rooms)))])
-    return arriving, roomy
+    return arriving
 
 
 def reverberate(wave: np.ndarray, room: Response) -> np.ndarray:

@@ -11,21 +11,18 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distill.ssl.families.config import SslConfig
-from distill.ssl.families.presets import PRESETS
+import numpy as np
+from torch import Tensor, nn
+
+from distill.ssl.data.corpus import SslData
+from distill.ssl.data.crops import Crop
+from distill.ssl.families.config import PRESETS, SslConfig
+from distill.training.accuracy import Tally
 from enhance.config.settings import merge, parse, to_dict
 from enhance.errors import EnhanceError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor, nn
-
-    from distill.ssl.data.corpus import SslData
-    from distill.ssl.data.crops import Crop
-    from distill.training.accuracy import Tally
-    from enhance.training.engine.interrupt import Interrupt
+from enhance.training.engine.interrupt import Interrupt
 
 FAMILIES = {
     "wav2vec": "distill.ssl.families.wav2vec",

@@ -153,7 +153,7 @@ class MaskedUnits(Family):
         """Waves (B, N), mixed; units (B, T) of the clean ones; mask (B, T)."""
         clean = np.stack([crop.read(data.speech) for crop in crops])
         mix = self.config.disturbance
-        mixed, _ = disturb(clean, data.noise, data.train_noise, mix, rng, self.rooms)
+        mixed = disturb(clean, data.noise, data.train_noise, mix, rng, self.rooms)
         mask = np.stack([span_mask(crop.frames, rng) for crop in crops])
         return (
             torch.from_numpy(normalize(mixed)),

@@ -23,7 +23,7 @@ from distill.ssl.losses.masked_units import MaskedUnitLoss
 from distill.ssl.units import kmeans
 from distill.ssl.units.kmeans import Units
 from enhance.config.checked import NonNegativeInt, PositiveFloat, checked
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 
 log = logging.getLogger("enhance")
 
@@ -59,13 +59,11 @@ def units_of(
         As in `distill.ssl.units.kmeans.cluster`.
     """
     speech, features = work.data.speech, []
-    with progress_bar(quiet=work.quiet) as bar:
-        task = bar.add_task(f"{what} for units", total=len(speech), speed="")
-        for clip in range(len(speech)):
-            if work.interrupt.caught:
-                return None
-            features.append(make(speech.whole(clip)))
-            bar.update(task, advance=1)
+    clips = range(len(speech))
+    for clip in tracked(clips, f"{what} for units", len(clips), quiet=work.quiet):
+        if work.interrupt.caught:
+            return None
+        features.append(make(speech.whole(clip)))
     return kmeans.cluster(features, work.data.train, count, seed)
 
 
@@ -103,23 +101,21 @@ def warm_up(
     parameters = [p for module in modules for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     correct, frames, steps = 0, 0, config.front_end_steps
-    with progress_bar(quiet=work.quiet) as bar:
-        task = bar.add_task("front end", total=steps, speed="")
-        for step, (waves, wanted) in zip(range(steps), batches, strict=False):
-            if work.interrupt.caught:
-                return False
-            for group in optimizer.param_groups:
-                group["lr"] = config.front_end_rate * min(1.0, (step + 1) / 40)
-            local = model.feature_extractor(waves).transpose(1, 2)  # (B, T, C)
-            states, _ = model.feature_projection(local)  # (B, T, D)
-            found = head(states, wanted, torch.ones_like(wanted, dtype=torch.bool))
-            optimizer.zero_grad(set_to_none=True)
-            found.masked_loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-            optimizer.step()
-            correct, frames = correct + found.correct, frames + found.masked
-            bar.update(task, advance=1)
-            if (step + 1) % config.log_every == 0:
-                log.info("front end, step %d: %.3f right", step + 1, correct / frames)
-                correct = frames = 0
+    heard = zip(range(steps), batches, strict=False)
+    for step, (waves, wanted) in tracked(heard, "front end", steps, quiet=work.quiet):
+        if work.interrupt.caught:
+            return False
+        for group in optimizer.param_groups:
+            group["lr"] = config.front_end_rate * min(1.0, (step + 1) / 40)
+        local = model.feature_extractor(waves).transpose(1, 2)  # (B, T, C)
+        states, _ = model.feature_projection(local)  # (B, T, D)
+        found = head(states, wanted, torch.ones_like(wanted, dtype=torch.bool))
+        optimizer.zero_grad(set_to_none=True)
+        found.masked_loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        optimizer.step()
+        correct, frames = correct + found.correct, frames + found.masked
+        if (step + 1) % config.log_every == 0:
+            log.info("front end, step %d: %.3f right", step + 1, correct / frames)
+            correct = frames = 0
     return True

@@ -65,7 +65,7 @@ def evaluate(
         waves = np.stack([crop.read(data.speech) for crop in crops])
         mask = np.stack([span_mask(crop.frames, rng) for crop in crops])
         if mix is not None:
-            waves, _ = disturb(waves, data.noise, data.held_noise, mix, rng, rooms)
+            waves = disturb(waves, data.noise, data.held_noise, mix, rng, rooms)
         wanted = targets.of(crops)
         with evaluating(model):
             heard = model(

@@ -51,6 +51,10 @@ def span_mask(
     return mask
 
 
+TEMPERATURE = 0.1
+"""Divisor of the cosine similarities."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What `MaskedUnitLoss` found in one batch."""
@@ -76,13 +80,10 @@ class MaskedUnitLoss(nn.Module):
         K, number of units.
     size
         Width of the projection and of the unit embeddings.
-    temperature
-        Divisor of the cosine similarities.
     """
 
-    def __init__(self, width: int, units: int, size: int = 96, temperature: float = 0.1) -> None:
+    def __init__(self, width: int, units: int, size: int = 96) -> None:
         super().__init__()
-        self.temperature = temperature
         self.project = nn.Linear(width, size)
         self.embeddings = nn.Parameter(torch.empty(units, size).uniform_(-1.0, 1.0))
 
@@ -92,7 +93,7 @@ class MaskedUnitLoss(nn.Module):
         Shape: (..., D) to (..., K).
         """
         cosine = F.normalize(self.project(states), dim=-1) @ F.normalize(self.embeddings, dim=-1).T
-        return cosine / self.temperature
+        return cosine / TEMPERATURE
 
     def forward(
         self, states: Tensor, units: Tensor, mask: Tensor, *, visible: bool = False

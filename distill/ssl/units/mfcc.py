@@ -12,6 +12,7 @@ style extractor.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from distill.ssl.data.crops import FIELD, SAMPLE_RATE, STRIDE, frame_count
 
@@ -31,7 +32,6 @@ def mfcc(wave: np.ndarray) -> np.ndarray:
     np.ndarray
         (T, 13) float32 with T = `frame_count` (N).
     """
-    import torch
     from torchaudio.compliance import kaldi
 
     if not frame_count(len(wave)):
@@ -43,7 +43,6 @@ def mfcc(wave: np.ndarray) -> np.ndarray:
 
 def deltas(features: np.ndarray) -> np.ndarray:
     """Slope of each column over five frames by least squares, ends repeated. (T, D) -> (T, D)"""
-    import torch
     from torchaudio.functional import compute_deltas
 
     if not len(features):

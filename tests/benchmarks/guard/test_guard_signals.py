@@ -205,7 +205,7 @@ def test_probe_travels_and_measures_as_metrics_do(tmp_path: Path) -> None:
     pair, stimulus = case.stimuli[0]
     probe = c.Probe(pair, 0, case.name, stimulus, case.metrics)
     assert pickle.loads(pickle.dumps(probe)) == probe
-    row = probe.measure(harm.resolve_all([], noisy=True)[0], lambda wave: 0.5 * wave)
+    row = probe.measure(harm.resolve_all([])[0], lambda wave: 0.5 * wave)
     played = stimulus.make()
     expected = measure(played.reference, 0.5 * played.wave, RATE)
     kept = row["metrics"].pop(c.KEPT)
@@ -213,6 +213,6 @@ def test_probe_travels_and_measures_as_metrics_do(tmp_path: Path) -> None:
     assert kept == pytest.approx(c.kept_db(played.reference, played.wave) - 6.0206, abs=1e-3)
     assert row["change_db"] == pytest.approx(-6.0206, abs=1e-4)
     json.dumps(row, allow_nan=False)
-    still = probe.measure(harm.resolve_all([], noisy=True)[0], np.zeros_like)
+    still = probe.measure(harm.resolve_all([])[0], np.zeros_like)
     assert still["metrics"] == {c.KEPT: s.FLOOR_DBFS}
     assert {item["metric"] for item in still["refusals"]} == set(case.metrics)

@@ -127,8 +127,8 @@ def test_vocabulary_on_disk(tmp_path: Path, units: str) -> None:
     ("content", "match"),
     [
         (None, "not there"),
-        ("[1]", "no vocabulary can be read"),
-        ('{"a": "x", "b": 1}', "no vocabulary can be read"),
+        ("[1]", "no JSON object"),
+        ('{"a": "x", "b": 1}', "does not number tokens"),
         ('{"<pad>": 0, "a": 2}', "does not number tokens from 0"),
         ('{"a": 0}', "does not number tokens from 0, <pad> among them"),
     ],

@@ -13,6 +13,7 @@ import tiny_modes as tiny
 import torch
 
 from benchmarks.quality.candidates import load, resolve
+from distill.modes import choose
 from distill.modes.choose import MODES, check_mode, load_model, make_objective, parts
 from enhance.config import RunConfig, TrainingConfig
 from enhance.config.settings import parse
@@ -178,13 +179,9 @@ def test_parameters_of_a_concat_model_are_told(runs: dict[str, Path]) -> None:
 
 
 def test_one_teacher_for_two_modes_is_loaded_once(data: Path, teacher: Path, monkeypatch) -> None:
-    import distill.backbones.find
-
     asked = []
-    original = distill.backbones.find.load
-    monkeypatch.setattr(
-        distill.backbones.find, "load", lambda name: asked.append(name) or original(name)
-    )
+    original = choose.load
+    monkeypatch.setattr(choose, "load", lambda name: asked.append(name) or original(name))
     make_objective(tiny.settings(data, "concat+pretrain+distill", teacher), True)
     assert asked == [str(teacher)]
 
