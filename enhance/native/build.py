@@ -1,14 +1,8 @@
-"""Compile the plain C network: into one source file, and into a shared library for this machine.
-
-The library is kept in the user's cache, under a name made from the source, the compiler and the
-processor, so that another of these makes another file.
-"""
+"""Compile the plain C network: into one source file, and into a shared library for this machine."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -63,6 +57,21 @@ def find_compiler() -> str | None:
     """A C compiler of this machine: $CC, or the first of `COMPILERS` that is installed."""
     named = os.environ.get("CC")
     return shutil.which(named) if named else next(filter(None, map(shutil.which, COMPILERS)), None)
+
+
+def target(compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> str:
+    """All that a compiler predefines: its version, and every instruction set of the target.
+
+    Raises
+    ------
+    EnhanceError
+        If it cannot be run.
+    """
+    command = [compiler, *FLAGS, *flags, "-E", "-dM", "-x", "c", os.devnull]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise EnhanceError(f"{compiler}: cannot be run ({error})") from error
 
 
 def compile_library(out: Path, compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> Path:

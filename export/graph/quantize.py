@@ -68,9 +68,9 @@ def products(graph: ModelProto) -> tuple[list[Product], list[Product]]:
     return chosen, [product for product in found if product.name in left]
 
 
-def smallest(sizes: Mapping[str, int]) -> set[str]:
-    """Names of the smallest matrices that together hold no more than `FLOAT_SHARE` of all."""
-    budget = FLOAT_SHARE * sum(sizes.values())
+def smallest(sizes: Mapping[str, int], share: float = FLOAT_SHARE) -> set[str]:
+    """Names of the smallest matrices that together hold no more than this share of all."""
+    budget = share * sum(sizes.values())
     left = set()
     for name, size in sorted(sizes.items(), key=lambda item: item[1]):
         budget -= size

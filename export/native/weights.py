@@ -1,7 +1,7 @@
 """The weights of a model as one block of bytes that the plain C network reads.
 
 The model is rewritten as for ONNX (`export.graph.rewrite`): norms are folded, convolutions are
-matrix products. What is left in float with int8 is chosen by the same rule, and rounded the same.
+matrix products. With int8 the larger matrices are rounded as for ONNX.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from export.graph.rewrite import (
     gate_weights,
 )
 from export.native.layout import Sections
+
+FLOAT_SHARE = 0.05
+"""Of all weights, this share stays in float with int8: the smallest matrices. ONNX files keep 1 %;
+here 5 % take no more time, and brought the trained models 1 to 3 dB nearer to fp32."""
 
 MOST = {"channels": 12, "rnn_layers": 8, "groups": 8, "kernel_frames": 16}
 """What the C source has room for."""
@@ -66,7 +70,7 @@ def native_weights(
     sections.tables(model.config.stft)
     parts = list(_parts(model))
     sizes = {name: w.size for name, w, bias in parts if bias is not None and name[-1] != "!"}
-    left = smallest(sizes)
+    left = smallest(sizes, FLOAT_SHARE)
     for name, values, bias in parts:
         if bias is None:
             sections.add(values, np.float32)
