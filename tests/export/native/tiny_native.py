@@ -85,7 +85,8 @@ def compile_driver(folder: Path, compiler: str, flags: Sequence[str]) -> Path:
     code.write_text(source())
     strict = ["-Wall", "-Wextra", "-Werror", "-D_POSIX_C_SOURCE=200809L"]
     subprocess.run(
-        [compiler, *FLAGS, "-O1", *strict, *flags, "-I", SOURCE, code, DRIVER, "-o", program], check=True
+        [compiler, *FLAGS, "-O1", *strict, *flags, "-I", SOURCE, code, DRIVER, "-o", program],
+        check=True,
     )
     return program
 
