@@ -6,13 +6,15 @@
 #define ENHANCE_DOT_H
 #include "lanes.h"
 
+#if LANES > 1 && (defined(__AVX2__) || defined(__aarch64__))
 INLINE int32_t four_bytes(const uint8_t *p) {
     int32_t v;
     memcpy(&v, p, sizeof v);
     return v;
 }
+#endif
 
-#if LANES > 1 && defined(__AVX512VNNI__) && defined(__AVX512F__)
+#if LANES > 1 && defined(__AVX512VNNI__) && defined(__AVX2__)
 #include <immintrin.h>
 #define INSTRUCTIONS "AVX-512 VNNI"
 INLINE void dot_block(const int8_t *weights, size_t K, const uint8_t *x, size_t stride,
