@@ -99,11 +99,19 @@ def open_engine(
             "export them with: enhance export --c, or use engine onnx"
         )
     engine = NativeEngine(weights, shared)
-    if path != weights and engine.metadata["training"].encode() not in path.read_bytes():
+    if path != weights and not _same_model(engine, path):
         raise EnhanceError(
             f"{weights}: holds another model than {path.name} beside it; export both anew"
         )
     return engine
+
+
+def _same_model(engine: NativeEngine, path: Path) -> bool:
+    """Whether an ONNX file holds the training record of these weights, which names their step."""
+    if not path.is_file():
+        raise EnhanceError(f"{path}: no such model file")
+    training = engine.metadata.get("training", "").encode()
+    return bool(training) and training in path.read_bytes()
 
 
 class OnnxEngine:

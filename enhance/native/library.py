@@ -107,6 +107,8 @@ class _Stream(threading.local):
     """One thread's memory of the C code."""
 
     handle: int | None = None
+    memory: np.ndarray
+    held: np.ndarray  # its state, a view
 
 
 class NativeEngine:
@@ -143,7 +145,7 @@ class NativeEngine:
             raise EnhanceError(f"{weights}: cannot be used ({refusal.decode()}); export it again")
         self._size = self._library.enhance_size(self._weights.ctypes.data, len(data))
         self._threads = _Stream()
-        self.metadata = read_metadata(data, weights)
+        self.metadata, sizes = read_metadata(data, weights)
         """What the exporter wrote about the model."""
         self.instructions: str = self._library.enhance_instructions().decode()
         """Instruction set that the library was compiled for."""
@@ -155,8 +157,7 @@ class NativeEngine:
         self.latency_samples: int = self._library.enhance_latency(handle)
         """Samples by which the output is late."""
         self.shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-            name: (tuple(shape), np.float32)
-            for name, shape in json.loads(self.metadata.pop("states")).items()
+            name: (shape, np.float32) for name, shape in sizes.items()
         }
         """Name, shape and type of each state."""
         self._state_size = self._library.enhance_state_size(handle)
@@ -217,13 +218,13 @@ class NativeEngine:
         return self._threads.handle
 
 
-def read_metadata(data: bytes, name: Path) -> dict[str, str]:
-    """The metadata at the end of weights, as text entries."""
+def read_metadata(data: bytes, name: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """The metadata at the end of weights: text entries, and the shape of each state."""
     size = int.from_bytes(data[16:20], "little")
     try:
-        found = json.loads(data.rstrip(b"\0")[-size:])
-        entries = {str(key): str(value) for key, value in found.items()}
-        json.loads(entries["states"])
-    except (ValueError, KeyError, AttributeError) as error:
+        found = dict(json.loads(data.rstrip(b"\0")[-size:]))
+        states = dict(json.loads(found.pop("states")))
+        shapes = {str(key): tuple(map(int, shape)) for key, shape in states.items()}
+    except (ValueError, KeyError, TypeError) as error:
         raise EnhanceError(f"{name}: its metadata cannot be read ({error})") from error
-    return entries
+    return {str(key): str(value) for key, value in found.items()}, shapes
