@@ -42,6 +42,11 @@ class Bounds:
     a network of 10 dB SI-SDR still makes, and adds 0.04 dB to it."""
     size_ratio: float = 1.0
     """int8: must be smaller than this part of the fp32 file."""
+    native_snr_db: float = 100.0
+    """Plain C, fp32: energy of torch's output over that of the difference on the worst clip, dB."""
+    native_behind_db: float = 0.0
+    """Plain C, int8: by how many dB its mean SNR may be below that of ONNX's int8, both against
+    torch."""
 
 
 @dataclass(frozen=True)
@@ -195,23 +200,33 @@ def judge(record: Mapping[str, Any], bounds: Bounds, name: str, require_faster: 
             f"its look-ahead is not shown: {ahead['unchanged']} changes of the input had no effect"
         )
     equality = record["equality"]
-    for key in ("torch_streaming", "onnx_fp32"):
+    for key in ("torch_streaming", "onnx_fp32", "native_fp32"):
+        if key not in equality:
+            continue
         error = equality[key]["max_abs_error"]
         if not error <= bounds.stream_error:
             refuse(f"{key} differs from torch by {error:.2g} (bound {bounds.stream_error:.2g})")
+    exact = equality.get("native_fp32", {}).get("snr_db", {}).get("worst")
+    if exact is not None and not exact >= bounds.native_snr_db:
+        refuse(f"its SNR against torch is {exact:.1f} dB (bound {bounds.native_snr_db:g} dB)")
     if record["quantization"] == "none":
         return
     ratio = record["bytes"] / record["fp32_bytes"]
     if not ratio < bounds.size_ratio:
         refuse(f"its size is {ratio:.3f} of fp32 (bound {bounds.size_ratio:g})")
-    snr = equality["onnx_quantized"]["snr_db"]
+    quantized = "native_int8" if "native_int8" in equality else "onnx_quantized"
+    snr = equality[quantized]["snr_db"]
     if snr["worst"] is not None and not snr["worst"] >= bounds.snr_db:
         refuse(
             f"its SNR against fp32 is {snr['worst']:.1f} dB on {snr['worst_clip']} "
             f"(bound {bounds.snr_db:g} dB)"
         )
+    if quantized == "native_int8":
+        other = equality["onnx_quantized"]["snr_db"]["mean"]
+        if snr["mean"] < other - bounds.native_behind_db:
+            refuse(f"its mean SNR is {snr['mean']:.1f} dB, ONNX's int8 has {other:.1f} dB")
     for key, bound, unit in (("si_sdr", bounds.si_sdr_db, " dB"), ("pesq_wb", bounds.pesq, "")):
-        row = record["metrics"]["onnx_quantized"].get(key)
+        row = record["metrics"][quantized].get(key)
         if row is None:  # PESQ is not defined at this sample rate
             continue
         if not row["clips"]:
@@ -244,8 +259,9 @@ def certificate(
     clips, source
         What it was measured on, and where that comes from.
     ways
-        `torch_offline`, `torch_streaming`, `onnx_fp32`, and `onnx_quantized` where there is one.
-        Metrics are of those that are scored, if torch's is: what equals it to 1e-5 scores alike.
+        `torch_offline`, `torch_streaming`, `onnx_fp32`, and `onnx_quantized` where there is one;
+        or of plain C `native_fp32`, and `native_int8` beside `onnx_quantized`. Metrics are of those
+        that are scored, if torch's is: what equals it to 1e-5 scores alike.
     bounds
         What `judge` will hold it against; written down.
     facts
@@ -256,10 +272,10 @@ def certificate(
     equality: dict[str, Any] = {
         key: {"max_abs_error": max_error(reference, streams)} for key, streams in others.items()
     }
-    if "onnx_quantized" in ways:
-        equality["onnx_quantized"]["snr_db"] = snr_db(
-            ways["onnx_fp32"], ways["onnx_quantized"], clips
-        )
+    for key in ("onnx_quantized", "native_fp32", "native_int8"):
+        if key in ways:
+            exact = ways.get("onnx_fp32", reference) if key == "onnx_quantized" else reference
+            equality[key]["snr_db"] = snr_db(exact, ways[key], clips)
     longest = max(len(clip.noisy) for clip in clips)
     return {
         **facts,

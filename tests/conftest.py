@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+C_TOOLS = (
+    "clang",
+    "gcc",
+    "aarch64-linux-gnu-gcc",
+    "qemu-aarch64-static",
+    "wasm-ld",
+    "node",
+)
+"""What the tests of plain C compile and run with; they are skipped where one is missing."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +43,13 @@ def pytest_terminal_summary(
         terminalreporter.write_line(
             "NO REAL AUDIO: every test on real speech was skipped; "
             "run make test CORPUS=DIR (or pytest tests --corpus DIR)",
+            yellow=True,
+            bold=True,
+        )
+    missing = [name for name in C_TOOLS if shutil.which(name) is None]
+    if missing:
+        terminalreporter.write_line(
+            f"NO {', '.join(missing)}: plain C was not tested with them; install them",
             yellow=True,
             bold=True,
         )

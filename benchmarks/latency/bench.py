@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from enhance.measure.timing import (
     paced,
     split_frames,
 )
+from enhance.native.library import SUFFIX, installed_library
 from enhance.progress import progress_bar
 
 BLOCK = 50
@@ -99,7 +100,8 @@ def bench(
     Parameters
     ----------
     models
-        ONNX files, shipped names or hub ids; every ratio is to the first.
+        ONNX files, shipped names or hub ids, or weights for plain C; every ratio is to the first.
+        An ONNX file's weights for plain C follow it where there are, and plain C is compiled.
     seconds
         Measuring time per model and regime: two models take about 7 times as long in all.
     out
@@ -168,16 +170,27 @@ def bench(
     return Bench(folder, rows, machine, lines)
 
 
+def _with_native(paths: Iterable[Path]) -> list[Path]:
+    """Each with its weights for plain C behind it, where both can be used."""
+    found: list[Path] = []
+    for path in paths:
+        found.append(path)
+        weights = path.with_suffix(SUFFIX)
+        if path.suffix != SUFFIX and weights.is_file() and installed_library() is not None:
+            found.append(weights)
+    return found
+
+
 def _open(models: Sequence[str | Path]) -> list[Subject]:
     """Models, each fed with four seconds of noise: their time hardly depends on it."""
     subjects: list[Subject] = []
-    for model in models:
-        path = find_model(model)
-        enhancer = Enhancer(path, num_threads=1)
+    for path in _with_native(map(find_model, models)):
+        native = path.suffix == SUFFIX
+        enhancer = Enhancer(path, num_threads=1, engine="native" if native else "onnx")
         noise = np.random.default_rng(0).standard_normal(4 * enhancer.sample_rate)
         wave = (0.05 * noise).astype(np.float32)
         count = len(wave) // enhancer.hop_length
-        name = path.stem
+        name = path.name if native else path.stem
         same = sum(other.name.partition("#")[0] == name for other in subjects)
         name = f"{name}#{same + 1}" if same else name
         subjects.append(Subject(name, enhancer, split_frames(wave, enhancer.hop_length, count)))

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand
@@ -78,8 +78,18 @@ def run(
         float | None,
         typer.Option(metavar="DB", help="Suppress nothing by more than this.  [default: no limit]"),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|onnx|native",
+            help="What computes: ONNX Runtime, or plain C, which is compiled at its first use; "
+            "auto takes plain C where it was compiled and the model has weights for it.",
+        ),
+    ] = "auto",
     quiet: Quiet = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Name each file.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Name the engine and each file.")
+    ] = False,
 ) -> None:
     """Clean a recording, or every recording below a folder.
 
@@ -95,6 +105,7 @@ def run(
         num_threads=num_threads,
         strength=strength,
         atten_limit=atten_limit,
+        engine=cast(Any, engine),  # what is none of them is refused there
         quiet=quiet,
         verbose=verbose,
     )
@@ -210,6 +221,10 @@ def export(
         bool,
         typer.Option("--offline", help="Write an ONNX file for whole recordings, any mode."),
     ] = False,
+    c: Annotated[
+        Path | None,
+        typer.Option("--c", metavar="DIR", help="Write a folder with the model in plain C."),
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="And one with int8 arithmetic.")] = False,
     int8_weights: Annotated[
         bool, typer.Option("--int8-weights", help="And one with int8 weights, float arithmetic.")
@@ -230,20 +245,21 @@ def export(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export one ONNX file and its certificate.
+    """Export one ONNX file and its certificate, or plain C.
 
     A model of mode concat cannot stream, its teacher looks ahead: --offline puts both in one file.
     The certificate proves on real clips that the file equals the trained model.
     """
     require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
-    if not onnx and not offline:
-        raise EnhanceError("enhance export: name a format: --onnx (a stream) or --offline")
-    if offline and (onnx or int8 or int8_weights or require_faster):
+    if not onnx and not offline and c is None:
+        raise EnhanceError("enhance export: name a format: --onnx (a stream), --c DIR or --offline")
+    if offline and (onnx or c or int8 or int8_weights or require_faster):
         raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
     from enhance.parallel import uncollected
 
     with uncollected():
         from enhance.network.checkpoint import newest_run, read_info
+        from export.native.folder import export_native
         from export.offline import export_offline
         from export.stream import export_model
 
@@ -256,6 +272,10 @@ def export(
         export_offline(
             folder, place, find_companion, clips=clips, licence=licence, force=force, quiet=quiet
         )
+        return
+    if c is not None:
+        export_native(folder, c, int8=int8, clips=clips, licence=licence, force=force, quiet=quiet)
+    if not onnx:
         return
     export_model(
         folder,

@@ -18,6 +18,7 @@ from enhance import progress
 from enhance.audio.read import AudioInfo, AudioReader, info
 from enhance.audio.write import SUFFIXES, can_write, output_format, writer
 from enhance.device.aligned_stream import AlignedStream, wet_share
+from enhance.device.engine import Choice
 from enhance.device.enhancer import Enhancer
 from enhance.device.offline import OfflineEnhancer, open_model
 from enhance.errors import EnhanceError
@@ -120,6 +121,7 @@ def run_path(
     num_threads: int = 1,
     strength: float | None = None,
     atten_limit: float | None = None,
+    engine: Choice = "onnx",
     quiet: bool = False,
     verbose: bool = False,
 ) -> RunResult:
@@ -142,10 +144,12 @@ def run_path(
     strength, atten_limit
         See `enhance.device.aligned_stream.wet_share`; None leaves the setting of an `Enhancer`
         as it is.
+    engine
+        What computes a model that is opened here, see `enhance.Enhancer`.
     quiet
         Say nothing but warnings and failures.
     verbose
-        Name each file that is done.
+        Name the engine, and each file that is done.
 
     Raises
     ------
@@ -170,7 +174,7 @@ def run_path(
         raise EnhanceError(result.failures[0][1])
     enhancer = model
     if not isinstance(enhancer, (Enhancer, OfflineEnhancer)):
-        enhancer = open_model(enhancer, num_threads)
+        enhancer = open_model(enhancer, num_threads, engine)
     enhancer = enhancer.new_stream()  # the caller's keeps its settings
     if strength is not None:
         enhancer.strength = strength
@@ -180,6 +184,8 @@ def run_path(
     began = time.monotonic()
     with progress.progress_bar(quiet=quiet) as bar:
         say = partial(progress.say, bar)
+        if verbose and isinstance(enhancer, Enhancer):
+            say(f"{enhancer.path.name}: engine {enhancer.engine}")
         total = sum(about.duration for about in lengths.values())
         task = bar.add_task("seconds cleaned", total=math.ceil(total), speed="")
         done = 0.0

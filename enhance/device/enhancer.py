@@ -1,9 +1,8 @@
-"""Streaming enhancement over ONNX Runtime, with numpy and nothing else.
+"""Streaming enhancement: whole hops through an engine (`enhance.device.engine`), numpy in and out.
 
-A model is one ONNX file: a hop of audio and named states in, a hop of audio and the states out.
-The runtime knows no architecture. It allocates zeros for every state that the graph names, cuts
-the stream into hops and hands each hop's states to the next; how the stream was cut by the caller
-can therefore change no bit of the output.
+The runtime knows no architecture. It begins with an engine's zero state, cuts the stream into hops
+and hands each hop's state to the next; how the stream was cut by the caller can therefore change no
+bit of the output.
 
 What comes out may hold a share of the input, brought into line with it: see
 `enhance.device.aligned_stream`.
@@ -12,28 +11,15 @@ What comes out may hold a share of the input, brought into line with it: see
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from enhance.audio.samples import check_finite, check_layout, check_samples, floats, whole_number
+from enhance.audio.samples import check_finite, check_layout, check_samples, floats
 from enhance.device.aligned_stream import AlignedStream, mix, wet_share
+from enhance.device.engine import Choice, open_engine
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
-
-if TYPE_CHECKING:
-    import onnxruntime
-
-_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
 
 
 class Enhancer:
@@ -51,12 +37,18 @@ class Enhancer:
     Parameters
     ----------
     path
-        ONNX file.
+        ONNX file, or weights for plain C.
     num_threads
-        Threads of the model.
+        Threads of the model; plain C has one.
     strength, atten_limit
         How much of the input stays in the output, see `wet_share`. Both may also be set later,
         as attributes, and then hold from the next hop on.
+    engine
+        What computes: ``"onnx"``, ONNX Runtime; ``"native"``, plain C, with the weights beside
+        the ONNX file, compiled where it was not yet; ``"auto"``, plain C where it was compiled
+        already and the model has weights for it, else ONNX Runtime.
+    library
+        Shared library of plain C; None for the one that is compiled here.
 
     Raises
     ------
@@ -65,7 +57,7 @@ class Enhancer:
         is out of its range.
     """
 
-    _states: dict[str, np.ndarray]
+    _state: Any  # the engine's
     _pending: np.ndarray
     _dry: np.ndarray  # the last `latency_samples` of the input whose output was given
     _received: int
@@ -78,22 +70,24 @@ class Enhancer:
         *,
         strength: float = 1.0,
         atten_limit: float | None = None,
+        engine: Choice = "onnx",
+        library: Path | str | None = None,
     ) -> None:
         self._wet = wet_share(strength, atten_limit)
         self._strength, self._atten_limit = strength, atten_limit
-        self.path = Path(path)
-        self._session = open_session(self.path, num_threads)
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self._engine = open_engine(Path(path), engine, num_threads, library)
+        self.path = self._engine.path
+        """The file that runs."""
+        self.engine: str = self._engine.name
+        """What computes: ``"onnx"`` or ``"native"``."""
+        self.metadata: dict[str, str] = self._engine.metadata
         """What the exporter wrote about the model."""
-        self.sample_rate: int = self._number("sample_rate", 1)
+        self.sample_rate: int = self._engine.sample_rate
         """Samples per second that `process` takes and gives."""
-        self.hop_length: int = self._number("hop_length", 1)
+        self.hop_length: int = self._engine.hop_length
         """Samples that are computed at a time."""
-        self.latency_samples: int = self._number("latency_samples", 0)
+        self.latency_samples: int = self._engine.latency_samples
         """Delay of the streamed output against the input."""
-        self._shapes = self._read_signature()
-        self._output_names = ["enhanced", *(f"{name}.out" for name in self._shapes)]
-        self._states: dict[str, np.ndarray] = {}
         self.reset()
 
     @classmethod
@@ -104,10 +98,18 @@ class Enhancer:
         *,
         strength: float = 1.0,
         atten_limit: float | None = None,
+        engine: Choice = "onnx",
+        library: Path | str | None = None,
     ) -> Enhancer:
         """Open a model by shipped name, path or hub id (see `enhance.device.hub.find_model`)."""
-        path = find_model(name_or_path)
-        return cls(path, num_threads, strength=strength, atten_limit=atten_limit)
+        return cls(
+            find_model(name_or_path),
+            num_threads,
+            strength=strength,
+            atten_limit=atten_limit,
+            engine=engine,
+            library=library,
+        )
 
     @property
     def strength(self) -> float:
@@ -185,13 +187,14 @@ class Enhancer:
         check_finite("chunk", chunk)
         joined = np.concatenate([self._pending, chunk.astype(np.float32, copy=False)])
         whole = len(joined) - len(joined) % self.hop_length
-        before = self._states
-        out = self._run(joined[:whole])
-        try:
-            check_samples("chunk", chunk)
-        except EnhanceError:  # after the run, so that a network that overflows is named first
-            self._states = before
-            raise
+        out, state = self._engine.run(joined[:whole], self._state)
+        if not np.isfinite(out).all():
+            raise EnhanceError(
+                f"{self.path.name}: the model gave NaN or infinity (input beyond full scale?); "
+                "lower the level of the input"
+            )
+        check_samples("chunk", chunk)  # after the run: a network that overflows is named first
+        self._state = state
         dry = np.concatenate([self._dry, joined[:whole]])
         if self._wet < 1:
             out = mix(out, dry[:whole], self._wet)
@@ -216,7 +219,7 @@ class Enhancer:
 
     def reset(self) -> None:
         """Forget the past: all states are zero."""
-        self._states = {name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes.items()}
+        self._state = self._engine.zeros()
         self._pending = np.zeros(0, np.float32)
         self._dry = np.zeros(self.latency_samples, np.float32)
         self._received = 0
@@ -228,7 +231,7 @@ class Enhancer:
         Settings are no memory: `strength` and `atten_limit` are not in it.
         """
         return {
-            **{name: value.copy() for name, value in self._states.items()},
+            **self._engine.arrays(self._state),
             "stream.pending": self._pending.copy(),
             "stream.dry": self._dry.copy(),
             "stream.samples": np.array([self._received, self._emitted], np.int64),
@@ -243,12 +246,12 @@ class Enhancer:
             If the state belongs to another model; the stream is then where it was.
         """
         state = {name: np.array(value) for name, value in state.items()}
-        expected = {*self._shapes, "stream.pending", "stream.dry", "stream.samples"}
+        expected = {*self._engine.shapes, "stream.pending", "stream.dry", "stream.samples"}
         if set(state) != expected:
             odd = ", ".join(sorted(set(state) ^ expected))
             raise EnhanceError(f"state: not of {self.path.name} (missing or unknown: {odd})")
         pending, dry, samples = (state.pop(f"stream.{n}") for n in ("pending", "dry", "samples"))
-        for name, (shape, kind) in self._shapes.items():
+        for name, (shape, kind) in self._engine.shapes.items():
             if state[name].shape != shape or state[name].dtype != kind:
                 raise EnhanceError(
                     f"state {name!r}: not of {self.path.name} ({state[name].dtype} "
@@ -259,85 +262,7 @@ class Enhancer:
             raise EnhanceError(
                 f"state: not of {self.path.name} (stream.pending, stream.dry, stream.samples)"
             )
-        self._states = {name: state[name] for name in self._shapes}
+        self._state = self._engine.state_of(state)
         self._pending = pending.astype(np.float32)
         self._dry = dry.astype(np.float32)
         self._received, self._emitted = (int(value) for value in samples)
-
-    def _run(self, audio: np.ndarray) -> np.ndarray:
-        """Shape: (T * hop,) -> (T * hop,); on failure the states are left as they were."""
-        out = np.empty_like(audio)
-        states = self._states
-        for start in range(0, len(audio), self.hop_length):
-            hop = slice(start, start + self.hop_length)
-            enhanced, *values = self._session.run(
-                self._output_names, {"audio": audio[None, hop], **states}
-            )
-            states = dict(zip(self._shapes, values, strict=True))
-            out[hop] = enhanced[0]
-        if not np.isfinite(out).all():
-            raise EnhanceError(
-                f"{self.path.name}: the model gave NaN or infinity (input beyond full scale?); "
-                "lower the level of the input"
-            )
-        self._states = states
-        return out
-
-    def _number(self, key: str, least: int) -> int:
-        text = self.metadata.get(key)
-        if text is None:
-            raise self._not_ours(f"no {key!r} in its metadata")
-        if not text.isdecimal() or int(text) < least:
-            raise self._not_ours(f"{key!r} in its metadata is {text!r}")
-        return int(text)
-
-    def _read_signature(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Name -> shape and type of each state; checks the graph against the contract."""
-        first, *states = self._session.get_inputs()
-        hop = [1, self.hop_length]
-        if first.name != "audio" or first.shape != hop or first.type != "tensor(float)":
-            raise self._not_ours(f"its input is {first.name!r} {first.shape}, not 'audio' {hop}")
-        outputs = {node.name: node for node in self._session.get_outputs()}
-        if "enhanced" not in outputs or outputs["enhanced"].shape != hop:
-            raise self._not_ours(f"it has no output 'enhanced' of shape {hop}")
-        shapes = {}
-        for node in states:
-            kind = _TYPES.get(node.type)
-            if kind is None or not all(isinstance(size, int) for size in node.shape):
-                raise self._not_ours(f"state {node.name!r} is {node.type} {node.shape}")
-            if f"{node.name}.out" not in outputs:
-                raise self._not_ours(f"state {node.name!r} has no output '{node.name}.out'")
-            shapes[node.name] = (tuple(node.shape), kind)
-        return shapes
-
-    def _not_ours(self, why: str) -> EnhanceError:
-        return EnhanceError(
-            f"{self.path}: is ONNX, but not a streaming enhancer ({why}); "
-            "make one with: enhance export"
-        )
-
-
-def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
-    """Open an ONNX file; an `EnhanceError` tells a missing file from a broken one."""
-    import onnxruntime
-
-    num_threads = whole_number("num_threads", num_threads, 1)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # A waiting thread must not burn a core between the hops of a live stream.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what goes wrong is raised
-    try:
-        # By bytes, so that a missing file and a broken one are told apart; no external weights.
-        return onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-    except FileNotFoundError as error:
-        raise EnhanceError(f"{path}: no such model file") from error
-    except OSError as error:
-        raise EnhanceError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # ONNX Runtime's own types share no base but this
-        why = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        raise EnhanceError(f"{path}: is not an ONNX model that can be run ({why})") from error

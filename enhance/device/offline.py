@@ -13,7 +13,8 @@ import numpy as np
 
 from enhance.audio.samples import check_samples, floats
 from enhance.device.aligned_stream import wet_share
-from enhance.device.enhancer import Enhancer, open_session
+from enhance.device.engine import Choice, open_session
+from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
 
@@ -149,9 +150,14 @@ def is_offline(path: Path | str) -> bool:
     return found.get("model_type") == KIND
 
 
-def open_model(name_or_path: Path | str, num_threads: int = 1) -> Enhancer | OfflineEnhancer:
+def open_model(
+    name_or_path: Path | str, num_threads: int = 1, engine: Choice = "onnx"
+) -> Enhancer | OfflineEnhancer:
     """Open a model of either kind by shipped name, path or hub id (see
     `enhance.device.hub.find_model`).
+
+    ``engine`` is what computes a stream (see `enhance.Enhancer`); models of the other kind are for
+    ONNX Runtime alone.
 
     Raises
     ------
@@ -160,8 +166,8 @@ def open_model(name_or_path: Path | str, num_threads: int = 1) -> Enhancer | Off
     """
     path = find_model(name_or_path)
     try:
-        return Enhancer(path, num_threads)  # the usual kind is loaded once
+        return Enhancer(path, num_threads, engine=engine)  # the usual kind is loaded once
     except EnhanceError:
-        if not is_offline(path):
+        if engine == "native" or not is_offline(path):
             raise
     return OfflineEnhancer(path, num_threads)

@@ -23,6 +23,7 @@ layer made three quarters of the whole error.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,15 +63,21 @@ def products(graph: ModelProto) -> tuple[list[Product], list[Product]]:
         if node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2
     ]
     left = {product.name for product in found if product.name.endswith(FLOAT_WEIGHTS)}
-    sizes = {p.name: p.inputs * p.outputs for p in found if p.name not in left}
-    budget = FLOAT_SHARE * sum(sizes.values())
+    left |= smallest({p.name: p.inputs * p.outputs for p in found if p.name not in left})
+    chosen = [product for product in found if product.name not in left]
+    return chosen, [product for product in found if product.name in left]
+
+
+def smallest(sizes: Mapping[str, int], share: float = FLOAT_SHARE) -> set[str]:
+    """Names of the smallest matrices that together hold no more than this share of all."""
+    budget = share * sum(sizes.values())
+    left = set()
     for name, size in sorted(sizes.items(), key=lambda item: item[1]):
         budget -= size
         if budget < 0:
             break
         left.add(name)
-    chosen = [product for product in found if product.name not in left]
-    return chosen, [product for product in found if product.name in left]
+    return left
 
 
 def quantize(graph: ModelProto, mode: str) -> ModelProto:
@@ -121,16 +128,25 @@ def quantize(graph: ModelProto, mode: str) -> ModelProto:
     return out
 
 
-def _round_columns(tensor: TensorProto, bits: int) -> list[TensorProto]:
-    """S8 matrix, its zero point and the scale of each column, symmetric about zero."""
-    weight = numpy_helper.to_array(tensor).astype(np.float64)  # (K, N)
+def round_columns(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers and the scale of each column, symmetric about zero.
+
+    Shape: (K, N) -> int8 (K, N), float32 (N,)
+    """
+    weight = weight.astype(np.float64)
     largest = 2 ** (bits - 1) - 1
     scale = np.abs(weight).max(0) / largest  # (N,)
     scale[scale == 0] = 1.0
     rounded = np.clip(np.rint(weight / scale), -largest, largest).astype(np.int8)
+    return rounded, scale.astype(np.float32)
+
+
+def _round_columns(tensor: TensorProto, bits: int) -> list[TensorProto]:
+    """S8 matrix, its zero point and the scale of each column, symmetric about zero."""
+    rounded, scale = round_columns(numpy_helper.to_array(tensor), bits)
     return [
         numpy_helper.from_array(rounded, f"{tensor.name}.s8"),
-        numpy_helper.from_array(scale.astype(np.float32), f"{tensor.name}.scale"),
+        numpy_helper.from_array(scale, f"{tensor.name}.scale"),
         numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{tensor.name}.zero"),
     ]
 

@@ -105,7 +105,7 @@ class StepRnn(nn.Module):
                 (self.inputs, self.input_biases, "ih"),
                 (self.states, self.state_biases, "hh"),
             ):
-                weight, bias = _gates(self.cell, cast(nn.LSTM | nn.GRU, group), kind)
+                weight, bias = gate_weights(self.cell, cast(nn.LSTM | nn.GRU, group), kind)
                 weights.append(weight)
                 biases.append(bias)
 
@@ -128,8 +128,8 @@ class StepPath(nn.Module):
     def __init__(self, path: DualPath) -> None:
         super().__init__()
         self.cell, self.hidden, self.state_names = path.cell, path.hidden, path.state_names
-        self.input_weight, self.input_bias = _gates(path.cell, path.time, "ih")
-        self.state_weight, self.state_bias = _gates(path.cell, path.time, "hh")
+        self.input_weight, self.input_bias = gate_weights(path.cell, path.time, "ih")
+        self.state_weight, self.state_bias = gate_weights(path.cell, path.time, "hh")
         self.time_weight, self.time_bias = _linear(path.time_out, path.time_norm)
         self.mix = path.mix
         if isinstance(path.mix, RecurrentMixer):
@@ -216,11 +216,14 @@ def _matrix(conv: nn.Conv2d, scale: Tensor) -> tuple[nn.Parameter, nn.Parameter]
     return _constant(weight), _constant(conv.bias.double() * both)
 
 
-def _gates(
-    cell: Literal["lstm", "gru"], rnn: nn.LSTM | nn.GRU, kind: str
+def gate_weights(
+    cell: Literal["lstm", "gru"], rnn: nn.LSTM | nn.GRU, kind: str, way: str = ""
 ) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight (D, gates H) and bias (gates H,) of the input (``ih``) or the state (``hh``)."""
-    weight, bias = (getattr(rnn, f"{part}_{kind}_l0") for part in ("weight", "bias"))
+    """Weight (D, gates H) and bias (gates H,) of the input (``ih``) or the state (``hh``).
+
+    ``way`` is ``"_reverse"`` for the second direction.
+    """
+    weight, bias = (getattr(rnn, f"{part}_{kind}_l0{way}") for part in ("weight", "bias"))
     return _constant(gates_together(cell, weight).T), _constant(gates_together(cell, bias))
 
 

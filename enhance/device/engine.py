@@ -1,0 +1,230 @@
+"""What computes a stream: ONNX Runtime, or the network as plain C.
+
+Both take whole hops and a state and give enhanced hops and the state behind them; what a state is
+they alone know, but can lay it out as the same named arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from enhance.audio.samples import whole_number
+from enhance.errors import EnhanceError
+from enhance.native.library import SUFFIX, NativeEngine, installed_library
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Choice = Literal["onnx", "native", "auto"]
+"""Which engine: this one, or plain C where it is compiled and the model has weights for it."""
+
+Shapes = dict[str, tuple[tuple[int, ...], Any]]
+"""Name -> shape and type of each state."""
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class Engine(Protocol):
+    """What `enhance.Enhancer` streams through."""
+
+    name: str
+    path: Path
+    metadata: dict[str, str]
+    sample_rate: int
+    hop_length: int
+    latency_samples: int
+    shapes: Shapes
+
+    def zeros(self) -> Any:
+        """The state of a stream at its beginning."""
+
+    def arrays(self, state: Any) -> dict[str, np.ndarray]:
+        """A state by name, as copies."""
+
+    def state_of(self, arrays: Mapping[str, np.ndarray]) -> Any:
+        """What `arrays` took apart; types and shapes were looked at."""
+
+    def run(self, audio: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        """Shape: (T * hop,), state -> (T * hop,), state; the one that came in is left alone."""
+
+
+def open_engine(
+    path: Path, choice: Choice = "onnx", num_threads: int = 1, library: Path | str | None = None
+) -> Engine:
+    """Open a model.
+
+    Parameters
+    ----------
+    path
+        ONNX file, or weights for plain C (``.bin``).
+    choice
+        Which engine.
+    num_threads
+        Threads of ONNX Runtime.
+    library
+        Shared library of plain C; None for the one that is compiled here.
+
+    Raises
+    ------
+    EnhanceError
+        If the model cannot be opened so.
+    """
+    if choice not in ("onnx", "native", "auto"):
+        raise EnhanceError(f"engine {choice!r}: unknown; choose onnx, native or auto")
+    weights = path if path.suffix == SUFFIX else path.with_suffix(SUFFIX)
+    shared = None if library is None else Path(library)
+    if choice == "auto" and shared is None:
+        shared = installed_library() if weights.is_file() else None
+        choice = "onnx" if shared is None else "native"
+    if choice == "onnx":
+        if path.suffix == SUFFIX:
+            raise EnhanceError(f"{path}: holds weights for plain C; open it with engine native")
+        return OnnxEngine(path, num_threads)
+    if not weights.is_file():
+        raise EnhanceError(
+            f"{path}: has no weights for plain C beside it ({weights.name}); "
+            "export them with: enhance export --c, or use engine onnx"
+        )
+    engine = NativeEngine(weights, shared)
+    if path != weights and not _same_model(engine, path):
+        raise EnhanceError(
+            f"{weights}: holds another model than {path.name} beside it; export both anew"
+        )
+    return engine
+
+
+def _same_model(engine: NativeEngine, path: Path) -> bool:
+    """Whether an ONNX file holds the training record of these weights, which names their step."""
+    if not path.is_file():
+        raise EnhanceError(f"{path}: no such model file")
+    training = engine.metadata.get("training", "").encode()
+    return bool(training) and training in path.read_bytes()
+
+
+class OnnxEngine:
+    """A model as one ONNX file: a hop of audio and named states in, the same out.
+
+    It allocates zeros for every state that the graph names.
+
+    Parameters
+    ----------
+    path
+        ONNX file.
+    num_threads
+        Threads of the model.
+
+    Raises
+    ------
+    EnhanceError
+        If it is no ONNX file, or one that does not keep the contract.
+    """
+
+    name = "onnx"
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        self.path = path
+        self._session = open_session(path, num_threads)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.sample_rate = self._number("sample_rate", 1)
+        self.hop_length = self._number("hop_length", 1)
+        self.latency_samples = self._number("latency_samples", 0)
+        self.shapes = self._read_signature()
+        self._output_names = ["enhanced", *(f"{name}.out" for name in self.shapes)]
+
+    def zeros(self) -> dict[str, np.ndarray]:
+        """The state of a stream at its beginning."""
+        return {name: np.zeros(shape, kind) for name, (shape, kind) in self.shapes.items()}
+
+    def arrays(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A state by name, as copies."""
+        return {name: value.copy() for name, value in state.items()}
+
+    def state_of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What `arrays` took apart."""
+        return {name: arrays[name] for name in self.shapes}
+
+    def run(
+        self, audio: np.ndarray, state: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Enhance whole hops. Shape: (T * hop,), state -> (T * hop,), state"""
+        out = np.empty_like(audio)
+        for start in range(0, len(audio), self.hop_length):
+            hop = slice(start, start + self.hop_length)
+            enhanced, *values = self._session.run(
+                self._output_names, {"audio": audio[None, hop], **state}
+            )
+            state = dict(zip(self.shapes, values, strict=True))
+            out[hop] = enhanced[0]
+        return out, state
+
+    def _number(self, key: str, least: int) -> int:
+        text = self.metadata.get(key)
+        if text is None:
+            raise self._not_ours(f"no {key!r} in its metadata")
+        if not text.isdecimal() or int(text) < least:
+            raise self._not_ours(f"{key!r} in its metadata is {text!r}")
+        return int(text)
+
+    def _read_signature(self) -> Shapes:
+        """Checks the graph against the contract."""
+        first, *states = self._session.get_inputs()
+        hop = [1, self.hop_length]
+        if first.name != "audio" or first.shape != hop or first.type != "tensor(float)":
+            raise self._not_ours(f"its input is {first.name!r} {first.shape}, not 'audio' {hop}")
+        outputs = {node.name: node for node in self._session.get_outputs()}
+        if "enhanced" not in outputs or outputs["enhanced"].shape != hop:
+            raise self._not_ours(f"it has no output 'enhanced' of shape {hop}")
+        shapes: Shapes = {}
+        for node in states:
+            kind = _TYPES.get(node.type)
+            if kind is None or not all(isinstance(size, int) for size in node.shape):
+                raise self._not_ours(f"state {node.name!r} is {node.type} {node.shape}")
+            if f"{node.name}.out" not in outputs:
+                raise self._not_ours(f"state {node.name!r} has no output '{node.name}.out'")
+            shapes[node.name] = (tuple(node.shape), kind)
+        return shapes
+
+    def _not_ours(self, why: str) -> EnhanceError:
+        return EnhanceError(
+            f"{self.path}: is ONNX, but not a streaming enhancer ({why}); "
+            "make one with: enhance export"
+        )
+
+
+def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+    """Open an ONNX file; an `EnhanceError` tells a missing file from a broken one."""
+    import onnxruntime
+
+    num_threads = whole_number("num_threads", num_threads, 1)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # A waiting thread must not burn a core between the hops of a live stream.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        # By bytes, so that a missing file and a broken one are told apart; no external weights.
+        return onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except FileNotFoundError as error:
+        raise EnhanceError(f"{path}: no such model file") from error
+    except OSError as error:
+        raise EnhanceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # ONNX Runtime's own types share no base but this
+        why = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        raise EnhanceError(f"{path}: is not an ONNX model that can be run ({why})") from error

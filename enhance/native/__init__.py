@@ -1,0 +1,1 @@
+"""The network as plain C, compiled here and called without Python in between."""

@@ -1,0 +1,1 @@
+"""From a trained model to the weights that the plain C network reads."""

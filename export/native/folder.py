@@ -1,0 +1,206 @@
+"""A folder with a trained model in plain C: source, weights, and a certificate for each.
+
+The certificate is that of ONNX (`export.certificate`), measured through the compiled source; the
+int8 weights are held against ONNX's int8 on the same clips.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enhance.device.enhancer import Enhancer
+from enhance.errors import EnhanceError
+from enhance.files import atomic, check_writable, is_folder, kind_of, temporary_folder, write_json
+from enhance.native.build import FLAGS, SOURCE, header, source
+from enhance.native.library import build_library
+from enhance.network.checkpoint import load_model, read_info
+from enhance.parallel import torch_threads
+from enhance.progress import progress_bar
+from export import certificate as proof
+from export.causality import look_ahead
+from export.certificate import Bounds
+from export.graph.inspect import compare_speed
+from export.graph.quantize import quantize
+from export.graph.step import save, step_graph
+from export.metadata import describe
+from export.native.weights import check_native, native_weights
+from export.stream import Artefact, certifying_clips, identified, refuse_companions
+
+WEIGHTS = {"none": "enhance.bin", "int8": "enhance.int8.bin"}
+ARRAYS = {"none": "enhance_weights", "int8": "enhance_weights_int8"}
+
+
+def export_native(
+    checkpoint: Path | str,
+    folder: Path | str,
+    *,
+    int8: bool = False,
+    clips: Path | str | None = None,
+    clip_count: int = 8,
+    bounds: Bounds | None = None,
+    licence: str = "",
+    force: bool = False,
+    quiet: bool = False,
+) -> list[Artefact]:
+    """Export a checkpoint as plain C.
+
+    Parameters
+    ----------
+    checkpoint
+        Run or checkpoint folder.
+    folder
+        Made if absent: ``enhance.h``, ``enhance.c``, ``README.md``; ``enhance.bin``, the same as an
+        array in ``enhance_weights.c``, and ``enhance.certificate.json``; with ``int8`` these three
+        once more (``enhance.int8.bin``, ...).
+    int8
+        Make int8 weights too.
+    clips, clip_count, bounds, licence, force, quiet
+        As for `export.stream.export_model`.
+
+    Returns
+    -------
+    list of Artefact
+        In the order fp32, int8; of each the ``.bin``.
+
+    Raises
+    ------
+    EnhanceError
+        If the checkpoint or the set cannot be used, there is no C compiler to prove it with, the
+        folder has files and ``force`` is not set, or weights are refused: nothing of what is
+        refused is written.
+    """
+    bounds, folder = bounds or Bounds(), Path(folder)
+    modes = ["none", "int8"] if int8 else ["none"]
+    _refuse_place(folder, force)
+    refuse_companions(read_info(checkpoint), checkpoint)
+    model, info = load_model(checkpoint)
+    check_native(model.config.gcrn)
+    library = build_library(quiet=quiet)
+    rate = model.config.stft.sample_rate
+    pairs, origin = certifying_clips(clips, clip_count, rate, quiet)
+    about = describe(model, info, licence)
+    proven: list[tuple[str, bytes, dict[str, Any]]] = []
+    refused: list[str] = []
+    with (
+        progress_bar(quiet=quiet) as bar,
+        temporary_folder() as trials,
+        torch_threads(1),
+    ):
+        task = bar.add_task("export", total=1 + 2 * len(modes), speed="torch on the clips")
+        ways = {"torch_offline": proof.offline(model, pairs)}
+        ways["torch_streaming"] = proof.streaming(model, pairs)
+        for streams in ways.values():
+            streams.score(pairs, rate)
+        ahead = look_ahead(model)
+        first: Enhancer | None = None
+        for mode in modes:
+            name = WEIGHTS[mode]
+            bar.update(task, advance=1, speed=f"{name}: making")
+            data = native_weights(model, about, int8=mode == "int8")
+            (trials / name).write_bytes(data)
+            enhancer = Enhancer(trials / name, engine="native", library=library)
+            first = first or enhancer
+            bar.update(task, advance=1, speed=f"{name}: proving")
+            key = "native_fp32" if mode == "none" else "native_int8"
+            ways[key] = proof.runtime(enhancer, pairs).score(pairs, rate)
+            facts = {
+                "file": name,
+                **identified(trials / name),
+                "fp32_bytes": (trials / WEIGHTS["none"]).stat().st_size,
+                "quantization": mode,
+                "compiled_with": list(FLAGS),
+            }
+            if mode == "int8":
+                graph = quantize(step_graph(model, about), "int8")
+                other = Enhancer(save(graph, trials / "step.onnx"))
+                ways["onnx_quantized"] = proof.runtime(other, pairs).score(pairs, rate)
+                facts["speed"] = compare_speed(first, enhancer, pairs[0].noisy)
+                facts["speed_over_onnx"] = compare_speed(other, enhancer, pairs[0].noisy)["ratio"]
+            record = proof.certificate(
+                config=model.config.stft,
+                ahead=ahead,
+                clips=pairs,
+                source=origin,
+                ways=ways,
+                bounds=bounds,
+                facts=facts,
+            )
+            try:
+                proof.judge(record, bounds, name, require_faster=False)
+            except EnhanceError as error:
+                if mode == "none":
+                    raise
+                refused.append(str(error))
+                continue
+            proven.append((mode, data, record))
+        bar.update(task, completed=1 + 2 * len(modes), speed="")
+    written = _write(folder, proven)
+    if not quiet:
+        for artefact in written:
+            print(summary(artefact.certificate), file=sys.stderr)
+    if refused:
+        raise EnhanceError("; ".join(refused))
+    return written
+
+
+def summary(record: dict[str, Any]) -> str:
+    """One line on weights."""
+    key = "native_fp32" if record["quantization"] == "none" else "native_int8"
+    snr = record["equality"][key]["snr_db"]
+    line = f"{record['file']}: {record['bytes'] / 1e6:.2f} MB"
+    if snr["worst"] is not None:
+        line += f", {snr['worst']:.1f} dB SNR against torch at worst, {snr['mean']:.1f} in the mean"
+    if key == "native_int8":
+        other = record["equality"]["onnx_quantized"]["snr_db"]["mean"]
+        line += f" (ONNX int8 {other:.1f}), {record['speed_over_onnx']:.2f} of its time"
+    return line
+
+
+def _refuse_place(folder: Path, force: bool) -> None:
+    if kind_of(folder) is not None and not is_folder(folder):
+        raise EnhanceError(f"{folder}: is a file; name a folder for the C source")
+    if is_folder(folder) and any(folder.iterdir()) and not force:
+        raise EnhanceError(f"{folder}: is not empty; use --force to replace what is exported")
+    check_writable(folder / "enhance.c")
+
+
+def _write(folder: Path, proven: list[tuple[str, bytes, dict[str, Any]]]) -> list[Artefact]:
+    folder.mkdir(parents=True, exist_ok=True)
+    texts: dict[str, Callable[[], str]] = {
+        "enhance.h": header,
+        "enhance.c": source,
+        "README.md": (SOURCE / "README.md").read_text,
+    }
+    for name, text in texts.items():
+        with atomic(folder / name) as temporary:
+            temporary.write_text(text())
+    written = []
+    for mode, data, record in proven:
+        path = folder / WEIGHTS[mode]
+        beside = path.with_suffix(".certificate.json")
+        # A certificate of older weights must not stand beside new ones if we are stopped here.
+        beside.unlink(missing_ok=True)
+        with atomic(path) as temporary:
+            temporary.write_bytes(data)
+        with atomic(folder / f"{ARRAYS[mode]}.c") as temporary:
+            temporary.write_text(as_array(data, ARRAYS[mode]))
+        write_json(beside, record)
+        written.append(Artefact(path, beside, record))
+    return written
+
+
+def as_array(data: bytes, name: str) -> str:
+    """Weights as C source: an array of words and its size in bytes."""
+    words = np.frombuffer(data, "<u4")
+    rows = [", ".join(map(hex, words[i : i + 12].tolist())) for i in range(0, len(words), 12)]
+    return (
+        "#include <stddef.h>\n\n"
+        f"extern const unsigned int {name}[];\nextern const size_t {name}_size;\n\n"
+        f"_Alignas(64) const unsigned int {name}[] = {{\n" + ",\n".join(rows) + "\n};\n"
+        f"const size_t {name}_size = sizeof {name};\n"
+    )
