@@ -43,8 +43,7 @@ rooms: .venv/.ready
 	$(BIN)/python tests/rooms.py
 
 # make model NAME=default CORPUS=DIR: a shipped model from configs/NAME.yaml and a corpus folder that
-# holds train/, dev/ and analysis/. Stopped at any time, it goes on where it was. Where there is a
-# configs/NAME-first.yaml, that is trained before it, and its weights are where NAME starts.
+# holds train/, dev/ and analysis/. Stopped at any time, it goes on where it was.
 model: $(RUN)/.trained
 	$(BIN)/enhance export $(RUN) --onnx --int8 --set "$(CORPUS)/dev" --licence MIT --force
 	$(BIN)/enhance evaluate noisy $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --snr -5 -o $(RUN)/report
@@ -52,11 +51,9 @@ model: $(RUN)/.trained
 	$(BIN)/enhance bench $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx -o $(RUN)/report
 	$(BIN)/enhance card $(RUN)/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml $(if $(wildcard configs/$(NAME).md),--notes configs/$(NAME).md) --force
 
-$(RUN)/.trained: $(if $(wildcard configs/$(NAME)-first.yaml),$(RUN)-first/.trained)
-
 runs/%/.trained: | .venv/.ready
 	$(BIN)/enhance train --config configs/$*.yaml --set data.corpus="$(CORPUS)/train" --run runs/$* \
-		$(if $(wildcard runs/$*/config.yaml),--resume,$(if $(wildcard configs/$*-first.yaml),--init runs/$*-first))
+		$(if $(wildcard runs/$*/config.yaml),--resume)
 	touch $@
 
 # The files of a finished `make model` go to the package, its checkpoint beside it.
