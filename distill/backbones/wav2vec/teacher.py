@@ -108,9 +108,9 @@ def read_model(folder: Path) -> Wav2Vec:
         If a file is missing, or the weights do not fit the architecture.
     """
     values: dict[str, Any] = read_json(folder / "config.json", "it names the kind of model")
-    kind = NETWORKS[values["model_type"]]
+    kind: Any = NETWORKS[values["model_type"]]
     given = {k: v for k, v in values.items() if k not in ("model_type", "architectures")}
-    model = kind(parse(kind.config_type, given, str(folder / "config.json")))
+    model: Wav2Vec = kind(parse(kind.config_type, given, str(folder / "config.json")))
     path = folder / "model.safetensors"
     load_exactly(model, read_weights(path), str(path))
     return model.eval()
