@@ -61,8 +61,8 @@ ship:
 	cp $(RUN)/$(NAME).int8.onnx $(RUN)/$(NAME).int8.certificate.json enhance/models/
 	cp $(RUN)/heard.jsonl enhance/models/$(NAME).heard.jsonl
 	$(BIN)/enhance card enhance/models/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml $(if $(wildcard configs/$(NAME).md),--notes configs/$(NAME).md) --force
-	mkdir -p checkpoints/$(NAME)
-	cp $(addprefix $(RUN)/,model.safetensors config.json trainer.safetensors config.yaml history.jsonl) checkpoints/$(NAME)/
+	$(BIN)/enhance snapshot $(RUN) -o checkpoints/$(NAME) --force
+	cp $(addprefix $(RUN)/,model.safetensors config.json history.jsonl) checkpoints/$(NAME)/
 
 clean:
 	rm -rf .venv $(OUT) build *.egg-info
