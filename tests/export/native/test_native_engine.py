@@ -38,8 +38,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def native(files: Path) -> Enhancer:
+    """Made for each test, whose own cache folder holds the library."""
     return Enhancer(files, engine="native")
 
 
