@@ -1,0 +1,25 @@
+"""Sphinx: ``make docs`` builds the site, warnings are errors."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed
+
+project = "enhance"
+author = "the authors of enhance"
+version = release = installed("enhance")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "enhance"
+myst_heading_anchors = 3
+default_role = "py:obj"  # `name` in a docstring is a name of Python
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the NumPy form tells shapes and units, signatures the defaults
