@@ -18,6 +18,7 @@ from enhance.data.layouts import import_layout
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 
+
 @pytest.fixture
 def voicebank(tmp_path: Path) -> Path:
     return make_voicebank(tmp_path / "vb")
