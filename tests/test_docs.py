@@ -91,7 +91,7 @@ SMALLER = {
     r"enhance teacher pretrain-speaker": "--minutes 0 --steps 1 --batch 2 -q",
     r"enhance teacher": "--minutes 0 --steps 1 -q",
     r"enhance analyze reconstruct": "--steps 2 -q",
-    r"enhance analyze (maps|cka|temporal|probe)": "--limit 6 --jobs 1 -q",
+    r"enhance analyze (maps|cka|temporal|probe)": "--limit 12 --jobs 1 -q",
     r"enhance analyze codec": "--codec none --codec gsm --num-samples 12 --jobs 1 -q",
     r"enhance dann train": "--set epochs=1 --set backbone.name=log-mel:320 -q",
     r"enhance dann": "-q",
