@@ -68,7 +68,7 @@ def sets(text: str, option: str = "--set") -> str:
 SMALLER = {
     r"enhance train --resume": "--set training.steps=3 --set training.minutes=0 -q",
     r"enhance train --branch": "--set training.steps=2 -q",
-    r"enhance train .*--init": f"{sets(LESS)} -q",
+    r"enhance train .*--init": f"{sets(LESS + 'mixing.babble_probability=0')} -q",
     r"enhance train .*--config configs/demo": f"{sets(LESS + NETWORK)} --set data.corpus=corpus -q",
     r"enhance train": f"{sets(LESS + NETWORK)} --accelerator cpu -q",
     r"enhance compare .*--report": "-q",
