@@ -41,6 +41,7 @@ NOT_RUN = {
     r"make ": "makes an environment of its own; `make test` is what runs this",
     r"dask ": "a server that does not end; tests/benchmarks/test_cluster.py starts one",
     r".* --cluster tcp://": "needs a cluster; tests/benchmarks/test_cluster.py has one",
+    r"enhance compare configs/modes-controls": "needs the weights of extra [teachers]",
     r"enhance analyze all": "minutes; tests/benchmarks/analysis/test_analysis_report.py runs it",
 }
 """Patterns of the beginning of commands, and why they are not run here."""
