@@ -29,11 +29,16 @@ autodoc_typehints = "none"  # the NumPy form tells shapes and units, signatures 
 
 
 def setup(app: Sphinx) -> None:
-    """Before napoleon: it takes what stands before a colon in an attribute's text for a type."""
+    """Keep napoleon off attributes: it takes what stands before a colon in their text for a type."""
+    kept: dict[str, list[str]] = {}
 
-    def keep_whole(_: Sphinx, what: str, *rest: Any) -> None:
-        lines = rest[-1]
+    def before(_: Sphinx, what: str, name: str, *rest: Any) -> None:
         if what in ("attribute", "property"):
-            lines.insert(0, "")
+            kept[name] = list(rest[-1])
 
-    app.connect("autodoc-process-docstring", keep_whole, priority=400)
+    def after(_: Sphinx, what: str, name: str, *rest: Any) -> None:
+        if name in kept:
+            rest[-1][:] = kept.pop(name)
+
+    app.connect("autodoc-process-docstring", before, priority=400)
+    app.connect("autodoc-process-docstring", after, priority=600)
