@@ -8,7 +8,7 @@ OUT := demo-output
 NAME ?= default
 RUN := runs/$(NAME)
 
-.PHONY: demo test lint rooms model ship clean
+.PHONY: demo test lint rooms docs model ship clean
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -42,6 +42,11 @@ lint: .venv/.ready
 rooms: .venv/.ready
 	$(BIN)/python tests/rooms.py
 
+# The site, into docs/_build; a warning is an error.
+docs: .venv/.ready
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo "The site is docs/_build/index.html"
+
 # make model NAME=default CORPUS=DIR: a shipped model from configs/NAME.yaml and a corpus folder that
 # holds train/, dev/ and analysis/. Stopped at any time, it goes on where it was.
 model: $(RUN)/.trained
@@ -65,4 +70,4 @@ ship:
 	cp $(addprefix $(RUN)/,model.safetensors config.json history.jsonl) checkpoints/$(NAME)/
 
 clean:
-	rm -rf .venv $(OUT) build *.egg-info
+	rm -rf .venv $(OUT) build docs/_build *.egg-info

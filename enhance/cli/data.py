@@ -48,6 +48,32 @@ def data_manifest(
         raise EnhanceError(f"{folder}: {len(problems)} files were left out, the others are listed")
 
 
+@data_app.command("layout")
+def data_layout(
+    layout: Annotated[str, typer.Argument(metavar="voicebank|dns", help="How it is laid out.")],
+    folder: Annotated[Path, typer.Argument(metavar="SRC", help="Where it was unpacked.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take in VoiceBank-DEMAND or the DNS Challenge: a training manifest, evaluation sets.
+
+    Files are named or linked where they are; the noise of VoiceBank-DEMAND, noisy less clean, is
+    written.
+    """
+    from enhance.data.layouts import import_layout
+
+    found = import_layout(layout, folder, out, force=force, quiet=quiet)
+    problems = [line for part in found for line in part.problems]
+    for part in found:
+        what = f"{part.files} files, {part.hours:.2f} h of speech" if part.hours else ""
+        print(f"{out / part.name}: {what or f'{part.files} pairs'}")
+    for line in problems:
+        print(f"left out: {line}", file=sys.stderr)
+    if problems:
+        raise EnhanceError(f"{folder}: {len(problems)} files were left out, the others are listed")
+
+
 @data_app.command("mix")
 def data_mix(
     out: Annotated[

@@ -1,0 +1,133 @@
+"""VoiceBank-DEMAND: ``clean_trainset_28spk_wav``, ``noisy_...``, ``clean_testset_wav``, logs.
+
+Speech and noise come as sums; the noise is noisy minus clean, which is exact: both are 16-bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from enhance.audio import read as audio
+from enhance.audio.write import SUFFIXES, write
+from enhance.data.corpus.manifest import Clip, scan_folder, write_manifest
+from enhance.data.layouts.parts import Found, paired, write_pairs
+from enhance.errors import EnhanceError
+from enhance.files import is_file, is_folder, walk
+from enhance.progress import progress_bar
+
+TRAINING = ("trainset_28spk", "trainset_56spk")
+TEST = "testset"
+SOURCE = "voicebank-demand"
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """A line of a log: which noise is in a file, and how loud."""
+
+    noise: str
+    snr_db: str
+
+
+def import_layout(source: Path, place: Path, quiet: bool) -> list[Found]:
+    """Training manifest with the noise in ``train/``, the test set in ``test/``; what is there."""
+    training = [part for part in TRAINING if is_folder(source / f"noisy_{part}_wav")]
+    tested = is_folder(source / f"noisy_{TEST}_wav")
+    if not training and not tested:
+        raise EnhanceError(
+            f"{source}: no VoiceBank-DEMAND: it has folders noisy_trainset_28spk_wav (or 56spk) "
+            "or noisy_testset_wav, with clean_... beside them"
+        )
+    found = []
+    if training:
+        found.append(_training(source, training, place / "train", quiet))
+    if tested:
+        clean, noisy = _files(source, TEST)
+        log = _log(source, TEST)
+        pairs = []
+        for name in paired(clean, noisy, source / f"noisy_{TEST}_wav"):
+            labels = {"source": SOURCE, "speaker": _speaker(name)}
+            if name in log:
+                labels |= {"noise_name": log[name].noise, "snr_db": log[name].snr_db}
+            pairs.append((name, clean[name], noisy[name], labels))
+        write_pairs(place / "test", pairs)
+        found.append(Found("test", len(pairs)))
+    return found
+
+
+def _training(source: Path, parts: list[str], place: Path, quiet: bool) -> Found:
+    clips: list[Clip] = []
+    problems: list[str] = []
+    for part in parts:
+        clean, noisy = _files(source, part)
+        log = _log(source, part)
+        names = paired(clean, noisy, source / f"noisy_{part}_wav")
+        speech, refused = scan_folder(
+            source / f"clean_{part}_wav", kind="speech", source=SOURCE, speaker=r"(p\d+)_\d+",
+            quiet=quiet,
+        )  # fmt: skip
+        clips += speech
+        problems += refused
+        whole = {clip.path.stem: clip for clip in speech}
+        with progress_bar(quiet=quiet) as bar:
+            task = bar.add_task("noise", total=len(names), speed="")
+            for name in names:
+                if name in whole:
+                    try:
+                        clips.append(_noise(whole[name], noisy[name], place / "noise" / part, log))
+                    except EnhanceError as error:
+                        problems.append(str(error))
+                bar.update(task, advance=1)
+    write_manifest(place / "manifest.jsonl", clips)
+    hours = sum(clip.duration for clip in clips if clip.kind == "speech") / 3600
+    return Found("train", len(clips), hours, tuple(problems))
+
+
+def _noise(speech: Clip, noisy: Path, folder: Path, log: Mapping[str, _Mixed]) -> Clip:
+    """Noisy minus clean, written; what plays of one recording is labelled as such."""
+    there = audio.info(noisy)
+    mixture, voice = audio.read(noisy), audio.read(speech.path)
+    if there.sample_rate != speech.sample_rate or len(mixture) != len(voice):
+        raise EnhanceError(f"{noisy}: has another length or rate than its clean file")
+    wave = mixture - voice
+    if abs(wave).max() >= 1:
+        raise EnhanceError(f"{noisy}: less the clean file it is beyond full scale")
+    path = folder / f"{speech.path.stem}.flac"
+    write(path, wave, speech.sample_rate, subtype="PCM_16")
+    labels = {}
+    if mixed := log.get(speech.path.stem):
+        labels = {"type": mixed.noise, "recording": mixed.noise}
+    return Clip(path, speech.duration, speech.sample_rate, "noise", SOURCE, labels=labels)
+
+
+def _files(source: Path, part: str) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Clean and noisy files by name."""
+    for kind in ("clean", "noisy"):
+        if not is_folder(source / f"{kind}_{part}_wav"):
+            raise EnhanceError(f"{source}: {kind}_{part}_wav is missing")
+    clean, noisy = (
+        {path.stem: path for path in walk(source / f"{kind}_{part}_wav", SUFFIXES)}
+        for kind in ("clean", "noisy")
+    )
+    return clean, noisy
+
+
+def _log(source: Path, part: str) -> dict[str, _Mixed]:
+    """Lines such as ``p232_001 bus 17.5``; empty where there is no log."""
+    for place in (source, source / "logfiles"):
+        path = place / f"log_{part}.txt"
+        if is_file(path):
+            try:
+                lines = [line.split() for line in path.read_text("utf-8").splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise EnhanceError(f"{path}: cannot be read ({error})") from error
+            for number, words in enumerate(lines, 1):
+                if len(words) not in (0, 3):
+                    raise EnhanceError(f"{path}, line {number}: expected a name, a noise, an SNR")
+            return {words[0]: _Mixed(words[1], words[2]) for words in lines if words}
+    return {}
+
+
+def _speaker(name: str) -> str:
+    return name.split("_", 1)[0]
