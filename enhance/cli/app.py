@@ -12,18 +12,23 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from enhance.cli import measure, teachers
+from enhance.cli import measure, streams, teachers
 from enhance.cli.dann import dann_app
 from enhance.cli.data import data_app
 from enhance.cli.options import (
     Accelerator,
     Assign,
+    AttenLimit,
+    Bandwidth,
     Devices,
     Force,
+    Model,
     NumNodes,
+    NumThreads,
     Precision,
     Quiet,
     Strategy,
+    Strength,
     new_run,
 )
 from enhance.cli.report import analyze_app
@@ -62,22 +67,19 @@ def _root(
 
 @app.command()
 def run(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file or folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Audio file or folder; - for a WAV piped in.")
+    ],
     target: Annotated[
-        Path | None, typer.Argument(metavar="[OUTPUT]", help="File or folder to write.")
+        Path | None,
+        typer.Argument(metavar="[OUTPUT]", help="File or folder to write; - for a WAV piped on."),
     ] = None,
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="Shipped name, ONNX file, or hub id.")
-    ] = "default",
+    model: Model = "default",
     force: Force = False,
-    num_threads: Annotated[int, typer.Option(min=1, help="Threads of the model.")] = 1,
-    strength: Annotated[
-        float, typer.Option(help="Share of the cleaned signal, 0 to 1; the rest is the input.")
-    ] = 1.0,
-    atten_limit: Annotated[
-        float | None,
-        typer.Option(metavar="DB", help="Suppress nothing by more than this.  [default: no limit]"),
-    ] = None,
+    num_threads: NumThreads = 1,
+    strength: Strength = 1.0,
+    atten_limit: AttenLimit = None,
+    bandwidth: Bandwidth = "full",
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Name each file.")] = False,
 ) -> None:
@@ -85,6 +87,10 @@ def run(
 
     The output has the input's length, rate and channels, and is aligned with it to the sample.
     """
+    if "-" in (str(source), str(target)):
+        settings = streams.Settings(model, num_threads, strength, atten_limit, bandwidth)
+        streams.run_piped(source, target, settings, force=force)
+        return
     from enhance.device.clean import run_path
 
     run_path(
@@ -95,6 +101,7 @@ def run(
         num_threads=num_threads,
         strength=strength,
         atten_limit=atten_limit,
+        bandwidth=bandwidth,
         quiet=quiet,
         verbose=verbose,
     )
@@ -272,6 +279,7 @@ def export(
 
 for _command in (measure.evaluate, measure.bench, measure.guard, measure.card, measure.compare):
     app.command()(_command)
+app.command()(streams.stream)
 
 
 @app.command()

@@ -19,6 +19,7 @@ import numpy as np
 from enhance.audio.samples import check_finite, check_layout, check_samples, floats, whole_number
 from enhance.device.aligned_stream import AlignedStream, mix, wet_share
 from enhance.device.hub import find_model
+from enhance.device.upper_band import check_bandwidth
 from enhance.errors import EnhanceError
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class Enhancer:
     strength, atten_limit
         How much of the input stays in the output, see `wet_share`. Both may also be set later,
         as attributes, and then hold from the next hop on.
+    bandwidth
+        Of calls with a rate above the model's: ``"full"`` passes what lies above the model's band
+        with the gain of the band below (`enhance.device.upper_band`), ``"16k"`` leaves it out.
 
     Raises
     ------
@@ -78,8 +82,10 @@ class Enhancer:
         *,
         strength: float = 1.0,
         atten_limit: float | None = None,
+        bandwidth: str = "full",
     ) -> None:
         self._wet = wet_share(strength, atten_limit)
+        self._bandwidth = check_bandwidth(bandwidth)
         self._strength, self._atten_limit = strength, atten_limit
         self.path = Path(path)
         self._session = open_session(self.path, num_threads)
@@ -104,10 +110,22 @@ class Enhancer:
         *,
         strength: float = 1.0,
         atten_limit: float | None = None,
+        bandwidth: str = "full",
     ) -> Enhancer:
         """Open a model by shipped name, path or hub id (see `enhance.device.hub.find_model`)."""
         path = find_model(name_or_path)
-        return cls(path, num_threads, strength=strength, atten_limit=atten_limit)
+        return cls(
+            path, num_threads, strength=strength, atten_limit=atten_limit, bandwidth=bandwidth
+        )
+
+    @property
+    def bandwidth(self) -> str:
+        """What calls do above the model's band: ``"full"`` keeps it, ``"16k"`` leaves it out."""
+        return self._bandwidth
+
+    @bandwidth.setter
+    def bandwidth(self, value: str) -> None:
+        self._bandwidth = check_bandwidth(value)
 
     @property
     def strength(self) -> float:
