@@ -106,7 +106,7 @@ def export_model(
     modes = [m for m, wanted in (("int8", int8), ("int8-weights", int8_weights)) if wanted]
     paths = {"none": out, **{mode: out.with_suffix(SUFFIXES[mode]) for mode in modes}}
     refuse_places(out, paths.values(), force)
-    _refuse_companions(read_info(checkpoint), checkpoint)
+    refuse_companions(read_info(checkpoint), checkpoint)
     for path in paths.values():
         check_writable(path)
     model, info = load_model(checkpoint)
@@ -180,7 +180,7 @@ def identified(file: Path) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def _refuse_companions(info: CheckpointInfo, checkpoint: Path | str) -> None:
+def refuse_companions(info: CheckpointInfo, checkpoint: Path | str) -> None:
     """A stream has nothing but the audio so far."""
     if info.companion is not None:
         raise EnhanceError(

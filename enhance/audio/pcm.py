@@ -18,6 +18,7 @@ def decode(data: bytes, subtype: str, channels: int) -> np.ndarray:
 
     Shape: n * C samples -> float32 (n, C); full scale is 1
     """
+    flat: np.ndarray
     if subtype in _FLOATS:
         flat = np.frombuffer(data, _FLOATS[subtype]).astype(np.float32)
     elif subtype == "PCM_U8":

@@ -217,6 +217,9 @@ def export(
         bool,
         typer.Option("--offline", help="Write an ONNX file for whole recordings, any mode."),
     ] = False,
+    sherpa: Annotated[
+        bool, typer.Option("--sherpa", help="Write an ONNX file for sherpa-onnx (as GTCRN).")
+    ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="And one with int8 arithmetic.")] = False,
     int8_weights: Annotated[
         bool, typer.Option("--int8-weights", help="And one with int8 weights, float arithmetic.")
@@ -243,10 +246,14 @@ def export(
     The certificate proves on real clips that the file equals the trained model.
     """
     require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
-    if not onnx and not offline:
-        raise EnhanceError("enhance export: name a format: --onnx (a stream) or --offline")
-    if offline and (onnx or int8 or int8_weights or require_faster):
+    if not onnx and not offline and not sherpa:
+        raise EnhanceError(
+            "enhance export: name a format: --onnx (a stream), --sherpa or --offline"
+        )
+    if offline and (onnx or sherpa or int8 or int8_weights or require_faster):
         raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
+    if sherpa and (onnx or int8_weights or require_faster):
+        raise EnhanceError("enhance export: --sherpa goes with --int8; leave the others out")
     from enhance.parallel import uncollected
 
     with uncollected():
@@ -262,6 +269,14 @@ def export(
         place = out or folder / f"{name}.offline.onnx"
         export_offline(
             folder, place, find_companion, clips=clips, licence=licence, force=force, quiet=quiet
+        )
+        return
+    if sherpa:
+        from export.sherpa import SUFFIX, export_sherpa
+
+        place = out or folder / f"{name}{SUFFIX}"
+        export_sherpa(
+            folder, place, int8=int8, clips=clips, licence=licence, force=force, quiet=quiet
         )
         return
     export_model(
@@ -280,6 +295,7 @@ def export(
 for _command in (measure.evaluate, measure.bench, measure.guard, measure.card, measure.compare):
     app.command()(_command)
 app.command()(streams.stream)
+app.command()(streams.live)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from enhance.cli.options import AttenLimit, Bandwidth, Model, NumThreads, Quiet, Strength
+from enhance.errors import require
 
 if TYPE_CHECKING:
     from enhance.device.enhancer import Enhancer
@@ -83,3 +84,63 @@ def stream(
     _say(
         clean_raw(enhancer, sys.stdin.buffer, sys.stdout.buffer, rate, form, channels, align=align)
     )
+
+
+def live(
+    devices: Annotated[bool, typer.Option("--list", help="List the devices and stop.")] = False,
+    source: Annotated[
+        str | None,
+        typer.Option("-i", "--input", metavar="DEVICE", help="Number, or part of the name."),
+    ] = None,
+    sink: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="DEVICE", help="As --input.")
+    ] = None,
+    rate: Annotated[
+        int | None, typer.Option("-r", "--rate", help="Of both.  [default: the input's]")
+    ] = None,
+    latency: Annotated[
+        float, typer.Option(min=0.005, max=2, help="Seconds that each device may hold.")
+    ] = 0.1,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Play a sweep, hear it, and tell the whole delay."),
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=0, help="Stop after these; 0: never.")] = 0.0,
+    model: Model = "default",
+    num_threads: NumThreads = 1,
+    strength: Strength = 1.0,
+    atten_limit: AttenLimit = None,
+    bandwidth: Bandwidth = "full",
+    quiet: Quiet = False,
+) -> None:
+    """Clean what a microphone hears, to a loudspeaker or a virtual cable.
+
+    Keys: b for bypass (as late as the cleaned sound is), + and - for the strength, q to quit. The
+    delay shown is what buffers, model and resampling hold; --measure hears that of the devices too.
+    """
+    require("live", "sounddevice")
+    from enhance.device.live import KEYS, device_list, measure_delay, run_live
+
+    if devices:
+        print(device_list())
+        return
+    enhancer = Settings(model, num_threads, strength, atten_limit, bandwidth).open()
+    if measure:
+        whole, own = measure_delay(
+            enhancer, source=source, sink=sink, sample_rate=rate, latency=latency
+        )
+        print(f"delay {1000 * whole:.0f} ms, of which {1000 * own:.0f} ms are the devices'")
+        return
+    if not quiet:
+        _say([f"enhance live: {KEYS}"])
+    done = run_live(
+        enhancer,
+        source=source,
+        sink=sink,
+        sample_rate=rate,
+        latency=latency,
+        seconds=seconds,
+        quiet=quiet,
+    )
+    if not quiet:
+        _say([f"enhance live: {done}"])

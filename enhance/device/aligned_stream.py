@@ -72,7 +72,10 @@ class AlignedStream:
     Attributes
     ----------
     wet
-        Share of the enhanced signal in the output; may be set between two blocks.
+        Share of the enhanced signal in the output. It may be set between two blocks, and is then
+        reached within the next that comes out.
+    waiting
+        Samples that have gone in and whose output has not come yet.
 
     Raises
     ------
@@ -91,7 +94,7 @@ class AlignedStream:
         self._streams = [enhancer.new_stream() for _ in range(channels)]
         for stream in self._streams:
             stream.strength, stream.atten_limit = 1.0, None
-        self.wet = enhancer.wet
+        self.wet = self._wet = enhancer.wet
         self._dry = Queue(np.zeros((0, channels), np.float32))  # input without its output yet
         self._upper: UpperBand | None = None
         if enhancer.bandwidth == "full" and sample_rate > enhancer.sample_rate:
@@ -105,6 +108,10 @@ class AlignedStream:
         self._skip = enhancer.latency_samples
         self._received = 0
         self._emitted = 0
+
+    @property
+    def waiting(self) -> int:
+        return self._received - self._emitted
 
     def process(self, block: np.ndarray) -> np.ndarray:
         """Take the next samples, give those that are ready.
@@ -149,7 +156,11 @@ class AlignedStream:
         dry = self._dry.take(len(out))
         if self._upper is not None:
             out = out + self._upper.gain(len(out)) * dry
-        return out if self.wet == 1 else mix(out, dry, self.wet)
+        if self._wet != self.wet and len(out):  # a step would click
+            shares = np.linspace(self._wet, self.wet, len(out) + 1, dtype=np.float32)[1:, None]
+            self._wet = self.wet
+            return dry + shares * (out - dry)
+        return out if self._wet == 1 else mix(out, dry, self._wet)
 
     def _cut(self, out: np.ndarray) -> np.ndarray:
         skipped = min(self._skip, len(out))

@@ -17,7 +17,7 @@ from enhance.audio.read import AudioReader
 from enhance.audio.resampling import held_back, resampled_length
 from enhance.audio.samples import MOST_CHANNELS, check_samples, rate_of, whole_number
 from enhance.audio.wav_pipe import STDIN, WavReader, WavWriter
-from enhance.audio.write import writer
+from enhance.audio.write import AudioWriter, writer
 from enhance.device.aligned_stream import AlignedStream
 from enhance.device.clean import check_target, kept_subtype
 from enhance.device.enhancer import Enhancer
@@ -66,6 +66,7 @@ def clean_piped(
         check_target(source, target, force)
     with contextlib.ExitStack() as stack:
         reader: AudioReader | WavReader
+        out: AudioWriter | WavWriter
         if source == PIPE:
             _check_terminal(sys.stdin, "standard input is a terminal: pipe a WAV in")
             reader = WavReader(sys.stdin.buffer)
