@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 KEYS = "keys: b bypass, + and - strength, q quit"
 _STEP = 0.1  # of strength, by a key
+_START = 1.0  # seconds in which nothing is counted
 _EVERY = 0.1  # seconds between two pictures of the meters
 
 
@@ -53,7 +54,8 @@ class Live:
     levels
         dB of the last blocks, in and out.
     underruns, overruns
-        Blocks that came too late for the output, and that were lost at the input.
+        Blocks that came too late for the output, and that were lost: at the input, or because the
+        output had no room.
     """
 
     def __init__(self, enhancer: Enhancer, sample_rate: int) -> None:
@@ -266,7 +268,7 @@ def _begin(heard: Any, played: Any, hop: int) -> int:
     heard.read(hop)  # may take long: the device starts
     for _ in range(heard.read_available // hop):
         heard.read(hop)
-    played.write(np.zeros((max(0, room - 2 * hop), 1), np.float32))
+    played.write(np.zeros((room, 1), np.float32))
     return room
 
 
@@ -286,11 +288,18 @@ def _loop(
     def pump() -> None:
         """All that touches the devices: PortAudio's streams are for one thread."""
         try:
+            started = time.monotonic()
             while not live.over:
+                # Looked at first: over PulseAudio a call that waits may wait for ever.
+                if heard.read_available < hop:
+                    time.sleep(hop / live.sample_rate / 4)
+                    continue
                 block, lost = heard.read(hop)
-                live.overruns += bool(lost)
                 out = live.process(block)
-                if len(out):
+                full = played.write_available < len(out)
+                if time.monotonic() - started > _START:  # until then both find their pace
+                    live.overruns += bool(lost) + full
+                if len(out) and not full:
                     live.underruns += bool(played.write(out))
                 # What has been heard and not yet been played stands before what is heard now.
                 full = heard.read_available + max(0, room - played.write_available)
@@ -298,7 +307,7 @@ def _loop(
         except BaseException as error:
             failed.append(error)
 
-    # On a thread of its own: PortAudio waits without hearing Ctrl-C.
+    # On a thread of its own: keys and Ctrl-C are heard whatever the devices do.
     worker = threading.Thread(target=pump, daemon=True)
     worker.start()
     begun = time.monotonic()
@@ -314,6 +323,7 @@ def _loop(
     finally:
         live.over = True
         worker.join(2)
+        played.abort(ignore_errors=True)  # to stop would be to wait until all is played
         if not quiet:
             overwrite("")
     if failed:

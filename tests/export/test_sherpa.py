@@ -138,7 +138,7 @@ def test_files_say_what_they_are(tmp_path: Path) -> None:
 
 def test_other_framings_and_bad_files_are_refused(tmp_path: Path) -> None:
     place = checkpoint(tmp_path / "c", "25-20")
-    with pytest.raises(EnhanceError, match="framing 400/320: cannot .* overlap by half"):
+    with pytest.raises(EnhanceError, match=r"framing 400/320: cannot .* overlap by half"):
         export_sherpa(place, tmp_path / "t.onnx", quiet=True)
     half = checkpoint(tmp_path / "d")
     with pytest.raises(EnhanceError, match=r"t\.int8\.onnx: refused, it is .* dB from torch"):

@@ -74,13 +74,14 @@ class Devices:
         if options["samplerate"] != RATE:
             raise self.PortAudioError("Invalid sample rate [PaErrorCode -9997]")
         yield SimpleNamespace(
-            read=self._read, write=self._write, read_available=HOP, write_available=4 * HOP
-        )
+            read=self._read, write=self._write, read_available=HOP, write_available=4 * HOP,
+            abort=lambda ignore_errors: None,
+        )  # fmt: skip
 
-    def InputStream(self, **options: Any) -> Any:  # noqa: N802
+    def InputStream(self, **options: Any) -> Any:
         return self._stream("in", **options)
 
-    def OutputStream(self, **options: Any) -> Any:  # noqa: N802
+    def OutputStream(self, **options: Any) -> Any:
         return self._stream("out", **options)
 
     def _read(self, count: int) -> tuple[np.ndarray, bool]:
@@ -121,16 +122,19 @@ def test_it_plays_what_a_stream_of_that_rate_gives(
     monkeypatch: pytest.MonkeyPatch, model: Path
 ) -> None:
     wave = noise(RATE)
+    monkeypatch.setattr("enhance.device.live._START", 0.0)
     devices = use(monkeypatch, Devices(wave))
     devices.late, devices.lost = {7}, {5, 9}
     quit_after(monkeypatch, devices, 60)
     done = run_live(Enhancer(model), source="0", sink="micro", latency=0.04)
     prefill, *rest = devices.played
-    assert prefill.shape == (2 * HOP, 1) and not prefill.any()
+    assert prefill.shape == (4 * HOP, 1) and not prefill.any()
     stream = AlignedStream(Enhancer(model), RATE, 1, low_delay=True)
     expected = stream.process(wave[2 * HOP :])  # the first starts the device; one was there by then
     assert devices.reads >= 60
-    np.testing.assert_array_equal(np.concatenate(rest)[: len(expected)], expected)
+    count = min(len(expected), sum(map(len, rest)))
+    assert count > 40 * HOP
+    np.testing.assert_array_equal(np.concatenate(rest)[:count], expected[:count])
     assert np.abs(expected).max() > 0.1
     assert (done.underruns, done.overruns) == (1, 2)
     assert str(done).endswith("1 underruns, 2 blocks lost")
@@ -145,7 +149,7 @@ def test_delay_is_measured_by_ear(monkeypatch: pytest.MonkeyPatch, model: Path) 
     use(monkeypatch, Devices())
     whole, own = measure_delay(Enhancer(model))
     # Two hops were read to start the device: the line is that much shorter.
-    assert own * RATE == pytest.approx(DELAY + 2 * HOP - 2 * HOP, abs=2)
+    assert own * RATE == pytest.approx(DELAY + 4 * HOP - 2 * HOP, abs=2)
     # The model: 256 samples late, and the rest of a hop that waits; the resamplers 4 ms at most.
     assert 0.016 <= whole - own <= 0.016 + 0.016 + 0.004
     use(monkeypatch, Devices(noise(5 * RATE)))
@@ -173,7 +177,11 @@ def test_keys_bypass_and_strength(model: Path) -> None:
     played = np.concatenate(out)
     wave = wave[: len(played)]
     # The settings hold for what comes out after them: a hop and 16 ms after what goes in.
-    for part, share in [(slice(0, 5800), 0.5), (slice(7000, 12000), 1.0), (slice(14000, None), 0.75)]:
+    for part, share in [
+        (slice(0, 5800), 0.5),
+        (slice(7000, 12000), 1.0),
+        (slice(14000, None), 0.75),
+    ]:
         np.testing.assert_allclose(played[part], share * wave[part], atol=1e-6)
     # No click: the share of the input goes from one to the other in steps of a sample.
     loud = np.abs(wave) > 0.05
@@ -256,10 +264,14 @@ RAW = ["--raw", f"--rate={RATE}", "--channels=1", "--format=float32le", "--laten
 
 @pytest.fixture(scope="module")
 def cable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment of a sound server of two null sinks: ``cable`` to listen to, ``clean`` to play to."""
+    """Environment of a sound server of two null sinks: ``cable`` to hear, ``clean`` to play to."""
     place = tmp_path_factory.mktemp("pulse")
     place.chmod(0o700)
-    own = {"XDG_RUNTIME_DIR": str(place), "HOME": str(place), "PULSE_SERVER": f"unix:{place}/native"}
+    own = {
+        "XDG_RUNTIME_DIR": str(place),
+        "HOME": str(place),
+        "PULSE_SERVER": f"unix:{place}/native",
+    }
     environment = {**os.environ, **own, "PULSE_SOURCE": "cable.monitor", "PULSE_SINK": "clean"}
     modules = [
         f"module-native-protocol-unix socket={place}/native auth-anonymous=1",
@@ -273,7 +285,10 @@ def cable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     )  # fmt: skip
     try:
         for _ in range(100):
-            if subprocess.run(["pactl", "info"], env=environment, capture_output=True).returncode == 0:
+            if (
+                subprocess.run(["pactl", "info"], env=environment, capture_output=True).returncode
+                == 0
+            ):
                 break
             time.sleep(0.1)
         else:
@@ -340,12 +355,12 @@ def test_over_a_virtual_cable(cable: dict[str, str], model: Path) -> None:
     wave = noise(4 * RATE)[:, 0]
     for _ in range(3):  # a machine that is too busy for live sound is another matter, and told
         (delay, underruns, lost), recording = play_and_record(cable, model, wave)
-        if not underruns + lost:
+        places, gains = lags(wave, recording)
+        if np.ptp(places[1:-1]) <= 2:
             break
+        assert underruns + lost, "the delay is not constant, and nothing was missed"
     else:
-        pytest.skip(f"MACHINE TOO BUSY for live sound: {underruns} underruns three times")
-    places, gains = lags(wave, recording)
-    assert np.ptp(places[:-1]) <= 2
+        pytest.skip(f"MACHINE TOO BUSY for live sound: {underruns} underruns, {lost} lost, thrice")
     np.testing.assert_allclose(gains[1:-1], 0.5, atol=0.02)
     assert 30 < delay < 1500
 
