@@ -1,11 +1,12 @@
 """A file for sherpa-onnx, whose runtimes are Swift, Kotlin, Java, C#, Dart, Go and more.
 
-Its loader of GTCRN takes any network from a spectrum to a spectrum: ``mix`` (1, F, 1, 2) and three
-caches in, ``enh`` and the caches out, known by their order; framing and shapes stand in the
-metadata (`offline-speech-denoiser-gtcrn-model.cc` of k2-fsa/sherpa-onnx). The transforms are its own: an
-unscaled DFT under the root of a periodic Hann window, which is ours where windows overlap by half
-(`enhance.stft`). All states of the network stand one behind the other in ``inter_cache``; the two
-caches that are not needed hold one number.
+Its loader of GTCRN (`offline-speech-denoiser-gtcrn-model.cc`) takes any network from a spectrum to
+a spectrum: ``mix`` (1, F, 1, 2) and three caches in, ``enh`` and the caches out, known by their
+order; framing and shapes stand in the metadata. The transforms are its own: an unscaled DFT under
+the root of a periodic Hann window, which is ours where windows overlap by half (`enhance.stft`).
+All states of the network stand one behind the other in ``inter_cache``; the two caches that are not
+needed hold one number. What comes out is what our stream gives where a recording begins with
+silence: it mirrors the beginning, a stream has heard nothing before it.
 """
 
 from __future__ import annotations
