@@ -288,7 +288,7 @@ def _loop(
     def pump() -> None:
         """All that touches the devices: PortAudio's streams are for one thread."""
         try:
-            started = time.monotonic()
+            started, stuck = time.monotonic(), 0
             while not live.over:
                 # Looked at first: over PulseAudio a call that waits may wait for ever.
                 if heard.read_available < hop:
@@ -301,6 +301,12 @@ def _loop(
                     live.overruns += bool(lost) + full
                 if len(out) and not full:
                     live.underruns += bool(played.write(out))
+                stuck = stuck + 1 if full else 0
+                if stuck * hop > live.sample_rate:  # nothing taken for a second: it stalls
+                    played.abort()
+                    played.start()
+                    played.write(np.zeros((min(room, played.write_available), 1), np.float32))
+                    stuck = 0
                 # What has been heard and not yet been played stands before what is heard now.
                 full = heard.read_available + max(0, room - played.write_available)
                 delays.append(live.waiting + full / live.sample_rate)

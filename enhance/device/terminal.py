@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import sys
 from collections.abc import Callable, Iterator
@@ -47,10 +48,10 @@ def pressed() -> Iterator[Callable[[], str]]:
     def keys() -> str:
         found = ""
         while select.select([number], [], [], 0)[0]:
-            key = sys.stdin.read(1)
-            if not key:
+            read = os.read(number, 64)  # not by sys.stdin, which reads ahead
+            if not read:
                 break
-            found += key
+            found += read.decode(errors="ignore")
         return found
 
     try:
