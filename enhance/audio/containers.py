@@ -21,7 +21,8 @@ from enhance.errors import EnhanceError
 
 ADVICE = "convert or record it again"
 _TAIL = 1 << 16  # bytes at the end of a file that are searched for chunks
-_LIMIT = 0xFFFF0000  # a RIFF file has 32 bits for its size
+RIFF_LIMIT = 0xFFFF0000
+"""Most bytes of samples: a RIFF file has 32 bits for its size."""
 _PADDING = 4096  # zeros up to the end of a sector
 # What writers put behind the samples.
 _TRAILERS = (
@@ -162,7 +163,7 @@ def _wav(path: Path, file: BinaryIO, size: int) -> Source:
             if long and length == 0xFFFFFFFF:
                 length, unknown = long_size, long_size in (0, (1 << 64) - 1)
             else:
-                unknown = _not_known(length, riff)
+                unknown = not_known(length, riff)
             found = size - position
             if length > found and not unknown:
                 raise truncated(path, length, found)
@@ -183,7 +184,7 @@ def _wav(path: Path, file: BinaryIO, size: int) -> Source:
     return Source(speakers=speakers)
 
 
-def _not_known(length: int, riff: int) -> bool:
+def not_known(length: int, riff: int) -> bool:
     """Whether a size is what pipes and recorders write before they know it.
 
     0, and the largest number with or without sign, rounded down by some (sox, espeak). Others take
@@ -281,7 +282,7 @@ def _chunks_at_end(file: BinaryIO, begin: int, size: int, order: str) -> int:
 def _mended(file: BinaryIO, position: int, length: int, order: str) -> bytes:
     """What stands before the samples, with their true size; RF64 beyond 4 GB."""
     chunks = bytearray(_at(file, 0, position))
-    if position + length <= _LIMIT or order == ">":
+    if position + length <= RIFF_LIMIT or order == ">":
         if chunks[:4] == b"RF64":
             chunks[:4] = b"RIFF"
         room = min(position + length - 8, 0xFFFFFFFF)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import soxr
 
+from enhance.audio.low_delay import LowDelayResampler, has_small_ratio
 from enhance.audio.samples import check_layout, rate_of, whole_number
 from enhance.errors import EnhanceError
 
@@ -30,6 +31,8 @@ class StreamingResampler:
         Samples per second of input and output. Equal rates pass the samples through.
     channels
         Number of channels C.
+    low_delay
+        With the short filter of `enhance.audio.low_delay`, where the rates have a small ratio.
 
     Raises
     ------
@@ -38,15 +41,19 @@ class StreamingResampler:
         channels.
     """
 
-    def __init__(self, from_rate: int, to_rate: int, channels: int = 1) -> None:
+    def __init__(
+        self, from_rate: int, to_rate: int, channels: int = 1, *, low_delay: bool = False
+    ) -> None:
         self.from_rate = from_rate = rate_of(from_rate)
         self.to_rate = to_rate = rate_of(to_rate)
         self.channels = channels = whole_number("channels", channels, 1)
         self._received = 0
         self._emitted = 0
-        self._soxr = None
-        if from_rate != to_rate:
-            self._soxr = soxr.ResampleStream(from_rate, to_rate, channels, "float32", "HQ")
+        self._filter: soxr.ResampleStream | LowDelayResampler | None = None
+        if from_rate != to_rate and low_delay and has_small_ratio(from_rate, to_rate):
+            self._filter = LowDelayResampler(from_rate, to_rate, channels)
+        elif from_rate != to_rate:
+            self._filter = soxr.ResampleStream(from_rate, to_rate, channels, "float32", "HQ")
 
     def process(self, block: np.ndarray) -> np.ndarray:
         """Take the next samples, give those that are ready.
@@ -60,10 +67,10 @@ class StreamingResampler:
         """
         check_block(block, self.channels)
         self._received += len(block)
-        if self._soxr is None or not len(block):
+        if self._filter is None or not len(block):
             out = block
         else:
-            out = self._soxr.resample_chunk(np.ascontiguousarray(block, np.float32))
+            out = self._filter.resample_chunk(np.ascontiguousarray(block, np.float32))
         self._emitted += len(out)
         return out
 
@@ -76,15 +83,27 @@ class StreamingResampler:
         """
         missing = resampled_length(self._received, self.from_rate, self.to_rate) - self._emitted
         out = np.zeros((0, self.channels), np.float32)
-        if self._soxr is not None:
+        if self._filter is not None:
             # Zeros for two more output samples, past soxr's rounding; zeros follow anyway.
             pad = 2 * (resampled_length(1, self.to_rate, self.from_rate) + 1)
             if self._received:
                 zeros = np.zeros((pad, self.channels), np.float32)
-                out = self._soxr.resample_chunk(zeros, last=True)[:missing]
-            self._soxr.clear()
+                out = self._filter.resample_chunk(zeros, last=True)[:missing]
+            self._filter.clear()
         self._received = self._emitted = 0
         return out
+
+
+def held_back(from_rate: int, to_rate: int, *, low_delay: bool = False) -> float:
+    """Seconds of a stream that are held back at most on the way to a rate and back: measured."""
+    there = StreamingResampler(from_rate, to_rate, low_delay=low_delay)
+    back = StreamingResampler(to_rate, from_rate, low_delay=low_delay)
+    step = -(-from_rate // 1000)
+    held, most = 0, 0
+    for _ in range(2000):
+        held += step - len(back.process(there.process(np.zeros((step, 1), np.float32))))
+        most = max(most, held)
+    return most / from_rate
 
 
 def check_block(block: np.ndarray, channels: int) -> None:

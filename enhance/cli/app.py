@@ -12,18 +12,23 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperCommand
 
-from enhance.cli import measure, teachers
+from enhance.cli import measure, streams, teachers
 from enhance.cli.dann import dann_app
 from enhance.cli.data import data_app
 from enhance.cli.options import (
     Accelerator,
     Assign,
+    AttenLimit,
+    Bandwidth,
     Devices,
     Force,
+    Model,
     NumNodes,
+    NumThreads,
     Precision,
     Quiet,
     Strategy,
+    Strength,
     new_run,
 )
 from enhance.cli.report import analyze_app
@@ -62,22 +67,19 @@ def _root(
 
 @app.command()
 def run(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file or folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Audio file or folder; - for a WAV piped in.")
+    ],
     target: Annotated[
-        Path | None, typer.Argument(metavar="[OUTPUT]", help="File or folder to write.")
+        Path | None,
+        typer.Argument(metavar="[OUTPUT]", help="File or folder to write; - for a WAV piped on."),
     ] = None,
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="Shipped name, ONNX file, or hub id.")
-    ] = "default",
+    model: Model = "default",
     force: Force = False,
-    num_threads: Annotated[int, typer.Option(min=1, help="Threads of the model.")] = 1,
-    strength: Annotated[
-        float, typer.Option(help="Share of the cleaned signal, 0 to 1; the rest is the input.")
-    ] = 1.0,
-    atten_limit: Annotated[
-        float | None,
-        typer.Option(metavar="DB", help="Suppress nothing by more than this.  [default: no limit]"),
-    ] = None,
+    num_threads: NumThreads = 1,
+    strength: Strength = 1.0,
+    atten_limit: AttenLimit = None,
+    bandwidth: Bandwidth = "full",
     engine: Annotated[
         str,
         typer.Option(
@@ -95,6 +97,10 @@ def run(
 
     The output has the input's length, rate and channels, and is aligned with it to the sample.
     """
+    if "-" in (str(source), str(target)):
+        settings = streams.Settings(model, num_threads, strength, atten_limit, bandwidth)
+        streams.run_piped(source, target, settings, force=force)
+        return
     from enhance.device.clean import run_path
 
     run_path(
@@ -106,6 +112,7 @@ def run(
         strength=strength,
         atten_limit=atten_limit,
         engine=cast(Any, engine),  # what is none of them is refused there
+        bandwidth=bandwidth,
         quiet=quiet,
         verbose=verbose,
     )
@@ -225,6 +232,9 @@ def export(
         Path | None,
         typer.Option("--c", metavar="DIR", help="Write a folder with the model in plain C."),
     ] = None,
+    sherpa: Annotated[
+        bool, typer.Option("--sherpa", help="Write an ONNX file for sherpa-onnx (as GTCRN).")
+    ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="And one with int8 arithmetic.")] = False,
     int8_weights: Annotated[
         bool, typer.Option("--int8-weights", help="And one with int8 weights, float arithmetic.")
@@ -251,10 +261,14 @@ def export(
     The certificate proves on real clips that the file equals the trained model.
     """
     require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
-    if not onnx and not offline and c is None:
-        raise EnhanceError("enhance export: name a format: --onnx (a stream), --c DIR or --offline")
-    if offline and (onnx or c or int8 or int8_weights or require_faster):
+    if not onnx and not offline and not sherpa and c is None:
+        raise EnhanceError(
+            "enhance export: name a format: --onnx (a stream), --c DIR, --sherpa or --offline"
+        )
+    if offline and (onnx or c or sherpa or int8 or int8_weights or require_faster):
         raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
+    if sherpa and (onnx or int8_weights or require_faster):
+        raise EnhanceError("enhance export: --sherpa goes with --int8; leave the others out")
     from enhance.parallel import uncollected
 
     with uncollected():
@@ -275,6 +289,13 @@ def export(
         return
     if c is not None:
         export_native(folder, c, int8=int8, clips=clips, licence=licence, force=force, quiet=quiet)
+    if sherpa:
+        from export.sherpa import SUFFIX, export_sherpa
+
+        place = out or folder / f"{name}{SUFFIX}"
+        export_sherpa(
+            folder, place, int8=int8, clips=clips, licence=licence, force=force, quiet=quiet
+        )
     if not onnx:
         return
     export_model(
@@ -292,6 +313,8 @@ def export(
 
 for _command in (measure.evaluate, measure.bench, measure.guard, measure.card, measure.compare):
     app.command()(_command)
+app.command()(streams.stream)
+app.command()(streams.live)
 
 
 @app.command()

@@ -19,6 +19,10 @@ from enhance.errors import EnhanceError
 Options = dict[str, inspect.Parameter]
 """Of a command, by name."""
 
+AttenLimit = Annotated[
+    float | None,
+    typer.Option(metavar="DB", help="Suppress nothing by more than this.  [default: no limit]"),
+]
 Backbones = Annotated[
     list[str],
     typer.Option(
@@ -30,6 +34,12 @@ Backbones = Annotated[
 Assign = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override one setting; repeatable."),
+]
+Bandwidth = Annotated[
+    str,
+    typer.Option(
+        metavar="full|16k", help="Keep what lies above the model's 8 kHz, or leave it out."
+    ),
 ]
 Cache = Annotated[
     Path | None, typer.Option(help="Folder of features.  [default: the user's cache]")
@@ -43,6 +53,8 @@ Cluster = Annotated[
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
 Jobs = Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")]
 Limit = Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all.")]
+Model = Annotated[str, typer.Option("-m", "--model", help="Shipped name, ONNX file, or hub id.")]
+NumThreads = Annotated[int, typer.Option(min=1, help="Threads of the model.")]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="Folder.  [default: a new one in runs/]")
 ]
@@ -52,6 +64,9 @@ Pairs = Annotated[
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and results only.")]
 Report = Annotated[Path, typer.Option("-o", "--out", help="Folder of the report.")]
 REPORT = Path("report")
+Strength = Annotated[
+    float, typer.Option(help="Share of the cleaned signal, 0 to 1; the rest is the input.")
+]
 Snr = Annotated[float, typer.Option("--snr", help="Signal-to-noise ratio in dB.")]
 ANY: Literal["any"] = "any"
 """In place of an SNR: each pair at its own."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from enhance.audio.resampling import StreamingResampler, check_block
 from enhance.audio.samples import MOST_CHANNELS, check_samples, floats, rate_of, whole_number
+from enhance.device.upper_band import Queue, UpperBand
 from enhance.errors import EnhanceError
 
 
@@ -21,6 +22,10 @@ class Model(Protocol):
     """Samples per second that `process` takes and gives."""
     latency_samples: int
     """Delay of the output against the input."""
+    hop_length: int
+    """Samples that come out at a time, or any number if all comes at the end."""
+    bandwidth: str
+    """Whether what lies above the model's band is kept (`enhance.device.upper_band`)."""
     strength: float
     """Share of the model's work that is kept."""
     atten_limit: float | None
@@ -46,6 +51,9 @@ class AlignedStream:
     Each channel has states of its own. The model's delay is taken off the front; the resamplers
     have none. Memory is constant.
 
+    At a rate above the model's, with bandwidth "full", what lies above the model's band is passed
+    with the gain of the band below it (`enhance.device.upper_band`).
+
     The share of the input that the enhancer's settings leave in (`wet_share`) is taken at the
     stream's own rate, not from what passed the resamplers: a strength of 0 gives exactly the input
     back, and a limit holds above the model's band too.
@@ -58,6 +66,16 @@ class AlignedStream:
         Samples per second, in and out.
     channels
         Number of channels C.
+    low_delay
+        Resample with a short filter (`enhance.audio.low_delay`).
+
+    Attributes
+    ----------
+    wet
+        Share of the enhanced signal in the output. It may be set between two blocks, and is then
+        reached within the next that comes out.
+    waiting
+        Samples that have gone in and whose output has not come yet.
 
     Raises
     ------
@@ -65,20 +83,35 @@ class AlignedStream:
         If the rate is no whole number of Hz, or C no number of channels.
     """
 
-    def __init__(self, enhancer: Model, sample_rate: int, channels: int) -> None:
+    def __init__(
+        self, enhancer: Model, sample_rate: int, channels: int, *, low_delay: bool = False
+    ) -> None:
         sample_rate = rate_of(sample_rate)
         channels = whole_number("channels", channels, 1, MOST_CHANNELS)
-        self._rates = sample_rate, enhancer.sample_rate
-        self._into = StreamingResampler(sample_rate, enhancer.sample_rate, channels)
-        self._back = StreamingResampler(enhancer.sample_rate, sample_rate, channels)
+        rates = sample_rate, enhancer.sample_rate
+        self._into = StreamingResampler(*rates, channels, low_delay=low_delay)
+        self._back = StreamingResampler(*rates[::-1], channels, low_delay=low_delay)
         self._streams = [enhancer.new_stream() for _ in range(channels)]
         for stream in self._streams:
             stream.strength, stream.atten_limit = 1.0, None
-        self._wet = enhancer.wet
-        self._dry = np.zeros((0, channels), np.float32)  # input whose output is not ready yet
+        self.wet = self._wet = enhancer.wet
+        self._dry = Queue(np.zeros((0, channels), np.float32))  # input without its output yet
+        self._upper: UpperBand | None = None
+        if enhancer.bandwidth == "full" and sample_rate > enhancer.sample_rate:
+            self._upper = UpperBand(
+                enhancer.sample_rate,
+                enhancer.hop_length,
+                enhancer.latency_samples,
+                sample_rate,
+                channels,
+            )
         self._skip = enhancer.latency_samples
         self._received = 0
         self._emitted = 0
+
+    @property
+    def waiting(self) -> int:
+        return self._received - self._emitted
 
     def process(self, block: np.ndarray) -> np.ndarray:
         """Take the next samples, give those that are ready.
@@ -94,11 +127,12 @@ class AlignedStream:
         block = floats("block", block)
         check_block(block, self._into.channels)
         check_samples("block", block)
-        block = block.astype(np.float32, copy=False)
+        block = block.astype(np.float32)  # a copy: the caller may fill the same array again
+        self._dry.put(block)
         self._received += len(block)
         out = self._back.process(self._enhance(self._into.process(block)))
         self._emitted += len(out)
-        return self._blend(block, out)
+        return self._blend(out)
 
     def flush(self) -> np.ndarray:
         """Give the rest: in total as many samples as came in. The stream is over then.
@@ -106,23 +140,27 @@ class AlignedStream:
         Shape: -> float32 (m, C)
         """
         last = self._enhance(self._into.flush())
-        rest = self._cut(np.stack([stream.flush() for stream in self._streams], axis=1))
-        inner = np.concatenate([last, rest])
+        rest = np.stack([stream.flush() for stream in self._streams], axis=1)
+        inner = np.concatenate([last, self._lower(last[:0], rest)])
         out = np.concatenate([self._back.process(inner), self._back.flush()])
-        out = out[: self._received - self._emitted]  # the rounding up of both ways taken off
-        return self._blend(self._dry[:0], out)
+        return self._blend(out[: self._received - self._emitted])  # less what was rounded up
 
     def _enhance(self, inner: np.ndarray) -> np.ndarray:
         columns = [s.process(inner[:, c]) for c, s in enumerate(self._streams)]
-        return self._cut(np.stack(columns, axis=1))
+        return self._lower(inner, np.stack(columns, axis=1))
 
-    def _blend(self, block: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """``block`` waits for its output; ``out`` is mixed with what has waited for it."""
-        if self._wet == 1:
-            return out
-        dry = np.concatenate([self._dry, block])
-        self._dry = dry[len(out) :].copy()
-        return mix(out, dry[: len(out)], self._wet)
+    def _lower(self, inner: np.ndarray, made: np.ndarray) -> np.ndarray:
+        return self._cut(made if self._upper is None else self._upper.lower(inner, made))
+
+    def _blend(self, out: np.ndarray) -> np.ndarray:
+        dry = self._dry.take(len(out))
+        if self._upper is not None:
+            out = out + self._upper.gain(len(out)) * dry
+        if self._wet != self.wet and len(out):  # a step would click
+            shares = np.linspace(self._wet, self.wet, len(out) + 1, dtype=np.float32)[1:, None]
+            self._wet = self.wet
+            return dry + shares * (out - dry)
+        return out if self._wet == 1 else mix(out, dry, self._wet)
 
     def _cut(self, out: np.ndarray) -> np.ndarray:
         skipped = min(self._skip, len(out))

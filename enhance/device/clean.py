@@ -21,6 +21,7 @@ from enhance.device.aligned_stream import AlignedStream, wet_share
 from enhance.device.engine import Choice
 from enhance.device.enhancer import Enhancer
 from enhance.device.offline import OfflineEnhancer, open_model
+from enhance.device.upper_band import check_bandwidth
 from enhance.errors import EnhanceError
 from enhance.files import is_folder, kind_of, resolved, same_file, walk
 
@@ -92,7 +93,7 @@ def clean_file(
         half-written, and an older ``target`` stays as it was.
     """
     source, target = Path(source), Path(target)
-    _check_target(source, target, force)
+    check_target(source, target, force)
     with AudioReader(source) as reader:
         about = reader.info
         stream = AlignedStream(enhancer, about.sample_rate, about.channels)
@@ -100,7 +101,7 @@ def clean_file(
             target,
             about.sample_rate,
             about.channels,
-            subtype=_subtype(about, target),
+            subtype=kept_subtype(about, target),
             frames=about.frames,
             tags=about.tags,
             speakers=about.speakers,
@@ -122,6 +123,7 @@ def run_path(
     strength: float | None = None,
     atten_limit: float | None = None,
     engine: Choice = "onnx",
+    bandwidth: str | None = None,
     quiet: bool = False,
     verbose: bool = False,
 ) -> RunResult:
@@ -146,6 +148,8 @@ def run_path(
         as it is.
     engine
         What computes a model that is opened here, see `enhance.Enhancer`.
+    bandwidth
+        ``"full"`` or ``"16k"``, see `enhance.device.upper_band`; None leaves the setting too.
     quiet
         Say nothing but warnings and failures.
     verbose
@@ -158,6 +162,8 @@ def run_path(
         done, and each failure has had its line.
     """
     wet_share(1.0 if strength is None else strength, atten_limit)  # refused before any work
+    if bandwidth is not None:
+        check_bandwidth(bandwidth)
     source = Path(source)
     result = RunResult()
     folder = is_folder(source)
@@ -167,7 +173,7 @@ def run_path(
         target = default_output(source) if target is None else Path(target)
         if is_folder(target):
             target = target / source.name
-        _check_target(source, target, force)
+        check_target(source, target, force)
         jobs = [(source, target)]
     lengths = _measure(jobs, result)
     if not folder and result.failures:
@@ -180,6 +186,8 @@ def run_path(
         enhancer.strength = strength
     if atten_limit is not None:
         enhancer.atten_limit = atten_limit
+    if bandwidth is not None:
+        enhancer.bandwidth = bandwidth
 
     began = time.monotonic()
     with progress.progress_bar(quiet=quiet) as bar:
@@ -201,7 +209,8 @@ def run_path(
             about = lengths.get(path)
             if about is None:  # its failure is already noted
                 continue
-            if about.sample_rate > enhancer.sample_rate and not narrow and not quiet:
+            cut = enhancer.bandwidth != "full" and about.sample_rate > enhancer.sample_rate
+            if cut and not narrow and not quiet:
                 narrow = True
                 left = f"{1 - enhancer.wet:.0%} of what is" if enhancer.wet < 1 else "nothing"
                 say(
@@ -284,7 +293,7 @@ def _measure(jobs: list[tuple[Path, Path]], result: RunResult) -> dict[Path, Aud
     return lengths
 
 
-def _check_target(source: Path, target: Path, force: bool) -> None:
+def check_target(source: Path, target: Path, force: bool) -> None:
     if same_file(target, source):
         raise EnhanceError(f"{target}: is the input file too; choose another output")
     if kind_of(target) is not None and not is_folder(target) and not force:
@@ -292,7 +301,7 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
     output_format(target)  # refuses a suffix that cannot be written, before any work
 
 
-def _subtype(about: AudioInfo, target: Path) -> str | None:
+def kept_subtype(about: AudioInfo, target: Path) -> str | None:
     """The input's encoding where a file of the output's name can hold it."""
     container, usual = output_format(target)
     if about.subtype not in _KEPT or usual == "OPUS":

@@ -19,6 +19,7 @@ from enhance.audio.samples import check_finite, check_layout, check_samples, flo
 from enhance.device.aligned_stream import AlignedStream, mix, wet_share
 from enhance.device.engine import Choice, open_engine
 from enhance.device.hub import find_model
+from enhance.device.upper_band import check_bandwidth
 from enhance.errors import EnhanceError
 
 
@@ -49,6 +50,9 @@ class Enhancer:
         already and the model has weights for it, else ONNX Runtime.
     library
         Shared library of plain C; None for the one that is compiled here.
+    bandwidth
+        Of calls with a rate above the model's: ``"full"`` passes what lies above the model's band
+        with the gain of the band below (`enhance.device.upper_band`), ``"16k"`` leaves it out.
 
     Raises
     ------
@@ -72,8 +76,10 @@ class Enhancer:
         atten_limit: float | None = None,
         engine: Choice = "onnx",
         library: Path | str | None = None,
+        bandwidth: str = "full",
     ) -> None:
         self._wet = wet_share(strength, atten_limit)
+        self._bandwidth = check_bandwidth(bandwidth)
         self._strength, self._atten_limit = strength, atten_limit
         self._engine = open_engine(Path(path), engine, num_threads, library)
         self.path = self._engine.path
@@ -100,6 +106,7 @@ class Enhancer:
         atten_limit: float | None = None,
         engine: Choice = "onnx",
         library: Path | str | None = None,
+        bandwidth: str = "full",
     ) -> Enhancer:
         """Open a model by shipped name, path or hub id (see `enhance.device.hub.find_model`)."""
         return cls(
@@ -109,7 +116,17 @@ class Enhancer:
             atten_limit=atten_limit,
             engine=engine,
             library=library,
+            bandwidth=bandwidth,
         )
+
+    @property
+    def bandwidth(self) -> str:
+        """What calls do above the model's band: ``"full"`` keeps it, ``"16k"`` leaves it out."""
+        return self._bandwidth
+
+    @bandwidth.setter
+    def bandwidth(self, value: str) -> None:
+        self._bandwidth = check_bandwidth(value)
 
     @property
     def strength(self) -> float:

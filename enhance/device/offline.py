@@ -46,6 +46,8 @@ class OfflineEnhancer:
     longest_samples
         Longest recording that goes through at once, None for no bound. Longer ones are cut into
         windows that overlap by twice `CONTEXT_SECONDS`.
+    bandwidth
+        What becomes of the band above the model's, see `enhance.device.upper_band`.
     strength, atten_limit
         How much of the input stays in the output, see
         `enhance.device.aligned_stream.wet_share`. They hold for streams, not for a call.
@@ -57,6 +59,7 @@ class OfflineEnhancer:
     """
 
     latency_samples = 0
+    hop_length = 256  # of gains; all comes at the end
 
     def __init__(self, path: Path | str, num_threads: int = 1) -> None:
         self.path = Path(path)
@@ -68,6 +71,7 @@ class OfflineEnhancer:
         self.least_samples = int(self.metadata["least_samples"])
         longest = self.metadata.get("equal_up_to_samples")
         self.longest_samples = int(longest) if longest else None
+        self.bandwidth = "full"
         self.strength = 1.0
         self.atten_limit: float | None = None
         self._heard: list[np.ndarray] = []

@@ -17,7 +17,7 @@ from enhance.training.engine.processes import Hardware
 
 GROUPS = {
     "": ["run", "train", "snapshot", "export", "evaluate", "bench", "guard", "card", "compare",
-         "info"],
+         "info", "stream", "live"],
     "data": ["manifest", "layout", "mix", "example", "align", "features", "copy-synthesis"],
     "analyze": ["reconstruct", "temporal", "cka", "maps", "probe", "codec", "all", "report"],
     "teacher": ["pretrain", "pretrain-speaker", "finetune-ctc", "table"],

@@ -223,7 +223,9 @@ def test_remarks(tmp_path: Path, delay: Enhancer, capsys: pytest.CaptureFixture[
     wave = np.array([0.1, 0.3, -0.3, 0.2, 0.26] * 20, np.float32)
     for name, rate in [("a.wav", 16000), ("b.wav", 44100), ("c.wav", 48000)]:
         write(tmp_path / "in" / name, wave, rate, "PCM_24")
-    result = run_path(tmp_path / "in", tmp_path / "out", model=delay, verbose=True)
+    run_path(tmp_path / "in", tmp_path / "full", model=delay)
+    assert "kHz is kept" not in capsys.readouterr().err
+    result = run_path(tmp_path / "in", tmp_path / "out", model=delay, verbose=True, bandwidth="16k")
     lines = capsys.readouterr().err.splitlines()
     # Said once, at the first such file
     narrow = [line for line in lines if "nothing above 8 kHz is kept" in line]
@@ -232,7 +234,8 @@ def test_remarks(tmp_path: Path, delay: Enhancer, capsys: pytest.CaptureFixture[
     assert sum(" -> " in line for line in lines) == 3
     assert "clipped" not in "".join(lines)
     assert [cleaned.clipped for cleaned in result.files] == [0, 0, 0]
-    run_path(tmp_path / "in/b.wav", tmp_path / "d.wav", model=delay, strength=0.75)
+    out = tmp_path / "d.wav"
+    run_path(tmp_path / "in/b.wav", out, model=delay, strength=0.75, bandwidth="16k")
     assert "but 25% of what is above 8 kHz is kept" in capsys.readouterr().err
     result = run_path(tmp_path / "in/a.wav", tmp_path / "c.wav", model=loud, quiet=True)
     assert result.files[0].clipped == 60

@@ -276,7 +276,7 @@ def test_limit_bounds_what_a_model_that_gives_nothing_takes_away(
 def test_limit_holds_above_the_models_band_and_zero_strength_is_exact_at_any_rate(
     tmp_path: Path,
 ) -> None:
-    copy = Enhancer(build(tmp_path / "m.onnx"), atten_limit=12)
+    copy = Enhancer(build(tmp_path / "m.onnx"), atten_limit=12, bandwidth="16k")
     time = np.arange(22050) / 44100
     wave = 0.5 * np.sin(2 * np.pi * 12000 * time).astype(np.float32)
     inner = slice(2000, -2000)

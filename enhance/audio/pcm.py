@@ -1,0 +1,91 @@
+"""Samples as the bytes of a pipe: little-endian, channels in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+WIDTHS = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
+"""Bytes of a sample, by libsndfile's name of the encoding."""
+_FLOATS = {"FLOAT": "<f4", "DOUBLE": "<f8"}
+_MOST = 1 << 16  # bytes that are read at a time
+
+
+def decode(data: bytes, subtype: str, channels: int) -> np.ndarray:
+    """Samples of whole frames.
+
+    Shape: n * C samples -> float32 (n, C); full scale is 1
+    """
+    flat: np.ndarray
+    if subtype in _FLOATS:
+        flat = np.frombuffer(data, _FLOATS[subtype]).astype(np.float32)
+    elif subtype == "PCM_U8":
+        flat = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+    else:
+        width = WIDTHS[subtype]
+        wide = np.zeros((len(data) // width, 4), np.uint8)  # on top of 32 bits
+        wide[:, 4 - width :] = np.frombuffer(data, np.uint8).reshape(-1, width)
+        flat = (wide.view("<i4")[:, 0] / 2**31).astype(np.float32)
+    return flat.reshape(-1, channels)
+
+
+def encode(block: np.ndarray, subtype: str) -> tuple[bytes, int]:
+    """Bytes of samples (n, C), and how many of them were cut to full scale (of floats: none)."""
+    if subtype in _FLOATS:
+        return block.astype(_FLOATS[subtype]).tobytes(), 0
+    width = WIDTHS[subtype]
+    full = 2 ** (8 * width - 1)
+    scaled = np.rint(block.astype(np.float64) * full)
+    narrow = np.clip(scaled, -full, full - 1).astype("<i4")
+    clipped = int(np.count_nonzero(np.abs(block) > 1))
+    return narrow.view(np.uint8).reshape(-1, 4)[:, :width].tobytes(), clipped
+
+
+class FrameReader:
+    """Whole frames out of a pipe, as soon as they are there.
+
+    Parameters
+    ----------
+    file
+        Buffered and open for reading; ``sys.stdin.buffer`` is.
+    subtype, channels
+        Encoding and number of channels C.
+    limit
+        Bytes after which it ends; None reads to the end of the file.
+
+    Attributes
+    ----------
+    odd
+        Bytes at the end that are no whole frame.
+    frames
+        Frames so far.
+    """
+
+    def __init__(
+        self, file: BinaryIO, subtype: str, channels: int, limit: int | None = None
+    ) -> None:
+        self._file = file
+        self._form = subtype, channels
+        self._left = limit
+        self.odd = 0
+        self.frames = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        width = WIDTHS[self._form[0]] * self._form[1]
+        rest = b""
+        while self._left is None or self._left > 0:
+            wanted = _MOST if self._left is None else min(_MOST, self._left)
+            data = self._file.read1(wanted)  # type: ignore[attr-defined]  # what is there
+            if not data:
+                break
+            if self._left is not None:
+                self._left -= len(data)
+            data = rest + data
+            whole = len(data) // width * width
+            rest = data[whole:]
+            if whole:
+                self.frames += whole // width
+                yield decode(data[:whole], *self._form)
+        self.odd = len(rest)

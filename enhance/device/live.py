@@ -1,0 +1,357 @@
+"""Microphone to loudspeaker through the model: ``enhance live``.
+
+One blocking stream in and one out: what comes is read a hop at a time, enhanced and written.
+(PortAudio's duplex streams fail over PulseAudio.) The two may run on clocks of their own; what
+the slower one cannot take is lost and counted.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from enhance.audio.samples import LOUDEST
+from enhance.device.aligned_stream import AlignedStream, wet_share
+from enhance.device.enhancer import Enhancer
+from enhance.device.offline import OfflineEnhancer
+from enhance.device.terminal import level, meter, overwrite, pressed
+from enhance.errors import EnhanceError
+
+if TYPE_CHECKING:
+    import types
+
+KEYS = "keys: b bypass, + and - strength, q quit"
+_STEP = 0.1  # of strength, by a key
+_START = 1.0  # seconds in which nothing is counted
+_EVERY = 0.1  # seconds between two pictures of the meters
+
+
+class Live:
+    """What happens to each block between the two devices.
+
+    Parameters
+    ----------
+    enhancer
+        The model; its settings are where the strength keys begin.
+    sample_rate
+        Of both devices.
+
+    Attributes
+    ----------
+    enhancer, sample_rate
+        As given.
+    bypass
+        Whether the input comes out, as late as the enhanced signal does.
+    strength
+        Share of the model's work that is kept.
+    levels
+        dB of the last blocks, in and out.
+    underruns, overruns
+        Blocks that came too late for the output, and that were lost: at the input, or because the
+        output had no room.
+    """
+
+    def __init__(self, enhancer: Enhancer, sample_rate: int) -> None:
+        self.enhancer = enhancer
+        self._limit = enhancer.atten_limit
+        self._stream = AlignedStream(enhancer, sample_rate, 1, low_delay=True)
+        self.sample_rate = sample_rate
+        self.bypass = False
+        self.strength = enhancer.strength
+        self.levels = level(np.zeros(1)), level(np.zeros(1))
+        self.underruns = self.overruns = 0
+        self.over = False
+        """Whether the quit key was pressed."""
+
+    def process(self, block: np.ndarray) -> np.ndarray:
+        """Shape: (n, 1) -> (m, 1)
+
+        A sound card's samples are taken as they are: what is no number is silence.
+        """
+        block = np.clip(np.nan_to_num(block), -LOUDEST, LOUDEST)
+        self._stream.wet = 0.0 if self.bypass else wet_share(self.strength, self._limit)
+        out = np.clip(self._stream.process(block), -1, 1)
+        self.levels = level(block), level(out) if len(out) else self.levels[1]
+        return out
+
+    @property
+    def waiting(self) -> float:
+        """Seconds of sound that are in the model and the resamplers."""
+        return self._stream.waiting / self.sample_rate
+
+    def key(self, key: str) -> None:
+        """What a key does, see `KEYS`."""
+        if key in "bB":
+            self.bypass = not self.bypass
+        elif key in "+=":
+            self.strength = min(1.0, round(self.strength + _STEP, 3))
+        elif key in "-_":
+            self.strength = max(0.0, round(self.strength - _STEP, 3))
+        elif key in "qQ":
+            self.over = True
+
+    def picture(self, delay: float) -> str:
+        """Meters and settings in a line."""
+        put_in, out = self.levels
+        how = "bypass" if self.bypass else f"strength {self.strength:.0%}"
+        return (
+            f"in {meter(put_in)} {put_in:4.0f} dB  out {meter(out)} {out:4.0f} dB  {how}  "
+            f"delay {1000 * delay:.0f} ms  underruns {self.underruns}  lost {self.overruns}"
+        )
+
+
+@dataclass(frozen=True)
+class Session:
+    """What `run_live` has done."""
+
+    seconds: float
+    delay: float
+    """Seconds of sound between input and output, as far as this process sees it; median."""
+    underruns: int
+    overruns: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.seconds:.1f} s, delay {1000 * self.delay:.0f} ms, "
+            f"{self.underruns} underruns, {self.overruns} blocks lost"
+        )
+
+
+def device_list() -> str:
+    """The sound devices in a table; ``>`` marks the default input, ``<`` the default output.
+
+    Raises
+    ------
+    EnhanceError
+        If there are none.
+    """
+    text = str(_sounddevice().query_devices())
+    if not text:
+        raise EnhanceError("no sound device is there; connect one")
+    return text
+
+
+def run_live(
+    enhancer: Enhancer | OfflineEnhancer,
+    *,
+    source: str | None = None,
+    sink: str | None = None,
+    sample_rate: int | None = None,
+    latency: float = 0.1,
+    seconds: float = 0.0,
+    quiet: bool = False,
+) -> Session:
+    """Enhance from one device to another until a key, or the time, ends it.
+
+    Parameters
+    ----------
+    enhancer
+        The model; its own stream is not touched.
+    source, sink
+        Number of a device in `device_list`, or part of its name; None for the default.
+    sample_rate
+        Of both devices; None for the input's own.
+    latency
+        Seconds that each device may hold.
+    seconds
+        Ends after this time; 0 for none.
+    quiet
+        Show no meters.
+
+    Raises
+    ------
+    EnhanceError
+        If a device is not there, does not take the rate, or goes away; or the model cannot stream.
+    """
+    with _opened(enhancer, source, sink, sample_rate, latency) as (live, heard, played, hop):
+        # The first blocks take longer: of another stream, before it counts.
+        Live(live.enhancer, live.sample_rate).process(np.zeros((4 * hop, 1), np.float32))
+        with pressed() as keys:
+            return _loop(live, heard, played, keys, hop, seconds, quiet)
+
+
+def measure_delay(
+    enhancer: Enhancer | OfflineEnhancer,
+    *,
+    source: str | None = None,
+    sink: str | None = None,
+    sample_rate: int | None = None,
+    latency: float = 0.1,
+) -> tuple[float, float]:
+    """Play a sweep, and hear when it comes back: loudspeaker to microphone, or a cable.
+
+    Parameters
+    ----------
+    enhancer, source, sink, sample_rate, latency
+        As `run_live`, whose delay it is.
+
+    Returns
+    -------
+    float, float
+        Seconds from input to output through the model, and the part of them that is the devices'.
+
+    Raises
+    ------
+    EnhanceError
+        As `run_live`; or if the sweep is not heard.
+    """
+    with _opened(enhancer, source, sink, sample_rate, latency) as (live, heard, played, hop):
+        rate = live.sample_rate
+        time_ = np.arange(rate // 2) / rate
+        sweep = np.sin(2 * np.pi * (300 + 3000 * time_) * time_) * np.hanning(len(time_))
+        # As `_loop` does, with nothing between input and output.
+        _begin(heard, played, hop)
+        given = np.concatenate([np.zeros(rate // 2), 0.5 * sweep, np.zeros(2 * rate)])
+        found = []
+        for start in range(0, len(given) - hop, hop):
+            found.append(heard.read(hop)[0])
+            played.write(given[start : start + hop, None].astype(np.float32))
+        wave = np.concatenate(found)[:, 0]
+        length = 2 * len(given)
+        shape = np.fft.rfft(wave, length) * np.conj(np.fft.rfft(given, length))
+        likeness = np.fft.irfft(shape, length)[: len(wave)]
+        lag = int(np.argmax(likeness))
+        if likeness[lag] < 12 * np.sqrt(np.mean(np.square(likeness))) or lag < hop:
+            raise EnhanceError(
+                "the output was not heard at the input: turn it up, or choose other devices"
+            )
+        # A block that is read was heard in the time of a hop; what is written in its place plays
+        # after it. The model adds what it holds when as much comes out as goes in.
+        for _ in range(8):
+            live.process(np.zeros((hop, 1), np.float32))
+        devices = lag / rate
+        return devices + live.waiting, devices
+
+
+@contextlib.contextmanager
+def _opened(
+    enhancer: Enhancer | OfflineEnhancer,
+    source: str | None,
+    sink: str | None,
+    sample_rate: int | None,
+    latency: float,
+) -> Iterator[tuple[Live, Any, Any, int]]:
+    """What becomes of the sound, both devices running, and the samples of a hop at their rate."""
+    if isinstance(enhancer, OfflineEnhancer):
+        raise EnhanceError(f"{enhancer.path}: hears whole recordings and cannot stream")
+    sounds = _sounddevice()
+    try:
+        rate = int(sample_rate or _found(sounds, source, "input")["default_samplerate"])
+        _found(sounds, sink, "output")
+        live = Live(enhancer, rate)
+        hop = -(-enhancer.hop_length * rate // enhancer.sample_rate)
+        form = {"samplerate": rate, "channels": 1, "dtype": "float32", "latency": latency}
+        with (
+            sounds.InputStream(device=_named(source), blocksize=hop, **form) as heard,
+            sounds.OutputStream(device=_named(sink), **form) as played,
+        ):
+            yield live, heard, played, hop
+    except (sounds.PortAudioError, ValueError) as error:
+        raise EnhanceError(
+            f"sound device: {' '.join(str(error).split())}; see enhance live --list"
+        ) from error
+
+
+def _begin(heard: Any, played: Any, hop: int) -> int:
+    """Start both: how much an empty output takes.
+
+    The output gets as much silence as it may hold, so that what comes late finds it still playing.
+    """
+    room = int(played.write_available)
+    heard.read(hop)  # may take long: the device starts
+    for _ in range(heard.read_available // hop):
+        heard.read(hop)
+    played.write(np.zeros((room, 1), np.float32))
+    return room
+
+
+def _loop(
+    live: Live,
+    heard: Any,
+    played: Any,
+    keys: Callable[[], str],
+    hop: int,
+    seconds: float,
+    quiet: bool,
+) -> Session:
+    room = _begin(heard, played, hop)
+    failed: list[BaseException] = []
+    delays = collections.deque([0.0], maxlen=200)
+
+    def pump() -> None:
+        """All that touches the devices: PortAudio's streams are for one thread."""
+        try:
+            started, stuck = time.monotonic(), 0
+            while not live.over:
+                # Looked at first: over PulseAudio a call that waits may wait for ever.
+                if heard.read_available < hop:
+                    time.sleep(hop / live.sample_rate / 4)
+                    continue
+                block, lost = heard.read(hop)
+                out = live.process(block)
+                full = played.write_available < len(out)
+                if time.monotonic() - started > _START:  # until then both find their pace
+                    live.overruns += bool(lost) + full
+                if len(out) and not full:
+                    live.underruns += bool(played.write(out))
+                stuck = stuck + 1 if full else 0
+                if stuck * hop > live.sample_rate:  # nothing taken for a second: it stalls
+                    played.abort()
+                    played.start()
+                    played.write(np.zeros((min(room, played.write_available), 1), np.float32))
+                    stuck = 0
+                # What has been heard and not yet been played stands before what is heard now.
+                full = heard.read_available + max(0, room - played.write_available)
+                delays.append(live.waiting + full / live.sample_rate)
+        except BaseException as error:
+            failed.append(error)
+
+    # On a thread of its own: keys and Ctrl-C are heard whatever the devices do.
+    worker = threading.Thread(target=pump, daemon=True)
+    worker.start()
+    begun = time.monotonic()
+    try:
+        while not live.over and not 0 < seconds <= time.monotonic() - begun:
+            worker.join(_EVERY)
+            for key in keys():
+                live.key(key)
+            if not worker.is_alive():
+                break
+            if not quiet:
+                overwrite(live.picture(float(np.median(list(delays)))))
+    finally:
+        live.over = True
+        worker.join(2)
+        played.abort(ignore_errors=True)  # to stop would be to wait until all is played
+        if not quiet:
+            overwrite("")
+    if failed:
+        raise failed[0]
+    delay = float(np.median(delays))
+    return Session(time.monotonic() - begun, delay, live.underruns, live.overruns)
+
+
+def _found(sounds: Any, name: str | None, kind: str) -> Any:
+    return sounds.query_devices(_named(name), kind)
+
+
+def _named(name: str | None) -> int | str | None:
+    """sounddevice takes numbers as such."""
+    return int(name) if name is not None and name.isdecimal() else name
+
+
+def _sounddevice() -> types.ModuleType:
+    try:
+        import sounddevice
+    except OSError as error:
+        raise EnhanceError(
+            "sound devices need PortAudio, which is not installed: apt-get install libportaudio2"
+        ) from error
+    return sounddevice
