@@ -22,7 +22,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from enhance.device.enhancer import open_session
+from enhance.device.engine import open_session
 from enhance.errors import EnhanceError
 from enhance.files import check_writable, temporary_folder
 from enhance.network.checkpoint import load_model, read_info
