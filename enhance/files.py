@@ -165,6 +165,28 @@ def write_jsonl(path: Path | str, rows: Iterator[Any] | list[Any]) -> None:
             file.write(to_json(row) + "\n")
 
 
+def append_jsonl(path: Path | str, row: Any) -> None:
+    """Append one JSON value as a line; where the disk takes no more, nothing of it stays.
+
+    Raises
+    ------
+    EnhanceError
+        If it cannot be written.
+    """
+    data = (to_json(row) + "\n").encode("utf-8")
+    try:
+        with Path(path).open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while data:  # a disk that is nearly full takes a part
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def read_jsonl(path: Path | str) -> list[Any]:
     """Read one JSON value a line; an `EnhanceError` names the line that is none."""
     rows = []
@@ -172,11 +194,12 @@ def read_jsonl(path: Path | str) -> list[Any]:
         text = Path(path).read_text("utf-8-sig")  # some editors put a mark before the first line
     except (OSError, UnicodeDecodeError) as error:
         raise EnhanceError(f"{path}: cannot be read ({error})") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    # Lines end with a line feed alone: other ends that Unicode knows may stand within a name.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise EnhanceError(f"{path}, line {number}: not JSON ({error})") from error
     return rows
 

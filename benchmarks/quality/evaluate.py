@@ -29,7 +29,7 @@ from benchmarks.quality.clips import Pair, Row, Task
 from benchmarks.quality.heard import TestClip, check
 from benchmarks.recognizers.words import identity
 from enhance.errors import EnhanceError, require
-from enhance.files import sha256, to_json, write_jsonl
+from enhance.files import append_jsonl, sha256, write_jsonl
 from enhance.measure.metrics import ALL_METRICS, DNSMOS, METRICS, WER, versions
 from enhance.measure.timing import hardware
 from enhance.progress import progress_bar
@@ -356,10 +356,9 @@ def _measure(
     order = {pair.name: number for number, pair in enumerate(pairs)}
     tasks.sort(key=lambda task: (order[task.pair.name], task.candidate))
     told = " ".join(f"{name} {version}" for name, version in sorted(tools.items()))
-    with (
-        path.open("a", encoding="utf-8") as file,
-        contextlib.closing(rows_of.run(tasks, candidates, jobs, cluster, quiet=quiet)) as stream,
-    ):
+    with contextlib.closing(
+        rows_of.run(tasks, candidates, jobs, cluster, quiet=quiet)
+    ) as stream:
         for row in stream:
             key = (row["model_hash"], row["clip_hash"], row["clip"])
             old_part = parts.get(key, _NOTHING)
@@ -367,8 +366,7 @@ def _measure(
             row["refusals"] = [*old_part["refusals"], *row["refusals"]]
             row |= {"set_hash": set_hash, "tools": told}
             done[key] = row
-            file.write(to_json(row) + "\n")
-            file.flush()
+            append_jsonl(path, row)
     rows = [done[key] for key in wanted]
     noisy = {row["clip"]: row["metrics"] for row in rows if row["model_hash"] == NOISY}
     for row in rows:

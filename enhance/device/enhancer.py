@@ -369,7 +369,10 @@ def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
             raise EnhanceError(
                 f"{path}: keeps weights in another file, which is not read; a model is one file"
             )
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        # Without its fallback, which prints, and tries the same again.
+        return onnxruntime.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except EnhanceError:
         raise
     except FileNotFoundError as error:

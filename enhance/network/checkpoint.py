@@ -226,7 +226,7 @@ def difference(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
     found = record.get("format") if isinstance(record, dict) else None
     if found != FORMAT or "model" not in record:
