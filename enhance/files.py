@@ -181,7 +181,8 @@ def append_jsonl(path: Path | str, row: Any) -> None:
                 while data:  # a disk that is nearly full takes a part
                     data = data[file.write(data) :]
             except OSError:
-                file.truncate(before)
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
                 raise
     except OSError as error:
         raise unwritable(path, error) from error
