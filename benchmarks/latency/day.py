@@ -128,9 +128,7 @@ def _sounds(rng: np.random.Generator, rate: int) -> dict[str, Callable[[int], np
     n = int(_MATERIAL_SECONDS * _RATE)
     made = [noise.coloured, noise.wind, noise.impulsive, noise.hum, noise.babble]
     noises = [_at_rate(make(n, rng), rate) for make in made]
-    voices = [
-        _at_rate(utterance(Voice.draw(rng), _MATERIAL_SECONDS, rng), rate) for _ in range(3)
-    ]
+    voices = [_at_rate(utterance(Voice.draw(rng), _MATERIAL_SECONDS, rng), rate) for _ in range(3)]
 
     def some(waves: list[np.ndarray], length: int) -> np.ndarray:
         wave = waves[rng.integers(len(waves))]

@@ -356,9 +356,7 @@ def _measure(
     order = {pair.name: number for number, pair in enumerate(pairs)}
     tasks.sort(key=lambda task: (order[task.pair.name], task.candidate))
     told = " ".join(f"{name} {version}" for name, version in sorted(tools.items()))
-    with contextlib.closing(
-        rows_of.run(tasks, candidates, jobs, cluster, quiet=quiet)
-    ) as stream:
+    with contextlib.closing(rows_of.run(tasks, candidates, jobs, cluster, quiet=quiet)) as stream:
         for row in stream:
             key = (row["model_hash"], row["clip_hash"], row["clip"])
             old_part = parts.get(key, _NOTHING)

@@ -370,9 +370,13 @@ def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
                 f"{path}: keeps weights in another file, which is not read; a model is one file"
             )
         # Without its fallback, which prints, and tries the same again.
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             data, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
+        # Names that are no text show here, not later.
+        _ = session.get_modelmeta().custom_metadata_map
+        _ = [(n.name, n.shape) for n in (*session.get_inputs(), *session.get_outputs())]
+        return session
     except EnhanceError:
         raise
     except FileNotFoundError as error:
@@ -380,7 +384,9 @@ def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
     except OSError as error:
         raise EnhanceError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # ONNX Runtime's own types share no base but this
-        raise EnhanceError(f"{path}: is not an ONNX model that can be run ({_why(error)})") from error
+        raise EnhanceError(
+            f"{path}: is not an ONNX model that can be run ({_why(error)})"
+        ) from error
 
 
 def run_session(

@@ -1,4 +1,4 @@
-"""What the fuzzer starts from, has found, and would find first: each taken or refused in one line."""
+"""What the fuzzer starts from, has found and would find first: taken, or refused in one line."""
 
 from __future__ import annotations
 

@@ -108,6 +108,14 @@ def test_wrong_metadata(tmp_path: Path, key: str, value: str) -> None:
     assert len(str(caught.value)) < 300 + len(str(path))
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    good = build(tmp_path / "m.onnx").read_bytes()
+    for name in (b"one-pole", b"pole.y.out"):
+        (tmp_path / "bad.onnx").write_bytes(good.replace(name, b"\x9f" * len(name)))
+        with pytest.raises(EnhanceError, match=r"bad\.onnx: is not an ONNX model that can be run"):
+            open_model(tmp_path / "bad.onnx")
+
+
 @pytest.mark.parametrize(
     ("props", "message"),
     [

@@ -47,7 +47,9 @@ def through(stream: Enhancer | AlignedStream | StreamingResampler, pieces: list[
 
 
 @few
-@given(seed=SEEDS, pieces=PIECES, more=st.integers(0, 3 * HOP), strength=st.sampled_from([1.0, 0.4]))
+@given(
+    seed=SEEDS, pieces=PIECES, more=st.integers(0, 3 * HOP), strength=st.sampled_from([1.0, 0.4])
+)
 def test_any_split_gives_the_same_bits(
     enhancer: Enhancer, seed: int, pieces: list[int], more: int, strength: float
 ) -> None:

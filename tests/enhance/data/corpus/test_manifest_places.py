@@ -69,7 +69,7 @@ def test_what_is_no_file_is_told_and_not_opened(tmp_path: Path, wav: Path, kind:
         place.symlink_to("/dev/zero")
     else:
         place.mkdir()
-    with pytest.raises(EnhanceError, match="x.wav") as caught:
+    with pytest.raises(EnhanceError, match=r"x\.wav") as caught:
         read_manifest(listed(place.parent, "x.wav", "../elsewhere/a.wav"))
     assert "\n" not in str(caught.value)
 
