@@ -133,7 +133,8 @@ def seeds(target: str) -> list[bytes]:
         return [
             b"mode: base\nmodel: {preset: gcrn-micro, framing: '25-20'}\nseed: 100\n",
             b"training: {<<: [{steps: 3}], minutes: .5}\nloss: &l {}\nobjective: *l\ncurriculum:\n"
-            b"- step: 5\n  mixing: {snr: [-5, 5]}\nmixing: {segment_seconds: 1}\ndata: {corpus: c}\n",
+            b"- step: 5\n  mixing: {snr: [-5, 5]}\nmixing: {segment_seconds: 1}\n"
+            b"data: {corpus: c}\n",
             b'{"format": "enhance-model-1", "model": {"gcrn": {"channels": [4, 4], "hidden": 8},'
             b' "stft": {"sample_rate": 16000}}, "training": {}}',
         ]
