@@ -8,7 +8,7 @@ OUT := demo-output
 NAME ?= default
 RUN := runs/$(NAME)
 
-.PHONY: demo test lint rooms docs model ship clean
+.PHONY: demo test fuzz lint rooms docs model ship clean
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,15 @@ demo: .venv/.ready
 # of tests; JOBS=0 takes one, and shows each file.
 test: .venv/.ready lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests $(if $(CORPUS),--corpus "$(CORPUS)") -n $(JOBS) --dist loadfile
+
+# Search for inputs on which a reader fails, some seconds for each; needs what `[fuzz]` brings. What
+# is found is kept in tests/fuzz/crashes and belongs into the next commit, with its cure.
+SECONDS ?= 60
+fuzz: .venv/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[dev,fuzz]'
+	for target in audio manifest config model; do \
+		$(BIN)/python tests/fuzz/run.py $$target $(SECONDS) || exit 1; \
+	done
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

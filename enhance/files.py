@@ -154,7 +154,7 @@ def read_json(path: Path, missing: str = "no such file") -> dict[str, Any]:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise EnhanceError(f"{path}: {missing}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise EnhanceError(f"{path}: holds no JSON object")
@@ -184,6 +184,29 @@ def write_jsonl(path: Path | str, rows: Iterator[Any] | list[Any]) -> None:
             file.write(to_json(row) + "\n")
 
 
+def append_jsonl(path: Path | str, row: Any) -> None:
+    """Append one JSON value as a line; where the disk takes no more, nothing of it stays.
+
+    Raises
+    ------
+    EnhanceError
+        If it cannot be written.
+    """
+    data = (to_json(row) + "\n").encode("utf-8")
+    try:
+        with Path(path).open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while data:  # a disk that is nearly full takes a part
+                    data = data[file.write(data) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
+                raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def read_jsonl(path: Path | str, *, unfinished: bool = False) -> list[Any]:
     """Read one JSON value a line; an `EnhanceError` names the line that is none.
 
@@ -199,7 +222,7 @@ def read_jsonl(path: Path | str, *, unfinished: bool = False) -> list[Any]:
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if unfinished and number == len(lines):  # no end of line behind it
                     break
                 raise EnhanceError(f"{path}, line {number}: not JSON ({error})") from error

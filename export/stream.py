@@ -17,11 +17,12 @@ from enhance.data.evaluation_set import builtin_set, open_set
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 from enhance.files import (
+    atomic,
     check_writable,
     kind_of,
     resolved,
     temporary_folder,
-    write_json,
+    to_json,
     write_jsonl,
 )
 from enhance.network.checkpoint import CheckpointInfo, load_model, read_info
@@ -246,10 +247,13 @@ def _facts(
 def write(graph: ModelProto, path: Path, record: dict[str, Any]) -> Artefact:
     """Write an artefact and its certificate."""
     beside = path.with_suffix(".certificate.json")
-    # A certificate of an older file must not stand beside the new one if we are stopped here.
-    beside.unlink(missing_ok=True)
-    save(graph, path)
-    write_json(beside, record)
+    with atomic(beside) as certificate:
+        certificate.write_text(to_json(record, 2) + "\n", "utf-8")
+        with atomic(path) as artefact:
+            artefact.write_bytes(graph.SerializeToString(deterministic=True))
+            # All is on the disk. A certificate of an older file must not stand beside the new one
+            # if we are stopped between the two.
+            beside.unlink(missing_ok=True)
     return Artefact(path, beside, record)
 
 

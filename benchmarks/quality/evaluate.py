@@ -29,7 +29,7 @@ from benchmarks.quality.clips import Pair, Row, Task
 from benchmarks.quality.heard import check
 from benchmarks.recognizers.words import identity
 from enhance.errors import EnhanceError, require
-from enhance.files import sha256, to_json, write_jsonl
+from enhance.files import append_jsonl, sha256, write_jsonl
 from enhance.measure.metrics import ALL_METRICS, DNSMOS, METRICS, WER, versions
 from enhance.measure.timing import hardware
 from enhance.progress import tracked
@@ -341,18 +341,14 @@ def _measure(
     order = {pair.name: number for number, pair in enumerate(pairs)}
     tasks.sort(key=lambda task: (order[task.pair.name], task.candidate))
     told = " ".join(f"{name} {version}" for name, version in sorted(tools.items()))
-    with (
-        path.open("a", encoding="utf-8") as file,
-        contextlib.closing(rows_of.run(tasks, candidates, jobs, cluster, quiet=quiet)) as stream,
-    ):
+    with contextlib.closing(rows_of.run(tasks, candidates, jobs, cluster, quiet=quiet)) as stream:
         for row in stream:
             key = (row["model_hash"], row["clip_hash"], row["clip"])
             part = known.get(key, _NOTHING)
             row["metrics"] = {**part["metrics"], **row["metrics"]}
             row["refusals"] = [*part["refusals"], *row["refusals"]]
             known[key] = row | {"set_hash": set_hash, "tools": told}
-            file.write(to_json(known[key]) + "\n")
-            file.flush()
+            append_jsonl(path, known[key])
     rows = [known[key] for key in wanted]
     noisy = {row["clip"]: row["metrics"] for row in rows if row["model_hash"] == NOISY}
     for row in rows:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from distill.backbones import import_transformers, read_json
@@ -36,7 +36,7 @@ def write(
         kind = str(plain[bad[0]].dtype).removeprefix("torch.")
         raise EnhanceError(f"{folder}: {bad[0]} is not finite in {kind}; the training diverged")
     with atomic(folder / "model.safetensors") as temporary:
-        save_file(plain, temporary, {"format": "pt"})
+        temporary.write_bytes(save(plain, {"format": "pt"}))
     write_json(folder / "preprocessor_config.json", prepare)
     write_json(folder / "config.json", config)
 

@@ -15,6 +15,9 @@ RATES = range(1000, 768001)
 _FEW = 8  # channels that even the shortest signal may have
 LOUDEST = 4.0
 """Full scale is 1; a peak beyond this is no loud recording but another scale."""
+FAINTEST = 1e-15
+"""What is fainter (-300 dB) counts as 0: no converter has such a step, and what a network makes of
+it are numbers below float32's normal range, which processors compute several times as slowly."""
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -82,6 +85,11 @@ def check_samples(name: str, wave: np.ndarray) -> None:
     peak = float(np.abs(wave).max(initial=0))
     if peak > LOUDEST:
         raise EnhanceError(f"{name}: {too_loud(peak)}")
+
+
+def without_traces(wave: np.ndarray) -> np.ndarray:
+    """A copy of float samples with zeros for what is fainter than `FAINTEST`."""
+    return np.where(np.abs(wave) < FAINTEST, wave.dtype.type(0), wave)
 
 
 def too_loud(peak: float) -> str:

@@ -82,10 +82,19 @@ def _facts(model: str, framing: str) -> dict[str, Any]:
             return _of_config(model, "preset", ModelConfig(FRAMINGS[framing], MODELS[model]))
     from enhance.device.enhancer import Enhancer
 
-    enhancer = Enhancer.from_pretrained(model)
-    m = enhancer.metadata
+    m = Enhancer.from_pretrained(model).metadata
     if m.get("model_type") != "gcrn":
         raise EnhanceError(f"{model}: is a streaming enhancer of another kind than gcrn")
+    try:
+        return _of_metadata(model, m)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise EnhanceError(
+            f"{model}: its metadata are not what enhance export writes ({why}); export it anew"
+        ) from error
+
+
+def _of_metadata(model: str, m: Mapping[str, str]) -> dict[str, Any]:
     stft = StftConfig(
         *(int(m[k]) for k in ("sample_rate", "window_length", "hop_length", "fft_size"))
     )

@@ -16,6 +16,8 @@ from enhance.stft import FRAMINGS
 T = TypeVar("T")
 CORPUS = "DIR"
 """What stands for the place of a corpus where it must not be named."""
+_MOST_VALUES = 100_000
+"""Of one YAML text, each repetition by an alias counted."""
 
 
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -219,9 +221,24 @@ def _plain(text: str, where: str) -> Any:
         if node is None:
             return None
         _refuse_doubles(node, where)
+        if _values(node, {}) > _MOST_VALUES:
+            raise EnhanceError(f"{where}: stands for more than {_MOST_VALUES} values; use fewer *")
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise EnhanceError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
+
+
+def _values(node: Any, known: dict[int, int]) -> int:
+    """How many values a node stands for, written out: aliases of aliases grow without bound."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = 1  # of a node that holds itself, which is refused later
+    inner = () if isinstance(node.value, str) else node.value
+    found = 1
+    for item in inner:
+        found += sum(_values(part, known) for part in (item if type(item) is tuple else (item,)))
+    known[id(node)] = found
+    return found
 
 
 def _refuse_doubles(node: Any, where: str) -> None:

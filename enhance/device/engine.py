@@ -6,13 +6,15 @@ they alone know, but can lay it out as the same named arrays.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from enhance.audio.samples import whole_number
+from enhance.audio.samples import RATES, whole_number
 from enhance.errors import EnhanceError
 from enhance.native.library import SUFFIX, NativeEngine, installed_library
 
@@ -35,6 +37,12 @@ _TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
+_MOST_SAMPLES = 1 << 20
+"""Of a hop or a latency, a minute; more is no number to allocate by."""
+_MOST_VALUES = 1 << 24
+"""Of all states of a stream together."""
+_OTHER_FILE = re.compile(rb"\x0a(?:\x08|\x88\x80*\x00)location\x12")
+"""The entry by which a tensor of an ONNX file names another file."""
 
 
 class Engine(Protocol):
@@ -138,9 +146,9 @@ class OnnxEngine:
         self.path = path
         self._session = open_session(path, num_threads)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.sample_rate = self._number("sample_rate", 1)
-        self.hop_length = self._number("hop_length", 1)
-        self.latency_samples = self._number("latency_samples", 0)
+        self.sample_rate = self._number("sample_rate", RATES[0], RATES[-1])
+        self.hop_length = self._number("hop_length", 1, _MOST_SAMPLES)
+        self.latency_samples = self._number("latency_samples", 0, _MOST_SAMPLES)
         self.shapes = self._read_signature()
         self._output_names = ["enhanced", *(f"{name}.out" for name in self.shapes)]
 
@@ -163,37 +171,53 @@ class OnnxEngine:
         out = np.empty_like(audio)
         for start in range(0, len(audio), self.hop_length):
             hop = slice(start, start + self.hop_length)
-            enhanced, *values = self._session.run(
-                self._output_names, {"audio": audio[None, hop], **state}
-            )
+            feed = {"audio": audio[None, hop], **state}
+            enhanced, *values = run_session(self._session, self.path, self._output_names, feed)
+            if enhanced.shape != (1, self.hop_length):
+                raise self._not_ours(f"it gave audio of shape {enhanced.shape}")
             state = dict(zip(self.shapes, values, strict=True))
             out[hop] = enhanced[0]
         return out, state
 
-    def _number(self, key: str, least: int) -> int:
-        text = self.metadata.get(key)
-        if text is None:
-            raise self._not_ours(f"no {key!r} in its metadata")
-        if not text.isdecimal() or int(text) < least:
-            raise self._not_ours(f"{key!r} in its metadata is {text!r}")
-        return int(text)
+    def _number(self, key: str, least: int, most: int) -> int:
+        try:
+            return number_in(self.metadata, key, least, most)
+        except ValueError as error:
+            raise self._not_ours(str(error)) from None
 
     def _read_signature(self) -> Shapes:
         """Checks the graph against the contract."""
-        first, *states = self._session.get_inputs()
+        inputs = self._session.get_inputs()
         hop = [1, self.hop_length]
+        if not inputs:
+            raise self._not_ours(f"it has no input 'audio' {hop}")
+        first, *states = inputs
         if first.name != "audio" or first.shape != hop or first.type != "tensor(float)":
             raise self._not_ours(f"its input is {first.name!r} {first.shape}, not 'audio' {hop}")
         outputs = {node.name: node for node in self._session.get_outputs()}
-        if "enhanced" not in outputs or outputs["enhanced"].shape != hop:
+        out = outputs.get("enhanced")
+        if out is None or out.shape != hop or out.type != first.type:
             raise self._not_ours(f"it has no output 'enhanced' of shape {hop}")
         shapes: Shapes = {}
+        total = 0
         for node in states:
             kind = _TYPES.get(node.type)
             if kind is None or not all(isinstance(size, int) for size in node.shape):
                 raise self._not_ours(f"state {node.name!r} is {node.type} {node.shape}")
             if f"{node.name}.out" not in outputs:
                 raise self._not_ours(f"state {node.name!r} has no output '{node.name}.out'")
+            out = outputs[f"{node.name}.out"]
+            if out.shape != node.shape or out.type != node.type:
+                raise self._not_ours(
+                    f"state {node.name!r} is {node.type} {node.shape}, its output {out.type} "
+                    f"{out.shape}"
+                )
+            total += math.prod(node.shape)
+            if total > _MOST_VALUES:
+                raise self._not_ours(
+                    f"its states up to {node.name!r} {node.shape} hold more than {_MOST_VALUES} "
+                    "values"
+                )
             shapes[node.name] = (tuple(node.shape), kind)
         return shapes
 
@@ -217,14 +241,58 @@ def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised
     try:
-        # By bytes, so that a missing file and a broken one are told apart; no external weights.
-        return onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        # By bytes, so that a missing file and a broken one are told apart.
+        data = path.read_bytes()
+        # ONNX Runtime would look for it in the folder where the program was started.
+        if _OTHER_FILE.search(data):
+            raise EnhanceError(
+                f"{path}: keeps weights in another file, which is not read; a model is one file"
+            )
+        # Without its fallback, which prints, and tries the same again.
+        session = onnxruntime.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
+        # Names that are no text show here, not later.
+        _ = session.get_modelmeta().custom_metadata_map
+        _ = [(n.name, n.shape) for n in (*session.get_inputs(), *session.get_outputs())]
+        return session
+    except EnhanceError:
+        raise
     except FileNotFoundError as error:
         raise EnhanceError(f"{path}: no such model file") from error
     except OSError as error:
         raise EnhanceError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # ONNX Runtime's own types share no base but this
-        why = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        raise EnhanceError(f"{path}: is not an ONNX model that can be run ({why})") from error
+        raise EnhanceError(
+            f"{path}: is not an ONNX model that can be run ({_why(error)})"
+        ) from error
+
+
+def run_session(
+    session: onnxruntime.InferenceSession,
+    path: Path,
+    names: list[str],
+    feed: Mapping[str, np.ndarray],
+) -> list[np.ndarray]:
+    """Run an open model; an `EnhanceError` where the graph fails, as at sizes that do not fit."""
+    try:
+        return session.run(names, feed)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise EnhanceError(f"{path}: the model cannot be run ({_why(error)})") from error
+
+
+def number_in(metadata: Mapping[str, str], key: str, least: int, most: int) -> int:
+    """A whole number of a model's metadata; a `ValueError` tells what is there instead."""
+    text = metadata.get(key)
+    if text is None:
+        raise ValueError(f"no {key!r} in its metadata")
+    plain = text.isascii() and text.isdecimal() and len(text) < 20
+    if not plain or not least <= int(text) <= most:
+        shown = text if len(text) < 40 else text[:40] + "..."
+        raise ValueError(f"{key!r} in its metadata is {shown!r}, not from {least} to {most}")
+    return int(text)
+
+
+def _why(error: Exception) -> str:
+    """The first words of ONNX Runtime's own, in one line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:160]

@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from enhance.audio.samples import check_finite, check_layout, check_samples, floats
+from enhance.audio.samples import (
+    check_finite,
+    check_layout,
+    check_samples,
+    floats,
+    without_traces,
+)
 from enhance.device.aligned_stream import AlignedStream, mix, wet_share
 from enhance.device.engine import Choice, open_engine
 from enhance.device.hub import find_model
@@ -204,7 +210,7 @@ class Enhancer:
         check_finite("chunk", chunk)
         joined = np.concatenate([self._pending, chunk.astype(np.float32, copy=False)])
         whole = len(joined) - len(joined) % self.hop_length
-        out, state = self._engine.run(joined[:whole], self._state)
+        out, state = self._engine.run(without_traces(joined[:whole]), self._state)
         if not np.isfinite(out).all():
             raise EnhanceError(
                 f"{self.path.name}: the model gave NaN or infinity (input beyond full scale?); "

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from enhance.audio.samples import check_samples, floats
+from enhance.audio.samples import RATES, check_samples, floats, without_traces
 from enhance.device.aligned_stream import wet_share
-from enhance.device.engine import Choice, open_session
+from enhance.device.engine import Choice, number_in, open_session, run_session
 from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
 
 KIND = "gcrn-offline"
 """`model_type` in the metadata of such a file."""
+_MOST_LEAST = 1 << 24
+"""Samples that a recording is at most filled up to."""
 CONTEXT_SECONDS = 4.0
 """What a window hears before and behind the part of it that is kept."""
 
@@ -67,10 +69,22 @@ class OfflineEnhancer:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         if self.metadata.get("model_type") != KIND:
             raise EnhanceError(f"{self.path}: is no offline model; open it with enhance.Enhancer")
-        self.sample_rate = int(self.metadata["sample_rate"])
-        self.least_samples = int(self.metadata["least_samples"])
-        longest = self.metadata.get("equal_up_to_samples")
-        self.longest_samples = int(longest) if longest else None
+        try:
+            self.sample_rate = number_in(self.metadata, "sample_rate", RATES[0], RATES[-1])
+            self.least_samples = number_in(self.metadata, "least_samples", 0, _MOST_LEAST)
+            self.longest_samples = None
+            if self.metadata.get("equal_up_to_samples"):
+                least = self.least_samples + 2 * int(CONTEXT_SECONDS * self.sample_rate)
+                self.longest_samples = number_in(
+                    self.metadata, "equal_up_to_samples", least + 1, 1 << 40
+                )
+        except ValueError as error:
+            raise self._not_ours(str(error)) from None
+        audio, *more = [node.name for node in self._session.get_inputs()] or [""]
+        if audio != "audio" or more:
+            raise self._not_ours(f"its inputs are {[audio, *more]}, not ['audio']")
+        if "enhanced" not in [node.name for node in self._session.get_outputs()]:
+            raise self._not_ours("it has no output 'enhanced'")
         self.bandwidth = "full"
         self.strength = 1.0
         self.atten_limit: float | None = None
@@ -145,7 +159,17 @@ class OfflineEnhancer:
         return self(np.pad(wave, (0, missing)))[: len(wave)]
 
     def _run(self, wave: np.ndarray) -> np.ndarray:
-        return self._session.run(["enhanced"], {"audio": wave[None]})[0][0]
+        feed = {"audio": without_traces(wave)[None]}
+        out = run_session(self._session, self.path, ["enhanced"], feed)[0]
+        if out.shape != (1, len(wave)):
+            raise self._not_ours(f"it gave audio of shape {out.shape} for {len(wave)} samples")
+        return out[0]
+
+    def _not_ours(self, why: str) -> EnhanceError:
+        return EnhanceError(
+            f"{self.path}: is ONNX, but no offline enhancer that can be run ({why}); "
+            "make one with: enhance export --offline"
+        )
 
 
 def is_offline(path: Path | str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from enhance.errors import EnhanceError
@@ -30,7 +30,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any],
     """
     plain = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
     with atomic(path) as temporary:
-        save_file(plain, temporary, {"format": "pt", "enhance": tag, "header": json.dumps(header)})
+        # As bytes, since safetensors' own error of a full disk is none of the system's.
+        about = {"format": "pt", "enhance": tag, "header": json.dumps(header)}
+        temporary.write_bytes(save(plain, about))
 
 
 def load_tensors(

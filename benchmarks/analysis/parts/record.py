@@ -6,6 +6,7 @@ flat rows of figures. Everything else is drawn from it, here and in the report o
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import platform
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enhance.errors import EnhanceError
-from enhance.files import atomic, write_json
+from enhance.files import atomic, to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,14 +63,17 @@ def keep(
     lines = [f"# {record['about'].get('title', name)}", ""]
     for table in tables(record):
         lines += [f"## {table.title}", "", table.markdown(), ""]
+    texts = {}
     for part, figure in plots(record).items():
         file = output / f"{name}-{part}.svg"
-        with atomic(file) as temporary:
-            temporary.write_text(svg(figure), "utf-8")
+        texts[file] = svg(figure)
         lines += [f"![{part}]({file.name})", ""]
-    with atomic(output / f"{name}.md") as temporary:
-        temporary.write_text("\n".join(lines), "utf-8")
-    write_json(output / f"{name}.json", {"analysis": name, "versions": versions(), **record})
+    texts[output / f"{name}.md"] = "\n".join(lines)
+    whole = {"analysis": name, "versions": versions(), **record}
+    texts[output / f"{name}.json"] = to_json(whole, 2) + "\n"
+    with contextlib.ExitStack() as stack:  # all take their names, or none does
+        for file, text in texts.items():
+            stack.enter_context(atomic(file)).write_text(text, "utf-8")
     return record
 
 

@@ -15,7 +15,7 @@ from benchmarks.figures.clusters import clusters_of
 from benchmarks.figures.statistics import mean_interval, paired_difference
 from benchmarks.quality.clips import Pair
 from benchmarks.recognizers.choose import Listening
-from enhance.files import write_jsonl
+from enhance.files import append_jsonl, write_jsonl
 from enhance.measure.metrics import versions
 from enhance.progress import progress_bar
 from enhance.training.engine.interrupt import Interrupt
@@ -59,7 +59,7 @@ def measure_all(
             done[key] = row
     write_jsonl(path, list(done.values()))  # without a line that a kill cut off
     todo = [item for key, item in wanted.items() if key not in done]
-    with progress_bar(quiet=quiet) as bar, path.open("a", encoding="utf-8") as file:
+    with progress_bar(quiet=quiet) as bar:
         task = bar.add_task("measuring", total=len(todo), speed="")
         heard: tuple[str, tuple[np.ndarray, np.ndarray]] | None = None
         for method, pair in todo:
@@ -78,8 +78,7 @@ def measure_all(
                 **measuring.measure_clip(method, *heard[1], listening, config.seed),
             }
             done[method.name, method.digest, pair.name] = row
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
+            append_jsonl(path, row)
             elapsed = max(bar.tasks[task].elapsed or 0.0, 1e-9)
             bar.update(
                 task, advance=1, speed=f"{(bar.tasks[task].completed + 1) / elapsed:.1f} clips/s"

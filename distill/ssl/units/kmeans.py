@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -51,7 +51,7 @@ class Units:
             "lengths": np.array([len(x) for x in self.labels], np.int64),
         }
         with atomic(path) as temporary:
-            save_file(tensors, temporary)
+            temporary.write_bytes(save(tensors))
 
     @classmethod
     def load(cls, path: Path) -> Units:

@@ -254,7 +254,7 @@ def _clip(row: Mapping[str, Any], folder: Path, where: str) -> Clip:
     place = Path(os.path.normpath(folder / path))
     try:
         rate = float(row.pop("sample_rate", None) or 0)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         rate = math.nan
     if not (rate >= 0 and rate.is_integer()):
         raise EnhanceError(f"{where}: `sample_rate` is no whole number")
@@ -262,7 +262,7 @@ def _clip(row: Mapping[str, Any], folder: Path, where: str) -> Clip:
     if seconds not in (None, ""):
         try:
             duration = float(seconds)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             duration = math.nan
     elif is_file(place):
         frames, rate = _probe(place)

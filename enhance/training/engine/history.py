@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from enhance.errors import EnhanceError
-from enhance.files import atomic
+from enhance.files import append_jsonl, atomic
 
 HISTORY = "history.jsonl"
 TIMING = "timing.jsonl"
@@ -68,10 +68,7 @@ class History(contextlib.AbstractContextManager["History"]):
         cut(folder / HISTORY, step)
         self._place = dict(place or {})
         self.stack = contextlib.ExitStack()
-        self._files = {
-            name: self.stack.enter_context((folder / name).open("a", encoding="utf-8"))
-            for name in (HISTORY, TIMING)
-        }
+        self._folder = folder
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.stack.callback(self._board.close)
 
@@ -81,7 +78,7 @@ class History(contextlib.AbstractContextManager["History"]):
     def event(self, name: str, step: int, **fields: Any) -> None:
         """Note a start, resume, stop or other event in timing.jsonl."""
         row = {"type": name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields}
-        self._write(TIMING, row)
+        append_jsonl(self._folder / TIMING, row)
 
     def add(
         self, kind: str, step: int, figures: dict[str, Any], clock: dict[str, Any]
@@ -105,17 +102,12 @@ class History(contextlib.AbstractContextManager["History"]):
             The line of history.jsonl.
         """
         row = {"type": kind, **self._place, "step": step, **figures}
-        self._write(HISTORY, row)
-        self._write(TIMING, {"type": kind, "step": step, **clock})
+        append_jsonl(self._folder / HISTORY, row)
+        append_jsonl(self._folder / TIMING, {"type": kind, "step": step, **clock})
         self._scalars(kind, step, figures)
         if kind == "train":
             self._scalars("clock", step, clock)
         return row
-
-    def _write(self, name: str, row: dict[str, Any]) -> None:
-        file = self._files[name]
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
 
     def _scalars(self, prefix: str, step: int, row: dict[str, Any]) -> None:
         for key, value in row.items():

@@ -1,0 +1,39 @@
+"""Hours through one stream, shortened: what the record must show of a model that is well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_onnx import build
+
+from benchmarks.latency import day
+from enhance.errors import EnhanceError
+
+
+def test_a_model_that_is_well(tmp_path: Path) -> None:
+    path = build(tmp_path / "m.onnx", pole=0.5, hop=320)
+    found = day.live_through(path, 12 / 3600, part_seconds=1.0, quiet=True)
+    assert found["frames"] == pytest.approx(12 * 50, abs=2)  # 320 samples at 16 kHz
+    assert len(found["si_sdr"]) == len(found["resident_mb"]) == 2  # before and after
+    assert found["si_sdr"][1] == pytest.approx(found["si_sdr"][0], abs=1e-4)
+    assert found["reset_equal"]
+    assert set(found["cpu_us"]) >= {"noise", "silence", "speech", "fade", "subnormal"}
+    assert all(len(times) == 1 and times[0] > 0 for times in found["cpu_us"].values())
+    assert 0.01 < found["peak"] < 1
+    assert found["subnormal"] == 0
+
+
+def test_a_model_that_goes_wrong_is_told(tmp_path: Path) -> None:
+    path = build(tmp_path / "m.onnx", pole=1.5, hop=16)  # adds up without bound
+    with pytest.raises(EnhanceError, match="gave NaN or infinity"):
+        day.live_through(path, 6 / 3600, part_seconds=1.0, quiet=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["small", "default"])
+def test_a_day(name: str) -> None:
+    found = day.live_through(name, 24, quiet=True)
+    assert max(abs(x - found["si_sdr"][0]) for x in found["si_sdr"]) < 0.5
+    assert found["slowest"] < 1.3 and found["reset_equal"] and found["peak"] < 4
+    assert max(found["resident_mb"][2:]) - found["resident_mb"][1] < 10
