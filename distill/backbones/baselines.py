@@ -28,14 +28,14 @@ _FFT = 512
 class LogMel(FrozenTeacher):
     """Log-mel energies of a clip brought to a root mean square of 1; one hidden state.
 
-    The `BANDS` are triangles between 0 and 8 kHz, on the HTK scale.
-
     Parameters
     ----------
     stride_samples
         From frame to frame; the window is a periodic Hann of 25 ms.
     left_pad
         See `FrozenTeacher`.
+    bands
+        Triangles between 0 and 8 kHz, on the HTK scale.
     """
 
     family = "log-mel"
@@ -44,16 +44,18 @@ class LogMel(FrozenTeacher):
     STRIDE = 160
     """Samples from frame to frame where nothing else is asked, 10 ms."""
 
-    def __init__(self, stride_samples: int = STRIDE, left_pad: int | None = None) -> None:
+    def __init__(
+        self, stride_samples: int = STRIDE, left_pad: int | None = None, bands: int = BANDS
+    ) -> None:
         super().__init__(
             nn.Identity(),
             "log-mel" if stride_samples == self.STRIDE else f"log-mel:{stride_samples}",
             field_samples=self.FIELD,
             stride_samples=stride_samples,
-            widths=(BANDS,),
+            widths=(bands,),
             left_pad=left_pad,
         )
-        self.fingerprint = fingerprint(["log-mel", BANDS, stride_samples, self.left_pad], {})
+        self.fingerprint = fingerprint(["log-mel", bands, stride_samples, self.left_pad], {})
 
     def twin(self, seed: int) -> Self:
         """Refused: nothing here is learnt.
@@ -73,15 +75,15 @@ class LogMel(FrozenTeacher):
         frames = padded.unfold(-1, self.FIELD, self.stride_samples)  # (B, T', 400)
         window = torch.hann_window(self.FIELD, device=waves.device)
         power = torch.fft.rfft(frames * window, _FFT).abs().square()  # (B, T', 257)
-        return [torch.log(power @ _bank().to(waves.device) + 1e-3)]
+        return [torch.log(power @ _bank(self.widths[0]).to(waves.device) + 1e-3)]
 
 
-@lru_cache(maxsize=1)
-def _bank() -> Tensor:
-    """Triangles (257, 80)."""
+@lru_cache(maxsize=4)
+def _bank(bands: int) -> Tensor:
+    """Triangles (257, bands)."""
     from torchaudio.functional import melscale_fbanks
 
-    bank: Tensor = melscale_fbanks(_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, BANDS, SAMPLE_RATE)
+    bank: Tensor = melscale_fbanks(_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, bands, SAMPLE_RATE)
     return bank
 
 
