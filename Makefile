@@ -63,6 +63,7 @@ model: $(RUN)/.trained
 	$(BIN)/enhance evaluate noisy $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --snr -5 -o $(RUN)/report
 	$(BIN)/enhance guard $(RUN)/$(NAME).int8.onnx --set "$(CORPUS)/dev" --speech "$(CORPUS)/analysis" -o $(RUN)/report
 	$(BIN)/enhance bench $(RUN)/$(NAME).onnx $(RUN)/$(NAME).int8.onnx -o $(RUN)/report
+	$(BIN)/enhance export $(RUN) --c $(RUN)/c --int8 --set "$(CORPUS)/dev" --licence MIT --force
 	$(BIN)/enhance card $(RUN)/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml $(if $(wildcard configs/$(NAME).md),--notes configs/$(NAME).md) --force
 
 runs/%/.trained: | .venv/.ready
@@ -74,6 +75,8 @@ runs/%/.trained: | .venv/.ready
 ship:
 	cp $(RUN)/$(NAME).int8.onnx $(RUN)/$(NAME).int8.certificate.json enhance/models/
 	cp $(RUN)/heard.jsonl enhance/models/$(NAME).heard.jsonl
+	cp $(RUN)/c/enhance.int8.bin enhance/models/$(NAME).int8.bin
+	sed 's/"enhance.int8.bin"/"$(NAME).int8.bin"/' $(RUN)/c/enhance.int8.certificate.json > enhance/models/$(NAME).int8.bin.certificate.json
 	$(BIN)/enhance card enhance/models/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml $(if $(wildcard configs/$(NAME).md),--notes configs/$(NAME).md) --force
 	$(BIN)/enhance snapshot $(RUN) -o checkpoints/$(NAME) --force
 	cp $(addprefix $(RUN)/,model.safetensors config.json history.jsonl) checkpoints/$(NAME)/
