@@ -29,7 +29,7 @@ autodoc_typehints = "none"  # the NumPy form tells shapes and units, signatures 
 
 
 def setup(app: Sphinx) -> None:
-    """Keep napoleon off attributes: it takes what stands before a colon in their text for a type."""
+    """Keep napoleon off attributes: it takes what stands before a colon for a type."""
     kept: dict[str, list[str]] = {}
 
     def before(_: Sphinx, what: str, name: str, *rest: Any) -> None:
