@@ -263,10 +263,11 @@ class Loop(contextlib.ExitStack):
         }
 
     def curve(self) -> list[dict[str, Any]]:
-        """Measurements on held-back files, for the record."""
+        """Measurements on held-back files, for the record; a short run has none."""
+        path = self.output / HISTORY
         return [
             {k: v for k, v in row.items() if k != "type"}
-            for row in read_jsonl(self.output / HISTORY)
+            for row in (read_jsonl(path) if path.exists() else ())
             if row["type"] == "validation"
         ]
 

@@ -184,7 +184,7 @@ class Enhancer(Learner):
         count = -(-SETTLING // self.plan.training.batch_size)
         with contextlib.closing(self._mixed(self.step)) as found:
             waves = (batch["noisy"].to(self.fabric.device) for batch in islice(found, count))
-            self.average.settle(WaveformModel.enhance, waves)
+            self.average.settle(self.model, WaveformModel.enhance, waves)
 
     def before_step(self, step: int) -> None:
         """The objective chooses its phase."""

@@ -6,6 +6,7 @@ int8 weights are held against ONNX's int8 on the same clips.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,8 @@ def export_native(
                 proof.judge(record, bounds, name, require_faster=False)
             except EnhanceError as error:
                 if mode == "none":
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()  # where it was made to see whether it can be
                     raise
                 refused.append(str(error))
                 continue

@@ -32,7 +32,8 @@ def reconstruction(folder: Path) -> Record:
     """What a reconstruction measured, as a record."""
     rows = read_results(folder)
     keys = ("set", "clips", "input", "interval")
-    return {"analysis": RECONSTRUCT, "about": {k: rows[0].get(k) for k in keys}, "rows": rows}
+    about = {key: rows[0].get(key) for key in keys if rows}
+    return {"analysis": RECONSTRUCT, "about": about, "rows": rows}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ class Ema(Generic[M]):
             copied.copy_(buffer)
 
     @torch.no_grad()
-    def settle(self, hear: Callable[[M, Tensor], object], waves: Iterable[Tensor]) -> None:
+    def settle(
+        self, model: M, hear: Callable[[M, Tensor], object], waves: Iterable[Tensor]
+    ) -> None:
         """Give the average's batch norms the statistics of its own activations.
 
         As for stochastic weight averaging (Izmailov et al. 2018, section 3.2): plain means over all
@@ -50,12 +52,16 @@ class Ema(Generic[M]):
 
         Parameters
         ----------
+        model
+            The model: where a batch norm of it is in evaluation mode, it is frozen, and so is the
+            average's.
         hear
             Lets the average hear a batch, ``hear(average, waves)``.
         waves
             Batches of training audio, (B, N) each.
         """
-        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        pairs = zip(self.model.modules(), model.modules(), strict=True)
+        norms = [m for m, own in pairs if isinstance(m, _BatchNorm) and own.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()

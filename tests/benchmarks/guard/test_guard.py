@@ -331,8 +331,7 @@ def spoilt(place: Path) -> Guard:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harm, "resolve_all", lambda *_, **__: models)
-        for module, loader in ((harm, "load"), (rows_of, "_loaded")):
-            patch.setattr(module, loader, lambda candidate: functions[candidate.name])
+        patch.setattr(rows_of, "_loaded", lambda candidate: functions[candidate.name])
         return guard([], place / "set", place / "spoilt", limit=4, jobs=1, quiet=True)
 
 

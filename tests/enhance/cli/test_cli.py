@@ -150,10 +150,13 @@ def test_run_with_no_strength_gives_the_input_back(
 def test_run_limits_what_is_taken_away(enhance: Cli, tmp_path: Path) -> None:
     silent = tiny_onnx.build(tmp_path / "silent.onnx", gain=0.0)
     soundfile.write(tmp_path / "in.wav", noise(16000), 44100, subtype="FLOAT")
-    code, _, err = enhance("run", tmp_path / "in.wav", "-m", silent, "--atten-limit", 12)
-    assert code == 0, err
-    out, _ = soundfile.read(tmp_path / "in_enhanced.wav", dtype="float32")
-    np.testing.assert_allclose(out, 10 ** (-12 / 20) * noise(16000), atol=1e-7)
+    for bandwidth, settled, error in (("16k", 0, 1e-7), ("full", 8000, 1e-3)):
+        options = ("--atten-limit", 12, "--bandwidth", bandwidth, "--force")
+        code, _, err = enhance("run", tmp_path / "in.wav", "-m", silent, *options)
+        assert code == 0, err
+        out, _ = soundfile.read(tmp_path / "in_enhanced.wav", dtype="float32")
+        wanted = 10 ** (-12 / 20) * noise(16000)
+        np.testing.assert_allclose(out[settled:], wanted[settled:], atol=error)
 
 
 @pytest.mark.parametrize(

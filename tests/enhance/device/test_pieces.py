@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +25,16 @@ SEEDS = st.integers(0, 2**32 - 1)
 RATES = st.sampled_from([8000, 11025, 16000, 16001, 44100, 48000])
 # The same examples every time, as few as a busy machine has time for.
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _seen() -> Iterator[None]:
+    """Hypothesis looks at every loaded module; speechbrain's lazy ones fail at a look."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in list(sys.modules.items()):
+            if type(module).__name__ == "LazyModule":
+                patch.delitem(sys.modules, name)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -80,13 +80,15 @@ def test_save_is_whole_or_absent(
 ) -> None:
     before = (folder / "model.safetensors").read_bytes()
 
-    def full(tensors: object, path: Path, metadata: object) -> None:
-        Path(path).write_bytes(b"half")
+    def full(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("enhance.network.tensors.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(EnhanceError, match="No space left"):
         save_model(folder, model, CheckpointInfo(CONFIG))
+    monkeypatch.undo()
     assert (folder / "model.safetensors").read_bytes() == before
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
 
@@ -120,7 +122,10 @@ def test_other_code(folder: Path) -> None:
     with pytest.raises(EnhanceError, match="written by other code"):
         load_model(folder)
     path.write_bytes(whole)
-    for text in ("{}", '{"architectures": ["WavLMModel"], "model": {}}', "[]"):
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(EnhanceError, match="holds no JSON object"):
+        load_model(folder)
+    for text in ("{}", '{"architectures": ["WavLMModel"], "model": {}}'):
         (folder / "config.json").write_text(text)
         with pytest.raises(EnhanceError, match="written by other code"):
             load_model(folder)

@@ -135,9 +135,9 @@ def test_validation_measures_the_average(straight: tuple[RunConfig, Path]) -> No
     # The training metric floors the ratio at -60 dB, which changes ordinary values below 1e-4.
     assert sum(scores) / 2 == pytest.approx(info.score["si_sdr"], abs=1e-3)
     # Its batch norms know its own activations on the mixtures of the steps behind the validation.
-    average = Ema(model, 0.5)
+    average = Ema(model.train(), 0.5)
     mixed = batches(tiny.heard(settings).mixer, 4, 30, info.score["step"])
-    average.settle(WaveformModel.enhance, (batch["noisy"] for batch in islice(mixed, 16)))
+    average.settle(model, WaveformModel.enhance, (batch["noisy"] for batch in islice(mixed, 16)))
     for own, kept in zip(average.model.buffers(), model.buffers(), strict=True):
         torch.testing.assert_close(own, kept)
 

@@ -153,7 +153,9 @@ def test_fast_math_is_refused(flag: str, tmp_path: Path) -> None:
 def test_contracted_products_are_refused_when_a_stream_is_opened(tmp_path: Path) -> None:
     if not processor_has("fma"):
         pytest.skip("NO FMA HERE: contraction cannot be shown")
-    program = compile_driver(tmp_path, need("gcc"), ["-mavx2", "-mfma", "-ffp-contract=fast"])
+    program = compile_driver(
+        tmp_path, need("gcc"), ["-O2", "-mavx2", "-mfma", "-ffp-contract=fast"]
+    )
     weights, wave = cases()[0]
     (tmp_path / "w.bin").write_bytes(weights)
     wave.tofile(tmp_path / "in.f32")

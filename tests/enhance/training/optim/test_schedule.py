@@ -129,7 +129,7 @@ def test_the_averages_batch_norms_know_its_own_activations() -> None:
         model(torch.randn(8, 3).double())
         ema.update(model, step)
     parts = [3 + torch.randn(50, 3).double() for _ in range(4)]
-    ema.settle(lambda average, x: average(x), iter(parts))
+    ema.settle(model, lambda average, x: average(x), iter(parts))
     inner = [ema.model[0](x) for x in parts]
     first, second = ema.model[1], ema.model[3]
     torch.testing.assert_close(first.running_mean, torch.stack([x.mean(0) for x in inner]).mean(0))
@@ -143,3 +143,7 @@ def test_the_averages_batch_norms_know_its_own_activations() -> None:
     assert not torch.allclose(first.running_mean, model[1].running_mean, atol=0.1)
     ema.update(model, 30)
     assert torch.equal(first.running_mean, model[1].running_mean)
+    model[1].eval()  # frozen
+    ema.settle(model, lambda average, x: average(x), iter(parts))
+    assert torch.equal(first.running_mean, model[1].running_mean)
+    assert not torch.equal(second.running_mean, model[3].running_mean)
