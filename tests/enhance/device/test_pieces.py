@@ -32,7 +32,7 @@ def _seen() -> Iterator[None]:
     """Hypothesis looks at every loaded module; speechbrain's lazy ones fail at a look."""
     with pytest.MonkeyPatch.context() as patch:
         for name, module in list(sys.modules.items()):
-            if type(module).__name__ == "LazyModule":
+            if any(kind.__name__ == "LazyModule" for kind in type(module).__mro__):
                 patch.delitem(sys.modules, name)
         yield
 

@@ -399,7 +399,7 @@ def test_between_two_soxes(model: Path, tmp_path: Path) -> None:
 
 
 @needs_ffmpeg
-def test_ffmpeg_with_the_flags_of_the_readme_does_not_wait(model: Path) -> None:
+def test_ffmpeg_with_the_flags_of_the_page_does_not_wait(model: Path) -> None:
     """A second of sound, pipe left open: with the flags it is through, without its end."""
     flags = ["-probesize", "32", "-analyzeduration", "0", "-fflags", "nobuffer"]
     form = ["-f", "s16le", "-ar", "16000", "-ac", "1"]
@@ -423,8 +423,8 @@ def test_ffmpeg_with_the_flags_of_the_readme_does_not_wait(model: Path) -> None:
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert " ".join(flags) in readme and "-flush_packets 1" in readme
+    page = (ROOT / "docs" / "device.md").read_text("utf-8")
+    assert " ".join(flags) in page and "-flush_packets 1" in page
     try:
         first.stdin.write(bytes(2 * 17600))  # 1.1 s
         assert got.wait(60)
