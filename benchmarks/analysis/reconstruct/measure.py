@@ -24,7 +24,7 @@ from benchmarks.figures.statistics import row_difference, row_interval
 from benchmarks.quality.clips import Pair, read_pair
 from benchmarks.recognizers.choose import Listening
 from enhance.audio.resampling import resample
-from enhance.files import write_jsonl
+from enhance.files import append_jsonl, write_jsonl
 from enhance.measure.metrics import MetricRefusal, measure, versions
 from enhance.progress import progress_bar
 from enhance.training.engine.interrupt import Interrupt
@@ -183,7 +183,7 @@ def measure_all(
             done[key] = row
     write_jsonl(path, list(done.values()))  # without a line that a kill cut off
     todo = [(key, *item) for key, item in wanted.items() if key not in done]
-    with progress_bar(quiet=quiet) as bar, path.open("a", encoding="utf-8") as file:
+    with progress_bar(quiet=quiet) as bar:
         task = bar.add_task("measuring", total=len(todo), speed="")
         heard: tuple[Pair, tuple[np.ndarray, np.ndarray]] | None = None
         for key, method, pair in todo:
@@ -202,8 +202,7 @@ def measure_all(
                 **measure_clip(method, *heard[1], listening, config.seed),
             }
             done[key] = row
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
+            append_jsonl(path, row)
             bar.update(task, advance=1)
     rows = [done[key] for key in wanted]
     write_jsonl(path, rows)

@@ -27,7 +27,6 @@ from tiny_onnx import build
 from enhance.device.aligned_stream import AlignedStream
 from enhance.device.enhancer import Enhancer
 from enhance.device.live import KEYS, Live, device_list, measure_delay, run_live
-from enhance.device.terminal import level, meter
 from enhance.errors import EnhanceError
 
 ROOT = Path(__file__).parents[3]
@@ -199,22 +198,6 @@ def test_sound_cards_are_taken_as_they_are(model: Path) -> None:
     live = Live(Enhancer(model), 16000)
     out = live.process(np.array([[np.nan], [np.inf], [-9]] * 400, np.float32))
     assert np.isfinite(out).all() and np.abs(out).max() <= 1
-
-
-def test_meters(model: Path) -> None:
-    time_ = np.arange(16000) / 16000
-    assert level(np.sin(2 * np.pi * 100 * time_)) == pytest.approx(-3.01, abs=0.01)
-    assert level(np.zeros(5)) == level(np.zeros(0)) == -120
-    assert [meter(v, 4) for v in (0, -15, -30, -60, -120, 6)] == [
-        "[####]", "[### ]", "[##  ]", "[    ]", "[    ]", "[####]",
-    ]  # fmt: skip
-    live = Live(Enhancer(model), 16000)
-    live.process(0.1 * np.ones((512, 1), np.float32))
-    text = live.picture(0.1234)
-    assert text.startswith("in [###########     ]  -20 dB  out [")
-    assert text.endswith("strength 100%  delay 123 ms  underruns 0  lost 0")
-    live.key("b")
-    assert "bypass" in live.picture(0)
 
 
 def test_refusals_are_one_line(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:

@@ -240,8 +240,7 @@ def test_clipping_spares_the_target(stores: tuple[ClipStore, ClipStore]) -> None
     mixer = mixer_of(stores, config)
     for index in range(20):
         recipe = mixer.draw(0, index)
-        assert recipe.clip_level is not None
-        assert 0.3 <= recipe.clip_level <= 0.6
+        assert recipe.clip_level and 0.3 <= recipe.clip_level <= 0.6
         mixture, whole = mixer.render(recipe), mixer.render(replace(recipe, clip_level=None))
         np.testing.assert_array_equal(mixture.clean, whole.clean)
         limit = recipe.clip_level * np.abs(whole.noisy).max()

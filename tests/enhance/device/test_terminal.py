@@ -1,0 +1,29 @@
+"""What `enhance live` shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_onnx import build
+
+from enhance.device.enhancer import Enhancer
+from enhance.device.live import Live
+from enhance.device.terminal import level, meter
+
+
+def test_meters(tmp_path: Path) -> None:
+    time_ = np.arange(16000) / 16000
+    assert level(np.sin(2 * np.pi * 100 * time_)) == pytest.approx(-3.01, abs=0.01)
+    assert level(np.zeros(5)) == level(np.zeros(0)) == -120
+    assert [meter(v, 4) for v in (0, -15, -30, -60, -120, 6)] == [
+        "[####]", "[### ]", "[##  ]", "[    ]", "[    ]", "[####]",
+    ]  # fmt: skip
+    live = Live(Enhancer(build(tmp_path / "m.onnx")), 16000)
+    live.process(0.1 * np.ones((512, 1), np.float32))
+    text = live.picture(0.1234)
+    assert text.startswith("in [###########     ]  -20 dB  out [")
+    assert text.endswith("strength 100%  delay 123 ms  underruns 0  lost 0")
+    live.key("b")
+    assert "bypass" in live.picture(0)
