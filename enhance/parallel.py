@@ -46,6 +46,8 @@ def run(
 ) -> Generator[tuple[int, Result], None, None]:
     """Results as they are done, each with the index of its item.
 
+    Each call is made in this process's current folder, also where workers began in another.
+
     Parameters
     ----------
     function
@@ -56,8 +58,7 @@ def run(
         Local processes; 1 works in this one, 0 takes one per core. A cluster has its own number.
     cluster
         Address of a Dask scheduler, such as ``tcp://HOST:8786``; empty for this machine. Its
-        workers see the same files under the same names: each call is made in this process's
-        current folder.
+        workers see the same files under the same names.
     threads
         Of BLAS and OpenMP in each local process.
     batch
@@ -80,7 +81,7 @@ def run(
     # A worker that has grown is replaced between two items, which concerns nobody.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
     left = dict(enumerate(items))
-    folder = str(Path.cwd()) if cluster else ""
+    folder = str(Path.cwd())
     for death in range(1, DEATHS + 1):
         # Never one worker: joblib would then work in this process, and what kills a worker is near.
         with _backend(cluster, max(2, min(jobs, len(left))), threads) as settings:
@@ -146,13 +147,13 @@ class Workers:
 def _call(
     function: Callable[[Item], Result], folder: str, index: int, item: Item
 ) -> tuple[int, Result]:
-    if folder and str(Path.cwd()) != folder:
+    if str(Path.cwd()) != folder:
         try:
             os.chdir(folder)
         except OSError as error:
             raise EnhanceError(
-                f"--cluster: a worker on {os.uname().nodename} has no folder {folder} "
-                "(workers must see the same files)"
+                f"a worker on {os.uname().nodename} has no folder {folder} "
+                "(workers, those of --cluster too, must see the same files)"
             ) from error
     return index, function(item)
 

@@ -50,6 +50,17 @@ def test_here_and_in_processes() -> None:
     assert sorted(run(square, range(5), jobs=2)) == SQUARES
 
 
+def test_workers_follow_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """joblib keeps its workers for the next work, which may be in another folder."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        found = [place for _, (place, _) in run(where, range(4), jobs=2)]
+        assert found == [str(tmp_path / name)] * 4
+
+
 def test_a_dead_worker_costs_only_time_and_many_end_the_work(tmp_path: Path) -> None:
     work = partial(die_at_two, tmp_path, 1)
     assert sorted(run(work, range(5), jobs=2)) == SQUARES
