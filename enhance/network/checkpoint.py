@@ -189,6 +189,8 @@ def newest_run(root: Path | str = Path("runs"), *, kept: bool = True) -> Path:
 def start_from(model: WaveformModel, config: ModelConfig, path: Path | str) -> CheckpointInfo:
     """Copy the weights of a checkpoint into ``model``.
 
+    Its framing may be another where no weight depends on the number of bins, as in `dual_path`.
+
     Raises
     ------
     EnhanceError
@@ -197,6 +199,10 @@ def start_from(model: WaveformModel, config: ModelConfig, path: Path | str) -> C
     info = read_info(path)
     mine = None if model.companion is None else to_dict(model.companion.describe())
     changed = difference(to_dict(info.config), to_dict(config))
+    if changed and all(key.startswith("stft.") for key, _, _ in changed):
+        there = WaveformModel(info.config).network.state_dict()
+        if all(there[key].shape == x.shape for key, x in model.network.state_dict().items()):
+            changed = []
     changed += difference({"companion": identity(info.companion)}, {"companion": identity(mine)})
     if changed:
         key, theirs, ours = changed[0]

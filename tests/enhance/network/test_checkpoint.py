@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ from enhance.network.checkpoint import (
     load_model,
     newest_run,
     save_model,
+    start_from,
 )
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.network.waveform_model import WaveformModel
+from enhance.stft import FRAMINGS
 from enhance.training.engine.state import gather, scatter
 
 CONFIG = ModelConfig(gcrn=GcrnConfig(channels=(4, 4, 4), cell="lstm", hidden=16))
@@ -224,3 +227,28 @@ def test_difference() -> None:
         ("b.c", [1, 2], [1]),
         ("b.e", None, 0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fits"),
+    [
+        ({"bottleneck": "dual_path"}, True),
+        ({"bottleneck": "dual_path", "mixing": "dense"}, False),
+        ({"bottleneck": "grouped"}, False),
+    ],
+    ids=["dual", "dense", "grouped"],
+)
+def test_weights_go_to_another_framing_where_they_fit(
+    kind: dict[str, Any], fits: bool, tmp_path: Path
+) -> None:
+    gcrn = GcrnConfig(channels=(4, 4), hidden=8, groups=1, rnn_layers=1, **kind)
+    before, after = (ModelConfig(FRAMINGS[name], gcrn) for name in ("32-16", "25-12.5"))
+    there, here = WaveformModel(before), WaveformModel(after)
+    save_model(tmp_path, there, CheckpointInfo(before))
+    if not fits:
+        with pytest.raises(EnhanceError, match=r"model.stft.window_length is 512 there, 400"):
+            start_from(here, after, tmp_path)
+        return
+    start_from(here, after, tmp_path)
+    for (name, a), b in zip(there.named_parameters(), here.parameters(), strict=True):
+        assert torch.equal(a, b), name
