@@ -143,3 +143,22 @@ def test_clips_are_measured_on_a_cluster(
         evaluate("noisy", material[1], -5, out, 1, cluster=address, quiet=True)
         rows.append(read_jsonl(out / "clips.jsonl"))
     assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_an_analysis_on_a_cluster_finds_the_same(
+    material: tuple[Path, Path], tmp_path: Path, cluster: Any
+) -> None:
+    from benchmarks.analysis.cka import cka
+    from benchmarks.analysis.parts.work import Work
+
+    found = [
+        cka(
+            ["log-mel", "log-mel:320"],
+            material[1] / "clean",
+            tmp_path / f"out{bool(address)}",
+            Work(features=tmp_path / f"cache{bool(address)}", cluster=address, quiet=True),
+        )
+        for address in ("", cluster.scheduler_address)
+    ]
+    assert found[0]["rows"] == found[1]["rows"]
