@@ -235,6 +235,12 @@ def export(
     sherpa: Annotated[
         bool, typer.Option("--sherpa", help="Write an ONNX file for sherpa-onnx (as GTCRN).")
     ] = False,
+    ladspa: Annotated[
+        Path | None,
+        typer.Option(
+            "--ladspa", metavar="DIR", help="Compile a LADSPA plug-in, of a run or model."
+        ),
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="And one with int8 arithmetic.")] = False,
     int8_weights: Annotated[
         bool, typer.Option("--int8-weights", help="And one with int8 weights, float arithmetic.")
@@ -260,10 +266,20 @@ def export(
     A model of mode concat cannot stream, its teacher looks ahead: --offline puts both in one file.
     The certificate proves on real clips that the file equals the trained model.
     """
+    if ladspa is not None:
+        from enhance.cli.plugin import write_plugin
+
+        if onnx or offline or sherpa or int8_weights or require_faster or c is not None:
+            raise EnhanceError("enhance export: --ladspa goes with --int8; leave the others out")
+        write_plugin(
+            checkpoint, ladspa, int8=int8, clips=clips, licence=licence, force=force, quiet=quiet
+        )
+        return
     require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
     if not onnx and not offline and not sherpa and c is None:
         raise EnhanceError(
-            "enhance export: name a format: --onnx (a stream), --c DIR, --sherpa or --offline"
+            "enhance export: name a format: --onnx (a stream), --c DIR, --ladspa DIR, --sherpa or "
+            "--offline"
         )
     if offline and (onnx or c or sherpa or int8 or int8_weights or require_faster):
         raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")

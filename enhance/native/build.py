@@ -1,4 +1,4 @@
-"""Compile plain C, the network and the stream around it: into one source file, and into a shared library for this machine."""
+"""Compile the plain C: into one source file, and into a shared library for this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from enhance.errors import EnhanceError
 from enhance.files import atomic
@@ -73,8 +75,31 @@ def target(compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> str:
         raise EnhanceError(f"{compiler}: cannot be run ({error})") from error
 
 
-def compile_library(out: Path, compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> Path:
+def as_array(data: bytes, name: str) -> str:
+    """Weights as C source: an array of words and its size in bytes."""
+    words = np.frombuffer(data, "<u4")
+    rows = [", ".join(map(hex, words[i : i + 12].tolist())) for i in range(0, len(words), 12)]
+    return (
+        "#include <stddef.h>\n\n"
+        f"extern const unsigned int {name}[];\nextern const size_t {name}_size;\n\n"
+        f"_Alignas(64) const unsigned int {name}[] = {{\n" + ",\n".join(rows) + "\n};\n"
+        f"const size_t {name}_size = sizeof {name};\n"
+    )
+
+
+def compile_library(
+    out: Path, compiler: str, flags: Sequence[str] = LIBRARY_FLAGS, more: str = ""
+) -> Path:
     """Compile the shared library, whole or not at all.
+
+    Parameters
+    ----------
+    out
+        Where.
+    compiler, flags
+        With what.
+    more
+        Source behind that of the stream.
 
     Raises
     ------
@@ -85,7 +110,7 @@ def compile_library(out: Path, compiler: str, flags: Sequence[str] = LIBRARY_FLA
     with atomic(out) as temporary:
         code = temporary.with_suffix(".c")
         try:
-            code.write_text(source())
+            code.write_text(source() + more)
             command = [compiler, *FLAGS, *flags, "-I", str(SOURCE), str(code), "-o", str(temporary)]
             done = subprocess.run(command, capture_output=True, text=True)
         except OSError as error:

@@ -21,6 +21,10 @@ from enhance.native.build import compile_library, find_compiler, source, target
 SUFFIX = ".bin"
 """Of weights for plain C: ``NAME.int8.bin`` stands beside ``NAME.int8.onnx``."""
 
+NO_COMPILER = (
+    "no C compiler found (clang, gcc or cc); install one, or pip install 'enhance[native]'"
+)
+
 _SIGNATURES: dict[str, tuple[Any, str]] = {
     "refusal": (ctypes.c_char_p, "pn"),
     "size": (ctypes.c_size_t, "pn"),
@@ -72,8 +76,7 @@ def build_library(*, quiet: bool = False) -> Path:
     path, compiler = library_path(), find_compiler()
     if path is None or compiler is None:
         raise EnhanceError(
-            "engine native: no C compiler found (clang, gcc or cc); install one, or name a "
-            "library that was compiled elsewhere"
+            f"engine native: {NO_COMPILER}, or name a library that was compiled elsewhere"
         )
     if not path.is_file():
         if not quiet:
