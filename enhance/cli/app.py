@@ -85,7 +85,8 @@ def run(
         typer.Option(
             metavar="auto|onnx|native",
             help="What computes: ONNX Runtime, or plain C, which is compiled at its first use; "
-            "auto takes plain C where it was compiled and the model has weights for it.",
+            "auto takes plain C where the model has weights for it and it was compiled, or "
+            "enhance[native] is installed.",
         ),
     ] = "auto",
     quiet: Quiet = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -55,9 +56,24 @@ def source() -> str:
 
 
 def find_compiler() -> str | None:
-    """A C compiler of this machine: $CC, or the first of `COMPILERS` that is installed."""
+    """A C compiler of this machine: $CC, the first of `COMPILERS` that is installed, or `zig`."""
     named = os.environ.get("CC")
-    return shutil.which(named) if named else next(filter(None, map(shutil.which, COMPILERS)), None)
+    if named:
+        return shutil.which(named)
+    return next(filter(None, map(shutil.which, COMPILERS)), None) or zig()
+
+
+def zig() -> str | None:
+    """The compiler that ``pip install 'enhance[native]'`` brings: Zig, which holds clang."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        return None
+    return shutil.which("zig", path=str(Path(spec.origin).parent))
+
+
+def command_of(compiler: str) -> list[str]:
+    """The words that call a compiler for C."""
+    return [compiler, "cc"] if Path(compiler).stem == "zig" else [compiler]
 
 
 def target(compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> str:
@@ -68,7 +84,7 @@ def target(compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> str:
     EnhanceError
         If it cannot be run.
     """
-    command = [compiler, *FLAGS, *flags, "-E", "-dM", "-x", "c", os.devnull]
+    command = [*command_of(compiler), *FLAGS, *flags, "-E", "-dM", "-x", "c", os.devnull]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
@@ -111,7 +127,8 @@ def compile_library(
         code = temporary.with_suffix(".c")
         try:
             code.write_text(source() + more)
-            command = [compiler, *FLAGS, *flags, "-I", str(SOURCE), str(code), "-o", str(temporary)]
+            command = [*command_of(compiler), *FLAGS, *flags, "-I", str(SOURCE)]
+            command += [str(code), "-o", str(temporary)]
             done = subprocess.run(command, capture_output=True, text=True)
         except OSError as error:
             raise EnhanceError(f"{compiler}: cannot be run ({error})") from error
