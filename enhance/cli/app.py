@@ -85,7 +85,8 @@ def run(
         typer.Option(
             metavar="auto|onnx|native",
             help="What computes: ONNX Runtime, or plain C, which is compiled at its first use; "
-            "auto takes plain C where it was compiled and the model has weights for it.",
+            "auto takes plain C where the model has weights for it and it was compiled, or "
+            "enhance[native] is installed.",
         ),
     ] = "auto",
     quiet: Quiet = False,
@@ -98,8 +99,9 @@ def run(
     The output has the input's length, rate and channels, and is aligned with it to the sample.
     """
     if "-" in (str(source), str(target)):
-        settings = streams.Settings(model, num_threads, strength, atten_limit, bandwidth)
-        streams.run_piped(source, target, settings, force=force)
+        chosen = cast(Any, engine)  # what is none of them is refused there
+        settings = streams.Settings(model, num_threads, strength, atten_limit, bandwidth, chosen)
+        streams.run_piped(source, target, settings, force=force, verbose=verbose)
         return
     from enhance.device.clean import run_path
 
@@ -111,7 +113,7 @@ def run(
         num_threads=num_threads,
         strength=strength,
         atten_limit=atten_limit,
-        engine=cast(Any, engine),  # what is none of them is refused there
+        engine=cast(Any, engine),
         bandwidth=bandwidth,
         quiet=quiet,
         verbose=verbose,
@@ -235,6 +237,12 @@ def export(
     sherpa: Annotated[
         bool, typer.Option("--sherpa", help="Write an ONNX file for sherpa-onnx (as GTCRN).")
     ] = False,
+    ladspa: Annotated[
+        Path | None,
+        typer.Option(
+            "--ladspa", metavar="DIR", help="Compile a LADSPA plug-in, of a run or model."
+        ),
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="And one with int8 arithmetic.")] = False,
     int8_weights: Annotated[
         bool, typer.Option("--int8-weights", help="And one with int8 weights, float arithmetic.")
@@ -260,10 +268,20 @@ def export(
     A model of mode concat cannot stream, its teacher looks ahead: --offline puts both in one file.
     The certificate proves on real clips that the file equals the trained model.
     """
+    if ladspa is not None:
+        from enhance.cli.plugin import write_plugin
+
+        if onnx or offline or sherpa or int8_weights or require_faster or c is not None:
+            raise EnhanceError("enhance export: --ladspa goes with --int8; leave the others out")
+        write_plugin(
+            checkpoint, ladspa, int8=int8, clips=clips, licence=licence, force=force, quiet=quiet
+        )
+        return
     require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
     if not onnx and not offline and not sherpa and c is None:
         raise EnhanceError(
-            "enhance export: name a format: --onnx (a stream), --c DIR, --sherpa or --offline"
+            "enhance export: name a format: --onnx (a stream), --c DIR, --ladspa DIR, --sherpa or "
+            "--offline"
         )
     if offline and (onnx or c or sherpa or int8 or int8_weights or require_faster):
         raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
