@@ -1,0 +1,143 @@
+"""One file of HTML with a model in it, and the weights that the npm package loads.
+
+The page is put together from the modules in ``source/``, which are those of the package: their
+imports and exports are left out, WebAssembly and weights stand in it as base64. It asks nothing of
+any network.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from enhance.device.hub import MODELS, shipped_models
+from enhance.errors import EnhanceError
+from enhance.files import atomic_folder, temporary_folder
+from enhance.native.library import read_metadata
+from export.web.wasm import WASM, WEB
+
+PAGE = "index.html"
+
+_MODULES = (
+    "worklet.js",
+    "index.js",
+    "spectrogram.js",
+    "recording.js",
+    "microphone.js",
+    "page.js",
+)
+"""In the order of their imports."""
+
+
+def export_page(
+    model: Path | str,
+    folder: Path | str,
+    *,
+    fp32: bool = False,
+    clips: Path | str | None = None,
+    licence: str = "",
+    force: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Write a folder with a page that enhances microphone and recordings, offline.
+
+    Parameters
+    ----------
+    model
+        Run or checkpoint folder, or the name of a shipped model.
+    folder
+        Made whole or not at all: ``index.html``, which needs no other file; and for pages of one's
+        own (``web/README.md``) the weights with their certificate, ``enhance.int8.bin`` or, with
+        ``fp32``, ``enhance.bin``.
+    clips, licence, force, quiet
+        As for `export.native.folder.export_native`, which makes the weights of a run.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    EnhanceError
+        If the model cannot be used, or has no such weights, or the folder is there already and
+        ``force`` is not set.
+    """
+    folder = Path(folder)
+    with atomic_folder(folder, force=force) as whole, temporary_folder() as made:
+        if str(model) in shipped_models():
+            weights = _shipped(str(model), fp32)
+            name, beside = str(model), weights.with_name(f"{weights.name}.certificate.json")
+        else:
+            from export.native.folder import export_native
+
+            export_native(
+                model, made, int8=not fp32, clips=clips, licence=licence, force=True, quiet=quiet
+            )
+            weights = made / ("enhance.bin" if fp32 else "enhance.int8.bin")
+            name, beside = Path(model).resolve().name, weights.with_suffix(".certificate.json")
+        target = whole / ("enhance.bin" if fp32 else "enhance.int8.bin")
+        shutil.copyfile(weights, target)
+        shutil.copyfile(beside, target.with_suffix(".certificate.json"))
+        text = page(name, weights.read_bytes())
+        (whole / PAGE).write_text(text, "utf-8")
+    if not quiet:
+        print(f"{folder / PAGE}: {len(text.encode()) / 1e6:.2f} MB", file=sys.stderr)
+    return folder / PAGE
+
+
+def _shipped(name: str, fp32: bool) -> Path:
+    weights = MODELS / f"{name}.int8.bin"
+    if fp32 or not weights.is_file():
+        kind = "fp32" if fp32 else "int8"
+        raise EnhanceError(f"{name}: is not shipped with {kind} weights for plain C; name a run")
+    return weights
+
+
+def page(name: str, weights: bytes) -> str:
+    """The page of a model by its name and weights.
+
+    Raises
+    ------
+    EnhanceError
+        If the weights have no metadata.
+    """
+    about, _ = read_metadata(weights, Path(name))
+    licence = about.get("licence", "unknown")
+    facts = {
+        "name": html.escape(name),
+        "size": f"{len(weights) / 1e6:.2f} MB",
+        "about": html.escape(f"Made by {about.get('producer', 'enhance')}; weights: {licence}."),
+        "style": (WEB / "page.css").read_text("utf-8").strip(),
+        "wasm": base64.b64encode(WASM.read_bytes()).decode(),
+        "weights": base64.b64encode(weights).decode(),
+        "worklet": (WEB / "worklet.js").read_text("utf-8"),
+        "script": "\n".join(plain((WEB / module).read_text("utf-8")) for module in _MODULES),
+    }
+    frame = (WEB / "page.html").read_text("utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda field: facts[field[1]], frame)
+
+
+def plain(module: str) -> str:
+    """A module without its imports and exports, to stand in one script with what it imports."""
+    module = re.sub(r"^import .*;\n", "", module, flags=re.M)
+    return re.sub(r"^export (?=(async )?function|class|const)", "", module, flags=re.M)
+
+
+def package(folder: Path) -> None:
+    """What the npm package ships: modules, WebAssembly, and the default model.
+
+    ``python -m export.web.page FOLDER``, which ``npm pack`` calls.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (*(WEB / name for name in ("index.js", "index.d.ts", "worklet.js")), WASM):
+        shutil.copyfile(path, folder / path.name)
+    shutil.copyfile(_shipped("default", fp32=False), folder / "default.int8.bin")
+
+
+if __name__ == "__main__":
+    package(Path(sys.argv[1]))
