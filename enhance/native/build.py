@@ -1,4 +1,4 @@
-"""Compile the plain C network: into one source file, and into a shared library for this machine."""
+"""Compile plain C, the network and the stream around it: into one source file, and into a shared library for this machine."""
 
 from __future__ import annotations
 
@@ -30,27 +30,26 @@ COMPILERS = ("clang", "gcc", "cc")
 """Tried in this order; clang's code was the faster one."""
 
 
-def header() -> str:
-    """The C header, `enhance.h`."""
-    return (SOURCE / "enhance.h").read_text()
+HEADERS = ("enhance.h", "stream.h")
+"""What a program includes; they lie in `SOURCE`."""
 
 
 def source() -> str:
-    """The C source as one file, `enhance.c`, which includes `enhance.h` alone."""
-    seen = {"enhance.h"}
+    """The C source as one file, `enhance.c`, which includes `HEADERS` alone."""
+    seen = set(HEADERS)
 
     def inlined(name: str) -> str:
         lines = []
         for line in (SOURCE / name).read_text().splitlines():
             part = re.fullmatch(r'#include "(.+)"', line)
-            if part is None or part[1] == "enhance.h":
+            if part is None or part[1] in HEADERS:
                 lines.append(line)
             elif part[1] not in seen:
                 seen.add(part[1])
                 lines.append(inlined(part[1]))
         return "\n".join(lines)
 
-    return inlined("enhance.c") + "\n"
+    return inlined("enhance.c") + "\n" + inlined("stream.c") + "\n"
 
 
 def find_compiler() -> str | None:

@@ -17,7 +17,7 @@ import numpy as np
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, is_folder, kind_of, temporary_folder, write_json
-from enhance.native.build import FLAGS, SOURCE, header, source
+from enhance.native.build import FLAGS, HEADERS, SOURCE, source
 from enhance.native.library import build_library
 from enhance.network.checkpoint import load_model, read_info
 from enhance.parallel import torch_threads
@@ -55,9 +55,9 @@ def export_native(
     checkpoint
         Run or checkpoint folder.
     folder
-        Made if absent: ``enhance.h``, ``enhance.c``, ``README.md``; ``enhance.bin``, the same as an
-        array in ``enhance_weights.c``, and ``enhance.certificate.json``; with ``int8`` these three
-        once more (``enhance.int8.bin``, ...).
+        Made if absent: ``enhance.h``, ``stream.h``, ``enhance.c``, ``README.md``; ``enhance.bin``,
+        the same as an array in ``enhance_weights.c``, and ``enhance.certificate.json``; with
+        ``int8`` these three once more (``enhance.int8.bin``, ...).
     int8
         Make int8 weights too.
     clips, clip_count, bounds, licence, force, quiet
@@ -175,9 +175,8 @@ def _refuse_place(folder: Path, force: bool) -> None:
 def _write(folder: Path, proven: list[tuple[str, bytes, dict[str, Any]]]) -> list[Artefact]:
     folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, Callable[[], str]] = {
-        "enhance.h": header,
+        **{name: (SOURCE / name).read_text for name in (*HEADERS, "README.md")},
         "enhance.c": source,
-        "README.md": (SOURCE / "README.md").read_text,
     }
     for name, text in texts.items():
         with atomic(folder / name) as temporary:

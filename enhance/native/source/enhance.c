@@ -3,19 +3,12 @@
 #define VERSION "1"
 
 /* The frame: the overlap heard before and the new hop, under the window, zeros up to the transform;
- * its spectrum. Samples below 1e-15 count as 0: where a processor is slow on the tiniest numbers,
- * none come up. */
+ * its spectrum. */
 static void analyse(enhance *e, const float *in) {
     size_t O = e->overlap;
     float *frame = e->frame;
     memcpy(frame, e->heard, O * sizeof *frame);
-    for (size_t i = 0; i < e->hop; i++) {
-        float x = in[i];
-        float size = x < 0.0f ? -x : x;
-        if (!(size > 1e-15f)) x = 0.0f; /* or not a number */
-        if (size > 1e6f) x = x < 0.0f ? -1e6f : 1e6f;
-        frame[O + i] = x;
-    }
+    for (size_t i = 0; i < e->hop; i++) frame[O + i] = without_trace(bounded(in[i]));
     memcpy(e->heard, frame + e->hop, O * sizeof *frame);
     for (size_t i = 0; i < e->window; i++) frame[i] *= e->taper[i];
     for (size_t i = e->window; i < e->transform.samples; i++) frame[i] = 0.0f;
@@ -153,13 +146,6 @@ static int rounds_products(void) {
 const char *enhance_refusal(const void *weights, size_t bytes) {
     enhance model;
     return read_weights(&model, weights, bytes);
-}
-
-/* The struct, then what `lay_out` lays out, each at a multiple of 64 bytes. */
-static size_t room(enhance *model) {
-    arena count = {NULL, 0};
-    lay_out(model, &count);
-    return up(sizeof *model, 64) + (size_t)count.used * sizeof(float);
 }
 
 size_t enhance_size(const void *weights, size_t bytes) {

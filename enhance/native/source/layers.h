@@ -4,6 +4,15 @@
 #define ENHANCE_LAYERS_H
 #include "read.h"
 
+/* A sample as it may be: a number, not far beyond full scale. */
+INLINE float bounded(float x) {
+    if (!(x >= -1e6f)) return x < 0.0f ? -1e6f : 0.0f; /* or not a number */
+    return x > 1e6f ? 1e6f : x;
+}
+
+/* Samples below 1e-15 as 0: where a processor is slow on the tiniest numbers, none come up. */
+INLINE float without_trace(float x) { return x > 1e-15f || x < -1e-15f ? x : 0.0f; }
+
 /* (rows, columns) -> (columns, rows), rows of the source `stride` apart. */
 static void transpose(const float *x, size_t rows, size_t columns, size_t stride, float *y) {
     for (size_t c = 0; c < columns; c++)

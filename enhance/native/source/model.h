@@ -148,4 +148,11 @@ static void lay_out(enhance *e, arena *a) {
     e->bytes = (uint8_t *)piece(a, (bytes + 64) / 4 + 16);
     align(a);
 }
+
+/* Bytes of a stream: the struct, then what `lay_out` lays out, each at a multiple of 64 bytes. */
+static size_t room(enhance *model) {
+    arena count = {NULL, 0};
+    lay_out(model, &count);
+    return up(sizeof *model, 64) + (size_t)count.used * sizeof(float);
+}
 #endif

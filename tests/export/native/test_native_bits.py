@@ -29,6 +29,9 @@ CHOSEN = (
     "two paths, attention, lstm",
 )
 
+STREAMS = ((48000, 100), (44100, 1), (11025, 333), (16001, 64))
+"""Rates, the last with more phases than there are taps for, and pieces."""
+
 
 @cache
 def cases() -> list[tuple[bytes, np.ndarray]]:
@@ -63,6 +66,10 @@ def outputs(command: list[str | Path], folder: Path, instructions: str) -> list[
         said, out = run_driver(command, folder, weights, wave)
         assert said == instructions
         found.append(out)
+    weights, wave = cases()[0]
+    longer = np.tile(wave, 4)  # than what a stream is late by
+    for stream in STREAMS:
+        found.append(run_driver(command, folder, weights, longer, stream)[1])
     return found
 
 
@@ -122,6 +129,7 @@ def test_wasm_gives_the_same_bits_without_any_library(
 ) -> None:
     (tmp_path / "enhance.c").write_text(source())
     names = ("size", "open", "hop", "process", "instructions")
+    names += ("stream_size", "stream_open", "stream_process")
     exports = [f"-Wl,--export=enhance_{name}" for name in names]
     flags = ["--target=wasm32", "-msimd128", "-mbulk-memory", "-O1", "-Wall", "-Werror"]
     link = ["-nostdlib", "-Wl,--no-entry", "-Wl,--export=__heap_base", *exports]

@@ -15,7 +15,7 @@ from tiny_native import need, noise, snr_db
 from enhance.device.clean import run_path
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
-from enhance.native.build import FLAGS, find_compiler
+from enhance.native.build import FLAGS, HEADERS, find_compiler
 from enhance.network.checkpoint import CheckpointInfo
 from export.certificate import Bounds
 from export.graph.step import save, step_graph
@@ -140,7 +140,7 @@ def test_the_exported_folder_compiles_and_is_certified(
     made = export_native(
         checkpoint, out, int8=True, clips=pairs, clip_count=3, bounds=bounds, quiet=True
     )
-    names = {"enhance.h", "enhance.c", "README.md", "enhance_weights.c", "enhance_weights_int8.c"}
+    names = {*HEADERS, "enhance.c", "README.md", "enhance_weights.c", "enhance_weights_int8.c"}
     for artefact in made:
         names |= {artefact.path.name, artefact.certificate_path.name}
     assert {path.name for path in out.iterdir()} == names

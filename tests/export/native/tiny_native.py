@@ -92,13 +92,17 @@ def compile_driver(folder: Path, compiler: str, flags: Sequence[str]) -> Path:
 
 
 def run_driver(
-    command: Sequence[str | Path], folder: Path, weights: bytes, wave: np.ndarray
+    command: Sequence[str | Path],
+    folder: Path,
+    weights: bytes,
+    wave: np.ndarray,
+    stream: Sequence[int] = (),
 ) -> tuple[str, np.ndarray]:
-    """What the driver printed, and the enhanced samples."""
+    """What the driver printed, and the enhanced samples; of a stream with (rate, piece)."""
     (folder / "weights.bin").write_bytes(weights)
     wave.tofile(folder / "in.f32")
     names = [folder / name for name in ("weights.bin", "in.f32", "out.f32")]
-    done = subprocess.run([*command, *names], capture_output=True, text=True)
+    done = subprocess.run([*command, *names, *map(str, stream)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip(), np.fromfile(folder / "out.f32", np.float32)
 
@@ -106,4 +110,5 @@ def run_driver(
 def snr_db(reference: np.ndarray, other: np.ndarray) -> float:
     """Energy of the reference over that of the difference."""
     difference = np.sum(np.square(reference - other, dtype=np.float64))
-    return float(10 * np.log10(np.sum(np.square(reference, dtype=np.float64)) / difference))
+    energy = np.sum(np.square(reference, dtype=np.float64))
+    return float(10 * np.log10(energy / max(difference, 1e-100)))
