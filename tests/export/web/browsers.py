@@ -97,8 +97,11 @@ class Socket:
 class Chromium:
     """One page."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, folder: Path) -> None:
         self._socket = Socket(url)
+        self._socket.call(
+            "Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder)
+        )
 
     def open(self, url: str) -> None:
         self._socket.call("Page.enable")
@@ -248,12 +251,10 @@ def chromium(folder: Path, *flags: str) -> Iterator[Chromium]:
     ]  # fmt: skip
     with started(command, folder, r"DevTools listening on (ws://\S+)") as whole:
         place = urllib.parse.urlsplit(whole).netloc
-        saving = {"behavior": "allow", "downloadPath": str(folder)}
-        Socket(whole).call("Browser.setDownloadBehavior", **saving)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{place}/json/list") as answer:
             pages = [page for page in json.load(answer) if page["type"] == "page"]
-        yield Chromium(pages[0]["webSocketDebuggerUrl"])
+        yield Chromium(pages[0]["webSocketDebuggerUrl"], folder)
 
 
 @contextlib.contextmanager
