@@ -221,7 +221,11 @@ def snapshot(
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path | None, typer.Argument(help="Run or checkpoint folder.  [default: the newest run]")
+        Path | None,
+        typer.Argument(
+            help="Run or checkpoint folder; for --web also a shipped model's name.  "
+            "[default: the newest run]"
+        ),
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write a streaming ONNX file.")] = False,
     offline: Annotated[
@@ -235,6 +239,11 @@ def export(
     sherpa: Annotated[
         bool, typer.Option("--sherpa", help="Write an ONNX file for sherpa-onnx (as GTCRN).")
     ] = False,
+    web: Annotated[
+        Path | None,
+        typer.Option("--web", metavar="DIR", help="Write a folder with a page that enhances, int8."),
+    ] = None,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Float weights for --web.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="And one with int8 arithmetic.")] = False,
     int8_weights: Annotated[
         bool, typer.Option("--int8-weights", help="And one with int8 weights, float arithmetic.")
@@ -255,16 +264,28 @@ def export(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export one ONNX file and its certificate, or plain C.
+    """Export one ONNX file and its certificate, plain C, or a page.
 
     A model of mode concat cannot stream, its teacher looks ahead: --offline puts both in one file.
     The certificate proves on real clips that the file equals the trained model.
     """
+    if web is not None:
+        if onnx or offline or c or sherpa or int8_weights or require_faster or out:
+            raise EnhanceError("enhance export: --web goes with --fp32; leave the others out")
+        from enhance.cli.web import export_web
+
+        export_web(
+            checkpoint, web, fp32=fp32, clips=clips, licence=licence, force=force, quiet=quiet
+        )
+        return
     require("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
     if not onnx and not offline and not sherpa and c is None:
         raise EnhanceError(
-            "enhance export: name a format: --onnx (a stream), --c DIR, --sherpa or --offline"
+            "enhance export: name a format: --onnx (a stream), --c DIR, --web DIR, --sherpa or "
+            "--offline"
         )
+    if fp32:
+        raise EnhanceError("enhance export: --fp32 goes with --web DIR")
     if offline and (onnx or c or sherpa or int8 or int8_weights or require_faster):
         raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
     if sherpa and (onnx or int8_weights or require_faster):

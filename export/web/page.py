@@ -13,14 +13,18 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
-from enhance.device.hub import MODELS, shipped_models
+from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
-from enhance.files import atomic_folder, temporary_folder
-from enhance.native.library import read_metadata
+from enhance.files import atomic_folder, is_file, is_folder, temporary_folder
+from enhance.native.library import SUFFIX, read_metadata
 from export.web.wasm import WASM, WEB
 
 PAGE = "index.html"
+
+_FILES = {False: "enhance.int8.bin", True: "enhance.bin"}
+"""Weights by whether they are fp32."""
 
 _MODULES = (
     "worklet.js",
@@ -48,7 +52,8 @@ def export_page(
     Parameters
     ----------
     model
-        Run or checkpoint folder, or the name of a shipped model.
+        Run or checkpoint folder; or a model as `enhance.device.hub.find_model` has them, with its
+        weights for plain C beside it, as shipped models have them.
     folder
         Made whole or not at all: ``index.html``, which needs no other file; and for pages of one's
         own (``web/README.md``) the weights with their certificate, ``enhance.int8.bin`` or, with
@@ -69,32 +74,37 @@ def export_page(
     """
     folder = Path(folder)
     with atomic_folder(folder, force=force) as whole, temporary_folder() as made:
-        if str(model) in shipped_models():
-            weights = _shipped(str(model), fp32)
-            name, beside = str(model), weights.with_name(f"{weights.name}.certificate.json")
-        else:
+        if is_folder(model):
             from export.native.folder import export_native
 
-            export_native(
-                model, made, int8=not fp32, clips=clips, licence=licence, force=True, quiet=quiet
-            )
-            weights = made / ("enhance.bin" if fp32 else "enhance.int8.bin")
-            name, beside = Path(model).resolve().name, weights.with_suffix(".certificate.json")
-        target = whole / ("enhance.bin" if fp32 else "enhance.int8.bin")
-        shutil.copyfile(weights, target)
-        shutil.copyfile(beside, target.with_suffix(".certificate.json"))
-        text = page(name, weights.read_bytes())
+            how: dict[str, Any] = {"clips": clips, "licence": licence, "quiet": quiet}
+            export_native(model, made, int8=not fp32, force=True, **how)
+            weights, name = made / _FILES[fp32], Path(model).resolve().name
+            proof = weights.with_suffix(".certificate.json")
+        else:
+            weights, name = _beside(model, fp32), Path(model).name
+            proof = weights.with_name(f"{weights.name}.certificate.json")
+        data = weights.read_bytes()
+        text = page(name, data)
         (whole / PAGE).write_text(text, "utf-8")
+        (whole / _FILES[fp32]).write_bytes(data)
+        if is_file(proof):
+            shutil.copyfile(proof, (whole / _FILES[fp32]).with_suffix(".certificate.json"))
     if not quiet:
         print(f"{folder / PAGE}: {len(text.encode()) / 1e6:.2f} MB", file=sys.stderr)
     return folder / PAGE
 
 
-def _shipped(name: str, fp32: bool) -> Path:
-    weights = MODELS / f"{name}.int8.bin"
-    if fp32 or not weights.is_file():
-        kind = "fp32" if fp32 else "int8"
-        raise EnhanceError(f"{name}: is not shipped with {kind} weights for plain C; name a run")
+def _beside(model: Path | str, fp32: bool) -> Path:
+    """Weights for plain C beside a model's ONNX file."""
+    weights = find_model(model).with_suffix(SUFFIX)
+    if fp32:
+        raise EnhanceError(f"{model}: is quantized; --fp32 needs the run that it was made of")
+    if not is_file(weights):
+        raise EnhanceError(
+            f"{model}: has no weights for plain C beside it ({weights.name}); name the run, or "
+            "export them with: enhance export --c"
+        )
     return weights
 
 
@@ -136,7 +146,7 @@ def package(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in (*(WEB / name for name in ("index.js", "index.d.ts", "worklet.js")), WASM):
         shutil.copyfile(path, folder / path.name)
-    shutil.copyfile(_shipped("default", fp32=False), folder / "default.int8.bin")
+    shutil.copyfile(_beside("default", fp32=False), folder / "default.int8.bin")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ function meter(which, analyser) {
   bar.firstElementChild.style.width = `${((shown + 60) / 60) * 100}%`;
   bar.setAttribute("aria-valuenow", shown);
   bar.setAttribute("aria-valuetext", text);
-  $(`level-${which}`).textContent = text;
+  $(`level-${which}`).textContent = analyser ? text : "–";
 }
 
 /** As often as the screen is drawn. */
@@ -124,7 +124,7 @@ async function load(file) {
   $("transport").hidden = false;
   $("monitor-row").hidden = true;
   document.body.classList.add("playable");
-  facts({ factor: took / before.duration, underruns: null, delay: 0, rate: before.sampleRate });
+  facts({ factor: took / before.duration, underruns: null, delay: null, rate: before.sampleRate });
   change();
   say(`${file.name}: ${seconds(before.duration)} enhanced in ${seconds(took)}. Switch Enhance off and on while it plays.`);
 }

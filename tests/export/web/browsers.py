@@ -68,7 +68,8 @@ class Socket:
     def send(self, text: str) -> None:
         data, mask = text.encode(), os.urandom(4)
         size = len(data)
-        head = bytes([0x81, 0x80 | size]) if size < 126 else struct.pack("!BBQ", 0x81, 0xFF, size)
+        assert size < 1 << 16, "needs a longer head"
+        head = bytes([0x81, 0x80 | size]) if size < 126 else struct.pack("!BBH", 0x81, 0xFE, size)
         pattern = mask * (size // 4 + 1)
         self._socket.sendall(head + mask + bytes(a ^ b for a, b in zip(data, pattern, strict=False)))
 
