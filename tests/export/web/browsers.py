@@ -99,6 +99,8 @@ class Chromium:
     """One page."""
 
     def __init__(self, url: str, folder: Path) -> None:
+        self.folder = folder
+        """Where it saves."""
         self._socket = Socket(url)
         self._socket.call(
             "Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder)
@@ -108,11 +110,6 @@ class Chromium:
         self._socket.call("Page.enable")
         self._socket.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
-
-    def before_scripts(self, script: str) -> None:
-        """Run a script in each page that is opened from now on, before its own."""
-        self._socket.call("Page.enable")
-        self._socket.call("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression, waited for if it is a promise."""
@@ -140,6 +137,15 @@ class Chromium:
         self._socket.call("Input.dispatchKeyEvent", type="keyDown", **facts, **text)
         self._socket.call("Input.dispatchKeyEvent", type="keyUp", **facts)
 
+    def accessible(self) -> list[dict[str, str]]:
+        """What a screen reader is told: role and name of each thing."""
+        nodes = self._socket.call("Accessibility.getFullAXTree")["nodes"]
+        return [
+            {key: str(node.get(key, {}).get("value", "")) for key in ("role", "name")}
+            for node in nodes
+            if not node["ignored"]
+        ]
+
     def screenshot(self, path: Path, width: int, height: int, dark: bool = False) -> None:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._socket.call("Emulation.setEmulatedMedia", features=[scheme])
@@ -157,7 +163,9 @@ class Chromium:
 class Firefox:
     """One page."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, folder: Path) -> None:
+        self.folder = folder
+        """Where it saves."""
         self._socket = Socket(url)
         self._socket.call("session.new", capabilities={})
         tree = self._socket.call("browsingContext.getTree")
@@ -271,4 +279,4 @@ def firefox(folder: Path) -> Iterator[Firefox]:
         "--remote-debugging-port", "0", "about:blank",
     ]  # fmt: skip
     with started(command, folder, r"WebDriver BiDi listening on (ws://\S+)") as place:
-        yield Firefox(f"{place}/session")
+        yield Firefox(f"{place}/session", folder)
