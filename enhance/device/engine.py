@@ -16,13 +16,13 @@ import numpy as np
 
 from enhance.audio.samples import RATES, whole_number
 from enhance.errors import EnhanceError
-from enhance.native.library import SUFFIX, NativeEngine, installed_library
+from enhance.native.library import SUFFIX, NativeEngine, automatic_library
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Choice = Literal["onnx", "native", "auto"]
-"""Which engine: this one, or plain C where it is compiled and the model has weights for it."""
+"""Which engine: this one, or plain C where it is installed and the model has weights for it."""
 
 Shapes = dict[str, tuple[tuple[int, ...], Any]]
 """Name -> shape and type of each state."""
@@ -95,7 +95,7 @@ def open_engine(
     weights = path if path.suffix == SUFFIX else path.with_suffix(SUFFIX)
     shared = None if library is None else Path(library)
     if choice == "auto" and shared is None:
-        shared = installed_library() if weights.is_file() else None
+        shared = automatic_library() if weights.is_file() else None
         choice = "onnx" if shared is None else "native"
     if choice == "onnx":
         if path.suffix == SUFFIX:

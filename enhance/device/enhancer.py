@@ -52,8 +52,9 @@ class Enhancer:
         as attributes, and then hold from the next hop on.
     engine
         What computes: ``"onnx"``, ONNX Runtime; ``"native"``, plain C, with the weights beside
-        the ONNX file, compiled where it was not yet; ``"auto"``, plain C where it was compiled
-        already and the model has weights for it, else ONNX Runtime.
+        the ONNX file, compiled where it was not yet; ``"auto"``, plain C where the model has
+        weights for it and it was compiled already or ``enhance[native]`` is installed, else ONNX
+        Runtime.
     library
         Shared library of plain C; None for the one that is compiled here.
     bandwidth

@@ -1,13 +1,16 @@
-"""Compile plain C, the network and the stream around it: into one source file, and into a shared library for this machine."""
+"""Compile the plain C: into one source file, and into a shared library for this machine."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from enhance.errors import EnhanceError
 from enhance.files import atomic
@@ -53,9 +56,24 @@ def source() -> str:
 
 
 def find_compiler() -> str | None:
-    """A C compiler of this machine: $CC, or the first of `COMPILERS` that is installed."""
+    """A C compiler of this machine: $CC, the first of `COMPILERS` that is installed, or `zig`."""
     named = os.environ.get("CC")
-    return shutil.which(named) if named else next(filter(None, map(shutil.which, COMPILERS)), None)
+    if named:
+        return shutil.which(named)
+    return next(filter(None, map(shutil.which, COMPILERS)), None) or zig()
+
+
+def zig() -> str | None:
+    """The compiler that ``pip install 'enhance[native]'`` brings: Zig, which holds clang."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        return None
+    return shutil.which("zig", path=str(Path(spec.origin).parent))
+
+
+def command_of(compiler: str) -> list[str]:
+    """The words that call a compiler for C."""
+    return [compiler, "cc"] if Path(compiler).stem == "zig" else [compiler]
 
 
 def target(compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> str:
@@ -66,15 +84,38 @@ def target(compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> str:
     EnhanceError
         If it cannot be run.
     """
-    command = [compiler, *FLAGS, *flags, "-E", "-dM", "-x", "c", os.devnull]
+    command = [*command_of(compiler), *FLAGS, *flags, "-E", "-dM", "-x", "c", os.devnull]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise EnhanceError(f"{compiler}: cannot be run ({error})") from error
 
 
-def compile_library(out: Path, compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> Path:
+def as_array(data: bytes, name: str) -> str:
+    """Weights as C source: an array of words and its size in bytes."""
+    words = np.frombuffer(data, "<u4")
+    rows = [", ".join(map(hex, words[i : i + 12].tolist())) for i in range(0, len(words), 12)]
+    return (
+        "#include <stddef.h>\n\n"
+        f"extern const unsigned int {name}[];\nextern const size_t {name}_size;\n\n"
+        f"_Alignas(64) const unsigned int {name}[] = {{\n" + ",\n".join(rows) + "\n};\n"
+        f"const size_t {name}_size = sizeof {name};\n"
+    )
+
+
+def compile_library(
+    out: Path, compiler: str, flags: Sequence[str] = LIBRARY_FLAGS, more: str = ""
+) -> Path:
     """Compile the shared library, whole or not at all.
+
+    Parameters
+    ----------
+    out
+        Where.
+    compiler, flags
+        With what.
+    more
+        Source behind that of the stream.
 
     Raises
     ------
@@ -85,8 +126,9 @@ def compile_library(out: Path, compiler: str, flags: Sequence[str] = LIBRARY_FLA
     with atomic(out) as temporary:
         code = temporary.with_suffix(".c")
         try:
-            code.write_text(source())
-            command = [compiler, *FLAGS, *flags, "-I", str(SOURCE), str(code), "-o", str(temporary)]
+            code.write_text(source() + more)
+            command = [*command_of(compiler), *FLAGS, *flags, "-I", str(SOURCE)]
+            command += [str(code), "-o", str(temporary)]
             done = subprocess.run(command, capture_output=True, text=True)
         except OSError as error:
             raise EnhanceError(f"{compiler}: cannot be run ({error})") from error

@@ -16,10 +16,14 @@ import numpy as np
 
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder
-from enhance.native.build import compile_library, find_compiler, source, target
+from enhance.native.build import compile_library, find_compiler, source, target, zig
 
 SUFFIX = ".bin"
 """Of weights for plain C: ``NAME.int8.bin`` stands beside ``NAME.int8.onnx``."""
+
+NO_COMPILER = (
+    "no C compiler found (clang, gcc or cc); install one, or pip install 'enhance[native]'"
+)
 
 _SIGNATURES: dict[str, tuple[Any, str]] = {
     "refusal": (ctypes.c_char_p, "pn"),
@@ -72,14 +76,25 @@ def build_library(*, quiet: bool = False) -> Path:
     path, compiler = library_path(), find_compiler()
     if path is None or compiler is None:
         raise EnhanceError(
-            "engine native: no C compiler found (clang, gcc or cc); install one, or name a "
-            "library that was compiled elsewhere"
+            f"engine native: {NO_COMPILER}, or name a library that was compiled elsewhere"
         )
     if not path.is_file():
         if not quiet:
             print(f"compiling the native step with {compiler} (once)", file=sys.stderr)
         compile_library(path, compiler)
     return path
+
+
+def automatic_library() -> Path | None:
+    """The library where it was built already; it is built where ``enhance[native]`` is installed.
+
+    Where it cannot be built, standard error says why.
+    """
+    try:
+        return build_library() if zig() else installed_library()
+    except (EnhanceError, OSError) as error:
+        print(f"{error}; going on with ONNX Runtime", file=sys.stderr)
+        return None
 
 
 @cache

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, is_folder, kind_of, temporary_folder, write_json
-from enhance.native.build import FLAGS, HEADERS, SOURCE, source
+from enhance.native.build import FLAGS, HEADERS, SOURCE, as_array, source
 from enhance.native.library import build_library
 from enhance.network.checkpoint import load_model, read_info
 from enhance.parallel import torch_threads
@@ -194,15 +192,3 @@ def _write(folder: Path, proven: list[tuple[str, bytes, dict[str, Any]]]) -> lis
         write_json(beside, record)
         written.append(Artefact(path, beside, record))
     return written
-
-
-def as_array(data: bytes, name: str) -> str:
-    """Weights as C source: an array of words and its size in bytes."""
-    words = np.frombuffer(data, "<u4")
-    rows = [", ".join(map(hex, words[i : i + 12].tolist())) for i in range(0, len(words), 12)]
-    return (
-        "#include <stddef.h>\n\n"
-        f"extern const unsigned int {name}[];\nextern const size_t {name}_size;\n\n"
-        f"_Alignas(64) const unsigned int {name}[] = {{\n" + ",\n".join(rows) + "\n};\n"
-        f"const size_t {name}_size = sizeof {name};\n"
-    )

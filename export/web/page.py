@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from enhance.device.hub import find_model
+from enhance.device.hub import find_weights
 from enhance.errors import EnhanceError
 from enhance.files import atomic_folder, is_file, is_folder, temporary_folder
-from enhance.native.library import SUFFIX, read_metadata
+from enhance.native.library import read_metadata
 from export.web.wasm import WASM, WEB
 
 PAGE = "index.html"
@@ -81,8 +81,10 @@ def export_page(
             export_native(model, made, int8=not fp32, force=True, **how)
             weights, name = made / _FILES[fp32], Path(model).resolve().name
             proof = weights.with_suffix(".certificate.json")
+        elif fp32:
+            raise EnhanceError(f"{model}: --fp32 needs the run that it was made of")
         else:
-            weights, name = _beside(model, fp32), Path(model).name
+            weights, name = find_weights(model), Path(model).name
             proof = weights.with_name(f"{weights.name}.certificate.json")
         data = weights.read_bytes()
         text = page(name, data)
@@ -93,19 +95,6 @@ def export_page(
     if not quiet:
         print(f"{folder / PAGE}: {len(text.encode()) / 1e6:.2f} MB", file=sys.stderr)
     return folder / PAGE
-
-
-def _beside(model: Path | str, fp32: bool) -> Path:
-    """Weights for plain C beside a model's ONNX file."""
-    weights = find_model(model).with_suffix(SUFFIX)
-    if fp32:
-        raise EnhanceError(f"{model}: is quantized; --fp32 needs the run that it was made of")
-    if not is_file(weights):
-        raise EnhanceError(
-            f"{model}: has no weights for plain C beside it ({weights.name}); name the run, or "
-            "export them with: enhance export --c"
-        )
-    return weights
 
 
 def page(name: str, weights: bytes) -> str:
@@ -146,7 +135,7 @@ def package(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in (*(WEB / name for name in ("index.js", "index.d.ts", "worklet.js")), WASM):
         shutil.copyfile(path, folder / path.name)
-    shutil.copyfile(_beside("default", fp32=False), folder / "default.int8.bin")
+    shutil.copyfile(find_weights("default"), folder / "default.int8.bin")
 
 
 if __name__ == "__main__":

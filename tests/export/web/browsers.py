@@ -71,7 +71,9 @@ class Socket:
         assert size < 1 << 16, "needs a longer head"
         head = bytes([0x81, 0x80 | size]) if size < 126 else struct.pack("!BBH", 0x81, 0xFE, size)
         pattern = mask * (size // 4 + 1)
-        self._socket.sendall(head + mask + bytes(a ^ b for a, b in zip(data, pattern, strict=False)))
+        self._socket.sendall(
+            head + mask + bytes(a ^ b for a, b in zip(data, pattern, strict=False))
+        )
 
     def receive(self) -> str:
         data = b""
@@ -102,9 +104,7 @@ class Chromium:
         self.folder = folder
         """Where it saves."""
         self._socket = Socket(url)
-        self._socket.call(
-            "Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder)
-        )
+        self._socket.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def open(self, url: str) -> None:
         self._socket.call("Page.enable")
@@ -172,7 +172,9 @@ class Firefox:
         self._context = tree["contexts"][0]["context"]
 
     def open(self, url: str) -> None:
-        self._socket.call("browsingContext.navigate", context=self._context, url=url, wait="complete")
+        self._socket.call(
+            "browsingContext.navigate", context=self._context, url=url, wait="complete"
+        )
 
     def _evaluate(self, script: str) -> Any:
         target = {"context": self._context}
@@ -188,7 +190,9 @@ class Firefox:
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression, waited for if it is a promise."""
-        value = self._evaluate(f"(async () => JSON.stringify(await ({script})) ?? 'null')()")["value"]
+        value = self._evaluate(f"(async () => JSON.stringify(await ({script})) ?? 'null')()")[
+            "value"
+        ]
         return json.loads(value)
 
     def choose(self, selector: str, path: Path) -> None:

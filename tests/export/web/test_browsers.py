@@ -27,7 +27,9 @@ ROOT = Path(__file__).parents[3]
 READY = "document.getElementById('status').textContent === 'Ready.'"
 DONE = "document.getElementById('transport').hidden === false"
 ALERT = "document.getElementById('error').textContent"
-FACTS = "['factor', 'underruns', 'delay', 'rate'].map((id) => document.getElementById(id).textContent)"
+FACTS = (
+    "['factor', 'underruns', 'delay', 'rate'].map((id) => document.getElementById(id).textContent)"
+)
 MICROPHONE = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 
 
@@ -170,9 +172,7 @@ def test_it_plays_before_and_after_at_one_place(place: Path, chromium: Chromium)
     assert chromium.evaluate("document.getElementById('place').value") == stopped
 
 
-def test_it_is_worked_by_keys_and_every_control_has_a_name(
-    place: Path, chromium: Chromium
-) -> None:
+def test_it_is_worked_by_keys_and_every_control_has_a_name(place: Path, chromium: Chromium) -> None:
     chromium.open((place / "int8" / "index.html").as_uri())
     cleaned(chromium, place / "noisy16.wav")
     chromium.evaluate("document.activeElement.blur()")
