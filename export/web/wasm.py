@@ -73,9 +73,7 @@ def compile_wasm(out: Path) -> Path:
     """
     missing = [tool for tool in ("clang", "wasm-ld") if shutil.which(tool) is None]
     if missing:
-        raise EnhanceError(
-            f"WebAssembly: {' and '.join(missing)} not found; install clang and lld (Debian's names)"
-        )
+        raise EnhanceError(f"WebAssembly: {' and '.join(missing)} not found; install clang and lld")
     with temporary_folder() as folder, atomic(out) as temporary:
         (folder / "string.h").write_text(_STRING)
         (folder / "enhance.c").write_text(source())

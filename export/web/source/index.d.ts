@@ -38,7 +38,7 @@ export function loadEnhance(options?: LoadOptions): Promise<Enhance>;
 
 /**
  * Enhances what passes through it. Where the audio thread cannot go on, silence comes out and
- * "processorerror" (an `ErrorEvent`) says why: noise never passes as if it were enhanced. "report"
+ * "processorerror" (an `ErrorEvent`, for `addEventListener`) says why: noise never passes as if it were enhanced. "report"
  * comes four times a second, when `seconds`, `underruns` and `realTimeFactor` are new.
  */
 export class EnhanceNode extends AudioWorkletNode {
