@@ -18,7 +18,7 @@ function say(text) {
 }
 
 function fail(error) {
-  $("error").textContent = String(error?.message ?? error).replace(/^enhance: /, "");
+  $("error").textContent = `Error: ${String(error?.message ?? error).replace(/^enhance: /, "")}`;
   say("");
 }
 
@@ -37,6 +37,7 @@ function open(rate) {
   const top = Math.min(TOP, rate / 2);
   for (const picture of Object.values(pictures)) picture.open(rate, top);
   for (const label of document.querySelectorAll(".top")) label.textContent = `${top / 1000} kHz`;
+  for (const label of document.querySelectorAll(".bottom")) label.textContent = "0";
 }
 
 function describe(which, text) {
@@ -111,7 +112,8 @@ async function load(file) {
   say(`Enhancing ${file.name}`);
   $("progress").hidden = false;
   const began = performance.now();
-  const after = await clean(enhance, before, (done) => mine === turn && ($("progress").value = done));
+  const progress = (done) => mine === turn && ($("progress").value = done);
+  const { waves: after, factor } = await clean(enhance, before, progress);
   const took = (performance.now() - began) / 1000;
   if (mine !== turn) return;
   $("progress").hidden = true;
@@ -124,7 +126,7 @@ async function load(file) {
   $("transport").hidden = false;
   $("monitor-row").hidden = true;
   document.body.classList.add("playable");
-  facts({ factor: took / before.duration, underruns: null, delay: null, rate: before.sampleRate });
+  facts({ factor, underruns: null, delay: null, rate: before.sampleRate });
   change();
   say(`${file.name}: ${seconds(before.duration)} enhanced in ${seconds(took)}. Switch Enhance off and on while it plays.`);
 }

@@ -50,7 +50,8 @@ export async function clean(enhance, recording, progress) {
     await Promise.race([new Promise((resolve) => setTimeout(resolve, 20)), failed]);
   }
   node.destroy();
-  return Array.from({ length: channels }, (_, k) => whole.getChannelData(k).subarray(late));
+  const waves = Array.from({ length: channels }, (_, k) => whole.getChannelData(k).subarray(late));
+  return { waves, factor: node.realTimeFactor };
 }
 
 /** Share of the enhanced signal that is kept, the rest being the input. */

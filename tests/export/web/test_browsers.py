@@ -217,9 +217,9 @@ def test_what_cannot_be_done_is_said_and_nothing_passes(place: Path, chromium: C
     chromium.wait(READY)
     chromium.choose("#file", place / "text.wav")
     chromium.wait(ALERT)
-    assert chromium.evaluate(ALERT) == "text.wav: this browser cannot read it as audio"
+    assert chromium.evaluate(ALERT) == "Error: text.wav: this browser cannot read it as audio"
     assert not chromium.evaluate(DONE)
     deny = "navigator.mediaDevices.getUserMedia = async () => { throw new Error('not allowed'); }"
     chromium.evaluate(deny)
     click(chromium, "microphone")
-    chromium.wait(f"{ALERT}.startsWith('the microphone cannot be used (not allowed)')")
+    chromium.wait(f"{ALERT}.startsWith('Error: the microphone cannot be used (not allowed)')")
