@@ -78,7 +78,7 @@ def compile_wasm(out: Path) -> Path:
         (folder / "string.h").write_text(_STRING)
         (folder / "enhance.c").write_text(source())
         files = ["-isystem", folder, "-I", SOURCE, folder / "enhance.c", "-o", temporary]
-        command = ["clang", *FLAGS, *WASM_FLAGS, *files]
+        command = ["clang", *FLAGS, *WASM_FLAGS, *map(str, files)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             why = next((x for x in done.stderr.splitlines() if "error" in x), "no reason given")
