@@ -32,14 +32,15 @@ demo: .venv/.ready
 test: .venv/.ready lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests $(if $(CORPUS),--corpus "$(CORPUS)") -n $(JOBS) --dist loadfile
 
-# Search for inputs on which a reader fails, some seconds for each; needs what `[fuzz]` brings. What
-# is found is kept in tests/fuzz/crashes and belongs into the next commit, with its cure.
+# Search for inputs on which a reader fails, some seconds for each; needs what `[fuzz]` brings, and
+# clang for the C reader of weights. What is found is kept in tests/fuzz/crashes and belongs into the next commit, with its cure.
 SECONDS ?= 60
 fuzz: .venv/.ready
 	$(BIN)/python -m pip install --quiet --editable '.[dev,fuzz]'
 	for target in audio manifest config model; do \
 		$(BIN)/python tests/fuzz/run.py $$target $(SECONDS) || exit 1; \
 	done
+	$(BIN)/python tests/fuzz/fuzz_weights.py $(SECONDS)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

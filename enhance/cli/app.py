@@ -100,8 +100,9 @@ def run(
     The output has the input's length, rate and channels, and is aligned with it to the sample.
     """
     if "-" in (str(source), str(target)):
-        settings = streams.Settings(model, num_threads, strength, atten_limit, bandwidth)
-        streams.run_piped(source, target, settings, force=force)
+        chosen = cast(Any, engine)  # what is none of them is refused there
+        settings = streams.Settings(model, num_threads, strength, atten_limit, bandwidth, chosen)
+        streams.run_piped(source, target, settings, force=force, verbose=verbose)
         return
     from enhance.device.clean import run_path
 
@@ -113,7 +114,7 @@ def run(
         num_threads=num_threads,
         strength=strength,
         atten_limit=atten_limit,
-        engine=cast(Any, engine),  # what is none of them is refused there
+        engine=cast(Any, engine),
         bandwidth=bandwidth,
         quiet=quiet,
         verbose=verbose,

@@ -12,6 +12,7 @@ from enhance.cli.options import AttenLimit, Bandwidth, Model, NumThreads, Quiet,
 from enhance.errors import require
 
 if TYPE_CHECKING:
+    from enhance.device.engine import Choice
     from enhance.device.enhancer import Enhancer
     from enhance.device.offline import OfflineEnhancer
 
@@ -24,6 +25,7 @@ class Settings(NamedTuple):
     strength: float
     atten_limit: float | None
     bandwidth: str
+    engine: Choice = "auto"
 
     def open(self) -> Enhancer | OfflineEnhancer:
         """The model, with the settings in it."""
@@ -33,18 +35,23 @@ class Settings(NamedTuple):
 
         wet_share(self.strength, self.atten_limit)  # refused before any work
         check_bandwidth(self.bandwidth)
-        enhancer = open_model(self.model, self.num_threads)
+        enhancer = open_model(self.model, self.num_threads, self.engine)
         enhancer.strength, enhancer.atten_limit = self.strength, self.atten_limit
         enhancer.bandwidth = self.bandwidth
         return enhancer
 
 
-def run_piped(source: Path, target: Path | None, settings: Settings, *, force: bool) -> None:
+def run_piped(
+    source: Path, target: Path | None, settings: Settings, *, force: bool, verbose: bool = False
+) -> None:
     """``enhance run`` from standard input, or to standard output."""
+    from enhance.device.enhancer import Enhancer
     from enhance.device.pipe import PIPE, clean_piped
 
-    remarks = clean_piped(source, target or PIPE, settings.open(), force=force)
-    _say(remarks)
+    enhancer = settings.open()
+    if verbose and isinstance(enhancer, Enhancer):
+        _say([f"{enhancer.path.name}: engine {enhancer.engine}"])
+    _say(clean_piped(source, target or PIPE, enhancer, force=force))
 
 
 def _say(remarks: list[str]) -> None:

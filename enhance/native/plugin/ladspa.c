@@ -43,9 +43,15 @@ static LADSPA_Handle instantiate(const LADSPA_Descriptor *descriptor, unsigned l
     plugin *p = calloc(1, sizeof *p);
     if (!p) return NULL;
     p->channels = (descriptor->PortCount - CONTROLS) / 2;
-    for (size_t c = 0; c < p->channels; c++) p->stream[c] = open_stream(rate);
-    if (!p->stream[0])
-        fprintf(stderr, "enhance: at %lu Hz the input passes as it is (%s)\n", rate, why_not());
+    for (size_t c = 0; c < p->channels; c++)
+        if (!(p->stream[c] = open_stream(rate))) {
+            while (c--) { /* all channels or none, or they would lie apart */
+                free(p->stream[c]);
+                p->stream[c] = NULL;
+            }
+            fprintf(stderr, "enhance: at %lu Hz the input passes as it is (%s)\n", rate, why_not());
+            break;
+        }
     return p;
 }
 

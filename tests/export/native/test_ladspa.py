@@ -30,6 +30,8 @@ pytestmark = pytest.mark.skipif(
     reason="NO C COMPILER OR NO ladspa.h: the plug-in was not tested; apt-get install ladspa-sdk",
 )
 
+DOCS = Path(__file__).parents[3] / "docs/device.md"
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -141,6 +143,21 @@ def test_the_library_needs_nothing_and_shows_one_name(plugin: Path) -> None:
     conf = plugin.with_name("pipewire.conf").read_text()
     assert f'plugin  = "{plugin}"' in conf
     assert "@" not in conf
+
+
+def test_the_lines_of_the_page_run(tmp_path: Path) -> None:
+    for tool in ("ffmpeg", "sox", "bash"):
+        need(tool)
+    section = DOCS.read_text("utf-8").partition("## Plug-in host")[2]
+    lines = section.partition("```text\n")[2].partition("```")[0]
+    assert lines.count("\n") == 3
+    lines = lines.replace("enhance export", f"{sys.executable} -m enhance export")
+    soundfile.write(tmp_path / "noisy.wav", recording(48000), 48000)
+    command = ["bash", "-c", "set -e\n" + lines.replace("ffmpeg ", "ffmpeg -nostdin ")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    info = soundfile.info(tmp_path / "clean.wav")
+    assert (info.frames, info.samplerate) == (48000, 48000)
 
 
 def test_shipped_models_need_no_torch(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import soundfile
 from tiny_export import TINY, make_model
 from tiny_native import noise
 
+from enhance.cli.streams import Settings, run_piped
 from enhance.device.clean import run_path
+from enhance.device.engine import Choice
 from enhance.device.enhancer import Enhancer
 from enhance.native import library
 from enhance.native.build import command_of, compile_library, find_compiler, zig
@@ -62,6 +64,19 @@ def test_where_it_is_installed_plain_c_is_the_default_of_run(
         said = capsys.readouterr().err
         assert f": engine {engine}" in said
         assert ("compiling the native step" in said) == (installed is not None)
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="NO C COMPILER: nothing was run")
+@pytest.mark.parametrize("engine", ["onnx", "native"])
+def test_a_pipe_takes_the_engine_that_is_named(
+    engine: Choice, model: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(20, TINY), 16000)
+    settings = Settings(str(model), 1, 1.0, None, "full", engine)
+    run_piped(tmp_path / "a.wav", Path("-"), settings, force=False, verbose=True)
+    out, said = capfdbinary.readouterr()
+    assert out.startswith(b"RIFF")
+    assert f": engine {engine}".encode() in said
 
 
 def test_what_cannot_be_compiled_is_said_and_onnx_goes_on(
