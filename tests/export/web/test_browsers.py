@@ -15,11 +15,13 @@ import soxr
 import torch
 from browsers import Chromium, Page
 from tiny_export import voice
-from tiny_native import META, snr_db
+from tiny_native import snr_db
 
 from enhance.device.aligned_stream import AlignedStream
 from enhance.device.enhancer import Enhancer
+from enhance.native.build import find_compiler
 from enhance.network.checkpoint import load_model
+from export.metadata import describe
 from export.native.weights import native_weights
 from export.web.page import export_page, page
 
@@ -82,9 +84,14 @@ def saved(page: Page, clip: Path) -> np.ndarray:
 
 def python(clip: Path) -> np.ndarray:
     """The shipped model through ONNX Runtime, streamed with low delay."""
-    noisy, rate = soundfile.read(clip, dtype="float32", always_2d=True)
-    stream = AlignedStream(Enhancer.from_pretrained("default"), rate, 1, low_delay=True)
-    return np.concatenate([stream.process(noisy), stream.flush()])[:, 0]
+    return stream(*soundfile.read(clip, dtype="float32", always_2d=True))
+
+
+def stream(noisy: np.ndarray, rate: int, enhancer: Enhancer | None = None) -> np.ndarray:
+    """Shape: (n, 1) -> (n,)"""
+    enhancer = enhancer or Enhancer.from_pretrained("default")
+    model = AlignedStream(enhancer, rate, 1, low_delay=True)
+    return np.concatenate([model.process(noisy), model.flush()])[:, 0]
 
 
 @pytest.mark.parametrize("rate", [16, 48])
@@ -108,7 +115,7 @@ def test_a_recording_comes_out_of_firefox_as_out_of_python(place: Path, tmp_path
 
 def test_float_weights_come_out_as_out_of_torch(place: Path, chromium: Chromium) -> None:
     model, _ = load_model(ROOT / "checkpoints" / "default")
-    (place / "fp32.html").write_text(page("float", native_weights(model, META)))
+    floats(place)
     chromium.open((place / "fp32.html").as_uri())
     ours = cleaned(chromium, place / "noisy16.wav")
     noisy, _ = soundfile.read(place / "noisy16.wav", dtype="float32")
@@ -154,6 +161,80 @@ def test_the_microphone_is_enhanced_live_and_can_be_played_afterwards(
     click(chromium, "microphone")
     chromium.wait(DONE)
     assert "enhanced in" in chromium.evaluate("document.getElementById('status').textContent")
+
+
+TAPE = """
+globalThis.AudioContext = class extends AudioContext {  // three of its samples are one of the model
+  constructor(options) { super({ ...options, sampleRate: 48000 }); }
+};
+globalThis.tape = [[], []];
+const code = `registerProcessor("tape", class extends AudioWorkletProcessor {
+  process([x]) { this.port.postMessage(x.map((part) => part.slice())); return true; }
+})`;
+const { addModule } = AudioWorklet.prototype;
+AudioWorklet.prototype.addModule = async function (...given) {
+  await addModule.call(this, "data:text/javascript," + encodeURIComponent(code));
+  return addModule.apply(this, given);
+};
+const { connect } = AudioNode.prototype;
+AudioNode.prototype.connect = function (to, ...more) {
+  if (to instanceof AudioWorkletNode && this instanceof MediaStreamAudioSourceNode) {
+    const both = new ChannelMergerNode(this.context, { numberOfInputs: 2 });
+    const deck = new AudioWorkletNode(this.context, "tape", { channelCount: 2 });
+    connect.call(this, both, 0, 0);
+    connect.call(to, both, 0, 1);
+    connect.call(both, deck);
+    connect.call(deck, this.context.destination);
+    deck.port.onmessage = ({ data }) => data.forEach((part, k) => tape[k].push(...part));
+    globalThis.late = to.latencySamples;
+  }
+  return connect.call(this, to, ...more);
+};
+0
+"""
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="NO C COMPILER: Python has no such weights")
+def test_what_the_microphone_gives_is_what_python_makes_of_it(
+    place: Path, chromium: Chromium
+) -> None:
+    """Taped on both sides of the node, which ran in silence for some quanta before the tape did."""
+    weights = floats(place)
+    chromium.open((place / "fp32.html").as_uri())
+    chromium.wait(READY)
+    chromium.evaluate(TAPE)
+    click(chromium, "microphone")
+    chromium.wait("tape[1].length > 48000 * 3")
+    late = chromium.evaluate("late")
+    click(chromium, "microphone")
+    heard, made = (np.array(chromium.evaluate(f"tape[{k}]"), np.float32) for k in range(2))
+    enhancer = Enhancer(weights, engine="native")
+
+    def nearness(quanta: int) -> float:
+        noisy = np.concatenate([np.zeros(128 * quanta), heard[:100000]]).astype(np.float32)
+        expected = stream(noisy[:, None], 48000, enhancer)[128 * quanta :]
+        return snr_db(expected[:90000], made[late:][:90000])
+
+    # A hop is six quanta. Once it begins at the right one, each hop of silence brings it nearer
+    # until they are as many as there were.
+    phases = [nearness(quanta) for quanta in range(6)]
+    quanta, best = int(np.argmax(phases)), max(phases)
+    for hop in range(1, 100):
+        found = nearness(quanta + 6 * hop)
+        if found < best:
+            break
+        best = found
+    assert best > 100
+
+
+def floats(place: Path) -> Path:
+    """The fp32 weights of a trained model; a page of them, fp32.html, stands beside."""
+    path = place / "fp32.bin"
+    if not path.exists():
+        model, info = load_model(ROOT / "checkpoints" / "default")
+        path.write_bytes(native_weights(model, describe(model, info)))
+        (place / "fp32.html").write_text(page("float", path.read_bytes()))
+    return path
 
 
 def test_it_plays_before_and_after_at_one_place(place: Path, chromium: Chromium) -> None:
