@@ -38,8 +38,9 @@ export function loadEnhance(options?: LoadOptions): Promise<Enhance>;
 
 /**
  * Enhances what passes through it. Where the audio thread cannot go on, silence comes out and
- * "processorerror" (an `ErrorEvent`, for `addEventListener`) says why: noise never passes as if it were enhanced. "report"
- * comes four times a second, when `seconds`, `underruns` and `realTimeFactor` are new.
+ * "processorerror" (an `ErrorEvent`, for `addEventListener`) says why: noise never passes as if it
+ * were enhanced. "report" comes four times a second, when `seconds`, `underruns` and
+ * `realTimeFactor` are new.
  */
 export class EnhanceNode extends AudioWorkletNode {
   constructor(context: BaseAudioContext, enhance: Enhance, options?: EnhanceOptions);

@@ -197,11 +197,11 @@ function limit(value) {
   return value;
 }
 
-/** A context that no click has allowed stays silent without a word. */
-async function running(context) {
+/** A context that no click has allowed, or that has no device, stays silent without a word. */
+export async function running(context) {
   let timer;
   const late = new Promise((_, reject) => {
-    const error = new Error("enhance: the audio context stays suspended; start it from a click");
+    const error = new Error("enhance: sound does not start; begin from a click, and with an audio device");
     timer = setTimeout(reject, 5000, error);
   });
   await Promise.race([context.resume(), late]).finally(() => clearTimeout(timer));

@@ -1,4 +1,5 @@
 // The microphone through the worklet, live; what it hears is kept to be played afterwards.
+import { running } from "./index.js";
 
 const KEPT = 300; // seconds
 
@@ -24,7 +25,7 @@ export class Microphone extends EventTarget {
     }
     this.context = new AudioContext({ latencyHint: "interactive" });
     const { context } = this;
-    await context.resume();
+    await running(context);
     this.node = await enhance.createNode(context);
     const failed = (detail) => this.dispatchEvent(new CustomEvent("failed", { detail }));
     this.node.addEventListener("processorerror", (event) => failed(event.error ?? "the worklet failed"));

@@ -200,12 +200,13 @@ $("file").addEventListener("change", guarded(async () => {
 }));
 for (const id of ["enabled", "strength"]) $(id).addEventListener("input", change);
 $("monitor").addEventListener("change", () => live && (live.monitor = $("monitor").checked));
-$("play").addEventListener("click", guarded(async () => {
+async function play() {
   const { player } = recording;
   if (player.playing) player.pause();
   else await player.play();
   $("play").textContent = player.playing ? "Pause" : "Play";
-}));
+}
+$("play").addEventListener("click", () => play().catch(fail)); // what was made stays
 $("place").addEventListener("input", () => recording.player.seek(Number($("place").value)));
 $("save").addEventListener("click", () => {
   const link = document.createElement("a");

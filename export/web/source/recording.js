@@ -1,4 +1,5 @@
 // Recordings: read, enhanced faster than they last, played before and after at one place, written.
+import { running } from "./index.js";
 
 /** Rate of a WAV or FLAC file, or what browsers decode to. */
 function rateOf(bytes) {
@@ -125,7 +126,7 @@ export class Player extends EventTarget {
   }
 
   async play() {
-    await this.context.resume();
+    await running(this.context);
     if (this.playing) return;
     if (this.from >= this.duration) this.from = 0;
     this.sources = this.buffers.map((buffer, k) => {
