@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from enhance.device.hub import find_model
-from enhance.errors import EnhanceError, require
-from enhance.files import is_file, is_folder
+from enhance.device.hub import find_weights
+from enhance.errors import require
+from enhance.files import is_folder
 from enhance.native.ladspa import LABELS, PIPEWIRE, build_plugin, refuse_place
-from enhance.native.library import SUFFIX
 
 
 def write_plugin(
@@ -30,9 +29,7 @@ def write_plugin(
         run = model or newest_run()
         weights = export_native(run, folder, force=force, quiet=quiet, **options)[-1].path
     else:
-        weights = find_model(model).with_suffix(SUFFIX)
-        if not is_file(weights):
-            raise EnhanceError(f"{weights}: no such file; make it with enhance export RUN --c DIR")
+        weights = find_weights(model)
     path = build_plugin(weights, folder, force=force)
     if not quiet:
         print(f"{path}: LADSPA plug-ins {' and '.join(LABELS)}; {PIPEWIRE} beside it")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from enhance.errors import EnhanceError
 from enhance.files import is_file, is_folder
+from enhance.native.library import SUFFIX as WEIGHTS
 
 MODELS = Path(__file__).parents[1] / "models"
 """Folder of the shipped ONNX models."""
@@ -54,6 +55,23 @@ def find_model(name: Path | str) -> Path:
     if hub_id and not is_folder(path.parent):  # below a folder that exists it is a mistyped path
         return _fetch(text)
     raise EnhanceError(f"{text}: no such model (no file; shipped models: {names})")
+
+
+def find_weights(name: Path | str) -> Path:
+    """The weights for plain C beside the ONNX file that `find_model` finds.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no such model, or nothing beside it.
+    """
+    weights = find_model(name).with_suffix(WEIGHTS)
+    if not is_file(weights):
+        raise EnhanceError(
+            f"{name}: has no weights for plain C ({weights.name}); name the run, or export them "
+            "with: enhance export RUN --c DIR"
+        )
+    return weights
 
 
 def _fetch(repository: str) -> Path:

@@ -1,0 +1,166 @@
+// Recordings: read, enhanced faster than they last, played before and after at one place, written.
+import { running } from "./index.js";
+
+/** Rate of a WAV or FLAC file, or what browsers decode to. */
+function rateOf(bytes) {
+  const view = new DataView(bytes);
+  const name = (at) => (at + 4 <= view.byteLength ? String.fromCharCode(...new Uint8Array(bytes, at, 4)) : "");
+  if (name(0) === "fLaC" && view.byteLength > 22) return view.getUint32(18) >>> 12;
+  if (name(0) === "RIFF" && name(8) === "WAVE") {
+    for (let at = 12; at + 16 <= view.byteLength; at += 8 + view.getUint32(at + 4, true)) {
+      if (name(at) === "fmt ") return view.getUint32(at + 12, true);
+    }
+  }
+  return 48000;
+}
+
+/** @returns {Promise<AudioBuffer>} at the file's own rate where it tells it */
+export async function decode(file) {
+  const bytes = await file.arrayBuffer();
+  let context;
+  try {
+    context = new OfflineAudioContext(1, 1, rateOf(bytes));
+  } catch {
+    context = new OfflineAudioContext(1, 1, 48000); // a rate that this browser does not have
+  }
+  try {
+    return await context.decodeAudioData(bytes);
+  } catch {
+    throw new Error(`${file.name}: this browser cannot read it as audio`);
+  }
+}
+
+/** Enhance a recording in the worklet, in the background; aligned with what came in. */
+export async function clean(enhance, recording, progress) {
+  const { sampleRate, length, numberOfChannels: channels } = recording;
+  const late = enhance.latencySamples(sampleRate);
+  const context = new OfflineAudioContext(channels, length + late, sampleRate);
+  const node = await enhance.createNode(context, { channels });
+  const failed = new Promise((_, reject) => {
+    node.addEventListener("processorerror", (event) => reject(event.error ?? new Error("the worklet failed")));
+  });
+  node.addEventListener("report", () => progress(node.seconds / (length / sampleRate)));
+  const source = new AudioBufferSourceNode(context, { buffer: recording });
+  source.connect(node).connect(context.destination);
+  source.start();
+  const whole = await Promise.race([context.startRendering(), failed]);
+  // Silence must not pass as a result: the worklet, which reports four times a second, has to have
+  // told of the end.
+  for (let tries = 0; node.seconds < length / sampleRate - 0.3; tries++) {
+    if (tries === 100) throw new Error(`the audio thread stopped after ${node.seconds.toFixed(2)} s`);
+    await Promise.race([new Promise((resolve) => setTimeout(resolve, 20)), failed]);
+  }
+  node.destroy();
+  const waves = Array.from({ length: channels }, (_, k) => whole.getChannelData(k).subarray(late));
+  return { waves, factor: node.realTimeFactor };
+}
+
+/** Share of the enhanced signal that is kept, the rest being the input. */
+export function mixed(before, after, share) {
+  if (share === 1) return after;
+  return after.map((wet, k) => wet.map((y, i) => share * y + (1 - share) * before[k][i]));
+}
+
+/** A WAV file of 24 bits. */
+export function wav(channels, rate) {
+  const count = channels.length;
+  const bytes = 3 * count * channels[0].length;
+  const view = new DataView(new ArrayBuffer(44 + bytes));
+  const text = (at, letters) => [...letters].forEach((x, i) => view.setUint8(at + i, x.charCodeAt(0)));
+  text(0, "RIFF");
+  view.setUint32(4, 36 + bytes, true);
+  text(8, "WAVEfmt ");
+  view.setUint32(16, 16, true);
+  view.setUint16(20, 1, true);
+  view.setUint16(22, count, true);
+  view.setUint32(24, rate, true);
+  view.setUint32(28, 3 * count * rate, true);
+  view.setUint16(32, 3 * count, true);
+  view.setUint16(34, 24, true);
+  text(36, "data");
+  view.setUint32(40, bytes, true);
+  const last = 2 ** 23 - 1;
+  for (let i = 0, at = 44; i < channels[0].length; i++) {
+    for (let k = 0; k < count; k++, at += 3) {
+      const whole = Math.max(-last - 1, Math.min(last, Math.round(channels[k][i] * 2 ** 23)));
+      view.setUint16(at, whole & 0xffff, true);
+      view.setInt8(at + 2, whole >> 16);
+    }
+  }
+  return new Blob([view.buffer], { type: "audio/wav" });
+}
+
+/** Plays a recording before and after at one place; the share may change while it sounds. */
+export class Player extends EventTarget {
+  constructor(recording, after) {
+    super();
+    const { sampleRate, length, numberOfChannels: count } = recording;
+    this.duration = length / sampleRate;
+    this.context = new AudioContext();
+    const cleaned = new AudioBuffer({ sampleRate, length, numberOfChannels: count });
+    after.forEach((wave, k) => cleaned.copyToChannel(wave, k));
+    this.buffers = [recording, cleaned];
+    this.gains = this.buffers.map(() => new GainNode(this.context));
+    this.before = new AnalyserNode(this.context, { fftSize: 2048 });
+    this.after = new AnalyserNode(this.context, { fftSize: 2048 });
+    for (const gain of this.gains) gain.connect(this.after);
+    this.after.connect(this.context.destination);
+    this.sources = null;
+    this.from = 0;
+    this.share = 1;
+  }
+
+  set share(share) {
+    const now = this.context.currentTime;
+    this.gains[0].gain.setTargetAtTime(1 - share, now, 0.01);
+    this.gains[1].gain.setTargetAtTime(share, now, 0.01);
+  }
+
+  get playing() {
+    return this.sources !== null;
+  }
+
+  get place() {
+    if (!this.playing) return this.from;
+    return Math.min(this.duration, this.from + this.context.currentTime - this.began);
+  }
+
+  async play() {
+    await running(this.context);
+    if (this.playing) return;
+    if (this.from >= this.duration) this.from = 0;
+    this.sources = this.buffers.map((buffer, k) => {
+      const source = new AudioBufferSourceNode(this.context, { buffer });
+      source.connect(this.gains[k]);
+      return source;
+    });
+    this.sources[0].connect(this.before);
+    this.sources[0].onended = () => {
+      this.pause();
+      this.dispatchEvent(new Event("ended"));
+    };
+    this.began = this.context.currentTime + 0.02;
+    for (const source of this.sources) source.start(this.began, this.from);
+  }
+
+  pause() {
+    this.from = Math.max(0, this.place);
+    for (const source of this.sources ?? []) {
+      source.onended = null;
+      source.stop();
+    }
+    this.sources = null;
+  }
+
+  async seek(place) {
+    const { playing } = this;
+    if (playing) this.pause();
+    this.from = place;
+    if (playing) await this.play();
+  }
+
+  close() {
+    this.pause();
+    this.context.close();
+  }
+}
