@@ -57,6 +57,7 @@ def test_it_is_found_where_no_other_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_it_is_installed_plain_c_is_the_default_of_run(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where nothing was compiled yet
     soundfile.write(tmp_path / "a.wav", noise(20, TINY), 16000)
     for installed, engine in ((None, "onnx"), ("zig", "native")):
         monkeypatch.setattr(library, "zig", lambda installed=installed: installed)
