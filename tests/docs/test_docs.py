@@ -78,7 +78,7 @@ SMALLER = {
     r"enhance evaluate .*--dnsmos": "--jobs 1 --limit 1 -q",
     r"enhance evaluate": "--jobs 1 -q",
     r"enhance bench": "--seconds 0.1 -q",
-    r"enhance guard": "--limit 2 --jobs 1 -q",
+    r"enhance guard": "--limit 4 --jobs 1 -q",
     r"enhance data manifest": "-o made.jsonl -f -q",
     r"enhance data mix --held-out": "--count 2 --seconds 1 --set 'data.held_out=[b]' -q",
     r"enhance data mix": "--count 2 --seconds 1 -q",
