@@ -9,6 +9,7 @@ import typer
 
 from enhance.cli.analyze import analyze_app, needs
 from enhance.cli.options import Backbones, Output, Resume, check_resume, new_run, working
+from enhance.errors import EnhanceError
 
 Study = Annotated[
     Path | None, typer.Option(help="Folder of enhance compare of the modes, to judge them by.")
@@ -34,8 +35,10 @@ def everything(
     from benchmarks.analysis.report import everything as asked
 
     output = output or new_run("analysis")
-    asked.run(asked.analyses(backbone, corpus, output, work), output, resume=resume)
+    refused = asked.run(asked.analyses(backbone, corpus, output, work), output, resume=resume)
     report(output, backbone, study)
+    if refused:
+        raise EnhanceError(f"analyze all: the page lacks {'; '.join(refused)}")
 
 
 @analyze_app.command()

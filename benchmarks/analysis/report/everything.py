@@ -60,13 +60,18 @@ def analyses(
     return found | {f"probe-{task}": partial(ask, task=task, corpus=train) for task in TASKS}
 
 
-def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> None:
+def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> list[str]:
     """Run analyses; with ``resume`` those alone whose record is not there.
+
+    Returns
+    -------
+    list of str
+        Why some could not be run, a line each: what one of them lacks, others may have.
 
     Raises
     ------
     EnhanceError
-        If records are there and nothing shall be resumed; and what an analysis raises.
+        If records are there and nothing shall be resumed.
     """
     there = [name for name in asked if (output / f"{name}.json").exists()]
     if there and not resume:
@@ -74,7 +79,13 @@ def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> N
             f"{output}: holds {there[0]}.json already; --resume runs the others, or choose another "
             "folder"
         )
+    refused = []
     for place, (name, work) in enumerate(asked.items(), 1):
         if name not in there:
             log.info("%d of %d: %s", place, len(asked), name)
-            work()
+            try:
+                work()
+            except EnhanceError as error:
+                log.error("%s: %s", name, error)
+                refused.append(f"{name}: {error}")
+    return refused

@@ -212,5 +212,17 @@ def test_analyses_are_resumed_and_never_run_twice(folder: Path) -> None:
     work = {name: (lambda name=name: done.append(name)) for name in asked}
     with pytest.raises(EnhanceError, match=r"cka\.json already; --resume"):
         everything.run(work, folder, resume=False)
-    everything.run(work, folder, resume=True)
+    assert everything.run(work, folder, resume=True) == []
     assert done == [name for name in asked if name != "cka"]
+
+
+def test_what_one_analysis_lacks_ends_it_alone(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise EnhanceError("no clip has a language")
+
+    done: list[str] = []
+    work = {"probe-language": refuse, "cka": lambda: done.append("cka")}
+    assert everything.run(work, tmp_path, resume=False) == [
+        "probe-language: no clip has a language"
+    ]
+    assert done == ["cka"]
