@@ -272,6 +272,10 @@ for _old, (_, _command) in RENAMED.items():
     app.command(_old, cls=_Renamed, hidden=True)(_command)
 
 
+PACKAGES = ("enhance", "distill", "export", "benchmarks")
+"""Ours: what is missing of them is a fault, not an extra."""
+
+
 def main() -> None:
     """Run the command line: errors become one line and exit code 2, Ctrl-C exit code 130."""
     try:
@@ -289,6 +293,15 @@ def main() -> None:
     except BrokenPipeError:
         _leave_stdout()
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in PACKAGES:
+            raise
+        print(
+            f"enhance: this command needs {error.name}, which is not installed: "
+            "pip install 'enhance[train,export,bench]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except OSError as error:  # of the system: a disk that is full, a folder that may not be entered
         if error.errno is None:
             raise

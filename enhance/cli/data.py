@@ -143,6 +143,7 @@ def data_example(
     quiet: Quiet = False,
 ) -> None:
     """Write one noisy example from the built-in synthetic corpus."""
+    require("measure", "scipy")
     from enhance.audio.read import read
     from enhance.audio.write import write
     from enhance.data.evaluation_set import builtin_set

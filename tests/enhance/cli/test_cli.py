@@ -297,3 +297,21 @@ def test_a_set_at_many_snrs_is_measured_as_the_hint_says(enhance: Cli, tmp_path:
     code, out, _ = enhance(*asked, "--snr", "any")
     assert code == 0
     assert "own SNR" in out
+
+
+@pytest.mark.parametrize("name", ["scipy", "enhance.audio.gone"])
+def test_a_library_that_is_missing_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr(cli, "app", fail)
+    if name != "scipy":  # a fault of ours
+        with pytest.raises(ModuleNotFoundError):
+            cli.main()
+        return
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert "this command needs scipy, which is not installed" in capsys.readouterr().err
