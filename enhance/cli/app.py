@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from enhance.cli import measure, streams, teachers
+from enhance.cli.analyze import analyze_app
 from enhance.cli.dann import dann_app
 from enhance.cli.data import data_app
 from enhance.cli.export import export
@@ -32,7 +33,6 @@ from enhance.cli.options import (
     Strength,
     new_run,
 )
-from enhance.cli.report import analyze_app
 from enhance.errors import EnhanceError, require
 
 app = typer.Typer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,8 +89,6 @@ def export(
     if fp32:
         raise EnhanceError("enhance export: --fp32 goes with --web DIR")
     if ladspa is not None:
-        from enhance.cli.plugin import write_plugin
-
         if onnx or offline or sherpa or int8_weights or require_faster or c is not None:
             raise EnhanceError("enhance export: --ladspa goes with --int8; leave the others out")
         write_plugin(
@@ -147,3 +145,29 @@ def export(
         force=force,
         quiet=quiet,
     )
+
+
+def write_plugin(
+    model: Path | None, folder: Path, *, force: bool, quiet: bool, **options: Any
+) -> None:
+    """Make the plug-in of a model that has weights for plain C, or of a run, which gets them.
+
+    A run (without a model the newest) is exported as plain C into the same folder, with its
+    certificates.
+    """
+    from enhance.device.hub import find_weights
+    from enhance.native.ladspa import LABELS, PIPEWIRE, build_plugin, refuse_place
+
+    refuse_place(folder, force=force)
+    if model is None or is_folder(model):
+        require(*_EXTRA)
+        from enhance.network.checkpoint import newest_run
+        from export.native.folder import export_native
+
+        run = model or newest_run()
+        weights = export_native(run, folder, force=force, quiet=quiet, **options)[-1].path
+    else:
+        weights = find_weights(model)
+    path = build_plugin(weights, folder, force=force)
+    if not quiet:
+        print(f"{path}: LADSPA plug-ins {' and '.join(LABELS)}; {PIPEWIRE} beside it")

@@ -15,7 +15,7 @@ from tiny_native import need, snr_db
 
 from enhance.audio.resampling import resample
 from enhance.cli.app import main
-from enhance.cli.plugin import write_plugin
+from enhance.cli.export import write_plugin
 from enhance.device.aligned_stream import AlignedStream
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError

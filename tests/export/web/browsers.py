@@ -42,8 +42,7 @@ class Socket:
 
     def __init__(self, url: str) -> None:
         place = urllib.parse.urlsplit(url)
-        assert place.hostname is not None
-        self._socket = socket.create_connection((place.hostname, place.port or 80), 60)
+        self._socket = socket.create_connection((str(place.hostname), place.port or 80), 60)
         self._rest = b""
         self._number = 0
         key = base64.b64encode(os.urandom(16)).decode()
