@@ -27,7 +27,9 @@ Besides the keys of `enhance.config.RunConfig` (all but ``seed``) a run may have
 the report), ``baseline`` and ``extends``. The seed of `base` is replaced by each of ``seeds``.
 
 The budget is the audio heard: steps x batch x seconds must be the same for all runs, and no limit
-in minutes may bend it.
+in minutes may bend it. With ``budget: cpu`` it is the CPU time of training: what a step costs
+decides how many steps a run gets, written in the file so that it can be repeated, and the report
+says what each run took.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -52,6 +54,8 @@ from enhance.network.checkpoint import difference
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.run.run_folder import HARMLESS
 
+Budget = Literal["audio", "cpu"]
+"""What the runs of a study have in common."""
 Change = tuple[str, Any, Any]
 """Dotted key, old value, new value."""
 
@@ -74,6 +78,8 @@ class StudyFile:
     """The run that others are compared with; the first run if empty."""
     title: str = ""
     """Heading of the report."""
+    budget: Budget = "audio"
+    """What all runs get as much of: audio heard, or CPU time of training."""
     modes: ModesGrid | None = None
     """More runs: every mode with every teacher."""
 
@@ -136,6 +142,8 @@ class Study:
     """Every run with the first seed, then with the next."""
     of_modes: bool = False
     """Whether it has a grid of modes."""
+    budget: Budget = "audio"
+    """What all runs get as much of."""
 
     @property
     def names(self) -> list[str]:
@@ -208,7 +216,7 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
     trials = {name: _trial(name, _entry(name, runs, base, path), default, path) for name in runs}
     for trial in trials.values():
         _known(trial.baseline or default, runs, f"{path}: runs.{trial.name}: baseline")
-    _check_budget(list(trials.values()), path)
+    _check_budget(list(trials.values()), found.budget, path)
     return Study(
         str(path),
         found.title or path.stem,
@@ -220,6 +228,7 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
             for trial in trials.values()
         ),
         found.modes is not None,
+        found.budget,
     )
 
 
@@ -307,8 +316,8 @@ def _trial(name: str, settings: Mapping[str, Any], default: str, path: Path) -> 
         raise EnhanceError(f"{where}: baseline: a run cannot be compared with itself")
     if config.training.minutes:
         raise EnhanceError(
-            f"{where}: training.minutes {config.training.minutes:g}: a study's budget is the "
-            "audio heard (steps x batch x seconds); set training.minutes: 0 in base"
+            f"{where}: training.minutes {config.training.minutes:g}: a study's budget is "
+            "counted in steps; set training.minutes: 0 in base"
         )
     try:
         check_mode(config)
@@ -321,17 +330,17 @@ def _trial(name: str, settings: Mapping[str, Any], default: str, path: Path) -> 
     return Trial(name, config, baseline, entry.why)
 
 
-def _check_budget(trials: Sequence[Trial], path: Path) -> None:
+def _check_budget(trials: Sequence[Trial], budget: Budget, path: Path) -> None:
     first = trials[0]
-    if not first.config.training.steps:
-        raise EnhanceError(f"{path}: runs.{first.name}: has no end; set training.steps")
-    for trial in trials[1:]:
-        if abs(trial.hours - first.hours) > _ROUNDING * first.hours:
+    for trial in trials:
+        if not trial.config.training.steps:
+            raise EnhanceError(f"{path}: runs.{trial.name}: has no end; set training.steps")
+        if budget == "audio" and abs(trial.hours - first.hours) > _ROUNDING * first.hours:
             t, m = trial.config.training, trial.config.mixing
             raise EnhanceError(
                 f"{path}: runs.{trial.name}: hears {trial.hours:.4g} h ({t.steps} steps x "
                 f"{t.batch_size} x {m.segment_seconds:g} s), {first.name} hears {first.hours:.4g} "
-                "h; one study has one budget"
+                "h; one study has one budget, or budget: cpu"
             )
 
 

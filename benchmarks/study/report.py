@@ -27,6 +27,8 @@ from enhance.measure.metrics import METRICS, TITLES
 
 PAGE = "RESULTS.md"
 
+_UNEVEN = 0.1
+"""Relative difference of CPU times that passes for none."""
 GROUP_METRICS = ("pesq_wb", "si_sdr")
 """Metrics whose differences are shown by group; all four are in the results."""
 
@@ -187,7 +189,7 @@ def page(rows: Sequence[Row]) -> str:
         whys={row["name"]: row["why"] for row in trials},
         judged=len(judged) * len(METRICS),
         groups=group_tables(rows),
-        notes=[*head["warnings"], *_warnings(trials)],
+        notes=[*head["warnings"], *_uneven(head, shown), *_warnings(trials)],
     )
     return f"{text.strip()}\n"
 
@@ -224,6 +226,18 @@ def _warnings(trials: Sequence[Row]) -> list[str]:
         for row in trials
         if row.get("cpu") and "refused" in row["cpu"]
     ]
+
+
+def _uneven(head: Row, shown: Sequence[Row]) -> list[str]:
+    """Runs that took another CPU time than their baseline, where that is to be the same."""
+    took = {row["name"]: row["train_cpu_seconds"] for row in shown}
+    lines = []
+    for row in shown if head.get("budget") == "cpu" else []:
+        own, other = took[row["name"]], took.get(row["baseline"])
+        if own and other and abs(own / other - 1) > _UNEVEN:
+            text = f"its training took {own / other:.2f} of the CPU time of {row['baseline']}"
+            lines.append(f"{row['name']}: {text}")
+    return lines
 
 
 def _score(metric: str) -> Callable[[Row], str]:

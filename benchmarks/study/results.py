@@ -63,6 +63,7 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
         "of_modes": study.of_modes,
         "teachers": _teachers(study) if study.of_modes else {},
         "seeds": list(study.seeds),
+        "budget": study.budget,
         "hours_heard": study.trials[0].hours,
         "set": set_name,
         "set_hash": set_hash,

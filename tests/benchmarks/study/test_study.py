@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.study.file import digest, read_study
+from benchmarks.study.report import page
+from benchmarks.study.results import study_rows
 from enhance.errors import EnhanceError
+from enhance.measure.metrics import METRICS
 
 
 def test_a_study_is_resolved(tmp_path: Path) -> None:
@@ -66,6 +69,8 @@ BASE = "base: {training: {steps: 10}}\n"
         ("seeds: []\nruns: {a: {}}", "seeds []"),
         ("runs: {a: {training.minutes: 5}}", "runs.a: training.minutes 5: a study's budget"),
         ("runs: {a: {}, b: {training.steps: 9}}", "runs.b: hears 0.12 h (9 steps x 16 x 3 s)"),
+        ("runs: {a: {}, b: {training: {schedule: wsd, steps: 0}}}", "runs.b: has no end"),
+        ("budget: time\nruns: {a: {}}", "budget"),
         ("runs: {a: {loss..x: 1}}", "key 'loss..x': expected KEY.KEY"),
     ],
 )
@@ -77,3 +82,20 @@ def test_bad_studies_are_refused_in_one_line(tmp_path: Path, text: str, message:
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_budget_of_cpu_time_leaves_steps_to_the_runs_and_says_what_they_took(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("budget: cpu\nruns: {a: {}, b: {training.steps: 9}, c: {}}\n" + BASE)
+    study = read_study(path)
+    assert [trial.config.training.steps for trial in study.trials] == [10, 9, 10]
+    rows = study_rows(study, tmp_path / "none", "a set", "00")
+    for row, seconds in zip(rows[1:], (60.0, 64.0, 90.0), strict=True):
+        row |= {"metrics": {m: {"mean": 1, "low": 0, "high": 2} for m in METRICS}}
+        row |= {"train_cpu_seconds": seconds, "parameters": 1, "hours_heard": 1.0}
+    told = page(rows)
+    assert "One budget: about the same CPU time" in told
+    assert "- c: its training took 1.50 of the CPU time of a" in told
+    assert "- b: its training took" not in told
