@@ -47,12 +47,10 @@ class _PowerSpectra(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, wave: Tensor, window: Tensor, exponent: float, floor: float) -> Tensor:
         hop = len(window) // 2
-        halves = wave[:, : wave.shape[1] // hop * hop].unflatten(1, (-1, hop))  # (B, T + 1, hop)
-        frames = torch.cat([halves[:, :-1], halves[:, 1:]], 2)
-        spec = torch.fft.rfft(frames.mul_(window))  # (B, T, F)
+        spec = torch.fft.rfft(wave.unfold(1, len(window), hop) * window)  # (B, T, F)
         energy = spec.real.square().add_(spec.imag.square())
         power = _power(energy.add_(floor), exponent) if exponent != 1 else energy.add_(floor)
-        slope = None if exponent == 1 else power / energy
+        slope = None if exponent == 1 or not ctx.needs_input_grad[0] else power / energy
         ctx.save_for_backward(spec, window, slope)
         ctx.exponent, ctx.length = exponent, wave.shape[1]
         return power

@@ -7,6 +7,8 @@ from torch.autograd import gradcheck
 
 from enhance.network.dual_path import normed
 from enhance.network.gated import gated
+from enhance.network.waveform_model import Stft
+from enhance.stft import StftConfig
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
@@ -35,3 +37,18 @@ def test_norm_in_training_of_a_dimension_that_was_moved() -> None:
     weight = torch.randn_like(found.transpose(0, 1)).transpose(0, 1)
     got, wanted = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (found, expected))
     torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("framing", [StftConfig(16000, 20, 15, 24), StftConfig(16000, 16, 8, 17)])
+def test_transforms_in_training(framing: StftConfig) -> None:
+    stft = Stft(framing).double()
+    audio = torch.randn(2, 4 * framing.hop_length, dtype=torch.float64)
+    weight = torch.randn(2, 2, 4, framing.bins, dtype=torch.float64)
+    results = []
+    for training in (True, False):
+        stft.train(training)
+        spec = stft.analyze(audio)[0].requires_grad_()
+        wave = stft.synthesize(spec * weight)[0]
+        gradient = torch.autograd.grad(wave.square().sum(), spec)[0]
+        results.append((spec.detach(), wave.detach(), gradient))
+    torch.testing.assert_close(*results, atol=1e-6, rtol=1e-5)  # the basis is float32
