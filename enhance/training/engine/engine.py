@@ -30,6 +30,7 @@ from enhance.training.engine import state as files
 from enhance.training.engine.batchnorm import share_batch_norms
 from enhance.training.engine.interrupt import Interrupt
 from enhance.training.engine.learner import RATES, Learner, Plan, State, Step
+from enhance.training.engine.memory import keep_heap
 from enhance.training.engine.processes import on_first, precision_of, share, together
 from enhance.training.engine.record import Record
 
@@ -155,6 +156,8 @@ class Engine:
             If the loss or its gradient is not finite, or a batch cannot be made.
         """
         fabric, plan, state = self.fabric, self.plan, self.state
+        if fabric.device.type == "cpu":
+            keep_heap()
         if not self.resumed:  # so that a run killed before its first save can go on too
             on_first(fabric, self._write)
         begin, saved = time.monotonic() - state.seconds, state.seconds

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from enhance.config import LossConfig
-from enhance.network.gcrn import compress
 from enhance.training.losses.perceptual import pesq_disturbance
-from enhance.training.losses.spectra import power_spectra
+from enhance.training.losses.spectra import compressed_errors, power_spectra
 
 _LEVEL = 0.05  # rms, full scale 1: -26 dBFS, the middle of what mixtures have
 _SILENCE = 1e-4  # rms: a target under it (-80 dBFS) is raised no further than one at it
@@ -60,7 +60,7 @@ def multi_resolution_error(
     for size in sizes:
         window = torch.hann_window(size, device=estimate.device, dtype=estimate.dtype)
         e, t = (power_spectra(x, window, power / 2, 1e-8, pad=True) for x in (estimate, target))
-        losses.append((e - t).square().mean())
+        losses.append(F.mse_loss(e, t))
     return torch.stack(losses).mean()
 
 
@@ -110,14 +110,11 @@ def enhancement_loss(
             x * gain[..., None, None] for x in (estimate_spec, target_spec)
         )
     if config.complex or config.magnitude:
-        e = compress(estimate_spec, config.compression)
-        t = compress(target_spec, config.compression)
+        errors = compressed_errors(estimate_spec, target_spec, config.compression)
         if config.complex:
-            losses["complex"] = config.complex * (e - t).square().sum(1).mean()
+            losses["complex"] = config.complex * errors[0]
         if config.magnitude:
-            # The square root's slope at zero is infinite: 1e-8 keeps silence differentiable.
-            em, tm = ((x.square().sum(1) + 1e-8).sqrt() for x in (e, t))
-            losses["magnitude"] = config.magnitude * (em - tm).square().mean()
+            losses["magnitude"] = config.magnitude * errors[1]
     if config.si_sdr:
         losses["si_sdr"] = -config.si_sdr * si_sdr(estimate, target).mean()
     if config.waveform:

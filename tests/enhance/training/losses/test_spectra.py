@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from enhance.training.losses.spectra import power_spectra, real_dft
+from enhance.network.gcrn import compress
+from enhance.training.losses.spectra import compressed_errors, power_spectra, real_dft
 
 
 def by_torch(wave: Tensor, window: Tensor, exponent: float, floor: float, pad: bool) -> Tensor:
@@ -57,3 +58,30 @@ def test_silence_has_a_gradient_of_zero() -> None:
     wave = torch.zeros(1, 600, requires_grad=True)
     power_spectra(wave, torch.hann_window(256), 0.15, 1e-8).sum().backward()
     assert torch.equal(wave.grad, torch.zeros(1, 600))
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_errors_of_compressed_spectra(power: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    estimate, target = torch.randn(2, 3, 2, 5, 7, dtype=torch.float64, generator=generator)
+    estimate[:, :, 1] *= 1e-6  # under the floor of the gain
+    estimate[:, :, 2], target[:, :, 3] = 0, 0
+    estimate.requires_grad_()
+
+    def plain(estimate: Tensor) -> tuple[Tensor, Tensor]:
+        c, target_c = compress(estimate, power), compress(target, power)
+        m, target_m = ((x.square().sum(1) + 1e-8).sqrt() for x in (c, target_c))
+        return (c - target_c).square().sum(1).mean(), (m - target_m).square().mean()
+
+    found, expected = compressed_errors(estimate, target, power), plain(estimate)
+    torch.testing.assert_close(found, expected)
+    for weights in ((0.5, 2.0), (1.0, 0.0), (0.0, 1.0)):
+        got, wanted = (
+            torch.autograd.grad(
+                sum(w * x for w, x in zip(weights, errors, strict=True)),
+                estimate,
+                retain_graph=True,
+            )[0]
+            for errors in (found, expected)
+        )
+        torch.testing.assert_close(got, wanted)
