@@ -108,7 +108,7 @@ def _apart(x: Tensor, sizes: list[int]) -> list[Tensor]:
 
     Shape: (B, C, T, F) -> list of (B, C_k, T, F)
     """
-    rows = torch.split_with_sizes_copy(x.permute(0, 2, 3, 1), sizes, -1)
+    rows = torch.ops.aten.split_with_sizes_copy(x.permute(0, 2, 3, 1), sizes, -1)
     return [part.contiguous().permute(0, 3, 1, 2) for part in rows]
 
 
