@@ -78,6 +78,13 @@ def test_run_tells_it_in_one_line(
     assert not (tmp_path / "b.wav").exists()
 
 
+@pytest.fixture
+def soon_settled() -> Iterator[None]:
+    with tiny.little_settling():
+        yield
+
+
+@pytest.mark.usefixtures("soon_settled")
 def test_a_checkpoint_stays_and_the_run_goes_on(tmp_path: Path) -> None:
     """As if the disk had never been full: the same history to the byte, the same weights."""
     settings = tiny.config(tiny.make_clips(tmp_path / "clips"), validate_every=0, steps=8)

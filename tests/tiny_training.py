@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 from torch import Tensor, nn
@@ -28,6 +31,7 @@ from enhance.config import (
 from enhance.config.settings import dump_yaml
 from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
+from enhance.training import enhancer
 from enhance.training.data import TrainingData
 from enhance.training.objective import Enhancement, Objective
 
@@ -80,6 +84,17 @@ def heard(settings: RunConfig, alignment: int = 320) -> TrainingData:
         validates=bool(settings.training.validate_every),
         quiet=True,
     )
+
+
+@contextlib.contextmanager
+def little_settling() -> Iterator[None]:
+    """The average hears 4 mixtures before it is kept, not 64: most of what a tiny run takes.
+
+    Only in this process. `test_validation_measures_the_average` hears all.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(enhancer, "SETTLING", 4)
+        yield
 
 
 class Stopping(Enhancement):

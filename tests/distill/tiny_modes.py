@@ -57,7 +57,9 @@ class Stopping(Around):
 
 
 def train(config: RunConfig, run: Path, stop_step: int = -1, **more: Any) -> dict[str, Any]:
-    return fit(config, Stopping(make_objective(config, True), stop_step), run, quiet=True, **more)
+    objective = Stopping(make_objective(config, True), stop_step)
+    with tiny.little_settling():
+        return fit(config, objective, run, quiet=True, **more)
 
 
 def same(a: Path, b: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files for sherpa-onnx, run by sherpa-onnx itself against our own runtime."""
+"""Files for sherpa-onnx, run by sherpa-onnx itself against torch and our own runtime."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from tiny_export import TINY, make_model
 
 from enhance.config import GcrnConfig
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
-from enhance.network.checkpoint import CheckpointInfo, save_model
+from enhance.network.checkpoint import CheckpointInfo, load_model, save_model
+from enhance.network.waveform_model import WaveformModel
 from enhance.stft import FRAMINGS
+from export import sherpa
 from export.certificate import Bounds
 from export.graph.quantize import quantize
-from export.graph.step import save, step_graph
+from export.graph.step import save
 from export.metadata import describe
 from export.sherpa import export_sherpa, sherpa_graph
+from export.stream import Artefact
 
 ROOT = Path(__file__).parents[2]
 needs_sherpa = pytest.mark.skipif(
@@ -35,6 +39,27 @@ def checkpoint(folder: Path, framing: str = "32-16", **gcrn: object) -> Path:
         config = replace(config, gcrn=GcrnConfig(channels=(4, 8, 8), hidden=16, **gcrn))
     save_model(folder, make_model(config), CheckpointInfo(config, {"licence": "CC0"}, {}))
     return folder
+
+
+@pytest.fixture(scope="module")
+def made(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Artefact]:
+    """fp32 and int8 of a network at 32-16."""
+    place = tmp_path_factory.mktemp("sherpa")
+    bounds = Bounds(snr_db=10)  # random weights
+    return export_sherpa(
+        checkpoint(place / "c"),
+        place / "t.sherpa.onnx",
+        int8=True,
+        clips=pairs,
+        bounds=bounds,
+        quiet=True,
+    )
+
+
+def enhanced(model: WaveformModel, wave: np.ndarray) -> np.ndarray:
+    """What torch makes of a wave."""
+    with torch.no_grad():
+        return model.enhance(torch.from_numpy(wave)[None])[0].numpy()
 
 
 def denoised(path: Path, wave: np.ndarray) -> np.ndarray:
@@ -68,41 +93,42 @@ def noisy(seconds: float = 3.0) -> np.ndarray:
     return np.concatenate([np.zeros(1600), wave]).astype(np.float32)
 
 
+def assert_sherpa_runs_what_we_run(path: Path, model: WaveformModel) -> None:
+    wave = noisy()
+    late = model.config.stft.hop_length
+    found = distance(enhanced(model, wave), denoised(path, wave), late)
+    assert found > 100, found
+
+
+@needs_sherpa
+def test_sherpa_runs_what_we_run(made: list[Artefact]) -> None:
+    model = make_model(replace(TINY, stft=FRAMINGS["32-16"]))
+    assert_sherpa_runs_what_we_run(made[0].path, model)
+
+
 @needs_sherpa
 @pytest.mark.parametrize(
     ("framing", "gcrn"),
     [
-        ("32-16", {}),
         ("25-12.5", {"cell": "gru"}),
         ("20-10", {"kernel_frames": 2, "level_frames": 50}),
     ],
 )
-def test_sherpa_runs_what_we_run(tmp_path: Path, pairs: Path, framing: str, gcrn: dict) -> None:
-    bounds = Bounds(snr_db=10)  # random weights
-    place = checkpoint(tmp_path / "c", framing, **gcrn)
-    made = export_sherpa(place, tmp_path / "t.onnx", clips=pairs, bounds=bounds, quiet=True)
-    from enhance.network.checkpoint import load_model
-
-    model, info = load_model(place)
-    ours = Enhancer(save(step_graph(model, describe(model, info)), tmp_path / "ours.onnx"))
-    wave = noisy()
-    found = distance(ours(wave, 16000), denoised(made[0].path, wave), FRAMINGS[framing].hop_length)
-    assert found > 100, found
+def test_sherpa_runs_other_networks(tmp_path: Path, framing: str, gcrn: dict) -> None:
+    model, info = load_model(checkpoint(tmp_path / "c", framing, **gcrn))
+    path = save(sherpa_graph(model, describe(model, info)), tmp_path / "t.onnx")
+    assert_sherpa_runs_what_we_run(path, model)
 
 
 @needs_sherpa
 @pytest.mark.parametrize("name", ["default", "small"])
 def test_shipped_models_in_sherpa(tmp_path: Path, name: str) -> None:
-    """fp32 at least 100 dB from our fp32, int8 at least 40 dB from it: no further than our int8."""
-    from enhance.network.checkpoint import load_model
-
+    """fp32 at least 100 dB from torch, int8 at least 40 dB from it: no further than our int8."""
     model, info = load_model(ROOT / "checkpoints" / name)
-    metadata = describe(model, info)
-    fp32 = step_graph(model, metadata)
-    graph = sherpa_graph(model, metadata)
+    graph = sherpa_graph(model, describe(model, info))
     wave = noisy()
     late = model.config.stft.hop_length
-    expected = Enhancer(save(fp32, tmp_path / "fp32.onnx"))(wave, 16000)
+    expected = enhanced(model, wave)
     ours = Enhancer.from_pretrained(name)(wave, 16000)
     assert distance(expected, denoised(save(graph, tmp_path / "s.onnx"), wave), late) > 100
     small = denoised(save(quantize(graph, "int8"), tmp_path / "s8.onnx"), wave)
@@ -110,16 +136,7 @@ def test_shipped_models_in_sherpa(tmp_path: Path, name: str) -> None:
     assert distance(expected, small, late) > distance(expected, ours, late) - 1
 
 
-def test_files_say_what_they_are(tmp_path: Path, pairs: Path) -> None:
-    place = checkpoint(tmp_path / "c")
-    made = export_sherpa(
-        place,
-        tmp_path / "t.sherpa.onnx",
-        int8=True,
-        clips=pairs,
-        bounds=Bounds(snr_db=10),
-        quiet=True,
-    )
+def test_files_say_what_they_are(made: list[Artefact], tmp_path: Path) -> None:
     assert [a.path.name for a in made] == ["t.sherpa.onnx", "t.sherpa.int8.onnx"]
     for artefact, mode in zip(made, ("none", "int8"), strict=True):
         graph = onnx.load(artefact.path)
@@ -137,10 +154,14 @@ def test_files_say_what_they_are(tmp_path: Path, pairs: Path) -> None:
         assert record["equality"]["snr_db"]["worst"] >= record["bounds"]["snr_db"]
         assert record["bounds"]["snr_db"] == (100 if mode == "none" else 10)
     with pytest.raises(EnhanceError, match="exists already"):
-        export_sherpa(place, tmp_path / "t.sherpa.onnx", quiet=True)
+        export_sherpa(checkpoint(tmp_path / "c"), made[0].path, quiet=True)
 
 
-def test_other_framings_and_bad_files_are_refused(tmp_path: Path, pairs: Path) -> None:
+def test_other_framings_and_bad_files_are_refused(
+    made: list[Artefact], pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the tracer's work taken from the fixture."""
+    monkeypatch.setattr(sherpa, "sherpa_graph", lambda *_: onnx.load(made[0].path))
     place = checkpoint(tmp_path / "c", "25-20")
     with pytest.raises(EnhanceError, match=r"framing 400/320: cannot .* overlap by half"):
         export_sherpa(place, tmp_path / "t.onnx", quiet=True)

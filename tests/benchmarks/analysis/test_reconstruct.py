@@ -57,8 +57,20 @@ class Place:
         return found
 
 
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus and a teacher. Not to be changed."""
+    root = tmp_path_factory.mktemp("material")
+    (root / "corpus").mkdir()
+    tiny.make_corpus(root / "corpus")
+    tiny.make_teacher(root / "tiny")
+    return root
+
+
 @pytest.fixture
-def place(tmp_path: Path, make_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(
+    material: Path, tmp_path: Path, make_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Place:
     def call(words: list[str]) -> int:
         monkeypatch.setattr(sys, "argv", ["enhance", *words])
         with pytest.raises(SystemExit) as left:
@@ -69,11 +81,7 @@ def place(tmp_path: Path, make_set: Callable[..., Path], monkeypatch: pytest.Mon
         raise EnhanceError(f"{repo} cannot be had here")
 
     monkeypatch.setattr(crdnn, "download", absent)
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    tiny.make_corpus(corpus)
-    teacher = tiny.make_teacher(tmp_path / "tiny")
-    return Place(tmp_path, corpus, teacher, make_set(3), call)
+    return Place(tmp_path, material / "corpus", material / "tiny", make_set(3), call)
 
 
 def test_a_run_writes_tables_picture_and_figures_that_can_be_traced(
@@ -160,7 +168,7 @@ def test_a_recogniser_of_finetune_ctc_listens_to_its_own_text_of_the_original(pl
 
 
 def test_stopped_and_resumed_is_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert place.run("whole") == 0
+    assert place.run("whole", "--no-controls") == 0
     count = 0
     real = measuring.measure_clip
 
@@ -172,14 +180,14 @@ def test_stopped_and_resumed_is_the_same(place: Place, monkeypatch: pytest.Monke
         return real(*args)
 
     monkeypatch.setattr(measuring, "measure_clip", stopping)
-    assert place.run("parts") == 130
+    assert place.run("parts", "--no-controls") == 130
     rows = (place.root / "parts/clips.jsonl").read_text().splitlines()
     assert len(rows) == 5 and not (place.root / "parts/report.md").exists()
     with (place.root / "parts/clips.jsonl").open("a") as file:
         file.write('{"method": "cut off in wri')
     monkeypatch.setattr(measuring, "measure_clip", real)
     assert place.run("parts") == 2  # without --resume
-    assert place.run("parts", "--resume") == 0
+    assert place.run("parts", "--no-controls", "--resume") == 0
     for name in ("results.jsonl", "clips.jsonl", "report.md"):
         ours, theirs = ((place.root / run / name).read_text() for run in ("whole", "parts"))
         assert ours == theirs
@@ -187,7 +195,7 @@ def test_stopped_and_resumed_is_the_same(place: Place, monkeypatch: pytest.Monke
 
 
 def test_noisy_input_is_reconstructed_to_the_clean_side(place: Place) -> None:
-    assert place.run("out", "--input", "noisy", "--limit", "2") == 0
+    assert place.run("out", "--input", "noisy", "--limit", "2", "--no-controls") == 0
     found = place.results("out")
     assert place.record("out")["input"] == "noisy"
     noisy = found["noisy magnitudes"]["metrics"]

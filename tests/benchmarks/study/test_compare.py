@@ -18,6 +18,7 @@ import soundfile
 import torch
 from scipy.stats import t as student
 from tiny_study import RUNS, Place
+from tiny_training import little_settling
 from torch import Tensor
 
 from benchmarks.figures.seeds import claims
@@ -35,8 +36,8 @@ from enhance.training.objective import Enhancement
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
-    """No plots, and no pool of processes for four clips."""
-    with pytest.MonkeyPatch.context() as patch:
+    """No plots, no pool of processes for four clips, and averages that settle soon."""
+    with pytest.MonkeyPatch.context() as patch, little_settling():
         patch.setattr("benchmarks.figures.plots.quality_plot", lambda *_: False)
         patch.setattr(compare, "cores", lambda: 1)
         yield

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from tiny_study import Place
+from tiny_training import little_settling
 
 from benchmarks.study import compare
 from benchmarks.study.grid import PAPER
@@ -17,10 +19,13 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def place(material: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(
+    material: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
     monkeypatch.setattr("benchmarks.figures.plots.quality_plot", lambda *_: False)
     monkeypatch.setattr(compare, "cores", lambda: 1)
-    return Place(tmp_path, *material)
+    with little_settling():
+        yield Place(tmp_path, *material)
 
 
 def test_four_modes_in_one_command(place: Place) -> None:
@@ -76,7 +81,10 @@ def test_every_control_of_the_shipped_study_trains_something_of_its_own(
     assert "| concat-random - concat | objective.teacher mini-wavlm →" in place.report()
 
 
-def test_a_teacher_that_is_not_there_ends_its_runs_only(place: Place) -> None:
+def test_a_teacher_that_is_not_there_ends_its_runs_only(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "time_networks", lambda *_, **__: {})
     place.study({}, modes={"names": ["base", "distill"], "teachers": ["nowhere-at-all"]})
     with pytest.raises(EnhanceError, match=r"1 of 2 runs failed, first distill-s0: nowhere-at-all"):
         place.run()

@@ -18,7 +18,7 @@ from distill.modes.distill import Distillation, DistillConfig
 from distill.modes.imitation import distance
 from distill.modes.pretrain import PretrainConfig, Pretraining
 from distill.teacher.contract import Teacher
-from enhance.config import LossConfig
+from enhance.config import LossConfig, RunConfig
 from enhance.data.mixing.loader import collate
 from enhance.data.mixing.mixer import Mixer
 from enhance.network.waveform_model import WaveformModel
@@ -144,6 +144,14 @@ class Watching(tiny.Stopping):
         self.seen[-1] |= {f"objective.{n}": t.clone() for n, t in own.items()}
 
 
+def watched(config: RunConfig, run: Path) -> Watching:
+    """What a run was after each of its steps."""
+    watch = Watching(make_objective(config, True))
+    with tiny.tiny.little_settling():
+        fit(config, watch, run, quiet=True)
+    return watch
+
+
 def moved(watch: Watching, step: int, prefix: str) -> set[str]:
     """Tensors of a prefix that step number ``step`` (from 0) changed."""
     before, after = watch.seen[step], watch.seen[step + 1]
@@ -158,8 +166,7 @@ def test_each_phase_moves_its_own_weights_only(
     """To the bit, under strong decay: parameters and the statistics of batch norms."""
     config = tiny.settings(data, "pretrain", place, optimizer=optimizer, weight_decay=0.5)
     config = replace(config, objective={**config.objective, "freeze_steps": freeze})
-    watch = Watching(make_objective(config, True))
-    fit(config, watch, tmp_path / "run", quiet=True)
+    watch = watched(config, tmp_path / "run")
     encoder = {n for n in watch.seen[0] if n.startswith("network.encoder.")}
     rest = {n for n in watch.seen[0] if n.startswith("network.")} - encoder
     assert any("running_mean" in n for n in encoder) and any("running_mean" in n for n in rest)
@@ -181,8 +188,7 @@ def test_a_frozen_encoder_is_frozen_in_the_kept_model(
 
     config = tiny.settings(data, "pretrain", place, ema_decay=0.0)
     config = replace(config, objective={**config.objective, "freeze_steps": -1})
-    watch = Watching(make_objective(config, True))
-    fit(config, watch, tmp_path / "run", quiet=True)
+    watch = watched(config, tmp_path / "run")
     kept = load_model(tmp_path / "run")[0].state_dict()
     for name, tensor in watch.seen[3].items():
         if name.startswith("network.encoder."):

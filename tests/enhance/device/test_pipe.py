@@ -22,6 +22,7 @@ from tiny_onnx import build
 from enhance.audio.pcm import FrameReader, decode, encode
 from enhance.audio.resampling import held_back, resample
 from enhance.audio.wav_pipe import WavReader, WavWriter
+from enhance.cli import app as cli
 from enhance.device.enhancer import Enhancer
 from enhance.device.pipe import clean_raw, latency
 
@@ -47,6 +48,23 @@ def noise(*shape: int) -> np.ndarray:
 def enhance(*words: object, given: bytes = b"", **options: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "enhance", *map(str, words)]
     return subprocess.run(command, input=given, capture_output=True, cwd=ROOT, **options)
+
+
+def refusals(
+    words: list[object], given: bytes, monkeypatch: pytest.MonkeyPatch
+) -> subprocess.CompletedProcess:
+    """What `enhance` gives, in this process: one of its own loads all libraries for one line."""
+    out, errors = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["enhance", *map(str, words)])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(given))))
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", errors)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    errors.flush()
+    code = int(end.value.code or 0)
+    return subprocess.CompletedProcess(words, code, out.buffer.getvalue(), errors.buffer.getvalue())
 
 
 def start(*words: object) -> subprocess.Popen:
@@ -170,7 +188,7 @@ def test_bytes_in_any_pieces_and_odd_ones_at_the_end(model: Path) -> None:
     assert raw(enhancer, b"", 48000, "s16le", 2, False) == bytes(2 * 2 * 768)
 
 
-def test_raw_refuses_in_one_line(model: Path) -> None:
+def test_raw_refuses_in_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = np.full(100, np.nan, np.float32).tobytes()
     for words, given, message in [
         (["--rate", 0], b"", "sample_rate 0"),
@@ -180,9 +198,12 @@ def test_raw_refuses_in_one_line(model: Path) -> None:
         (["--rate", 16000, "--bandwidth", "8k"], b"", "bandwidth '8k'"),
         (["--rate", 16000, "--format", "f32le"], bad, "standard input: holds NaN"),
     ]:
-        done = enhance("stream", "-q", "-m", model, *words, given=given)
+        words = ["stream", "-q", "-m", model, *words]
+        done = refusals(words, given, monkeypatch)
         assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
         assert message in done.stderr.decode()
+    real = enhance(*words, given=given)  # the last, as a process
+    assert (real.returncode, real.stderr) == (done.returncode, done.stderr)
 
 
 def test_closed_output_and_interrupt_end_it_quietly(model: Path) -> None:
@@ -265,7 +286,9 @@ def test_wav_header_tells_no_length_into_a_pipe_and_keeps_speakers() -> None:
         assert sum(len(block) for block in reader) == 3
 
 
-def test_wav_pipe_refuses_in_one_line(model: Path, tmp_path: Path) -> None:
+def test_wav_pipe_refuses_in_one_line(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = wav(noise(4000), 16000, "PCM_16")
     for given, message, left in [
         (b"", "is empty", 0),
@@ -275,12 +298,14 @@ def test_wav_pipe_refuses_in_one_line(model: Path, tmp_path: Path) -> None:
         (good[:2000], "truncated (its header promises 8000 bytes of audio, 1956", 4 * 256),
         (wav(noise(0), 16000, "PCM_16"), "holds no samples", 0),
     ]:
-        done = enhance("run", "-", "-", "-m", model, given=given)
+        words = ["run", "-", "-", "-m", model]
+        # As a process where something came out before.
+        done = enhance(*words, given=given) if left else refusals(words, given, monkeypatch)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count(b"\n") == 1 and message in done.stderr.decode(), done.stderr
         assert len(done.stdout) >= left
         place = tmp_path / "out.wav"
-        done = enhance("run", "-", place, "-m", model, given=given)
+        done = refusals(["run", "-", place, "-m", model], given, monkeypatch)
         assert done.returncode == 2 and message in done.stderr.decode()
         assert not place.exists()  # a file is whole or absent
 

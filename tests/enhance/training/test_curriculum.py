@@ -21,6 +21,7 @@ from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.mixing.loader import batches
 from enhance.data.mixing.mixer import Mixer, MixingConfig
 from enhance.errors import EnhanceError
+from enhance.training import enhancer
 from enhance.training.curriculum import mixing_at, widest
 from enhance.training.loop import fit
 
@@ -133,7 +134,10 @@ def test_mixtures_are_those_of_the_step_whoever_makes_them(mixer: Mixer) -> None
         assert torch.equal(joined, whole[4 + step]["noisy"])
 
 
-def test_a_run_follows_it_and_resumes_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_follows_it_and_resumes_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enhancer, "SETTLING", 4)
     settings = tiny.config(tiny.make_clips(tmp_path / "clips"), steps=5, validate_every=5)
     settings = replace(
         settings, curriculum=[Knot(1, {}), Knot(4, {"snr": [-20, -20], "speed_probability": 0.5})]

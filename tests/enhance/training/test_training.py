@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -45,6 +46,14 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunC
     return settings, run
 
 
+@pytest.fixture
+def soon_settled() -> Iterator[None]:
+    """For what is compared with no run of another process."""
+    with tiny.little_settling():
+        yield
+
+
+@pytest.mark.usefixtures("soon_settled")
 def test_learns(data: Path, tmp_path: Path) -> None:
     settings = tiny.config(data, steps=70, epoch_size=4, validate_every=0, log_every=5)
     settings = replace(settings, training=replace(settings.training, learning_rate=5e-3))
@@ -142,6 +151,7 @@ def test_validation_measures_the_average(straight: tuple[RunConfig, Path]) -> No
         torch.testing.assert_close(own, kept)
 
 
+@pytest.mark.usefixtures("soon_settled")
 @pytest.mark.parametrize("stop_step", [1, 6])
 def test_interrupted_and_resumed(data: Path, tmp_path: Path, stop_step: int) -> None:
     settings = tiny.config(data, steps=9, validate_every=4, log_every=4)
@@ -219,6 +229,7 @@ def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.mark.usefixtures("soon_settled")
 def test_not_finite(data: Path, tmp_path: Path) -> None:
     settings = tiny.config(data, validate_every=0, checkpoint_every=2)
     run = tmp_path / "run"
@@ -262,6 +273,7 @@ def named(settings: RunConfig, mode: str) -> Objective:
     return objective
 
 
+@pytest.mark.usefixtures("soon_settled")
 def test_longer_budget(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tiny.config(data, steps=2, validate_every=0)
     run = tmp_path / "run"
@@ -271,6 +283,7 @@ def test_longer_budget(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "training.steps was 2, is 3" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("soon_settled")
 def test_changed_data(data: Path, tmp_path: Path) -> None:
     clips = tiny.make_clips(tmp_path / "clips")
     settings = tiny.config(clips, steps=2, validate_every=0)

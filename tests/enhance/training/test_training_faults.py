@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ from enhance.training.engine.engine import seed_everything
 from enhance.training.engine.interrupt import Interrupt
 from enhance.training.loop import fit
 from enhance.training.objective import Enhancement
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _soon_settled() -> Iterator[None]:
+    with tiny.little_settling():
+        yield
 
 
 @pytest.fixture(scope="module")

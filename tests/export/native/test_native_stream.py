@@ -183,6 +183,7 @@ def test_what_is_no_number_leaves_no_trace(weights: bytes) -> None:
     assert np.isfinite(stream(wave)).all()
     silence = stream(np.zeros(96000, np.float32))
     assert np.isfinite(silence).all()
+    assert not silence[48000:].any()
 
 
 def test_impossible_rates_and_damaged_weights_are_refused(weights: bytes) -> None:

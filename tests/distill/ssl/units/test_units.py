@@ -52,8 +52,11 @@ def test_mfcc_is_kaldis() -> None:
         np.testing.assert_allclose(found[frame], reference_mfcc(wave, frame), atol=2e-4)
 
 
-def test_digital_silence_stays_finite() -> None:
-    assert np.isfinite(mfcc_with_deltas(np.zeros(1000, np.float32))).all()
+def test_digital_silence_is_one_level_in_every_band_and_frame() -> None:
+    found = mfcc_with_deltas(np.zeros(1000, np.float32))
+    assert found[0, 0] < -10  # all bands at their floor
+    np.testing.assert_array_equal(found[:, 0], found[0, 0])
+    np.testing.assert_allclose(found[:, 1:], 0, atol=1e-3)  # no shape, no change
 
 
 def test_deltas_are_least_squares_slopes() -> None:

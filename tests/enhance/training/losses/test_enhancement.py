@@ -32,12 +32,12 @@ def test_si_sdr_is_the_published_formula(snr: float) -> None:
     assert got.item() == pytest.approx(si_sdr_numpy(estimate, target), abs=0.01)
 
 
-def test_si_sdr_is_finite_on_silence() -> None:
+def test_si_sdr_of_silence_is_0_db_and_teaches_nothing() -> None:
     zeros = torch.zeros(1, 800, requires_grad=True)
     value = si_sdr(zeros, torch.zeros(1, 800))
     value.sum().backward()
-    assert torch.isfinite(value).all()
-    assert zeros.grad is not None and torch.isfinite(zeros.grad).all()
+    assert value.item() == 0
+    assert zeros.grad is not None and torch.equal(zeros.grad, torch.zeros(1, 800))
 
 
 def test_terms_are_the_written_formulas() -> None:
@@ -99,7 +99,8 @@ def test_multi_resolution_is_smooth_at_silence(samples: int) -> None:
     for target in (torch.zeros(2, samples), 1e-6 * torch.randn(2, samples)):
         wave = torch.zeros(2, samples, requires_grad=True)
         multi_resolution_error(wave, target, (256, 512, 1024), 0.3).backward()
-        assert wave.grad is not None and wave.grad.isfinite().all()
+        # The power of a silent bin is smooth there: no direction is better than another.
+        assert wave.grad is not None and torch.equal(wave.grad, torch.zeros(2, samples))
 
 
 def test_waveform_terms_come_with_their_weight() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +45,19 @@ def versions(clean: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
     ]
 
 
+@cache
+def drawn(seed: int) -> Pairs:
+    """A mixture at -5 dB and its clean voice, (N,) each. Not to be changed."""
+    rng = np.random.default_rng(seed)
+    clean = utterance(Voice.draw(rng), N / 16000, rng)
+    noise = (coloured, babble, wind)[seed % 3](N, rng).astype(np.float32)
+    noise *= np.sqrt(np.mean(clean**2) / np.mean(noise**2)) * np.float32(10 ** (5 / 20))
+    return clean + noise, clean
+
+
 def synthetic(voices: int) -> Pairs:
-    """Clean voices and their mixtures at -5 dB."""
-    estimates, targets = [], []
-    for seed in range(voices):
-        rng = np.random.default_rng(seed)
-        clean = utterance(Voice.draw(rng), N / 16000, rng)
-        noise = (coloured, babble, wind)[seed % 3](N, rng).astype(np.float32)
-        noise *= np.sqrt(np.mean(clean**2) / np.mean(noise**2)) * np.float32(10 ** (5 / 20))
-        estimates.append(clean + noise)
-        targets.append(clean)
+    """Mixtures at -5 dB and their clean voices, copies."""
+    estimates, targets = zip(*map(drawn, range(voices)), strict=True)
     return np.stack(estimates), np.stack(targets)
 
 

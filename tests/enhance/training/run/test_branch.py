@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from enhance.network.tensors import load_tensors
 from enhance.training.loop import fit
 
 DECAY = {"schedule": "wsd", "decay_share": 1.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _soon_settled() -> Iterator[None]:
+    with tiny.little_settling():
+        yield
 
 
 @pytest.fixture(scope="module")

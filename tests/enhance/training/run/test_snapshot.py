@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from enhance.training.run.snapshot import snapshot
 
 def state(run: Path) -> dict[str, torch.Tensor]:
     return load_tensors(run / "trainer.safetensors", "enhance-trainer-1")[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _soon_settled() -> Iterator[None]:
+    with tiny.little_settling():
+        yield
 
 
 @pytest.fixture(scope="module", params=["muon", "adamw"])
