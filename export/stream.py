@@ -32,7 +32,7 @@ from export import certificate as proof
 from export.causality import look_ahead
 from export.certificate import Bounds, Clip
 from export.graph.inspect import compare_speed, inspect
-from export.graph.quantize import quantize
+from export.graph.quantize import FLOAT_SHARES, quantize
 from export.graph.step import save, step_graph
 from export.metadata import describe
 
@@ -129,39 +129,43 @@ def export_model(
         ahead = look_ahead(model)
         first: Enhancer | None = None
         for mode, path in paths.items():
-            bar.update(task, advance=1, speed=f"{path.name}: making")
-            graph = fp32 if mode == "none" else quantize(fp32, mode)
-            trial = save(graph, folder / path.name)
-            enhancer = Enhancer(trial)
-            first = first or enhancer
-            bar.update(task, advance=1, speed=f"{path.name}: proving")
-            streams = proof.runtime(enhancer, pairs)
-            if mode == "none":
-                ways["onnx_fp32"] = streams
-            else:
-                ways["onnx_quantized"] = streams.score(pairs, enhancer.sample_rate)
-            facts = _facts(path.name, mode, graph, fp32, trial)
-            if mode != "none":
-                facts["speed"] = compare_speed(first, enhancer, pairs[0].noisy)
-            record = proof.certificate(
-                config=model.config.stft,
-                ahead=ahead,
-                clips=pairs,
-                source=source,
-                ways=ways,
-                bounds=bounds,
-                facts=facts,
-            )
-            try:
-                proof.judge(record, bounds, path.name, require_faster)
-            except EnhanceError as error:
+            for share in FLOAT_SHARES if mode != "none" else (1.0,):
+                bar.update(task, speed=f"{path.name}: making")
+                graph = fp32 if mode == "none" else quantize(fp32, mode, share)
+                trial = save(graph, folder / path.name)
+                enhancer = Enhancer(trial)
+                first = first or enhancer
+                bar.update(task, speed=f"{path.name}: proving")
+                streams = proof.runtime(enhancer, pairs)
+                facts = _facts(path.name, mode, graph, fp32, trial)
                 if mode == "none":
-                    raise
-                refused.append(str(error))
-                continue
-            written.append(write(graph, path, record))
-            if not quiet:
-                print(summary(record), file=sys.stderr)
+                    ways["onnx_fp32"] = streams
+                else:
+                    ways["onnx_quantized"] = streams.score(pairs, enhancer.sample_rate)
+                    facts["float_share"] = share
+                    facts["speed"] = compare_speed(first, enhancer, pairs[0].noisy)
+                record = proof.certificate(
+                    config=model.config.stft,
+                    ahead=ahead,
+                    clips=pairs,
+                    source=source,
+                    ways=ways,
+                    bounds=bounds,
+                    facts=facts,
+                )
+                try:
+                    proof.judge(record, bounds, path.name, require_faster)
+                except EnhanceError as error:
+                    if mode == "none":
+                        raise
+                    if share == FLOAT_SHARES[-1]:
+                        refused.append(str(error))
+                    continue
+                written.append(write(graph, path, record))
+                if not quiet:
+                    print(summary(record), file=sys.stderr)
+                break
+            bar.update(task, advance=2)
         bar.update(task, advance=1, speed="")
     remember(info, out)
     if refused:

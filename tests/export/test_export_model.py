@@ -165,6 +165,28 @@ def test_each_bound_refuses(bounds: Bounds, figure: str, exported: Exported) -> 
         judge(record, bounds, "a.int8.onnx", False)
 
 
+@pytest.mark.usefixtures("no_tracing")
+def test_more_stays_in_float_where_the_bound_asks_for_it(
+    checkpoint: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "FLOAT_SHARES", (0.0, 0.5))
+
+    def worst(bounds: Bounds) -> tuple[float, float, int]:
+        made = export_model(
+            checkpoint, tmp_path / "m.onnx", int8=True, clips=pairs, bounds=bounds, force=True,
+            quiet=True,
+        )[1].certificate  # fmt: skip
+        left = len(made["operators"]["float_products"])
+        return made["float_share"], made["equality"]["onnx_quantized"]["snr_db"]["worst"], left
+
+    share, snr, left = worst(GENEROUS)
+    assert share == 0.0
+    again, better, more = worst(replace(GENEROUS, snr_db=snr + 1))
+    assert again == 0.5 and better >= snr + 1 and more > left
+    with pytest.raises(EnhanceError, match="SNR against fp32 is"):
+        worst(replace(GENEROUS, snr_db=150.0))
+
+
 def test_the_worst_clip_is_judged(exported: Exported) -> None:
     record = json.loads(json.dumps(exported.artefacts[1].certificate))
     record["equality"]["onnx_quantized"]["snr_db"] |= {"worst": 19.9, "mean": 60.0}

@@ -11,7 +11,7 @@ from tiny_export import Exported, make_model
 from enhance.config import GcrnConfig, ModelConfig
 from enhance.errors import EnhanceError
 from export.graph.inspect import inspect, optimised
-from export.graph.quantize import FLOAT_SHARE, products, quantize
+from export.graph.quantize import FLOAT_SHARES, products, quantize
 from export.graph.step import operators, step_graph
 
 
@@ -34,7 +34,7 @@ def test_all_but_the_smallest_products_are_int8(exported: Exported) -> None:
     outer = [size for name, size in sizes.items() if name in small]
     inner = [size for name, size in sizes.items() if name in large]
     assert max(outer) <= min(inner)
-    assert sum(outer) <= FLOAT_SHARE * sum(sizes.values()) < sum(outer) + min(inner)
+    assert sum(outer) <= FLOAT_SHARES[0] * sum(sizes.values()) < sum(outer) + min(inner)
     for graph in (int8, weights):
         kept = constants(graph)
         for name in large:

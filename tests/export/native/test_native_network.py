@@ -70,7 +70,7 @@ def test_bytes_change_little(name: str, tmp_path: Path) -> None:
 def test_bytes_are_those_of_onnx_where_the_same_matrices_are_rounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "FLOAT_SHARE", quantize.FLOAT_SHARE)
+    monkeypatch.setattr(native, "FLOAT_SHARE", quantize.FLOAT_SHARES[0])
     model, wave = make_model(), noise(40, TINY)
     graph = quantize.quantize(step_graph(model, STEP_META), "int8")
     other = OnnxEngine(save(graph, tmp_path / "a.onnx"), 1)
