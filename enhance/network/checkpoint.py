@@ -14,6 +14,7 @@ from enhance.config.settings import parse, to_dict
 from enhance.errors import EnhanceError
 from enhance.files import is_file, is_folder, read_json, read_jsonl, write_json
 from enhance.network.companion import Companion, Factory
+from enhance.network.grow import can_hold, grow
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.network.waveform_model import WaveformModel
 
@@ -189,7 +190,8 @@ def newest_run(root: Path | str = Path("runs"), *, kept: bool = True) -> Path:
 def start_from(model: WaveformModel, config: ModelConfig, path: Path | str) -> CheckpointInfo:
     """Copy the weights of a checkpoint into ``model``.
 
-    Its framing may be another where no weight depends on the number of bins, as in `dual_path`.
+    Its framing may be another where no weight depends on the number of bins, as in `dual_path`, and
+    its network a smaller one, see `enhance.network.grow`.
 
     Raises
     ------
@@ -203,6 +205,8 @@ def start_from(model: WaveformModel, config: ModelConfig, path: Path | str) -> C
         there = WaveformModel(info.config).network.state_dict()
         if all(there[key].shape == x.shape for key, x in model.network.state_dict().items()):
             changed = []
+    if can_hold(config.gcrn, info.config.gcrn):
+        changed = []
     changed += difference({"companion": identity(info.companion)}, {"companion": identity(mine)})
     if changed:
         key, theirs, ours = changed[0]
@@ -212,8 +216,10 @@ def start_from(model: WaveformModel, config: ModelConfig, path: Path | str) -> C
         )
     beside = copy.deepcopy(model.companion)  # the same, as was just seen
     other, info = load_model(path, lambda *_: cast(Companion, beside))
-    with torch.no_grad():
+    if config.gcrn == info.config.gcrn:
         model.load_state_dict(other.state_dict())
+    else:
+        grow(model.network, other.network)
     return info
 
 
