@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from enhance.config import ModelConfig
 from enhance.config.settings import parse, to_dict
 from enhance.errors import EnhanceError

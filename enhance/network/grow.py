@@ -27,9 +27,9 @@ def can_hold(large: GcrnConfig, small: GcrnConfig) -> bool:
     """Whether `grow` knows how: two paths with recurrences, as many layers of convolutions, and
     channels, units and blocks no fewer.
     """
-    sizes = {"channels": small.channels, "hidden": small.hidden, "rnn_layers": small.rnn_layers}
+    same = replace(large, channels=small.channels, hidden=small.hidden, rnn_layers=small.rnn_layers)
     return (
-        replace(large, **sizes) == small
+        same == small
         and (small.bottleneck, small.mixing) == ("dual_path", "recurrent")
         and not small.extra_features
         and len(large.channels) == len(small.channels)
