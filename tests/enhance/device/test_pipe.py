@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tiny_cli import refusals
 from tiny_onnx import build
 
 from enhance.audio.pcm import FrameReader, decode, encode
 from enhance.audio.resampling import held_back, resample
 from enhance.audio.wav_pipe import WavReader, WavWriter
-from enhance.cli import app as cli
 from enhance.device.enhancer import Enhancer
 from enhance.device.pipe import clean_raw, latency
 
@@ -48,23 +48,6 @@ def noise(*shape: int) -> np.ndarray:
 def enhance(*words: object, given: bytes = b"", **options: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "enhance", *map(str, words)]
     return subprocess.run(command, input=given, capture_output=True, cwd=ROOT, **options)
-
-
-def refusals(
-    words: list[object], given: bytes, monkeypatch: pytest.MonkeyPatch
-) -> subprocess.CompletedProcess:
-    """What `enhance` gives, in this process: one of its own loads all libraries for one line."""
-    out, errors = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", ["enhance", *map(str, words)])
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(given))))
-        patch.setattr(sys, "stdout", out)
-        patch.setattr(sys, "stderr", errors)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    errors.flush()
-    code = int(end.value.code or 0)
-    return subprocess.CompletedProcess(words, code, out.buffer.getvalue(), errors.buffer.getvalue())
 
 
 def start(*words: object) -> subprocess.Popen:
@@ -304,10 +287,9 @@ def test_wav_pipe_refuses_in_one_line(
         assert done.returncode == 2, done.stderr
         assert done.stderr.count(b"\n") == 1 and message in done.stderr.decode(), done.stderr
         assert len(done.stdout) >= left
-        place = tmp_path / "out.wav"
-        done = refusals(["run", "-", place, "-m", model], given, monkeypatch)
+        done = refusals(["run", "-", tmp_path / "out.wav", "-m", model], given, monkeypatch)
         assert done.returncode == 2 and message in done.stderr.decode()
-        assert not place.exists()  # a file is whole or absent
+        assert not (tmp_path / "out.wav").exists()  # a file is whole or absent
 
 
 def test_one_end_may_be_a_file(model: Path, tmp_path: Path) -> None:
@@ -434,6 +416,5 @@ def test_ffmpeg_with_the_flags_of_the_page_does_not_wait(model: Path) -> None:
 
 def test_whole_signal_and_frame_reader_limit() -> None:
     reader = FrameReader(io.BufferedReader(io.BytesIO(bytes(100))), "PCM_16", 1, limit=31)
-    assert sum(len(block) for block in reader) == reader.frames == 15
-    assert reader.odd == 1
+    assert (sum(len(block) for block in reader), reader.frames, reader.odd) == (15, 15, 1)
     np.testing.assert_allclose(resample(noise(100), 16000, 16000).shape, (100,))
