@@ -31,7 +31,7 @@ from enhance.parallel import torch_threads
 from enhance.stft import StftConfig
 from export import certificate as proof
 from export.certificate import Bounds, Clip, Streams
-from export.graph.quantize import quantize
+from export.graph.quantize import FLOAT_SHARES, quantize
 from export.graph.rewrite import for_single_frames
 from export.graph.step import save, tidy, traced
 from export.metadata import describe
@@ -158,10 +158,13 @@ def export_sherpa(
         fp32 = sherpa_graph(model, describe(model, info, licence))
         reference = proof.offline(model, pairs)
         for mode, path in paths.items():
-            graph = fp32 if mode == "none" else quantize(fp32, mode)
-            trial = save(graph, folder / path.name)
-            snr = proof.snr_db(reference, through(trial, model, pairs), pairs)
             least = _LEAST_DB if mode == "none" else bounds.snr_db
+            for share in FLOAT_SHARES if mode != "none" else (1.0,):
+                graph = fp32 if mode == "none" else quantize(fp32, mode, share)
+                trial = save(graph, folder / path.name)
+                snr = proof.snr_db(reference, through(trial, model, pairs), pairs)
+                if snr["worst"] is None or snr["worst"] >= least:
+                    break
             if snr["worst"] is not None and not snr["worst"] >= least:
                 raise EnhanceError(
                     f"{path.name}: refused, it is {snr['worst']:.1f} dB from torch on the worst "
@@ -172,6 +175,7 @@ def export_sherpa(
                 "kind": "sherpa-onnx gtcrn",
                 **identified(trial),
                 "quantization": mode,
+                **({} if mode == "none" else {"float_share": share}),
                 "measured_on": proof.measured_on(pairs, source, rate),
                 "equality": {"snr_db": snr},
                 "bounds": {"snr_db": least},
