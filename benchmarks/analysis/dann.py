@@ -5,10 +5,16 @@ the codec is left in the embedding; the learned layer weights; the error after e
 network's own discriminator is at chance proves nothing: it was trained to be misled, and another
 may not be. So fresh probes, one linear and one as deep as the discriminator, are trained on the
 embeddings of the training clips, and tested on the same speakers as the discriminator.
+
+Runs that differ in nothing but their seed are one *recipe*, whose figures are means over seeds, and
+whose intervals know speakers and seeds: both are drawn. A recipe is compared with the first one of
+the same backbone, seed by seed and draw by draw.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +28,15 @@ from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.dann import train as training
 from distill.dann.data import Hearing, Labelled
-from distill.dann.errors import Trials
 from distill.dann.protocols import read
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_Draws = dict[str, np.ndarray]
+"""EER under draws of speakers, by codec, each (rounds,)."""
 
 POOLED = "pooled"
 _WHO = ("discriminator", "fresh linear probe", "fresh deep probe")
@@ -42,7 +50,7 @@ def evaluate(
     Parameters
     ----------
     runs
-        Folders of `distill.dann.train.train`; the others are compared with the first.
+        Folders of `distill.dann.train.train`, in the order of the tables.
     where
         Manifest or protocol of the clips.
     output
@@ -64,7 +72,7 @@ def evaluate(
         "seed": work.seed,
         "runs": {},
     }
-    first: np.ndarray | None = None
+    draws: dict[str, _Draws] = {}
     names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):
         raise EnhanceError(f"{runs[0]}: two runs of one name; rename their folders")
@@ -72,27 +80,77 @@ def evaluate(
         task = bar.add_task("dann evaluate", total=len(runs), speed="")
         for name, folder in zip(names, runs, strict=True):
             run = training.load(folder)
-            found, pooled, facts = _measure(run, where, audio, work)
-            first = pooled if first is None else first
-            if len(first) != len(pooled):
+            found, draws[name], facts = _measure(run, where, audio, work)
+            if facts["task"] != about["runs"].get(names[0], facts)["task"]:
                 raise EnhanceError(f"{folder}: has another task than {runs[0]}; evaluate it apart")
-            if name != names[0]:
-                low, high = np.quantile(pooled - first, [0.025, 0.975])
-                eers = [r["mean"] for r in (*rows, *found) if r.get("group") == POOLED]
-                found.append({
-                    "kind": "difference", "over": names[0], "mean": eers[-1] - eers[0],
-                    "low": float(low), "high": float(high),
-                })  # fmt: skip
             rows += [{"run": name, **row} for row in found]
             about["runs"][name] = facts
             bar.update(task, advance=1)
+    about["recipes"] = recipes(about["runs"])
+    rows += _of_recipes(about, rows, draws, work.seed)
     return keep(output, {"analysis": "dann", "about": about, "rows": rows}, tables, plots)
+
+
+def recipes(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Runs that share all but the seed, named as the first without its seed."""
+    alike: dict[str, list[str]] = {}
+    for name, facts in runs.items():
+        settings = {k: v for k, v in facts.items() if k != "seed" and not k.startswith("best")}
+        alike.setdefault(json.dumps(settings), []).append(name)
+    found: dict[str, list[str]] = {}
+    for members in alike.values():
+        name = members[0]
+        if len(members) > 1:
+            shared = re.sub(r"[-_.]?(s|seed)?[-_.]?\d+$", "", name)
+            name = shared if shared and shared not in found else name
+        found[name] = members
+    return found
+
+
+def _of_recipes(
+    about: dict[str, Any], rows: list[dict[str, Any]], draws: dict[str, _Draws], seed: int
+) -> list[dict[str, Any]]:
+    """Means over seeds, and pooled differences to the first recipe of the same backbone."""
+    runs, found = about["runs"], []
+    errors = {(r["run"], r["group"]): r for r in rows if r["kind"] == "errors"}
+    first: dict[str, str] = {}
+    for name, members in about["recipes"].items():
+        for group in draws[members[0]]:
+            mine = [errors[run, group] for run in members]
+            row = {"recipe": name, "group": group, "seeds": len(members)}
+            for key in ("mean", "min_dcf"):
+                row[key] = float(np.mean([r[key] for r in mine]))
+            found.append(
+                {"kind": "recipe", **row, **_ends([draws[r][group] for r in members], seed)}
+            )
+        over = first.setdefault(runs[members[0]]["backbone"], name)
+        if over == name:
+            continue
+        base = {runs[run]["seed"]: run for run in about["recipes"][over]}
+        both = [(run, base[s]) for run in members if (s := runs[run]["seed"]) in base]
+        if both:
+            apart = [errors[a, POOLED]["mean"] - errors[b, POOLED]["mean"] for a, b in both]
+            ends = _ends([draws[a][POOLED] - draws[b][POOLED] for a, b in both], seed)
+            row = {"recipe": name, "over": over, "seeds": len(both), "mean": float(np.mean(apart))}
+            found.append({"kind": "difference", **row, **ends})
+    return found
+
+
+def _ends(parts: Sequence[np.ndarray], seed: int) -> dict[str, float]:
+    """95 % interval of a mean over seeds, which are drawn as the speakers were.
+
+    Shape: each (rounds,)
+    """
+    stack = np.stack(parts)  # (seeds, rounds)
+    taken = np.random.default_rng(seed).integers(len(stack), size=stack.shape)
+    low, high = np.quantile(np.take_along_axis(stack, taken, 0).mean(0), [0.025, 0.975])
+    return {"low": float(low), "high": float(high)}
 
 
 def _measure(
     run: training.Trained, where: Path, audio: str, work: Work
-) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Any]]:
-    """Rows of one run, the draws of its pooled EER, and what is told of it."""
+) -> tuple[list[dict[str, Any]], _Draws, dict[str, Any]]:
+    """Rows of one run, the draws of its EER, and what is told of it."""
     config, record, seed = run.config, run.record, work.seed
     known = (record["classes"], record["domains"])
     hearing = Hearing(config, run.teacher, work.cache)
@@ -109,12 +167,18 @@ def _measure(
     heard = training.hear(run.network, hearing, data)
     trials, clips = heard.trials(config.task, data)
     kinds = np.array(data.kinds)
-    rows = []
+    rows, draws = [], {}
     for group in (POOLED, *sorted(set(data.kinds))):
         chosen = np.ones(len(clips), bool) if group == POOLED else (kinds[clips] == group).all(1)
-        rows.append(
-            {"kind": "errors", "group": group, **_errors(trials.part(chosen), config, seed)}
-        )
+        part = trials.part(chosen)
+        row = {"trials": len(part.scores), "wanted": int(part.wanted.sum())}
+        row |= dict.fromkeys(("mean", "low", "high", "min_dcf"))
+        if part.both:
+            draws[group] = part.draws(seed=seed)
+            low, high = np.quantile(draws[group], [0.025, 0.975])
+            row |= {"mean": part.eer(), "low": float(low), "high": float(high)}
+            row["min_dcf"] = part.least_cost(config.task)
+        rows.append({"kind": "errors", "group": group, **row})
     trained = open_clips(Path(config.train).expanduser(), config.audio)
     taught = training.hear(run.network, hearing, trained).embeddings
     judged = {_WHO[0]: heard.judged}
@@ -137,6 +201,7 @@ def _measure(
         "task": config.task,
         "backbone": config.backbone.name,
         "freeze": config.backbone.freeze,
+        "freeze_layers": list(config.backbone.freeze_layers),
         "layers": config.backbone.layer_selection.text,
         "pooling": config.pooling.method,
         "lambda": [config.dann.lambda_schedule.start, config.dann.lambda_schedule.end],
@@ -150,21 +215,7 @@ def _measure(
         "speakers": len(set(data.speakers)),
         "domains": known[1],
     }
-    return rows, trials.draws(seed=seed), facts
-
-
-def _errors(trials: Trials, config: Any, seed: int) -> dict[str, Any]:
-    facts: dict[str, Any] = {"trials": len(trials.scores), "wanted": int(trials.wanted.sum())}
-    if not trials.both:
-        return {**facts, "mean": None, "low": None, "high": None, "min_dcf": None}
-    low, high = np.quantile(trials.draws(seed=seed), [0.025, 0.975])
-    return {
-        **facts,
-        "mean": trials.eer(),
-        "low": float(low),
-        "high": float(high),
-        "min_dcf": trials.least_cost(config.task),
-    }
+    return rows, draws, facts
 
 
 def fresh(
@@ -189,71 +240,97 @@ def fresh(
 
 
 def tables(record: Record) -> list[Table]:
-    """Errors, what is left of the domain, differences."""
-    rows = record["rows"]
-    runs = list(record["about"]["runs"])
-    found = {(r["run"], r["group"]): r for r in rows if r["kind"] == "errors"}
+    """Errors, what is left of the domain, differences; a row for each recipe."""
+    rows, runs = record["rows"], record["about"]["runs"]
+    made: dict[str, list[str]] = record["about"]["recipes"]
+    found = {(r["recipe"], r["group"]): r for r in rows if r["kind"] == "recipe"}
     groups = list(dict.fromkeys(group for _, group in found))
-    errors = Table("EER in % [95 % over speakers]", ["codec", *runs])
-    costs = Table("Least detection cost", ["codec", *runs])
-    for group in groups:
-        errors.rows.append([group, *(with_interval(percent(found[n, group]), 1) for n in runs)])
-        costs.rows.append([group, *(number(found[n, group]["min_dcf"]) for n in runs)])
+    errors = Table("EER in % [95 % over speakers and seeds]", ["recipe", "seeds", *groups])
+    costs = Table("Least detection cost", ["recipe", *groups])
     left = Table(
-        "Accuracy on the domain in % [95 % over speakers]", ["run", *_WHO, "the most frequent one"]
+        "Accuracy on the domain in %, mean over seeds (their range)",
+        ["recipe", *_WHO, "the most frequent one"],
     )
-    for name in runs:
-        told = {r["who"]: r for r in rows if r["kind"] == "domain" and r["run"] == name}
-        chance = next((100 * r["chance"] for r in told.values()), None)
-        cells = [with_interval(percent(told[w]), 1) if w in told else "-" for w in _WHO]
+    best = Table(
+        "Best epoch on speakers held back, by seed", ["recipe", "epoch", "of", "lambda there"]
+    )
+    for name, members in made.items():
+        mine = [found[name, group] for group in groups]
+        errors.rows.append([name, f"{len(members)}", *(with_interval(percent(r), 1) for r in mine)])
+        costs.rows.append([name, *(number(r["min_dcf"]) for r in mine)])
+        told = [r for r in rows if r["kind"] == "domain" and r["run"] in members]
+        chance = next((100 * r["chance"] for r in told), None)
+        cells = [_range([100 * r["mean"] for r in told if r["who"] == who]) for who in _WHO]
         left.rows.append([name, *cells, number(chance, 1)])
-    best = Table("Best epoch on speakers held back", ["run", "epoch", "of", "lambda there"])
-    for name, facts in record["about"]["runs"].items():
-        cells = [str(facts["best_epoch"]), str(facts["epochs"]), number(facts["best_lambda"], 2)]
-        best.rows.append([name, *cells])
+        facts = [runs[run] for run in members]
+        lambdas = ", ".join(number(f["best_lambda"], 2) for f in facts)
+        epochs = ", ".join(str(f["best_epoch"]) for f in facts)
+        best.rows.append([name, epochs, str(facts[0]["epochs"]), lambdas])
     result = [errors, costs, left, best]
     apart = [r for r in rows if r["kind"] == "difference"]
     if apart:
         more = Table(
-            f"Pooled EER less that of {apart[0]['over']}, percentage points [95 %]",
-            ["run", "difference"],
+            "Pooled EER less that of the first recipe of the same backbone, percentage points "
+            "[95 % over speakers and seeds]",
+            ["recipe", "less", "seeds", "difference"],
         )
-        more.rows += [[r["run"], with_interval(percent(r), 1, True)] for r in apart]
+        for row in apart:
+            seeds = str(row["seeds"]) + (" (no claim)" if row["seeds"] < 3 else "")
+            cells = [row["over"], seeds, with_interval(percent(row), 1, True)]
+            more.rows.append([row["recipe"], *cells])
         result.append(more)
     return result
+
+
+def _range(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return number(values[0] if values else None, 1)
+    return (
+        f"{number(float(np.mean(values)), 1)} ({number(min(values), 1)}-{number(max(values), 1)})"
+    )
 
 
 def plots(record: Record) -> dict[str, Figure]:
     """EER by codec, the domain's accuracy, layer weights, and the error over the epochs."""
     from matplotlib.figure import Figure
 
-    rows, runs = record["rows"], list(record["about"]["runs"])
+    rows, made = record["rows"], record["about"]["recipes"]
     figure = Figure(figsize=(10, 7), layout="constrained")
     (top, left), (layers, epochs) = figure.subplots(2, 2)
-    for index, name in enumerate(runs):
-        mine = [r for r in rows if r["run"] == name]
-        aside = (index - (len(runs) - 1) / 2) * 0.7 / len(runs)
-        for axis, kind, key in ((top, "errors", "group"), (left, "domain", "who")):
-            told = [r for r in mine if r["kind"] == kind and r["mean"] is not None]
-            with_bars(axis, np.arange(len(told)) + aside, told, fmt="o", ms=4, label=name)
-            axis.set_xticks(range(len(told)), [r[key] for r in told], rotation=20, fontsize=8)
-        weights = [r for r in mine if r["kind"] == "layer"]
-        layers.plot([r["state"] for r in weights], [r["weight"] for r in weights], "o-", ms=4)
-        curve = [r for r in mine if r["kind"] == "epoch"]
-        epochs.plot([r["epoch"] for r in curve], [100 * r["eer"] for r in curve], lw=1)
-        chosen = next(r for r in curve if r["epoch"] == record["about"]["runs"][name]["best_epoch"])
-        epochs.plot(chosen["epoch"], 100 * chosen["eer"], "o", color=f"C{index}")
+    for index, (name, members) in enumerate(made.items()):
+        color = f"C{index % 10}"
+        aside = (index - (len(made) - 1) / 2) * 0.7 / len(made)
+        told = [r for r in rows if r["kind"] == "recipe" and r["recipe"] == name]
+        place = np.arange(len(told)) + aside
+        with_bars(top, place, told, fmt="o", ms=4, label=name, color=color)
+        top.set_xticks(range(len(told)), [r["group"] for r in told], rotation=20, fontsize=8)
+        left.set_xticks(range(len(_WHO)), _WHO, rotation=20, fontsize=8)
+        for run in members:
+            mine = [r for r in rows if r.get("run") == run]
+            told = [r for r in mine if r["kind"] == "domain"]
+            place = np.array([_WHO.index(r["who"]) for r in told]) + aside
+            left.plot(place, [100 * r["mean"] for r in told], "o", ms=4, color=color)
+            weights = [r for r in mine if r["kind"] == "layer"]
+            states = [r["state"] for r in weights]
+            layers.plot(states, [r["weight"] for r in weights], "o-", ms=3, color=color)
+            curve = [r for r in mine if r["kind"] == "epoch"]
+            epochs.plot(
+                [r["epoch"] for r in curve], [100 * r["eer"] for r in curve], lw=1, color=color
+            )
+            best = record["about"]["runs"][run]["best_epoch"]
+            chosen = next(r for r in curve if r["epoch"] == best)
+            epochs.plot(best, 100 * chosen["eer"], "o", ms=4, color=color)
     chance = [100 * r["chance"] for r in rows if r["kind"] == "domain"]
     if chance:
         left.axhline(chance[0], color="0.6", lw=0.8, ls="--")
     for axis, title in (
-        (top, "EER (%), 95 % over speakers"),
-        (left, "accuracy on the domain (%); dashed: the most frequent one"),
-        (layers, "learned weight of each hidden state"),
+        (top, "EER (%), 95 % over speakers and seeds"),
+        (left, "accuracy on the domain (%), each seed; dashed: the most frequent one"),
+        (layers, "learned weight of each hidden state, each seed"),
         (epochs, "EER (%) after each epoch, speakers held back; dot: the best"),
     ):
         axis.set_title(title, fontsize=9)
         axis.set_ylim(bottom=0)
         tidy(axis)
-    top.legend(fontsize=8, frameon=False)
+    top.legend(fontsize=7, frameon=False, ncols=2)
     return {"training": figure}

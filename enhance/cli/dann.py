@@ -49,7 +49,8 @@ def evaluate(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Folders of dann train; the rest are compared with the first."
+            metavar="RUN...",
+            help="Folders of dann train; those that differ in the seed alone are one recipe.",
         ),
     ],
     where: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -165,13 +166,32 @@ def test_evaluation(task: tuple[Path, Path], runs: dict[str, Path], tmp_path: Pa
     assert len([r for r in rows if r["kind"] == "epoch"]) == 12
     (apart,) = (r for r in rows if r["kind"] == "difference")
     want = errors["dann", "pooled"]["mean"] - errors["erm", "pooled"]["mean"]
-    assert (apart["run"], apart["over"]) == ("dann", "erm") and apart["mean"] == pytest.approx(want)
+    assert (apart["recipe"], apart["over"], apart["seeds"]) == ("dann", "erm", 1)
+    assert apart["mean"] == pytest.approx(want)
     assert json.loads((tmp_path / "dann.json").read_text())["rows"] == rows
     page = (tmp_path / "dann.md").read_text()
-    assert "| pooled |" in page and "fresh deep probe" in page
+    assert "| pooled |" in page and "fresh deep probe" in page and "1 (no claim)" in page
     assert (tmp_path / "dann-training.svg").read_text().startswith("<svg")
     with pytest.raises(EnhanceError, match=r"8 speakers were trained on \(first: made here/s0\)"):
         evaluate([runs["erm"]], task[0], tmp_path, Work(features=cache, quiet=True))
+
+
+def test_seeds_of_one_recipe_are_put_together(
+    task: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Their mean; an interval that holds both."""
+    cache = runs["dann"].parent / "cache"
+    one, two = (tmp_path / f"erm-s{seed}" for seed in (0, 7))
+    shutil.copytree(runs["erm"], one)
+    training.train(config(task, dann=strength(0, 0), seed=7), two, cache=cache, quiet=True)
+    work = Work(features=cache, quiet=True)
+    record = evaluate([one, two, runs["dann"]], task[1], tmp_path, work)
+    assert record["about"]["recipes"] == {"erm": ["erm-s0", "erm-s7"], "dann": ["dann"]}
+    rows = [r for r in record["rows"] if r.get("group") == "pooled"]
+    each = [r["mean"] for r in rows if r["kind"] == "errors"][:2]
+    mean = next(r for r in rows if r.get("recipe") == "erm")
+    assert mean["mean"] == pytest.approx(np.mean(each)) and mean["seeds"] == 2
+    assert mean["low"] <= min(each) and mean["high"] >= max(each)
 
 
 def test_a_fresh_probe_finds_what_there_is() -> None:
