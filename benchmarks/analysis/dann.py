@@ -171,7 +171,7 @@ def _measure(
     for group in (POOLED, *sorted(set(data.kinds))):
         chosen = np.ones(len(clips), bool) if group == POOLED else (kinds[clips] == group).all(1)
         part = trials.part(chosen)
-        row = {"trials": len(part.scores), "wanted": int(part.wanted.sum())}
+        row: dict[str, Any] = {"trials": len(part.scores), "wanted": int(part.wanted.sum())}
         row |= dict.fromkeys(("mean", "low", "high", "min_dcf"))
         if part.both:
             draws[group] = part.draws(seed=seed)
