@@ -13,7 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from benchmarks.latency.cold_start import resident_bytes
 from enhance.audio.resampling import resample
 from enhance.data.synthetic import noise
 from enhance.data.synthetic.voice import Voice, utterance
+from enhance.device.engine import Choice
 from enhance.device.enhancer import Enhancer
 from enhance.files import write_json
 from enhance.measure.metrics import si_sdr
@@ -37,6 +38,7 @@ def live_through(
     model: Path | str,
     hours: float,
     *,
+    engine: Choice = "onnx",
     part_seconds: float = 20.0,
     seed: int = 0,
     quiet: bool = False,
@@ -45,7 +47,7 @@ def live_through(
 
     Parameters
     ----------
-    model
+    model, engine
         As `Enhancer.from_pretrained`.
     hours
         Of audio.
@@ -59,19 +61,19 @@ def live_through(
     Returns
     -------
     dict
-        ``model``, ``hours``, ``frames``; ``cpu_us`` (kind of sound -> microseconds of CPU time a
-        frame, median of the parts of each hour); ``slowest`` (the largest of them against that of
-        noise in the same hour); ``si_sdr`` (dB of the fixed clip, before and after each hour);
-        ``reset_equal`` (whether a reset gives the first bits again); ``subnormal`` (most subnormal
-        values seen in the states after a part); ``peak`` of the output; ``resident_mb`` (before
-        and after each hour); ``hardware``.
+        ``model``, ``engine``, ``hours``, ``frames``; ``cpu_us`` (kind of sound -> microseconds of
+        CPU time a frame, median of the parts of each hour); ``slowest`` (the largest of them
+        against that of noise in the same hour); ``si_sdr`` (dB of the fixed clip, before and after
+        each hour); ``reset_equal`` (whether a reset gives the first bits again); ``subnormal``
+        (most subnormal values seen in the states after a part); ``peak`` of the output;
+        ``resident_mb`` (before and after each hour); ``hardware``.
 
     Raises
     ------
     EnhanceError
         If there is no such model, or it gives NaN or infinity.
     """
-    enhancer = Enhancer.from_pretrained(model)
+    enhancer = Enhancer.from_pretrained(model, engine=engine)
     rng = np.random.default_rng(seed)
     sounds = _sounds(rng, enhancer.sample_rate)
     clean, noisy = _fixed_clip(enhancer.sample_rate)
@@ -110,6 +112,7 @@ def live_through(
     base = np.array(cpu["noise"])
     return {
         "model": str(model),
+        "engine": enhancer.engine,
         "hours": parts * part_seconds / 3600,
         "frames": frames,
         "cpu_us": cpu,
@@ -184,11 +187,14 @@ def _subnormals(enhancer: Enhancer) -> int:
 def _main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model")
+    parser.add_argument("--engine", choices=get_args(Choice), default="onnx")
     parser.add_argument("--hours", type=float, default=24.0)
     parser.add_argument("--part-seconds", type=float, default=20.0)
     parser.add_argument("-o", "--out", type=Path, required=True, help="record, JSON")
     given = parser.parse_args()
-    record = live_through(given.model, given.hours, part_seconds=given.part_seconds)
+    record = live_through(
+        given.model, given.hours, engine=given.engine, part_seconds=given.part_seconds
+    )
     write_json(given.out, record)
 
 

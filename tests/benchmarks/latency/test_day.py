@@ -8,6 +8,7 @@ import pytest
 from tiny_onnx import build
 
 from benchmarks.latency import day
+from enhance.device.engine import Choice
 from enhance.errors import EnhanceError
 
 
@@ -31,9 +32,11 @@ def test_a_model_that_goes_wrong_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnx", "native"])
 @pytest.mark.parametrize("name", ["small", "default"])
-def test_a_day(name: str) -> None:
-    found = day.live_through(name, 24, quiet=True)
+def test_a_day(name: str, engine: Choice) -> None:
+    found = day.live_through(name, 24, engine=engine, quiet=True)
+    assert found["engine"] == engine
     assert max(abs(x - found["si_sdr"][0]) for x in found["si_sdr"]) < 0.5
     assert found["slowest"] < 1.3 and found["reset_equal"] and found["peak"] < 4
     assert max(found["resident_mb"][2:]) - found["resident_mb"][1] < 10
