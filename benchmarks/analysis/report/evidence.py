@@ -18,6 +18,7 @@ from benchmarks.figures.results import read_results
 from benchmarks.figures.statistics import Interval, mean_interval
 from benchmarks.figures.tables import number, with_interval
 from distill.backbones.find import label
+from enhance.files import read_json, read_jsonl
 
 Found = TypeVar("Found")
 Word = Literal["supported", "not supported", "not testable here"]
@@ -30,10 +31,11 @@ RECONSTRUCT = "reconstruct"
 
 def reconstruction(folder: Path) -> Record:
     """What a reconstruction measured, as a record."""
-    rows = read_results(folder)
-    keys = ("set", "clips", "input", "interval")
-    about = {key: rows[0].get(key) for key in keys if rows}
-    return {"analysis": RECONSTRUCT, "about": about, "rows": rows}
+    rows = read_jsonl(folder / "results.jsonl")
+    record = read_json(folder / "record.json")
+    about = {key: record[key] for key in ("set", "clips", "input", "interval")}
+    unit = record["recognizer"]["errors"]
+    return {"analysis": RECONSTRUCT, "about": about, "unit": unit, "rows": rows}
 
 
 @dataclass(frozen=True)

@@ -120,10 +120,9 @@ def _section(name: str, question: str, record: Record, dpi: int) -> Section:
 
 
 def _reconstructed(record: Record) -> Section:
-    rows = record["rows"]
-    unit = next((row["wer"].get("errors") for row in rows if row.get("wer")), None) or "word"
     about = [(key, _told(value)) for key, value in record["about"].items() if value]
-    return Section(RECONSTRUCT, QUESTIONS[RECONSTRUCT], about, result_tables(rows, unit), [])
+    tables = result_tables(record["rows"], record["unit"])
+    return Section(RECONSTRUCT, QUESTIONS[RECONSTRUCT], about, tables, [])
 
 
 def _told(value: Any) -> str:

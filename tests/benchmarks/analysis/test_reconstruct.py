@@ -23,6 +23,7 @@ from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct import report, spectrum
 from benchmarks.analysis.reconstruct.run import slug
 from benchmarks.analysis.reconstruct.sources import open_teachers
+from benchmarks.analysis.report.evidence import reconstruction
 from benchmarks.figures.statistics import mean_interval
 from benchmarks.recognizers import crdnn
 from benchmarks.recognizers.choose import Listening
@@ -111,6 +112,7 @@ def test_a_run_writes_tables_picture_and_figures_that_can_be_traced(
         "tiny, single:0, random weights", "tiny, last, random weights", "log-mel 80",
         "mean spectrum",
     ]  # fmt: skip
+    assert reconstruction(out)["rows"] == list(found.values())  # what the page of all reads
     clips = [json.loads(line) for line in (out / "clips.jsonl").read_text().splitlines()]
     assert len(clips) == 3 * len(found)
     for name, row in found.items():
