@@ -37,6 +37,8 @@ def test_a_model_that_goes_wrong_is_told(tmp_path: Path) -> None:
 def test_a_day(name: str, engine: Choice) -> None:
     found = day.live_through(name, 24, engine=engine, quiet=True)
     assert found["engine"] == engine
-    assert max(abs(x - found["si_sdr"][0]) for x in found["si_sdr"]) < 0.5
+    fresh, *later = found["si_sdr"]
+    assert max(later) - min(later) < 0.2  # the first hour as the last
+    assert max(abs(x - fresh) for x in later) < 1  # what was heard before is part of the state
     assert found["slowest"] < 1.3 and found["reset_equal"] and found["peak"] < 4
     assert max(found["resident_mb"][2:]) - found["resident_mb"][1] < 10
