@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,10 @@ from benchmarks.analysis.parts.record import Record, keep
 from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.tables import Table, number, with_interval
 from distill.dann import train as training
+from distill.dann.config import DannConfig
 from distill.dann.data import Hearing, Labelled
 from distill.dann.protocols import read
+from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
 from enhance.progress import progress_bar
 
@@ -73,6 +76,7 @@ def evaluate(
         "runs": {},
     }
     draws: dict[str, _Draws] = {}
+    settings: dict[str, DannConfig] = {}
     names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):
         raise EnhanceError(f"{runs[0]}: two runs of one name; rename their folders")
@@ -83,20 +87,20 @@ def evaluate(
             found, draws[name], facts = _measure(run, where, audio, work)
             if facts["task"] != about["runs"].get(names[0], facts)["task"]:
                 raise EnhanceError(f"{folder}: has another task than {runs[0]}; evaluate it apart")
+            settings[name] = run.config
             rows += [{"run": name, **row} for row in found]
             about["runs"][name] = facts
             bar.update(task, advance=1)
-    about["recipes"] = recipes(about["runs"])
+    about["recipes"] = recipes(settings)
     rows += _of_recipes(about, rows, draws, work.seed)
     return keep(output, {"analysis": "dann", "about": about, "rows": rows}, tables, plots)
 
 
-def recipes(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Runs that share all but the seed, named as the first without its seed."""
+def recipes(settings: dict[str, DannConfig]) -> dict[str, list[str]]:
+    """Runs that share all settings but the seed, named as the first without its seed."""
     alike: dict[str, list[str]] = {}
-    for name, facts in runs.items():
-        settings = {k: v for k, v in facts.items() if k != "seed" and not k.startswith("best")}
-        alike.setdefault(json.dumps(settings), []).append(name)
+    for name, config in settings.items():
+        alike.setdefault(json.dumps(to_dict(replace(config, seed=0))), []).append(name)
     found: dict[str, list[str]] = {}
     for members in alike.values():
         name = members[0]

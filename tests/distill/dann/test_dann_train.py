@@ -15,7 +15,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from benchmarks.analysis.dann import evaluate, fresh
+from benchmarks.analysis.dann import evaluate, fresh, recipes
 from benchmarks.analysis.parts.work import Work
 from distill.backbones.find import load
 from distill.dann import train as training
@@ -189,6 +189,8 @@ def test_seeds_of_one_recipe_are_put_together(
     assert record["about"]["recipes"] == {"erm": ["erm-s0", "erm-s7"], "dann": ["dann"]}
     rows = [r for r in record["rows"] if r.get("group") == "pooled"]
     each = [r["mean"] for r in rows if r["kind"] == "errors"][:2]
+    faster = {"erm-s0": config(task), "erm-s1": config(task, seed=1, learning_rate=0.1)}
+    assert recipes(faster) == {"erm-s0": ["erm-s0"], "erm-s1": ["erm-s1"]}
     mean = next(r for r in rows if r.get("recipe") == "erm")
     assert mean["mean"] == pytest.approx(np.mean(each)) and mean["seeds"] == 2
     assert mean["low"] <= min(each) and mean["high"] >= max(each)
