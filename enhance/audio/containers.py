@@ -12,9 +12,9 @@ import io
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from enhance.audio.mp3_frames import count_mp3
 from enhance.errors import EnhanceError
@@ -81,7 +81,7 @@ class Spliced(io.RawIOBase):
 class Source:
     """What libsndfile is to open."""
 
-    file: Spliced | None = None
+    file: Spliced | BinaryIO | None = None
     """Instead of the file itself, None for the file."""
     remark: str = ""
     """What was wrong with the header, if the audio could be had all the same."""
@@ -91,6 +91,10 @@ class Source:
     """Samples at the front of ``file`` that are none of the audio."""
     frames: int | None = None
     """Samples per channel, where libsndfile only guesses them."""
+    codec: str = ""
+    """What was decoded into ``file``; empty if libsndfile decodes."""
+    raw: dict[str, Any] = field(default_factory=dict)
+    """What soundfile is told of samples without a header."""
 
     def close(self) -> None:
         """Close `file`."""

@@ -1,8 +1,9 @@
 """Audio files: what they say, what they hold, block by block in constant memory.
 
-Whatever libsndfile reads is read (WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, ...). libsndfile is
-forgiving: it believes headers that lie (see `enhance.audio.containers`), and passes NaN on. Here
-that is mended or refused, and nothing is ever allocated by a header's promise.
+Whatever libsndfile reads is read (WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, ...), and with PyAV
+what `enhance.audio.ffmpeg` knows (M4A, WebM, videos, ...). libsndfile is forgiving: it believes
+headers that lie (see `enhance.audio.containers`), and passes NaN on. Here that is mended or
+refused, and nothing is ever allocated by a header's promise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import soundfile
 
 from enhance.audio.containers import ADVICE, look, truncated
+from enhance.audio.ffmpeg import decoded
 from enhance.audio.resampling import resample
 from enhance.audio.samples import LOUDEST, RATES, too_loud
 from enhance.audio.write import BLOCK, native, reason
@@ -36,7 +38,7 @@ class AudioInfo:
     format: str
     """Container in libsndfile's word, such as ``WAV``."""
     subtype: str
-    """Encoding in libsndfile's word, such as ``PCM_16``."""
+    """Encoding in libsndfile's word, such as ``PCM_16``, or in ffmpeg's, such as ``AAC``."""
     remark: str = ""
     """What is wrong with the header where the audio could be read all the same."""
     tags: dict[str, str] = field(default_factory=dict, compare=False)
@@ -78,15 +80,17 @@ class AudioReader:
         self.path = Path(path)
         _check_regular(self.path)
         try:
-            self._source = look(self.path)
+            self._source = decoded(self.path) or look(self.path)
         except OSError as error:
             raise _unreadable(self.path, error) from error
         try:
-            self._file = soundfile.SoundFile(self._source.file or native(self.path))
+            self._file = soundfile.SoundFile(
+                self._source.file or native(self.path), **self._source.raw
+            )
         except (RuntimeError, TypeError, ValueError) as error:
             self._source.close()
             raise EnhanceError(
-                f"{self.path}: is not audio that can be read ({reason(error)})"
+                f"{self.path}: is not audio that can be read ({reason(error)}); convert it to WAV"
             ) from error
         try:
             self.info = self._checked_info()
@@ -127,7 +131,7 @@ class AudioReader:
             file.channels,
             frames,
             file.format,
-            file.subtype,
+            self._source.codec or file.subtype,
             self._source.remark,
             file.copy_metadata(),
             self._source.speakers,

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from enhance import progress
+from enhance.audio import ffmpeg
 from enhance.audio.read import AudioInfo, AudioReader, info
 from enhance.audio.write import SUFFIXES, can_write, output_format, writer
 from enhance.device.aligned_stream import AlignedStream, wet_share
@@ -59,8 +60,12 @@ def default_output(path: Path | str) -> Path:
     if is_folder(path):
         whole = resolved(path)  # "." has no name of its own
         return whole.with_name(whole.name + "_enhanced")
-    suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".wav"
-    return path.with_name(f"{path.stem}_enhanced{suffix}")
+    return writable(path.with_name(f"{path.stem}_enhanced{path.suffix}"))
+
+
+def writable(path: Path) -> Path:
+    """The path, with the suffix ``.wav`` where its own cannot be written."""
+    return path if path.suffix.lower() in SUFFIXES else path.with_suffix(".wav")
 
 
 def clean_file(
@@ -132,8 +137,8 @@ def run_path(
     Parameters
     ----------
     source
-        Audio file, or folder that is searched for files with one of `enhance.audio.write.SUFFIXES`
-        (names that start with a dot are left out).
+        Audio file, or folder that is searched for files with a suffix of `enhance.audio.write` or
+        `enhance.audio.ffmpeg` (names that start with a dot are left out).
     target
         File or, for a folder, folder, where the tree is kept; None takes `default_output`.
         A file may go into an existing folder.
@@ -172,7 +177,7 @@ def run_path(
     else:
         target = default_output(source) if target is None else Path(target)
         if is_folder(target):
-            target = target / source.name
+            target = writable(target / source.name)
         check_target(source, target, force)
         jobs = [(source, target)]
     lengths = _measure(jobs, result)
@@ -270,7 +275,16 @@ def _folder_jobs(
         kinds = ", ".join(sorted(SUFFIXES))
         raise EnhanceError(f"{source}: holds no audio files ({kinds})")
     root = resolved(source)
-    return [(source / path.relative_to(root), target / path.relative_to(root)) for path in found]
+    jobs: dict[Path, Path] = {}  # inputs by output
+    for path in found:
+        inner = source / path.relative_to(root)
+        output = writable(target / path.relative_to(root))
+        if output in jobs:
+            line = f"{inner}: {jobs[output].name} has the same output, {output}; rename one of them"
+            result.failures.append((inner, line))
+        else:
+            jobs[output] = inner
+    return [(inner, output) for output, inner in jobs.items()]
 
 
 def _search(source: Path, result: RunResult) -> Iterator[Path]:
@@ -280,7 +294,7 @@ def _search(source: Path, result: RunResult) -> Iterator[Path]:
         path = Path(error.filename)
         result.failures.append((path, f"{path}: cannot be read ({error.strerror or error})"))
 
-    yield from walk(resolved(source), SUFFIXES, unreadable)
+    yield from walk(resolved(source), SUFFIXES | ffmpeg.SUFFIXES, unreadable)
 
 
 def _measure(jobs: list[tuple[Path, Path]], result: RunResult) -> dict[Path, AudioInfo]:

@@ -1,0 +1,140 @@
+"""What libsndfile does not read: phones' and browsers' recordings and the sound of videos.
+
+PyAV (extra ``formats``) decodes them into a temporary file without a name, which is then read like
+any other: lengths are exact and every part can be found. ffmpeg is told that the name is a file's,
+and which demuxer to take, so that neither names nor playlists lead it elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from enhance.audio.containers import ADVICE, Source
+from enhance.errors import EnhanceError
+
+if TYPE_CHECKING:
+    import av
+
+SUFFIXES = frozenset(
+    {".3gp", ".aac", ".amr", ".avi", ".awb", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov"}
+    | {".mp4", ".webm", ".wma", ".wmv", ".wv"}
+)
+"""Suffixes of such files, lower case; none can be written."""
+
+_DEMUXERS = {  # position and bytes to know a file by, and ffmpeg's name of what it is
+    (4, b"ftyp"): "mov",
+    (4, b"moov"): "mov",
+    (4, b"mdat"): "mov",
+    (4, b"wide"): "mov",
+    (0, b"\x1aE\xdf\xa3"): "matroska",
+    (0, b"0&\xb2u\x8ef\xcf\x11"): "asf",
+    (0, b"#!AMR"): "amr",
+    (0, b"\xff\xf1"): "aac",
+    (0, b"\xff\xf9"): "aac",
+    (8, b"AVI "): "avi",
+    (0, b"wvpk"): "wv",
+}
+_SHORT = 0.1  # seconds by which containers may round their length, or count what is cut off
+
+
+def decoded(path: Path) -> Source | None:
+    """Decode a file; None if it is none of these.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    EnhanceError
+        If PyAV is missing, there is no room for the samples, or the file has no audio, is damaged
+        or shorter than it says.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+    names = [name for (at, magic), name in _DEMUXERS.items() if head[at:].startswith(magic)]
+    if not names:
+        return None
+    av = _pyav(path)
+    try:
+        with av.open(f"file:{path}", format=names[0], metadata_errors="replace") as container:
+            return _decoded(path, container)
+    except av.FFmpegError as error:
+        raise EnhanceError(
+            f"{path}: is damaged or truncated ({error.strerror}); {ADVICE}"
+        ) from error
+
+
+def _pyav(path: Path) -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise EnhanceError(
+            f"{path}: is read by PyAV only: pip install 'enhance[formats]', or convert the file: "
+            f"ffmpeg -i {path.name} {path.stem}.wav"
+        ) from error
+    return av
+
+
+def _decoded(path: Path, container: av.container.InputContainer) -> Source:
+    tracks = container.streams.audio
+    if not tracks:
+        raise EnhanceError(f"{path}: has no sound; leave it out")
+    track = tracks[0]
+    if track.codec_context is None or not track.rate or not track.codec_context.channels:
+        raise EnhanceError(f"{path}: its sound is damaged, or coded in an unknown way; {ADVICE}")
+    rate, channels = track.rate, track.codec_context.channels
+    promised = None
+    if track.duration is not None and track.time_base is not None:
+        promised = float(track.duration * track.time_base)
+    elif container.duration is not None and len(container.streams) == 1:  # no picture's
+        promised = container.duration / 1e6
+    # What pads the end is known where the length is in samples.
+    left = 1 << 62
+    if track.duration is not None and track.time_base == Fraction(1, rate):
+        left = track.duration
+    found = 0
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(tempfile.TemporaryFile(prefix="enhance-"))
+        for block in _blocks(container, track):
+            kept = block[: left - found]
+            _write(path, target, kept)
+            found += len(kept)
+        if promised is not None and found / rate < promised - _SHORT:
+            raise EnhanceError(
+                f"{path}: is truncated ({promised:.1f} s promised, {found / rate:.1f} s found); "
+                f"{ADVICE}"
+            )
+        target.seek(0)
+        stack.pop_all()  # the source closes it
+    remark = f"the first of its {len(tracks)} audio tracks was read" if len(tracks) > 1 else ""
+    raw = {"samplerate": rate, "channels": channels, "format": "RAW", "subtype": "FLOAT"}
+    return Source(target, remark, codec=track.codec_context.name.upper(), raw=raw)
+
+
+def _write(path: Path, target: IO[bytes], block: np.ndarray) -> None:
+    try:
+        target.write(block.tobytes())
+    except OSError as error:
+        raise EnhanceError(
+            f"{path}: no room for its samples in {tempfile.gettempdir()} ({error.strerror}); set "
+            "TMPDIR to a folder that has some"
+        ) from error
+
+
+def _blocks(container: Any, track: Any) -> Iterator[np.ndarray]:
+    """float32 ``(n, C)``, of one rate and number of channels all through."""
+    import av
+
+    to_float = av.AudioResampler(format="flt", layout=track.codec_context.layout, rate=track.rate)
+    channels = track.codec_context.channels
+    for frame in container.decode(track):
+        for part in to_float.resample(frame):
+            yield part.to_ndarray().reshape(-1, channels)
+    for part in to_float.resample(None):
+        yield part.to_ndarray().reshape(-1, channels)

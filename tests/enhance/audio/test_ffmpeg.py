@@ -1,0 +1,193 @@
+"""M4A, WebM, AMR, WavPack and the sound of videos, made here and read back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_onnx import build
+
+from enhance.audio.ffmpeg import SUFFIXES
+from enhance.audio.read import AudioReader, info, read
+from enhance.device.clean import run_path
+from enhance.device.enhancer import Enhancer
+from enhance.errors import EnhanceError
+
+av: Any = pytest.importorskip("av", reason="PyAV (extra formats) is not installed")
+
+SECONDS = 1.5
+KINDS = [  # suffix, codec, rate, layout, as such files come from phones, browsers and cameras
+    (".m4a", "aac", 44100, "mono"),
+    (".m4a", "alac", 48000, "stereo"),
+    (".mp4", "aac", 48000, "stereo"),
+    (".mov", "pcm_s16le", 48000, "mono"),
+    (".3gp", "aac", 16000, "mono"),
+    (".aac", "aac", 32000, "mono"),
+    (".webm", "libopus", 48000, "mono"),
+    (".mkv", "flac", 44100, "stereo"),
+    (".wma", "wmav2", 44100, "mono"),
+    (".avi", "pcm_s16le", 16000, "mono"),
+    (".wv", "wavpack", 44100, "mono"),
+]
+CONTAINERS = {".m4a": "ipod", ".mkv": "matroska", ".wma": "asf", ".aac": "adts", ".mp4": "mp4"}
+
+
+def tone(rate: int, channels: int, seconds: float = SECONDS) -> np.ndarray:
+    """float32 (channels, N); 440 Hz, the second channel at half of the level."""
+    wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)
+    return np.stack([wave, wave / 2])[:channels].astype(np.float32)
+
+
+def encode(path: Path, codec: str, rate: int, layout: str = "mono", video: bool = False) -> None:
+    wave = tone(rate, 2 if layout == "stereo" else 1)
+    kind = CONTAINERS.get(path.suffix, path.suffix[1:])
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        if codec == "wmav2":
+            stream.bit_rate = 96000
+        if video:
+            film = container.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
+            for _ in range(int(4 * SECONDS * 25)):  # longer than the sound
+                black = np.zeros((64, 64, 3), np.uint8)
+                container.mux(film.encode(av.VideoFrame.from_ndarray(black, format="rgb24")))
+            container.mux(film.encode())
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave), "fltp", layout)
+        frame.sample_rate, frame.pts = rate, 0
+        for part in av.AudioResampler(stream.format, stream.layout, rate).resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(("suffix", "codec", "rate", "layout"), KINDS)
+def test_what_phones_and_browsers_record_is_read(
+    tmp_path: Path, suffix: str, codec: str, rate: int, layout: str
+) -> None:
+    path = tmp_path / f"memo{suffix}"
+    encode(path, codec, rate, layout)
+    assert path.suffix in SUFFIXES
+    wave, channels = read(path, mono=False), 2 if layout == "stereo" else 1
+    about = info(path)
+    assert (about.sample_rate, about.channels, about.frames) == (rate, channels, wave.shape[1])
+    assert about.subtype != "FLOAT" and not about.remark
+    assert about.duration == pytest.approx(SECONDS, abs=0.1)
+    if codec == "aac" and suffix == ".m4a":  # neither what the coder puts before nor behind
+        assert wave.shape[1] == int(SECONDS * rate)
+    middle = slice(rate // 4, rate)
+    expected = tone(rate, channels)[:, middle]
+    for channel in range(channels):
+        spectrum = np.abs(np.fft.rfft(wave[channel, middle]))
+        assert np.argmax(spectrum) * rate / (middle.stop - middle.start) == pytest.approx(
+            440, abs=3
+        )
+        rms = np.sqrt(np.mean(wave[channel, middle] ** 2))
+        assert rms == pytest.approx(np.sqrt(np.mean(expected[channel] ** 2)), rel=0.1)
+    with AudioReader(path) as reader:  # any part of it, by blocks
+        part = np.concatenate(list(reader.blocks(1000, 5000)))
+    np.testing.assert_array_equal(part.T, wave[:, 1000:6000])
+
+
+def test_a_video_longer_than_its_sound_is_whole(tmp_path: Path) -> None:
+    for suffix in (".mp4", ".mkv"):
+        path = tmp_path / f"film{suffix}"
+        encode(path, "aac", 44100, video=True)
+        assert info(path).duration == pytest.approx(SECONDS, abs=0.1)
+
+
+def test_run_writes_wav_beside_and_in_folders(tmp_path: Path) -> None:
+    model = Enhancer(build(tmp_path / "d.onnx", hop=320))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    encode(folder / "memo.m4a", "aac", 16000)
+    soundfile.write(folder / "talk.flac", tone(16000, 1)[0], 16000)
+    alone = run_path(folder / "memo.m4a", model=model, quiet=True).files[0].output
+    assert alone == folder / "memo_enhanced.wav"
+    made = soundfile.info(alone)
+    assert (made.subtype, made.frames) == ("PCM_16", info(folder / "memo.m4a").frames)
+    alone.unlink()
+    (tmp_path / "place").mkdir()
+    into = run_path(folder / "memo.m4a", tmp_path / "place", model=model, quiet=True)
+    assert into.files[0].output == tmp_path / "place/memo.wav"
+    run_path(folder, tmp_path / "out", model=model, quiet=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"memo.wav", "talk.flac"}
+    soundfile.write(folder / "memo.wav", tone(16000, 1)[0], 16000)
+    with pytest.raises(EnhanceError, match=r"memo\.wav: memo\.m4a has the same output"):
+        run_path(folder, tmp_path / "two", model=model, quiet=True)
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {"memo.wav", "talk.flac"}
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mov", "pcm_s16le"), (".wma", "wmav2")])
+def test_what_is_cut_off_is_refused(tmp_path: Path, suffix: str, codec: str) -> None:
+    path = tmp_path / f"memo{suffix}"
+    encode(path, codec, 44100)
+    whole = path.read_bytes()
+    for share in (0.3, 0.6):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(EnhanceError, match="truncated"):
+            read(path)
+
+
+def test_damage_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "memo.m4a"
+    encode(path, "aac", 44100)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    lines = []
+    for _ in range(60):
+        data = np.frombuffer(whole, np.uint8).copy()
+        at = rng.integers(12, len(data), 40)
+        data[at] = rng.integers(0, 256, 40)
+        path.write_bytes(data.tobytes())
+        try:
+            assert np.isfinite(read(path)).all()
+        except EnhanceError as error:
+            lines.append(str(error))
+    assert lines and not any(capfd.readouterr())  # nor does ffmpeg say anything of its own
+    assert all(line.startswith(str(path)) and "\n" not in line for line in lines)
+
+
+def test_a_film_without_sound_and_names_that_mean_something_to_ffmpeg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = tmp_path / "film.mp4"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
+        black = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(black))
+        container.mux(stream.encode())
+    with pytest.raises(EnhanceError, match="has no sound"):
+        read(film)
+    for name in (b"concat:memo.m4a", b"%d\xff\xfe.m4a", b"http:"):
+        odd = tmp_path / os.fsdecode(name)
+        encode(tmp_path / "memo.m4a", "aac", 16000)
+        (tmp_path / "memo.m4a").rename(odd)
+        assert info(odd).sample_rate == 16000
+    monkeypatch.chdir(tmp_path)
+    assert info(Path("concat:memo.m4a")).sample_rate == 16000
+
+
+def test_without_pyav_and_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "memo.m4a"
+    encode(path, "aac", 16000)
+
+    class Full:
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "TemporaryFile", lambda **_: Full())
+        with pytest.raises(EnhanceError, match=r"no room .*No space left on device.*TMPDIR"):
+            read(path)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(EnhanceError, match=r"pip install 'enhance\[formats\]', or convert"):
+        read(path)
