@@ -115,7 +115,7 @@ def reconstruct(
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     resume: Resume = False,
 ) -> None:
-    """Reconstruct speech from embeddings: spectrum, high frequencies, intelligibility, WER.
+    """Reconstruct speech from embeddings, and measure it.
 
     A small decoder for each teacher and choice of layers, beside controls through the same one.
     """
@@ -172,7 +172,7 @@ def temporal(
         typer.Option("--snr", help="dB of the noise mixed in; repeatable.  [default: 20, 5, -5]"),
     ] = None,
 ) -> None:
-    """Correlation and distance of frames against their lag, clean and noisy, of each state."""
+    """Correlation and distance of frames against their lag."""
 
 
 @analysis()
@@ -183,7 +183,7 @@ def cka(
         int, typer.Option(min=1, help="Only every k-th frame: neighbours are alike.")
     ] = 1,
 ) -> None:
-    """Similarity of hidden states within and across models: linear CKA, debiased."""
+    """Similarity of states within and across models (linear CKA)."""
 
 
 @analysis("sklearn")
@@ -200,7 +200,7 @@ def maps(
     frames: Annotated[int, typer.Option(min=100, help="In each map, at most.")] = 2000,
     perplexity: Annotated[float, typer.Option(min=1, help="Of t-SNE.")] = 30.0,
 ) -> None:
-    """t-SNE of frames of each state, coloured by what is said, who speaks, or any label."""
+    """t-SNE of frames, coloured by phone, speaker or any label."""
 
 
 @analysis("sklearn")
@@ -248,7 +248,7 @@ def probe(
         int, typer.Option(min=0, help="Clips, classes and speakers in turn; 0 for all.")
     ] = 0,
 ) -> None:
-    """Ask what each layer of frozen models knows, as SUPERB does: linear probes, weighted sums.
+    """Ask what each layer of frozen models knows, as SUPERB does.
 
     A twin with random weights and log-mel features of the same frame rate stand beside each.
     """
@@ -271,7 +271,7 @@ def codec(
         int, typer.Option(min=1, help="Coded clips: recordings times codecs.")
     ] = 3000,
 ) -> None:
-    """Which codec a clip went through, told from each layer of several models."""
+    """Which codec a clip went through, told from each layer."""
 
 
 @analyze_app.command(name="all")
@@ -287,7 +287,7 @@ def everything(
     limit: Annotated[int, typer.Option(min=10, help="Clips of each analysis.")] = 400,
     resume: Resume = False,
 ) -> None:
-    """Every analysis that a corpus allows, and one HTML page over them and the seeds' claims."""
+    """Every analysis that a corpus allows, and a page over them."""
     check_resume(output, resume)
     needs("sklearn")
     from benchmarks.analysis.report import everything as asked

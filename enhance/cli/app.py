@@ -210,7 +210,7 @@ def snapshot(
     limit_mb: Annotated[float, typer.Option(help="Largest size of the folder.")] = 4.0,
     force: Force = False,
 ) -> None:
-    """Write a run's state in half precision: a small folder for enhance train --branch."""
+    """Write a run's state in half precision, for train --branch."""
     require("train", "torch", "safetensors", "yaml")
     from enhance.network.checkpoint import newest_run
     from enhance.training.run.snapshot import snapshot as write

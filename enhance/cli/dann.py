@@ -23,7 +23,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/dann/dann.yaml.")],
     cache: Cache = None,
 ) -> None:
-    """Train a spoofing detector or a speaker verifier that shall not hear the codec.
+    """Train a spoofing detector or speaker verifier, deaf to codecs.
 
     Without the adversary: configs/dann/erm.yaml, whose lambda starts and ends at 0.
     """
@@ -60,7 +60,7 @@ def evaluate(
     output: Output = None,
     audio: Annotated[str, typer.Option(help="Folder of a protocol's audio.")] = "",
 ) -> None:
-    """Errors pooled and by codec, what is left of the codec, layer weights, the best epoch."""
+    """Tell errors by codec, what is left of it, and layer weights."""
     require("train", "torch", "transformers", "safetensors", "sklearn")
     require("bench", "matplotlib")
     from benchmarks.analysis.dann import evaluate as measure

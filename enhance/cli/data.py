@@ -56,8 +56,9 @@ def data_layout(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take in VoiceBank-DEMAND or the DNS Challenge: a training manifest, evaluation sets.
+    """Take in VoiceBank-DEMAND or the DNS Challenge.
 
+    Writes a training manifest and evaluation sets.
     Files are named or linked where they are; the noise of VoiceBank-DEMAND, noisy less clean, is
     written.
     """
@@ -103,7 +104,7 @@ def data_mix(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Freeze an evaluation set: clean and noisy pairs at one SNR, hashed."""
+    """Freeze an evaluation set: pairs at one SNR, hashed."""
     from enhance.config import DataConfig
     from enhance.data.evaluation_set import mix
 
@@ -142,7 +143,7 @@ def data_example(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one noisy example from the built-in synthetic corpus."""
+    """Write a noisy example from the built-in corpus."""
     require("measure", "scipy")
     from enhance.audio.read import read
     from enhance.audio.write import write
@@ -172,8 +173,9 @@ def data_align(
     limit: Limit = 0,
     force: Force = False,
 ) -> None:
-    """Find the phones of recordings with PocketSphinx: a corpus for analyze probe --task phone.
+    """Find the phones of recordings with PocketSphinx.
 
+    They make a corpus for analyze probe --task phone.
     With transcripts by forced alignment; else words are recognised first, rightly or wrongly.
     """
     from distill.ctc.transcripts import read_transcripts
@@ -208,7 +210,10 @@ def data_features(
     layers: Annotated[str, typer.Option(help="Hidden states, such as single:3.")] = "last",
     cache_gb: Annotated[float, typer.Option(min=0, help="Bound on that folder.")] = 20.0,
 ) -> None:
-    """Let a teacher hear the speech of a corpus, so that training and analysis need not wait."""
+    """Let a teacher hear a corpus in advance.
+
+    Training and analysis then need not wait for it.
+    """
     require("train", "torch", "transformers", "safetensors")
     from distill.extract import Wanted, extract
     from enhance.config import DataConfig
@@ -244,9 +249,10 @@ def data_copy_synthesis(
     ] = 0.3,
     force: Force = False,
 ) -> None:
-    """Make a spoofing task: speech and its vocoder copies, through codecs, with manifests.
+    """Make a spoofing task: speech and its vocoder copies.
 
-    It is an easier task than ASVspoof, and no figure on it is comparable with one.
+    Both go through codecs. It is an easier task than ASVspoof, and no figure on it compares with
+    one.
     """
     require("analysis", "av", "pyworld", "torchaudio", "scipy")
     from benchmarks.analysis.codecs.copy_synthesis import make

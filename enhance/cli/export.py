@@ -67,7 +67,7 @@ def export(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export one ONNX file and its certificate, plain C, a page or a plug-in.
+    """Export one ONNX file, plain C, a page or a plug-in, certified.
 
     A model of mode concat cannot stream, its teacher looks ahead: --offline puts both in one file.
     The certificate proves on real clips that the file equals the trained model.

@@ -58,7 +58,7 @@ def evaluate(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure PESQ-WB, STOI, ESTOI, SI-SDR, at a fixed SNR unless told otherwise."""
+    """Measure PESQ-WB, STOI, ESTOI and SI-SDR at a fixed SNR."""
     require("bench", "pesq", "pystoi", "matplotlib")
     from benchmarks.pages.report import write_report
     from benchmarks.quality.evaluate import evaluate as measure

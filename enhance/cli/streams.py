@@ -75,7 +75,7 @@ def stream(
     bandwidth: Bandwidth = "full",
     quiet: Quiet = False,
 ) -> None:
-    """Clean raw samples from standard input to standard output, hop by hop.
+    """Clean raw samples, standard input to output, hop by hop.
 
     The output is late by the model's delay: it begins with silence, and is longer by it.
 
@@ -120,7 +120,7 @@ def live(
     bandwidth: Bandwidth = "full",
     quiet: Quiet = False,
 ) -> None:
-    """Clean what a microphone hears, to a loudspeaker or a virtual cable.
+    """Clean a microphone, to a loudspeaker or virtual cable.
 
     Keys: b for bypass (as late as the cleaned sound is), + and - for the strength, q to quit. The
     delay shown is what buffers, model and resampling hold; --measure hears that of the devices too.

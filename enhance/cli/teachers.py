@@ -148,7 +148,7 @@ def pretrain(
         Path | None, typer.Option(help="Folder with phone alignments to probe the result on.")
     ] = None,
 ) -> None:
-    """Pre-train a small self-supervised model on your own speech.
+    """Pre-train a self-supervised model on your own speech.
 
     Each family has its paper's objective; the folder written goes to --set objective.teacher=.
     A resumed run keeps its own settings.
@@ -285,7 +285,7 @@ def finetune_ctc(
         typer.Option("--from-scratch", help="Random weights: what pre-training is worth."),
     ] = None,
 ) -> None:
-    """Fine-tune a self-supervised model to write what is said (CTC).
+    """Fine-tune a model to write what is said (CTC).
 
     The folder it writes is a CTC model of transformers, and a teacher like any other. A resumed
     run keeps its own settings.
@@ -327,7 +327,7 @@ def table(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell what teachers are: layers, widths, stride, field, weights, metric against chance."""
+    """Tell layers, stride, weights and worth of teachers."""
     require("train", "torch", "transformers", "safetensors")
     from benchmarks.analysis import teachers as teacher_table
 

@@ -138,6 +138,13 @@ def every_command() -> list[list[str]]:
     return [[], ["data"], ["analyze"], ["teacher"], ["dann"], *leaves, *([old] for old in OLD)]
 
 
+def test_no_line_of_a_group_is_cut_short() -> None:
+    for group in ("", "data", "analyze", "teacher", "dann"):
+        told = CliRunner().invoke(app, [*group.split(), "--help"]).stdout
+        listed = told.split("Commands:")[1]
+        assert listed.strip() and "..." not in listed
+
+
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     """By the processor's time, not the clock's: the machine may be busy."""
     code = (
