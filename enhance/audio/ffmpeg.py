@@ -89,11 +89,7 @@ def _decoded(path: Path, container: av.container.InputContainer) -> Source:
     if track.codec_context is None or not track.rate or not track.codec_context.channels:
         raise EnhanceError(f"{path}: its sound is damaged, or coded in an unknown way; {ADVICE}")
     rate, channels = track.rate, track.codec_context.channels
-    promised = None
-    if track.duration is not None and track.time_base is not None:
-        promised = float(track.duration * track.time_base)
-    elif container.duration is not None and len(container.streams) == 1:  # no picture's
-        promised = container.duration / 1e6
+    promised = _promised(container, track)
     # What pads the end is known where the length is in samples.
     left = 1 << 62
     if track.duration is not None and track.time_base == Fraction(1, rate):
@@ -115,6 +111,17 @@ def _decoded(path: Path, container: av.container.InputContainer) -> Source:
     remark = f"the first of its {len(tracks)} audio tracks was read" if len(tracks) > 1 else ""
     raw = {"samplerate": rate, "channels": channels, "format": "RAW", "subtype": "FLOAT"}
     return Source(target, remark, codec=track.codec_context.name.upper(), raw=raw)
+
+
+def _promised(container: Any, track: Any) -> float | None:
+    """Seconds by the header; None if there is none, where ffmpeg guesses by the first frames."""
+    if container.format.name in ("aac", "amr"):
+        return None
+    if track.duration is not None and track.time_base is not None:
+        return float(track.duration * track.time_base)
+    if container.duration is not None and len(container.streams) == 1:  # no picture's
+        return float(container.duration) / 1e6
+    return None
 
 
 def _write(path: Path, target: IO[bytes], block: np.ndarray) -> None:
