@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from shlex import quote
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def _pyav(path: Path) -> Any:
     except ImportError as error:
         raise EnhanceError(
             f"{path}: is read by PyAV only: pip install 'enhance[formats]', or convert the file: "
-            f"ffmpeg -i {path.name} {path.stem}.wav"
+            f"ffmpeg -i {quote(path.name)} {quote(path.stem)}.wav"
         ) from error
     return av
 
