@@ -24,7 +24,7 @@ Instead of ``runs``, or beside it, ``modes`` spans a grid: see `benchmarks.study
 
 A run is `base` plus its own keys, or, with ``extends``, the settings of that run plus its own keys.
 Besides the keys of `enhance.config.RunConfig` (all but ``seed``) a run may have ``why`` (a line for
-the report), ``baseline`` and ``extends``. The seed of `base` is replaced by each of ``seeds``.
+the report), ``baseline``, ``extends`` and ``include`` (as `base`). The seed of `base` is replaced by each of ``seeds``.
 
 The budget is the audio heard: steps x batch x seconds must be the same for all runs, and no limit
 in minutes may bend it. With ``budget: cpu`` it is the CPU time of training: what a step costs
@@ -293,7 +293,7 @@ def _entry(
 ) -> dict[str, Any]:
     """Settings of a run over those it extends, back to `base`; ``before``: runs that extend it."""
     where = f"{path}: runs.{name}"
-    own = _nested(runs[name], where)
+    own = included(_nested(runs[name], where), path.parent, where)
     if "seed" in own:
         raise EnhanceError(f"{where}: seed: seeds belong to the study; set seeds at the top")
     parent = own.get("extends")

@@ -15,6 +15,7 @@ from enhance.measure.metrics import METRICS
 
 def test_a_study_is_resolved(tmp_path: Path) -> None:
     (tmp_path / "common.yaml").write_text("seed: 5\ntraining: {steps: 9, batch_size: 2}\n")
+    (tmp_path / "pesq.yaml").write_text("loss: {pesq: 0.5, si_sdr: 7}\n")
     path = tmp_path / "study.yaml"
     path.write_text("""
 base: {include: common.yaml, training.steps: 10, model.preset: gcrn-tiny}
@@ -24,7 +25,7 @@ runs:
   a: {model: {gcrn.hidden: 120}, why: small}
   b: {}
   c: {extends: a, model.gcrn.cell: gru}
-  d: {extends: c, baseline: b, loss.si_sdr: 1}
+  d: {extends: c, baseline: b, include: pesq.yaml, loss.si_sdr: 1}
 """)
     study = read_study(path, ["data.corpus=here"])
     assert [run.key for run in study.trials] == [f"{n}-s{s}" for s in (3, 4) for n in "abcd"]
@@ -32,7 +33,8 @@ runs:
     assert [run.why for run in study.trials[:4]] == ["small", "", "", ""]
     d = study.trial("d", 4).config
     assert (d.seed, d.training.steps, d.training.batch_size) == (4, 10, 2)
-    assert (d.model.gcrn.hidden, d.model.gcrn.cell, d.loss.si_sdr) == (120, "gru", 1.0)
+    assert (d.model.gcrn.hidden, d.model.gcrn.cell) == (120, "gru")
+    assert (d.loss.si_sdr, d.loss.pesq) == (1.0, 0.5)
     assert d.data.corpus == "here"
     assert study.trial("b", 3).config.model.gcrn.hidden == 240
     assert digest(d) == digest(study.trial("d", 3).config) != digest(study.trial("c", 4).config)
@@ -70,6 +72,7 @@ BASE = "base: {training: {steps: 10}}\n"
         ("runs: {a: {training.minutes: 5}}", "runs.a: training.minutes 5: a study's budget"),
         ("runs: {a: {}, b: {training.steps: 9}}", "runs.b: hears 0.12 h (9 steps x 16 x 3 s)"),
         ("runs: {a: {}, b: {training: {schedule: wsd, steps: 0}}}", "runs.b: has no end"),
+        ("runs: {a: {include: none.yaml}}", "runs.a: include: "),
         ("budget: time\nruns: {a: {}}", "budget"),
         ("runs: {a: {loss..x: 1}}", "key 'loss..x': expected KEY.KEY"),
     ],
