@@ -24,7 +24,8 @@ Instead of ``runs``, or beside it, ``modes`` spans a grid: see `benchmarks.study
 
 A run is `base` plus its own keys, or, with ``extends``, the settings of that run plus its own keys.
 Besides the keys of `enhance.config.RunConfig` (all but ``seed``) a run may have ``why`` (a line for
-the report), ``baseline``, ``extends`` and ``include`` (as `base`). The seed of `base` is replaced by each of ``seeds``.
+the report), ``baseline``, ``extends`` and ``include`` (as `base`). The seed of `base` is replaced
+by each of ``seeds``.
 
 The budget is the audio heard: steps x batch x seconds must be the same for all runs, and no limit
 in minutes may bend it. With ``budget: cpu`` it is the CPU time of training: what a step costs
