@@ -60,7 +60,7 @@ def default_output(path: Path | str) -> Path:
     if is_folder(path):
         whole = resolved(path)  # "." has no name of its own
         return whole.with_name(whole.name + "_enhanced")
-    return writable(path.with_name(f"{path.stem}_enhanced{path.suffix}"))
+    return path.with_name(f"{path.stem}_enhanced{writable(path).suffix}")
 
 
 def writable(path: Path) -> Path:
@@ -272,7 +272,7 @@ def _folder_jobs(
     inside = resolved(target)
     found = [path for path in _search(source, result) if inside not in path.parents]
     if not found and not result.failures:
-        kinds = ", ".join(sorted(SUFFIXES))
+        kinds = ", ".join(sorted(SUFFIXES | ffmpeg.SUFFIXES))
         raise EnhanceError(f"{source}: holds no audio files ({kinds})")
     root = resolved(source)
     jobs: dict[Path, Path] = {}  # inputs by output

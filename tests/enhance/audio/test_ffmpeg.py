@@ -16,7 +16,7 @@ from tiny_onnx import build
 
 from enhance.audio.ffmpeg import SUFFIXES
 from enhance.audio.read import AudioReader, info, read
-from enhance.device.clean import run_path
+from enhance.device.clean import default_output, run_path
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 
@@ -128,6 +128,7 @@ def test_run_writes_wav_beside_and_in_folders(tmp_path: Path) -> None:
     made = soundfile.info(alone)
     assert (made.subtype, made.frames) == ("PCM_16", info(folder / "memo.m4a").frames)
     alone.unlink()
+    assert default_output("memo.").name == "memo._enhanced.wav"
     (tmp_path / "place").mkdir()
     into = run_path(folder / "memo.m4a", tmp_path / "place", model=model, quiet=True)
     assert into.files[0].output == tmp_path / "place/memo.wav"
