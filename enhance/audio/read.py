@@ -89,8 +89,11 @@ class AudioReader:
             )
         except (RuntimeError, TypeError, ValueError) as error:
             self._source.close()
+            if not self.path.stat().st_size:
+                raise EnhanceError(f"{self.path}: is empty; leave it out") from error
             raise EnhanceError(
-                f"{self.path}: is not audio that can be read ({reason(error)}); convert it to WAV"
+                f"{self.path}: is not audio that can be read ({reason(error)}); if it is audio, "
+                "convert it to WAV"
             ) from error
         try:
             self.info = self._checked_info()

@@ -167,8 +167,9 @@ def test_what_is_no_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "nothing.wav").write_bytes(b"")
     (tmp_path / "head.wav").write_bytes(b"RIFF\x10\0\0\0WAVE")
     (tmp_path / "noise.raw").write_bytes(b"12345678")
-    for name in ("text.wav", "nothing.wav", "head.wav", "noise.raw"):
+    for name in ("text.wav", "head.wav", "noise.raw"):
         refused(tmp_path / name, "is not audio that can be read")
+    refused(tmp_path / "nothing.wav", "is empty; leave it out")
     refused(tmp_path / "missing.wav", "no such file")
     refused(tmp_path, "is a folder")
     refused(Path("/dev/null"), "is no regular file")
