@@ -96,13 +96,16 @@ def resolve(precision: str, accelerator: str) -> str:
     """What `TrainingConfig.precision` stands for on this machine: ``fp32`` or ``bf16``."""
     if precision != "auto":
         return precision
+    return "bf16" if has_bfloat16(accelerator) else "fp32"
+
+
+def has_bfloat16(accelerator: str) -> bool:
+    """Whether it computes in bfloat16 itself; elsewhere that is slower than float32."""
     if accelerator != "cpu" and torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # torch before 2.10 does not say what the processor has.
-        has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return "bf16" if fast else "fp32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch before 2.10 does not say what the processor has.
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def precision_of(fabric: Fabric) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from enhance.network.gated import GatedConv, GatedDeconv
+from enhance.training.engine.processes import has_bfloat16
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest slope at zero
 _ITERATIONS = 5
@@ -136,15 +137,17 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """Nearly orthogonal matrices of the same singular vectors.
 
     Five Newton-Schulz iterations bring singular values to about 0.7 to 1.2; bfloat16 is enough for
-    that. Tall matrices are scaled by sqrt(rows / columns), which makes the root mean square of
-    what a step adds to a layer's output independent of its shape.
+    that, where it is the faster one. Tall matrices are scaled by sqrt(rows / columns), which makes
+    the root mean square of what a step adds to a layer's output independent of its shape.
 
     Shape: (K, M, N) -> (K, M, N)
     """
     a, b, c = _NEWTON_SCHULZ
     rows, columns = matrices.shape[-2:]
     x = matrices.transpose(1, 2) if rows > columns else matrices
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if has_bfloat16(x.device.type):
+        x = x.bfloat16()
     for _ in range(_ITERATIONS):
         gram = x @ x.transpose(1, 2)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -205,7 +205,7 @@ def test_unfinished_line_is_cut(straight: tuple[RunConfig, Path], tmp_path: Path
 
 
 def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
-    # Muon orthogonalises in bfloat16, which makes the last bits of a sum the first of an update.
+    # Muon may orthogonalise in bfloat16, which makes the last bits of a sum the first of an update.
     settings = tiny.config(data, steps=4, validate_every=4, learning_rate=1e-3, optimizer="adamw")
     one, two = tmp_path / "one", tmp_path / "two"
     process = tiny.command(settings, two, "--devices", "2")

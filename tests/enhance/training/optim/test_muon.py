@@ -13,8 +13,13 @@ from enhance.training.enhancer import EnhancerPlan
 from enhance.training.optim.muon import Muon, orthogonal
 
 
+@pytest.mark.parametrize("bfloat16", [True, False])
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 40), (2, 40, 16)])
-def test_orthogonal_is_near_the_polar_factor(shape: tuple[int, ...]) -> None:
+def test_orthogonal_is_near_the_polar_factor(
+    shape: tuple[int, ...], bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has = {"avx512_bf16": bfloat16}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
     torch.manual_seed(0)
     u, values, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     x = u @ torch.diag_embed(torch.linspace(0.1, 1, values.shape[1]).expand_as(values)) @ vh
@@ -22,6 +27,8 @@ def test_orthogonal_is_near_the_polar_factor(shape: tuple[int, ...]) -> None:
     got = orthogonal(x) / scale
     values = torch.linalg.svdvals(got)
     assert values.min() > 0.6 and values.max() < 1.3
+    # Eight bits of a mantissa tell which arithmetic it was.
+    assert torch.allclose(got, got.bfloat16().float(), rtol=1e-6, atol=0) == bfloat16
     # The same singular vectors: rotated back, the result is nearly diagonal.
     core = u.mT @ got @ vh.mT
     assert (core - torch.diag_embed(core.diagonal(dim1=1, dim2=2))).abs().max() < 0.05
