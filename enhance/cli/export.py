@@ -13,6 +13,16 @@ from enhance.files import is_folder
 
 _EXTRA = ("export", "torch", "onnx", "onnxscript", "safetensors", "pesq", "pystoi")
 
+_FORMATS = {
+    "--web": ("--fp32", "--int8"),
+    "--ladspa": ("--int8",),
+    "--offline": ("--out",),
+    "--sherpa": ("--c", "--int8", "--out"),
+    "--onnx": ("--c", "--int8", "--int8-weights", "--require-faster", "--out"),
+    "--c": ("--int8",),
+}
+"""What goes with each format; of several that are asked for the first one decides."""
+
 
 def export(
     checkpoint: Annotated[
@@ -72,79 +82,108 @@ def export(
     A model of mode concat cannot stream, its teacher looks ahead: --offline puts both in one file.
     The certificate proves on real clips that the file equals the trained model.
     """
+    given = {
+        "--web": web is not None,
+        "--ladspa": ladspa is not None,
+        "--offline": offline,
+        "--sherpa": sherpa,
+        "--onnx": onnx,
+        "--c": c is not None,
+        "--fp32": fp32,
+        "--int8": int8,
+        "--int8-weights": int8_weights,
+        "--require-faster": require_faster,
+        "--out": out is not None,
+    }
+    _check_together({name for name, is_given in given.items() if is_given})
+    common: dict[str, Any] = {"clips": clips, "licence": licence, "force": force, "quiet": quiet}
     if web is not None:
-        if onnx or offline or c or sherpa or ladspa or int8_weights or require_faster or out:
-            raise EnhanceError("enhance export: --web goes with --fp32; leave the others out")
-        if checkpoint is None or is_folder(checkpoint):
-            require(*_EXTRA)
-            from enhance.network.checkpoint import newest_run
+        _write_page(checkpoint, web, fp32=fp32, **common)
+    elif ladspa is not None:
+        write_plugin(checkpoint, ladspa, int8=int8, **common)
+    elif offline:
+        _write_offline(checkpoint, out, **common)
+    else:
+        kinds = {"int8_weights": int8_weights, "require_faster": require_faster}
+        _write_streams(checkpoint, out, c=c, sherpa=sherpa, onnx=onnx, int8=int8, **common, **kinds)
 
-            checkpoint = checkpoint or newest_run()
-        from export.web.page import export_page
 
-        export_page(
-            checkpoint, web, fp32=fp32, clips=clips, licence=licence, force=force, quiet=quiet
-        )
-        return
-    if fp32:
-        raise EnhanceError("enhance export: --fp32 goes with --web DIR")
-    if ladspa is not None:
-        if onnx or offline or sherpa or int8_weights or require_faster or c is not None:
-            raise EnhanceError("enhance export: --ladspa goes with --int8; leave the others out")
-        write_plugin(
-            checkpoint, ladspa, int8=int8, clips=clips, licence=licence, force=force, quiet=quiet
-        )
-        return
-    require(*_EXTRA)
-    if not onnx and not offline and not sherpa and c is None:
+def _check_together(given: set[str]) -> None:
+    format_ = next((name for name in _FORMATS if name in given), None)
+    if format_ is None:
         raise EnhanceError(
             "enhance export: name a format: --onnx (a stream), --c DIR, --web DIR, --ladspa DIR, "
             "--sherpa or --offline"
         )
-    if offline and (onnx or c or sherpa or int8 or int8_weights or require_faster):
-        raise EnhanceError("enhance export: --offline writes one fp32 file; leave the others out")
-    if sherpa and (onnx or int8_weights or require_faster):
-        raise EnhanceError("enhance export: --sherpa goes with --int8; leave the others out")
+    odd = [name for name in sorted(given - {format_}) if name not in _FORMATS[format_]]
+    if odd:
+        goes = " and ".join(_FORMATS[format_]) or "no other kind or format"
+        raise EnhanceError(
+            f"enhance export: {format_} goes with {goes}; leave {' and '.join(odd)} out"
+        )
+
+
+def _write_page(checkpoint: Path | None, folder: Path, **options: Any) -> None:
+    if checkpoint is None or is_folder(checkpoint):
+        require(*_EXTRA)
+        from enhance.network.checkpoint import newest_run
+
+        checkpoint = checkpoint or newest_run()
+    from export.web.page import export_page
+
+    export_page(checkpoint, folder, **options)
+
+
+def _write_offline(checkpoint: Path | None, out: Path | None, **common: Any) -> None:
+    require(*_EXTRA)
+    from enhance.parallel import uncollected
+
+    with uncollected():
+        from distill.modes.choose import find_companion
+        from enhance.network.checkpoint import newest_run, read_info
+        from export.offline import export_offline
+
+    folder = read_info(checkpoint or newest_run()).folder
+    place = out or folder / f"{folder.resolve().name}.offline.onnx"
+    export_offline(folder, place, find_companion, **common)
+
+
+def _write_streams(
+    checkpoint: Path | None,
+    out: Path | None,
+    *,
+    c: Path | None,
+    sherpa: bool,
+    onnx: bool,
+    int8: bool,
+    int8_weights: bool,
+    require_faster: bool,
+    **common: Any,
+) -> None:
+    require(*_EXTRA)
     from enhance.parallel import uncollected
 
     with uncollected():
         from enhance.network.checkpoint import newest_run, read_info
         from export.native.folder import export_native
-        from export.offline import export_offline
+        from export.sherpa import SUFFIX, export_sherpa
         from export.stream import export_model
 
     folder = read_info(checkpoint or newest_run()).folder
     name = folder.resolve().name
-    if offline:
-        from distill.modes.choose import find_companion
-
-        place = out or folder / f"{name}.offline.onnx"
-        export_offline(
-            folder, place, find_companion, clips=clips, licence=licence, force=force, quiet=quiet
-        )
-        return
     if c is not None:
-        export_native(folder, c, int8=int8, clips=clips, licence=licence, force=force, quiet=quiet)
+        export_native(folder, c, int8=int8, **common)
     if sherpa:
-        from export.sherpa import SUFFIX, export_sherpa
-
-        place = out or folder / f"{name}{SUFFIX}"
-        export_sherpa(
-            folder, place, int8=int8, clips=clips, licence=licence, force=force, quiet=quiet
+        export_sherpa(folder, out or folder / f"{name}{SUFFIX}", int8=int8, **common)
+    if onnx:
+        export_model(
+            folder,
+            out or folder / f"{name}.onnx",
+            int8=int8,
+            int8_weights=int8_weights,
+            require_faster=require_faster,
+            **common,
         )
-    if not onnx:
-        return
-    export_model(
-        folder,
-        out or folder / f"{name}.onnx",
-        int8=int8,
-        int8_weights=int8_weights,
-        clips=clips,
-        require_faster=require_faster,
-        licence=licence,
-        force=force,
-        quiet=quiet,
-    )
 
 
 def write_plugin(

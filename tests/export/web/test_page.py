@@ -77,7 +77,7 @@ def test_it_is_written_whole_or_not_at_all(
     ("words", "said"),
     [
         (["default", "--fp32"], "--fp32 needs the run"),
-        (["default", "--onnx"], "--web goes with --fp32; leave the others out"),
+        (["default", "--onnx"], "--web goes with --fp32 and --int8; leave --onnx out"),
         (["nothere"], "no such model"),
     ],
 )
