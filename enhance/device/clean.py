@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from rich.progress import Progress, TaskID
+
 from enhance import progress
 from enhance.audio import ffmpeg
 from enhance.audio.read import AudioInfo, AudioReader, info
@@ -49,6 +51,14 @@ class RunResult:
     files: list[CleanedFile] = field(default_factory=list)
     failures: list[tuple[Path, str]] = field(default_factory=list)
     """Input and the line that says what was wrong."""
+
+    def tell(self, say: Callable[[str], None], took: float) -> None:
+        """One line on what was done in so many seconds."""
+        if self.files:
+            seconds = sum(cleaned.duration for cleaned in self.files)
+            many = len(self.files) > 1
+            where = f"{len(self.files)} files" if many else self.files[0].output
+            say(f"{where}: {seconds:.1f} s of audio cleaned in {took:.1f} s")
 
 
 def default_output(path: Path | str) -> Path:
@@ -199,30 +209,17 @@ def run_path(
         say = partial(progress.say, bar)
         if verbose and isinstance(enhancer, Enhancer):
             say(f"{enhancer.path.name}: engine {enhancer.engine}")
-        total = sum(about.duration for about in lengths.values())
-        task = bar.add_task("seconds cleaned", total=math.ceil(total), speed="")
-        done = 0.0
-
-        def advance(seconds: float) -> None:
-            nonlocal done
-            done += seconds
-            speed = done / max(time.monotonic() - began, 1e-9)
-            bar.update(task, completed=int(done), speed=f"{speed:.0f} x real time")
-
+        total = math.ceil(sum(about.duration for about in lengths.values()))
+        task = bar.add_task("seconds cleaned", total=total, speed="")
+        advance = _counter(bar, task)
         narrow = False
         for path, output in jobs:
             about = lengths.get(path)
             if about is None:  # its failure is already noted
                 continue
-            cut = enhancer.bandwidth != "full" and about.sample_rate > enhancer.sample_rate
-            if cut and not narrow and not quiet:
+            if not narrow and not quiet and (left := _left_out(enhancer, about)):
                 narrow = True
-                left = f"{1 - enhancer.wet:.0%} of what is" if enhancer.wet < 1 else "nothing"
-                say(
-                    f"{path}: {about.sample_rate} Hz, but {left} above "
-                    f"{enhancer.sample_rate / 2000:g} kHz is kept "
-                    f"(the model works at {enhancer.sample_rate / 1000:g} kHz)"
-                )
+                say(f"{path}: {left}")
             if about.remark:
                 say(f"{path}: warning: {about.remark}")
             try:
@@ -240,14 +237,9 @@ def run_path(
                 )
             if verbose:
                 say(f"{path} -> {output}")
-        bar.update(task, completed=math.ceil(total))
-        took = time.monotonic() - began
-        if result.files and not quiet:
-            seconds = sum(cleaned.duration for cleaned in result.files)
-            where = (
-                result.files[0].output if len(result.files) == 1 else f"{len(result.files)} files"
-            )
-            say(f"{where}: {seconds:.1f} s of audio cleaned in {took:.1f} s")
+        bar.update(task, completed=total)
+        if not quiet:
+            result.tell(say, time.monotonic() - began)
         for _, line in result.failures:
             say(f"failed: {line}")
     if result.failures:
@@ -258,6 +250,30 @@ def run_path(
             f"(first: {result.failures[0][1]})"
         )
     return result
+
+
+def _counter(bar: Progress, task: TaskID) -> Callable[[float], None]:
+    """What adds seconds of audio to a task, and tells its speed."""
+    began, done = time.monotonic(), 0.0
+
+    def advance(seconds: float) -> None:
+        nonlocal done
+        done += seconds
+        speed = done / max(time.monotonic() - began, 1e-9)
+        bar.update(task, completed=int(done), speed=f"{speed:.0f} x real time")
+
+    return advance
+
+
+def _left_out(enhancer: Enhancer | OfflineEnhancer, about: AudioInfo) -> str:
+    """What of a recording's band is lost; empty where nothing is."""
+    if enhancer.bandwidth == "full" or about.sample_rate <= enhancer.sample_rate:
+        return ""
+    left = f"{1 - enhancer.wet:.0%} of what is" if enhancer.wet < 1 else "nothing"
+    return (
+        f"{about.sample_rate} Hz, but {left} above {enhancer.sample_rate / 2000:g} kHz is kept "
+        f"(the model works at {enhancer.sample_rate / 1000:g} kHz)"
+    )
 
 
 def _folder_jobs(
