@@ -42,7 +42,7 @@ OUTPUTS = ("complex_mask", "complex_mapping", "magnitude_phase")
 """The C source's numbers for these settings."""
 
 Part = tuple[str, np.ndarray, np.ndarray | None]
-"""Name; a matrix and its bias, or a row of numbers and None. Names that end in ``!`` stay float."""
+"""Name; a matrix and its bias, or a row of numbers and None."""
 
 
 def native_weights(
@@ -69,13 +69,13 @@ def native_weights(
     sections = Sections()
     sections.tables(model.config.stft)
     parts = list(_parts(model))
-    sizes = {name: w.size for name, w, bias in parts if bias is not None and name[-1] != "!"}
+    sizes = {name: w.size for name, w, bias in parts if bias is not None}
     left = smallest(sizes, FLOAT_SHARE)
     for name, values, bias in parts:
         if bias is None:
             sections.add(values, np.float32)
         else:
-            sections.product(values, bias, int8=int8 and name in sizes and name not in left)
+            sections.product(values, bias, int8=int8 and name not in left)
     states = {name: list(value.shape) for name, value in model.initial_state(1).items()}
     about = {
         **metadata,
@@ -172,7 +172,7 @@ def _path(name: str, path: StepPath, original: DualPath) -> Iterator[Part]:
         for way in ("", "_reverse"):
             for kind in ("ih", "hh"):
                 weight, bias = gate_weights(path.cell, cast(nn.LSTM, mix.rnn), kind, way)
-                yield f"{name}.mix.{kind}{way}!", _array(weight), _array(bias)
+                yield f"{name}.mix.{kind}{way}", _array(weight), _array(bias)
     yield f"{name}.mix_out", _array(path.mix_weight), _array(path.mix_bias)
 
 
