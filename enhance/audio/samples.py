@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def floats(name: str, wave: Any) -> np.ndarray:
         wave = np.asarray(wave)
     except ValueError:  # rows of unequal length
         wave = np.array(None)
-    if not np.issubdtype(wave.dtype, np.floating):
+    if wave.dtype.kind != "f":
         raise EnhanceError(
             f"{name} of shape {wave.shape} and type {wave.dtype}: cannot be enhanced; give floats "
             "in [-1, 1] (16-bit samples divided by 32768)"
@@ -67,10 +68,29 @@ def floats(name: str, wave: Any) -> np.ndarray:
     return wave
 
 
-def check_finite(name: str, wave: np.ndarray) -> None:
-    """Refuse NaN and infinity; an `EnhanceError` says which of the user's arrays holds them."""
-    if not np.isfinite(wave).all():
+def largest(wave: np.ndarray) -> float:
+    """The largest magnitude, 0 of nothing; NaN or infinity where there is one."""
+    return float(np.abs(wave).max(initial=0))
+
+
+def peak_of(name: str, wave: np.ndarray) -> float:
+    """The largest magnitude.
+
+    Raises
+    ------
+    EnhanceError
+        If a sample is NaN or infinite.
+    """
+    peak = largest(wave)
+    if not math.isfinite(peak):
         raise EnhanceError(f"{name}: holds NaN or infinite samples; repair the source")
+    return peak
+
+
+def check_peak(name: str, peak: float) -> None:
+    """Refuse a peak beyond `LOUDEST` by an `EnhanceError`."""
+    if peak > LOUDEST:
+        raise EnhanceError(f"{name}: {too_loud(peak)}")
 
 
 def check_samples(name: str, wave: np.ndarray) -> None:
@@ -81,10 +101,7 @@ def check_samples(name: str, wave: np.ndarray) -> None:
     EnhanceError
         If one is NaN, infinite or beyond `LOUDEST`.
     """
-    check_finite(name, wave)
-    peak = float(np.abs(wave).max(initial=0))
-    if peak > LOUDEST:
-        raise EnhanceError(f"{name}: {too_loud(peak)}")
+    check_peak(name, peak_of(name, wave))
 
 
 def without_traces(wave: np.ndarray) -> np.ndarray:

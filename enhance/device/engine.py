@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from enhance.audio.samples import RATES, whole_number
+from enhance.audio.samples import RATES, whole_number, without_traces
 from enhance.errors import EnhanceError
 from enhance.native.library import SUFFIX, NativeEngine, automatic_library
 
@@ -168,7 +168,7 @@ class OnnxEngine:
         self, audio: np.ndarray, state: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Enhance whole hops. Shape: (T * hop,), state -> (T * hop,), state"""
-        out = np.empty_like(audio)
+        audio, out = without_traces(audio), np.empty_like(audio)
         for start in range(0, len(audio), self.hop_length):
             hop = slice(start, start + self.hop_length)
             feed = {"audio": audio[None, hop], **state}

@@ -10,18 +10,13 @@ What comes out may hold a share of the input, brought into line with it: see
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from enhance.audio.samples import (
-    check_finite,
-    check_layout,
-    check_samples,
-    floats,
-    without_traces,
-)
+from enhance.audio.samples import check_layout, check_peak, check_samples, floats, largest, peak_of
 from enhance.device.aligned_stream import AlignedStream, mix, wet_share
 from enhance.device.engine import Choice, open_engine
 from enhance.device.hub import find_model
@@ -208,16 +203,16 @@ class Enhancer:
                 f"chunk of shape {chunk.shape} and type {chunk.dtype}: cannot be enhanced; "
                 "give one channel of floats in [-1, 1]"
             )
-        check_finite("chunk", chunk)
+        peak = peak_of("chunk", chunk)
         joined = np.concatenate([self._pending, chunk.astype(np.float32, copy=False)])
         whole = len(joined) - len(joined) % self.hop_length
-        out, state = self._engine.run(without_traces(joined[:whole]), self._state)
-        if not np.isfinite(out).all():
+        out, state = self._engine.run(joined[:whole], self._state)
+        if not math.isfinite(largest(out)):
             raise EnhanceError(
                 f"{self.path.name}: the model gave NaN or infinity (input beyond full scale?); "
                 "lower the level of the input"
             )
-        check_samples("chunk", chunk)  # after the run: a network that overflows is named first
+        check_peak("chunk", peak)  # after the run: a network that overflows is named first
         self._state = state
         dry = np.concatenate([self._dry, joined[:whole]])
         if self._wet < 1:

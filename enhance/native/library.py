@@ -124,6 +124,9 @@ class _Stream(threading.local):
     handle: int | None = None
     memory: np.ndarray
     held: np.ndarray  # its state, a view
+    taken: np.ndarray
+    given: np.ndarray  # a hop each; asking an array for its address takes longer than a copy
+    addresses: tuple[int, int]
 
 
 class NativeEngine:
@@ -201,16 +204,15 @@ class NativeEngine:
         """
         if not len(audio):
             return audio.copy(), state
-        handle = self._handle()
-        held = self._threads.held
-        held[:] = state
-        audio = np.ascontiguousarray(audio, np.float32)
-        out = np.empty_like(audio)
-        process, step = self._library.enhance_process, 4 * self.hop_length
-        start, to = audio.ctypes.data, out.ctypes.data
-        for offset in range(0, 4 * len(audio), step):
-            process(handle, start + offset, to + offset)
-        return out, held.copy()
+        handle, mine = self._handle(), self._threads
+        mine.held[:] = state
+        out = np.empty(len(audio), np.float32)
+        process, hop = self._library.enhance_process, self.hop_length
+        for start in range(0, len(audio), hop):
+            mine.taken[:] = audio[start : start + hop]
+            process(handle, *mine.addresses)
+            out[start : start + hop] = mine.given
+        return out, mine.held.copy()
 
     def _handle(self) -> int:
         """This thread's stream."""
@@ -229,6 +231,10 @@ class NativeEngine:
             )
             self._threads.memory = memory  # kept alive
             self._threads.held = np.frombuffer(pointer.contents, np.float32)
+            hop = self._library.enhance_hop(handle)
+            taken, given = aligned(4 * hop).view(np.float32), aligned(4 * hop).view(np.float32)
+            self._threads.taken, self._threads.given = taken, given
+            self._threads.addresses = taken.ctypes.data, given.ctypes.data
             self._threads.handle = handle
         return self._threads.handle
 
