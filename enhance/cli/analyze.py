@@ -285,6 +285,14 @@ def everything(
     output: Output = None,
     study: Study = None,
     limit: Annotated[int, typer.Option(min=10, help="Clips of each analysis.")] = 400,
+    kinds: Annotated[
+        str,
+        typer.Option(
+            "--noise-kinds",
+            metavar="COLUMN[:PATTERN]",
+            help="Column of the noises' kind, or what a pattern finds in it.  [default: type]",
+        ),
+    ] = "",
     resume: Resume = False,
 ) -> None:
     """Every analysis that a corpus allows, and a page over them."""
@@ -293,7 +301,9 @@ def everything(
     from benchmarks.analysis.report import everything as asked
 
     output = output or new_run("analysis")
-    refused = asked.run(asked.analyses(backbone, corpus, output, work), output, resume=resume)
+    refused = asked.run(
+        asked.analyses(backbone, corpus, output, work, kinds), output, resume=resume
+    )
     report(output, backbone, study)
     if refused:
         raise EnhanceError(f"analyze all: the page lacks {'; '.join(refused)}")

@@ -12,17 +12,20 @@ from benchmarks.analysis.cka import cka
 from benchmarks.analysis.maps import maps
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probe import probe
+from benchmarks.analysis.probes.tasks import TASKS as PROBES
+from benchmarks.analysis.probes.tasks import column
 from benchmarks.analysis.temporal import temporal
+from enhance.data.corpus.clips import place
 from enhance.errors import EnhanceError
 
 log = logging.getLogger("enhance")
 
-TASKS = ("speaker", "verification", "language", "pitch", "snr", "noise")
-"""Asked of the training part of a corpus; phones of the part that has their alignment."""
+TASKS = ("speaker", "verification", "language", "pitch", "snr")
+"""Always asked of the training part of a corpus; phones of the part that has their alignment."""
 
 
 def analyses(
-    backbones: Sequence[str], corpus: Path, output: Path, work: Work
+    backbones: Sequence[str], corpus: Path, output: Path, work: Work, kinds: str = ""
 ) -> dict[str, Callable[[], Any]]:
     """What can be run on a corpus, by the name of its record.
 
@@ -36,11 +39,14 @@ def analyses(
         Folder of the records.
     work
         How, the same for each analysis.
+    kinds
+        Column of the noises that tells their kind, see `benchmarks.analysis.probes.tasks.column`.
+        Without one they are asked where the manifest has the usual column.
 
     Raises
     ------
     EnhanceError
-        If there is no ``train/``.
+        If there is no ``train/``, or nothing can be read there.
     """
     train, aligned = corpus / "train", corpus / "analysis"
     if not train.is_dir():
@@ -57,7 +63,12 @@ def analyses(
         found["maps"] = partial(maps, backbones, aligned, output, work, by=("phone", "speaker"))
     else:
         log.warning("%s: not there; nothing is asked of phones", aligned / "phones.csv")
-    return found | {f"probe-{task}": partial(ask, task=task, corpus=train) for task in TASKS}
+    found |= {f"probe-{task}": partial(ask, task=task, corpus=train) for task in TASKS}
+    if kinds or any(column(place(train, "", work.quiet), PROBES["noise"].label)):
+        found["probe-noise"] = partial(ask, task="noise", corpus=train, label=kinds)
+    else:
+        log.warning("%s: kinds of noise are not named; nothing is asked of them", train)
+    return found
 
 
 def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> list[str]:
@@ -80,9 +91,9 @@ def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> l
             "folder"
         )
     refused = []
-    for place, (name, work) in enumerate(asked.items(), 1):
+    for number, (name, work) in enumerate(asked.items(), 1):
         if name not in there:
-            log.info("%d of %d: %s", place, len(asked), name)
+            log.info("%d of %d: %s", number, len(asked), name)
             try:
                 work()
             except EnhanceError as error:

@@ -6,16 +6,20 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.report import everything, page
 from benchmarks.analysis.report.evidence import Evidence, paired, setting_of
 from benchmarks.analysis.report.seeds import CLAIMS
+from enhance.audio.write import write
 from enhance.cli.app import main
+from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError
 
 SSL, SPEAKER = "mini-wavlm", "resemblyzer"
@@ -206,8 +210,18 @@ def test_analyses_are_resumed_and_never_run_twice(folder: Path) -> None:
     with pytest.raises(EnhanceError, match="holds no train/"):
         everything.analyses(["log-mel"], folder, folder, Work(limit=10))
     (folder / "train").mkdir()
-    asked = everything.analyses(["log-mel"], folder, folder, Work(limit=10))
-    assert {"temporal", "cka", *(f"probe-{task}" for task in everything.TASKS)} == set(asked)
+    write(folder / "train/hum.wav", np.zeros(800, np.float32), 16000)
+    noise = Clip(folder / "train/hum.wav", 0.05, 16000, "noise", "fan_7")
+    always = {"temporal", "cka", *(f"probe-{task}" for task in everything.TASKS)}
+    labels: dict[str, str]
+    for labels, kinds, found in (
+        ({}, "", set()),
+        ({}, "source:([a-z]+)_", {"probe-noise"}),
+        ({"type": "fan"}, "", {"probe-noise"}),
+    ):
+        write_manifest(folder / "train/manifest.jsonl", [replace(noise, labels=labels)])
+        asked = everything.analyses(["log-mel"], folder, folder, Work(limit=10, quiet=True), kinds)
+        assert always | found == set(asked)
     done: list[str] = []
     work = {name: (lambda name=name: done.append(name)) for name in asked}
     with pytest.raises(EnhanceError, match=r"cka\.json already; --resume"):
