@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,16 @@ class CleanedFile:
     clipped: int
     """Samples that were beyond full scale."""
 
+    def tell(self, say: Callable[[str], None], verbose: bool) -> None:
+        """Warn of what was clipped; name the file if asked."""
+        if self.clipped:
+            say(
+                f"{self.output}: warning: {self.clipped} samples clipped; "
+                "lower the level of the input"
+            )
+        if verbose:
+            say(f"{self.input} -> {self.output}")
+
 
 @dataclass
 class RunResult:
@@ -59,6 +69,16 @@ class RunResult:
             many = len(self.files) > 1
             where = f"{len(self.files)} files" if many else self.files[0].output
             say(f"{where}: {seconds:.1f} s of audio cleaned in {took:.1f} s")
+
+    def check(self, source: Path) -> None:
+        """Raise `EnhanceError` if a file of the folder failed."""
+        if self.failures:
+            failed, good = len(self.failures), len(self.files)
+            others = "the others are done" if good else "none is done"
+            raise EnhanceError(
+                f"{source}: {failed} of {failed + good} files failed, {others} "
+                f"(first: {self.failures[0][1]})"
+            )
 
 
 def default_output(path: Path | str) -> Path:
@@ -182,46 +202,33 @@ def run_path(
     source = Path(source)
     result = RunResult()
     folder = is_folder(source)
-    if folder:
-        jobs = _folder_jobs(source, target, result)
-    else:
-        target = default_output(source) if target is None else Path(target)
-        if is_folder(target):
-            target = writable(target / source.name)
-        check_target(source, target, force)
-        jobs = [(source, target)]
+    jobs = _folder_jobs(source, target, result) if folder else [_job(source, target, force)]
     lengths = _measure(jobs, result)
     if not folder and result.failures:
         raise EnhanceError(result.failures[0][1])
-    enhancer = model
-    if not isinstance(enhancer, (Enhancer, OfflineEnhancer)):
-        enhancer = open_model(enhancer, num_threads, engine)
-    enhancer = enhancer.new_stream()  # the caller's keeps its settings
-    if strength is not None:
-        enhancer.strength = strength
-    if atten_limit is not None:
-        enhancer.atten_limit = atten_limit
-    if bandwidth is not None:
-        enhancer.bandwidth = bandwidth
+    if not isinstance(model, (Enhancer, OfflineEnhancer)):
+        model = open_model(model, num_threads, engine)
+    enhancer = model.new_stream()  # the caller's keeps its settings
+    asked = {"strength": strength, "atten_limit": atten_limit, "bandwidth": bandwidth}
+    for name, value in asked.items():
+        if value is not None:
+            setattr(enhancer, name, value)
 
     began = time.monotonic()
     with progress.progress_bar(quiet=quiet) as bar:
         say = partial(progress.say, bar)
         if verbose and isinstance(enhancer, Enhancer):
             say(f"{enhancer.path.name}: engine {enhancer.engine}")
+        if not quiet:
+            _tell_band(enhancer, lengths, say)
         total = math.ceil(sum(about.duration for about in lengths.values()))
         task = bar.add_task("seconds cleaned", total=total, speed="")
         advance = _counter(bar, task)
-        narrow = False
         for path, output in jobs:
-            about = lengths.get(path)
-            if about is None:  # its failure is already noted
+            if path not in lengths:  # its failure is already noted
                 continue
-            if not narrow and not quiet and (left := _left_out(enhancer, about)):
-                narrow = True
-                say(f"{path}: {left}")
-            if about.remark:
-                say(f"{path}: warning: {about.remark}")
+            if remark := lengths[path].remark:
+                say(f"{path}: warning: {remark}")
             try:
                 cleaned = clean_file(path, output, enhancer, force=force, advance=advance)
             except EnhanceError as error:
@@ -230,25 +237,13 @@ def run_path(
                 result.failures.append((path, str(error)))
                 continue
             result.files.append(cleaned)
-            if cleaned.clipped:
-                say(
-                    f"{output}: warning: {cleaned.clipped} samples clipped; "
-                    "lower the level of the input"
-                )
-            if verbose:
-                say(f"{path} -> {output}")
+            cleaned.tell(say, verbose)
         bar.update(task, completed=total)
         if not quiet:
             result.tell(say, time.monotonic() - began)
         for _, line in result.failures:
             say(f"failed: {line}")
-    if result.failures:
-        failed, good = len(result.failures), len(result.files)
-        others = "the others are done" if good else "none is done"
-        raise EnhanceError(
-            f"{source}: {failed} of {failed + good} files failed, {others} "
-            f"(first: {result.failures[0][1]})"
-        )
+    result.check(source)
     return result
 
 
@@ -265,15 +260,32 @@ def _counter(bar: Progress, task: TaskID) -> Callable[[float], None]:
     return advance
 
 
-def _left_out(enhancer: Enhancer | OfflineEnhancer, about: AudioInfo) -> str:
-    """What of a recording's band is lost; empty where nothing is."""
-    if enhancer.bandwidth == "full" or about.sample_rate <= enhancer.sample_rate:
-        return ""
-    left = f"{1 - enhancer.wet:.0%} of what is" if enhancer.wet < 1 else "nothing"
-    return (
-        f"{about.sample_rate} Hz, but {left} above {enhancer.sample_rate / 2000:g} kHz is kept "
-        f"(the model works at {enhancer.sample_rate / 1000:g} kHz)"
-    )
+def _tell_band(
+    enhancer: Enhancer | OfflineEnhancer,
+    lengths: Mapping[Path, AudioInfo],
+    say: Callable[[str], None],
+) -> None:
+    """Say once that a part of the band is lost, by the first file of which it is."""
+    if enhancer.bandwidth == "full":
+        return
+    for path, about in lengths.items():
+        if about.sample_rate > enhancer.sample_rate:
+            left = f"{1 - enhancer.wet:.0%} of what is" if enhancer.wet < 1 else "nothing"
+            say(
+                f"{path}: {about.sample_rate} Hz, but {left} above "
+                f"{enhancer.sample_rate / 2000:g} kHz is kept (the model works at "
+                f"{enhancer.sample_rate / 1000:g} kHz)"
+            )
+            return
+
+
+def _job(source: Path, target: Path | str | None, force: bool) -> tuple[Path, Path]:
+    """A file and its output."""
+    target = default_output(source) if target is None else Path(target)
+    if is_folder(target):
+        target = writable(target / source.name)
+    check_target(source, target, force)
+    return source, target
 
 
 def _folder_jobs(
