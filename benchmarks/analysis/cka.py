@@ -173,7 +173,7 @@ def cka(
         })  # fmt: skip
     about = {
         "title": "Debiased linear CKA of hidden states",
-        "backbones": list(label.values()),
+        "backbones": heard.families(backbones, cache),
         "corpus": by_source(clips),
         "clips": len(clips),
         "frames": int(next(iter(found.values()))[0]),
@@ -269,7 +269,7 @@ def _matrix(made: dict[str, Any]) -> tuple[list[tuple[str, int]], np.ndarray]:
 def tables(made: dict[str, Any]) -> list[Table]:
     """Of each state, the most similar state of each other backbone; and neighbours within one."""
     rows = made["rows"]
-    names = made["about"]["backbones"]
+    names = list(made["about"]["backbones"])
     both = rows + [
         {**row, **{f"{key}_{x}": row[f"{key}_{y}"] for key in ("backbone", "state")
                    for x, y in ("ab", "ba")}}

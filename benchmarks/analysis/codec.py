@@ -21,16 +21,16 @@ import numpy as np
 import torch
 
 from benchmarks.analysis.codecs import coding
+from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.linear import by_speaker
 from benchmarks.analysis.parts.plots import panels, percent, with_bars
 from benchmarks.analysis.parts.record import Record, keep
 from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.tables import Table, number, with_interval
-from distill.backbones.find import label, load
+from distill.backbones.find import load
 from distill.dann import train as training
 from distill.dann.data import Hearing
 from distill.speaker.data import name_of, speech_of
-from distill.teacher.contract import check_rate
 from distill.teacher.features import Features
 from enhance.audio import read as audio
 from enhance.data.corpus.manifest import Clip
@@ -102,11 +102,13 @@ def codec(
         )
     models: Models = tuple(backbones), tuple(checkpoints), work.cache
     runs = [training.load(folder) for folder in checkpoints]
-    for name in backbones:
-        check_rate(load(name), coding.SAMPLE_RATE)
-    heard = work.every(partial(listen, models, chosen), clips, "codec probe: listening")
-    keys = list(heard[0])
-    states = [np.stack([own[key] for own in heard]) for key in keys]  # (N, C, 2 D) each
+    if backbones:
+        heard.check(backbones, work.cache)
+    if len({_short(folder) for folder in checkpoints}) < len(checkpoints):
+        raise EnhanceError("--checkpoint: two folders of one name; rename one")
+    told_of = work.every(partial(listen, models, chosen), clips, "codec probe: listening")
+    keys = list(told_of[0])
+    states = [np.stack([own[key] for own in told_of]) for key in keys]  # (N, C, 2 D) each
     probed = work.every(partial(_probe, speakers, chosen), states, "codec probe: probing")
     rows: list[dict[str, Any]] = []
     right: dict[str, list[np.ndarray]] = {}
@@ -128,7 +130,7 @@ def codec(
         "sources": sorted({clip.source for clip in clips}),
         "hours": round(sum(c.duration for c in clips) / 3600, 4),
         "split": f"by speaker, {min(FOLDS, len(set(speakers)))} folds",
-        "backbones": [label(name) for name in backbones],
+        "backbones": heard.families(backbones, work.cache),
         "checkpoints": [_short(folder) for folder in checkpoints],
         "seed": work.seed,
     }
@@ -177,7 +179,7 @@ def _open(
     backbones: tuple[str, ...], checkpoints: tuple[Path, ...], cache: Path
 ) -> list[tuple[str, Features]]:
     """Backbones, and those that checkpoints trained."""
-    found = [(label(name), load(name)) for name in backbones]
+    found = [(text, load(name)) for name, text in heard.labels(backbones).items()]
     runs = _runs(checkpoints, cache)
     found += [(name, run.teacher) for name, run, _ in runs if not run.config.backbone.freeze]
     return [(name, Features(teacher, "weighted", cache)) for name, teacher in found]
@@ -236,7 +238,7 @@ def _differences(right: dict[str, list[np.ndarray]], speakers: np.ndarray) -> li
 
 def tables(record: Record) -> list[Table]:
     """Accuracy by state, what each model has in all, and the codecs its best state knows."""
-    rows, about = [r for r in record["rows"] if r["kind"] == "probe"], record["about"]
+    rows = [r for r in record["rows"] if r["kind"] == "probe"]
     models = list(dict.fromkeys(r["backbone"] for r in rows))
     result = []
     for task in TASKS:
@@ -253,8 +255,9 @@ def tables(record: Record) -> list[Table]:
     whole = Table("Over the states, all codecs, %", ["model", "mean", "best", "state", "spread"])
     apart = {r["backbone"]: r for r in record["rows"] if r["kind"] == "difference"}
     if apart:
-        whole.headers = [*whole.headers, f"mean less that of {about['backbones'][0]} [95 %]"]
-    names = about["codecs"]
+        first = next(iter(apart.values()))["over"]
+        whole.headers = [*whole.headers, f"mean less that of {first} [95 %]"]
+    names = record["about"]["codecs"]
     known = Table("Codecs told by the best state, %", ["model", *names])
     for model in models:
         mine_all = [r for r in rows if r["backbone"] == model and r["task"] == "all"]

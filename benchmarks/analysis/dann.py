@@ -27,6 +27,7 @@ from benchmarks.analysis.parts.plots import percent, tidy, with_bars
 from benchmarks.analysis.parts.record import Record, keep
 from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.tables import Table, number, with_interval
+from distill.backbones.find import family, label
 from distill.dann import train as training
 from distill.dann.config import DannConfig
 from distill.dann.data import Hearing, Labelled
@@ -203,7 +204,8 @@ def _measure(
     rows += [{"kind": "epoch", **row} for row in record["epochs"]]
     facts = {
         "task": config.task,
-        "backbone": config.backbone.name,
+        "backbone": label(config.backbone.name),
+        "family": family(config.backbone.name, run.teacher),
         "freeze": config.backbone.freeze,
         "freeze_layers": list(config.backbone.freeze_layers),
         "layers": config.backbone.layer_selection.text,

@@ -115,7 +115,7 @@ def maps(
         rows.append({**row, "points": np.round(points, 2).tolist()})
     about = {
         "title": "Maps of hidden states",
-        "backbones": list(label.values()),
+        "backbones": heard.families(backbones, cache),
         "corpus": by_source(clips),
         "clips": len(clips),
         "chance": {column: _chance(values, owner) for column, values in labels.items()},
@@ -237,7 +237,7 @@ def _plot(made: dict[str, Any], column: str) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    names = made["about"]["backbones"]
+    names = list(made["about"]["backbones"])
     values = np.array(made["labels"][column])
     shown = [value for value, _ in Counter(values.tolist()).most_common(COLOURS)]
     colours = {value: colormaps["tab10"](k) for k, value in enumerate(sorted(shown))}

@@ -34,7 +34,6 @@ from benchmarks.analysis.probes.tasks import Data
 from benchmarks.figures.clusters import Clusters, clustering, clusters_of
 from benchmarks.figures.seeds import crossed_interval
 from benchmarks.figures.tables import Table, number
-from distill.backbones.find import label as label_of
 from distill.speaker.eer import equal_error_rate, of_trials, resampled
 
 if TYPE_CHECKING:
@@ -89,7 +88,11 @@ def probe(
     name = task if task != "label" else label.partition(":")[0]
     seed, all_seeds = work.seed, list(range(work.seed, work.seed + seeds))
     heard.check(backbones, work.cache)
-    entries = [entry for b in backbones for entry in _controls(b, work.cache, all_seeds)]
+    entries = [
+        entry
+        for b, label_of in heard.labels(backbones).items()
+        for entry in _controls(b, label_of, work.cache, all_seeds)
+    ]
     data = read(task, corpus, work, label=label, group=group, trials=trials, frames=frames,
                 folder=output / f"mixtures-{task}")  # fmt: skip
     data.splits(folds, seed)  # what is impossible is told before the long work
@@ -114,6 +117,7 @@ def probe(
         "analysis": f"probe-{name}",
         "about": {
             "task": name,
+            "backbones": heard.families(backbones, work.cache),
             "metric": data.task.metric,
             "unit": data.task.unit,
             "label": data.task.label,
@@ -140,10 +144,9 @@ def probe(
 
 
 def _controls(
-    backbone: str, cache: Path, all_seeds: list[int]
+    backbone: str, name: str, cache: Path, all_seeds: list[int]
 ) -> list[tuple[str, str, str, list[int]]]:
     """What is heard for one backbone: its name, the kind of row, what to load, and the seeds."""
-    name = label_of(backbone)
     found = [(name, "model", backbone, all_seeds)]
     if not backbone.startswith(_ALONE):
         stride = heard.features(backbone, cache).grid.stride

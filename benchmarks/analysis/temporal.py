@@ -198,7 +198,7 @@ def temporal(
         "analysis": "temporal",
         "about": {
             "title": "Temporal structure of hidden states",
-            "backbones": list(label.values()),
+            "backbones": heard.families(backbones, work.cache),
             **clips.about,
             "clips": len(items),
             "intervals": {"clean": clustering(factors[0]), "noisy": clustering(factors[1])},
@@ -294,7 +294,7 @@ def tables(made: dict[str, Any]) -> list[Table]:
     )  # fmt: skip
     grouped: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in made["rows"]:
-        place = made["about"]["backbones"].index(row["backbone"])
+        place = list(made["about"]["backbones"]).index(row["backbone"])
         snr_db = -np.inf if row["snr_db"] is None else -row["snr_db"]
         key = place, row["state"], snr_db, row["heard"]
         grouped.setdefault(key, {})[row["quantity"]] = row

@@ -33,7 +33,7 @@ def plots(made: dict[str, Any]) -> dict[str, Figure]:
 def _panels(made: dict[str, Any]) -> tuple[Figure, np.ndarray]:
     from matplotlib.figure import Figure
 
-    names = made["about"]["backbones"]
+    names = list(made["about"]["backbones"])
     figure = Figure(figsize=(1.2 + 2.1 * len(names), 6.2), layout="constrained")
     axes = figure.subplots(3, len(names), sharey="row", squeeze=False)
     for column, name in enumerate(names):

@@ -73,16 +73,9 @@ def label(name_or_path: str | Path) -> str:
     return f"{kind}{colon}{path.resolve().name}" if path.is_dir() else text
 
 
-def family(name_or_path: str | Path) -> str:
-    """Kind of a model, see `Teacher.family`; ``random`` for a twin.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no such model.
-    """
-    text = str(name_or_path)
-    return "random" if text.startswith("random:") else load(text).family
+def family(name: str, teacher: Teacher) -> str:
+    """Kind of a model that was loaded by a name: `Teacher.family`, or ``random`` for a twin."""
+    return "random" if name.startswith("random:") else teacher.family
 
 
 def _split_number(text: str, default: int) -> tuple[str, int]:

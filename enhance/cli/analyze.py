@@ -304,7 +304,7 @@ def everything(
     refused = asked.run(
         asked.analyses(backbone, corpus, output, work, kinds), output, resume=resume
     )
-    report(output, backbone, study)
+    report(output, study)
     if refused:
         raise EnhanceError(f"analyze all: the page lacks {'; '.join(refused)}")
 
@@ -312,7 +312,6 @@ def everything(
 @analyze_app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Where analyses left their records.")],
-    backbone: Backbones,
     study: Study = None,
 ) -> None:
     """The page over the records of a folder."""
@@ -320,7 +319,7 @@ def report(
     from benchmarks.analysis.report.page import PAGE, write
 
     counts: dict[str, int] = {}
-    for _, verdict in write(folder, backbone, study):
+    for _, verdict in write(folder, study):
         counts[verdict.word] = counts.get(verdict.word, 0) + 1
     typer.echo(", ".join(f"{count} {word}" for word, count in counts.items()))
     typer.echo(f"{folder / PAGE}")

@@ -133,6 +133,14 @@ def labels(backbones: Sequence[str]) -> dict[str, str]:
     }
 
 
+def families(backbones: Sequence[str], cache: Path) -> dict[str, str]:
+    """Kind of each backbone by its label, see `find.family`."""
+    return {
+        text: find.family(name, features(name, cache).teacher)
+        for name, text in labels(backbones).items()
+    }
+
+
 def state_names(backbones: Sequence[str], cache: Path) -> list[tuple[str, int]]:
     """Backbone and number of each state, in the order of `aligned`."""
     return [

@@ -17,7 +17,7 @@ from benchmarks.analysis.parts.record import Record, read
 from benchmarks.figures.results import read_results
 from benchmarks.figures.statistics import Interval, mean_interval
 from benchmarks.figures.tables import number, with_interval
-from distill.backbones.find import label
+from enhance.errors import EnhanceError
 from enhance.files import read_json, read_jsonl
 
 Found = TypeVar("Found")
@@ -82,7 +82,7 @@ class Evidence:
     """Rows of a comparison of modes."""
 
     @classmethod
-    def open(cls, folder: Path, families: Mapping[str, str], study: Path | None) -> Evidence:
+    def open(cls, folder: Path, study: Path | None) -> Evidence:
         """Read what analyses left in a folder, and a study.
 
         Raises
@@ -94,6 +94,17 @@ class Evidence:
         records = {name: read(folder, name) for name in names}
         if (folder / RECONSTRUCT / "results.jsonl").is_file():
             records[RECONSTRUCT] = reconstruction(folder / RECONSTRUCT)
+        families: dict[str, str] = {}
+        for name, record in records.items():
+            about = record["about"]
+            try:
+                families |= about.get("backbones", {})
+                families |= {r["backbone"]: r["family"] for r in about.get("runs", {}).values()}
+            except (KeyError, TypeError, ValueError) as error:
+                raise EnhanceError(
+                    f"{folder / name}.json: does not tell the kinds of its models, as an older "
+                    "version wrote it; run the analysis again"
+                ) from error
         return cls(records, families, tuple(read_results(study)) if study else ())
 
     def of_family(self, *families: str) -> list[str]:
@@ -161,7 +172,7 @@ class Evidence:
         return {
             facts["seed"]: row["mean"]
             for name, facts in runs.items()
-            if label(facts["backbone"]) == backbone and setting_of(facts) == setting
+            if facts["backbone"] == backbone and setting_of(facts) == setting
             for row in self.rows("dann", kind="errors", run=name, group="pooled")
         }
 

@@ -14,7 +14,6 @@ from benchmarks.analysis.reconstruct.report import result_tables
 from benchmarks.analysis.report.evidence import RECONSTRUCT, Evidence, Verdict
 from benchmarks.analysis.report.seeds import CLAIMS, Claim
 from benchmarks.figures.tables import Table
-from distill.backbones.find import family, label
 from distill.training.card import fill
 from enhance.errors import EnhanceError
 from enhance.files import atomic
@@ -55,17 +54,13 @@ class Section:
     """Names and SVG."""
 
 
-def write(
-    folder: Path, backbones: Sequence[str], study: Path | None = None
-) -> list[tuple[Claim, Verdict]]:
+def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]]:
     """Write ``report.html`` over what a folder holds.
 
     Parameters
     ----------
     folder
         With records of analyses.
-    backbones
-        As they were named to these.
     study
         Folder of an `enhance compare` of modes.
 
@@ -79,7 +74,7 @@ def write(
     EnhanceError
         If there is no record, one is damaged, or the page would be too large.
     """
-    evidence = Evidence.open(folder, {label(name): family(name) for name in backbones}, study)
+    evidence = Evidence.open(folder, study)
     if not evidence.records:
         raise EnhanceError(f"{folder}: holds no record; run enhance analyze all, or one analysis")
     verdicts = [(claim, claim.judge(evidence)) for claim in CLAIMS]

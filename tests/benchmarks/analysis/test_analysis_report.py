@@ -156,7 +156,7 @@ def folder(tmp_path: Path) -> Path:
          "low": 0.0, "high": 1.0}
         for n, (a, i) in enumerate(ends) for b, j in ends[n:]
     ]  # fmt: skip
-    about = {"title": "<b>CKA</b>", "backbones": ["mini-wavlm", "log-mel"], "clips": 3}
+    about = {"title": "<b>CKA</b>", "backbones": {SSL: "wavlm", "log-mel": "log-mel"}, "clips": 3}
     about |= {"frames": 9, "frame_ms": 20.0, "intervals": "95 %"}
     record = {"analysis": "cka", "versions": {"torch": "2"}, "about": about, "rows": rows}
     (tmp_path / "cka.json").write_text(json.dumps(record))
@@ -166,8 +166,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_page_needs_nothing_else(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ["--backbone", "mini-wavlm", "--backbone", "log-mel"]
-    monkeypatch.setattr("sys.argv", ["enhance", "analyze", "report", str(folder), *names])
+    monkeypatch.setattr("sys.argv", ["enhance", "analyze", "report", str(folder)])
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 0
@@ -182,7 +181,7 @@ def test_the_page_opens_in_a_browser(folder: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("NO BROWSER: the page was not opened; install Debian's chromium")
-    page.write(folder, ["mini-wavlm", "log-mel"])
+    page.write(folder)
     wanted = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     shown = subprocess.run(
         [*wanted, f"--user-data-dir={folder / 'profile'}", (folder / page.PAGE).as_uri()],
@@ -196,14 +195,19 @@ def test_what_is_no_folder_of_records_is_refused(
 ) -> None:
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(EnhanceError, match="holds no record; run enhance analyze all"):
-        page.write(empty, ["log-mel"])
+        page.write(empty)
     monkeypatch.setattr(page, "MOST_BYTES", 1000)
     with pytest.raises(EnhanceError, match="most of it are the plots of cka"):
-        page.write(folder, ["log-mel"])
+        page.write(folder)
     assert not (folder / page.PAGE).exists()
+    record = json.loads((folder / "cka.json").read_text())
+    record["about"]["backbones"] = ["mini-wavlm", "log-mel"]
+    (folder / "maps.json").write_text(json.dumps(record))
+    with pytest.raises(EnhanceError, match=r"maps\.json: does not tell the kinds of its models"):
+        page.write(folder)
     (folder / "codec.json").write_text("{")
     with pytest.raises(EnhanceError, match=r"codec\.json: cannot be read as JSON"):
-        page.write(folder, ["log-mel"])
+        page.write(folder)
 
 
 def test_analyses_are_resumed_and_never_run_twice(folder: Path) -> None:

@@ -121,6 +121,8 @@ def test_frames_count_by_clip() -> None:
 class Planted(FrozenTeacher):
     """Three states of noise; the middle one of the model itself tells the frame's level."""
 
+    family = "planted"
+
     def __init__(self, name: str, knows: bool) -> None:
         super().__init__(
             nn.Identity(), name, sample_rate=16000, field_samples=400, stride_samples=320,
@@ -160,15 +162,35 @@ def loud(tmp_path: Path) -> Path:
     return tmp_path / "loud"
 
 
-def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def plant(monkeypatch: pytest.MonkeyPatch, knowing: str) -> None:
+    """Put `Planted` in the place of all models but log-mel; the one of this name knows."""
     real = find.load
 
     def load(name: str) -> FrozenTeacher:
-        return real(name) if name.startswith("log-mel") else Planted(name, name == "planted")
+        return real(name) if name.startswith("log-mel") else Planted(name, name == knowing)
 
     monkeypatch.setattr(find, "load", load)
     monkeypatch.setattr(linear, "LEAST", 60)  # many probes of few clips
     heard.features.cache_clear()
+
+
+def test_folders_of_one_name_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{tmp_path / run / 'last'}" for run in "ab"]
+    for name in names:
+        Path(name).mkdir(parents=True)
+    plant(monkeypatch, names[1])
+    work = Work(features=tmp_path / "cache", quiet=True)
+    record = probe(names, "label", loud(tmp_path), tmp_path / "out", work, label="word")
+    assert list(record["about"]["backbones"]) == names
+    knows = {r["backbone"]: r["mean"] == 1 for r in record["rows"] if r["features"] == "state 1"
+             and r["kind"] == "model"}  # fmt: skip
+    assert knows == dict(zip(names, (False, True), strict=True))
+
+
+def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, "planted")
     corpus, output = loud(tmp_path), tmp_path / "out"
 
     def run(**more: object) -> dict:
