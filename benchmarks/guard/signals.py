@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -270,6 +271,7 @@ def music(seconds: float, seed: int = 0) -> np.ndarray:
     return _single(wave * Level("rms", -20.0).gain(wave, "music"))
 
 
+@lru_cache(maxsize=32)  # those of a piece come again and again
 def _note(hertz: float, samples: int, decay: float) -> np.ndarray:
     """Harmonics below half the rate, higher ones weaker and shorter."""
     t = np.arange(samples) / SAMPLE_RATE
