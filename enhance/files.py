@@ -12,7 +12,8 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -104,19 +105,22 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
     The temporary name keeps the suffix (libraries choose a format by it). On any
     exception, Ctrl-C, SIGTERM and SIGHUP included, the temporary file is removed and an older file
-    at ``path`` is left as it was.
+    at ``path`` is left as it was. A link at ``path`` is replaced, what it leads to stays.
 
     Raises
     ------
     EnhanceError
-        If the folder cannot be made or written.
+        If the folder cannot be made or written, or something else than a file stands there.
     """
     path = Path(path)
+    kind = kind_of(path)
+    if kind is Kind.FOLDER:
+        raise EnhanceError(f"{path}: is a folder, a file was to be written there")
+    if kind is Kind.OTHER:
+        raise EnhanceError(f"{path}: is a device or a pipe, a file was to be written there")
     try:
         temporary = _beside(path, "part", path.suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise EnhanceError(f"{path}: is a folder, a file was to be written there")
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
     try:
@@ -251,46 +255,85 @@ def cache_folder(*parts: str) -> Path:
 
 @contextlib.contextmanager
 @unwound_by_signals
-def atomic_folder(path: Path | str, *, force: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    path: Path | str, *, holds: Sequence[str], reads: Iterable[Path] = (), force: bool = False
+) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that takes its name on success.
 
     On any exception, Ctrl-C, SIGTERM and SIGHUP included, the temporary folder is removed and an
     older folder at ``path`` is left as it was.
 
+    Parameters
+    ----------
+    path
+        To be made. A link there is replaced, what it leads to stays.
+    holds
+        Names of what will lie in it, patterns as of a shell: a folder with anything else is none
+        that was made so, and is never replaced.
+    reads
+        What is read meanwhile: must not lie in the folder.
+    force
+        Replace an older folder.
+
     Raises
     ------
     EnhanceError
         If something stands at ``path`` at the start or the end (an empty folder does not count)
-        and ``force`` is not set, or the folder cannot be made.
+        and may not be replaced, or the folder cannot be made.
     """
     path = Path(path)
-    temporary, old = _beside(path, "part"), _beside(path, "old")
+    real = path if path.name not in ("", "..") else resolved(path)  # "." has no name of its own
     try:
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            if not force:
-                raise EnhanceError(f"{path}: is there already; --force replaces it")
-            if not path.is_dir():
-                raise EnhanceError(f"{path}: is a file, a folder was to be made there")
-    except OSError as error:
+        temporary, old = _beside(real, "part"), _beside(real, "old")
+        _check_replaced(path, real, holds, reads, force)
+    except (OSError, ValueError) as error:
         raise unwritable(path, error, "made") from error
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if force and path.exists():
-            path.replace(old)
-        temporary.replace(path)  # refused by the system where another writer was first
+        if force and real.exists():
+            real.replace(old)
+        temporary.replace(real)  # refused by the system where another writer was first
+        if old.is_symlink():
+            old.unlink()
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not path.exists():
-            old.replace(path)
+        if old.exists() and not real.exists():
+            old.replace(real)
         if isinstance(error, OSError):
-            if error.errno in _OCCUPIED and not force and path.exists():
+            if error.errno in _OCCUPIED and not force and real.exists():
                 raise EnhanceError(
                     f"{path}: was made by another process meanwhile; --force replaces it"
                 ) from error
             raise unwritable(path, error, "made") from error
         raise
+
+
+def _check_replaced(
+    path: Path, real: Path, holds: Sequence[str], reads: Iterable[Path], force: bool
+) -> None:
+    """Refuse to replace what stands at the place of `atomic_folder`."""
+    kind = kind_of(real)
+    if kind is None:
+        return
+    if kind is not Kind.FOLDER:
+        raise EnhanceError(f"{path}: is a file, a folder was to be made there")
+    names = sorted(entry.name for entry in real.iterdir())
+    if not names:
+        return
+    inside = resolved(real)
+    for read in map(resolved, reads):
+        if inside == read or inside in read.parents:
+            raise EnhanceError(f"{path}: holds what is read ({read}); choose another place")
+    if not force:
+        raise EnhanceError(f"{path}: is there already; --force replaces it")
+    others = [name for name in names if not any(fnmatch(name, form) for form in holds)]
+    if others:
+        raise EnhanceError(
+            f"{path}: holds {others[0]}, which was not made by this command, and is not replaced; "
+            "choose another place"
+        )
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BUILTIN_SEED = 7001
 """Of the built-in set's voices, noises and mixtures; training uses another."""
 _BUILTIN_VERSION = 1
+_HOLDS = ("clean", "noisy", "manifest.jsonl")
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,7 @@ def make_set(
     EnhanceError
         If something stands at ``folder`` already, or a number makes no sense.
     """
-    import soundfile
-
+    from enhance.audio.write import write
     from enhance.config.mixing import MixingConfig
     from enhance.data.corpus.clip_store import ClipStore
     from enhance.data.mixing.mixer import Mixer
@@ -110,7 +110,8 @@ def make_set(
         synthetic_noise_probability=formulas,
     )
     digits = max(4, len(str(count - 1)))
-    with atomic_folder(folder, force=force) as place:
+    reads = [clip.path for clip in (*speech, *noise)]
+    with atomic_folder(folder, holds=_HOLDS, reads=reads, force=force) as place:
         stores = [
             # Decoding in advance pays where most clips will be drawn.
             ClipStore(
@@ -130,8 +131,7 @@ def make_set(
                 hashes = {}
                 for part, wave in (("clean", clean), ("noisy", noisy)):
                     path = place / part / f"{name}.flac"
-                    path.parent.mkdir(exist_ok=True)
-                    soundfile.write(path, wave, sample_rate, subtype="PCM_16")
+                    write(path, wave / np.float32(32768), sample_rate)
                     hashes[part] = sha256(path)
                 labels = _labels(mixer, recipe, snr_db)
                 rows.append({

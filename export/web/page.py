@@ -73,7 +73,8 @@ def export_page(
         ``force`` is not set.
     """
     folder = Path(folder)
-    with atomic_folder(folder, force=force) as whole, temporary_folder() as made:
+    opened = atomic_folder(folder, holds=(PAGE, "enhance.*"), reads=[Path(model)], force=force)
+    with opened as whole, temporary_folder() as made:
         if is_folder(model):
             from export.native.folder import export_native
 

@@ -31,13 +31,48 @@ def test_a_mark_before_the_first_line_is_no_content(tmp_path: Path) -> None:
 def test_a_folder_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     place = tmp_path / "set"
     late = contextlib.ExitStack()
-    (late.enter_context(atomic_folder(place)) / "name").write_text("second")
-    with atomic_folder(place) as theirs:
+    (late.enter_context(atomic_folder(place, holds=["name"])) / "name").write_text("second")
+    with atomic_folder(place, holds=["name"]) as theirs:
         (theirs / "name").write_text("first")
     with pytest.raises(EnhanceError, match="meanwhile"):
         late.close()
     assert (place / "name").read_text() == "first"
-    with atomic_folder(place, force=True) as ours:
+    with atomic_folder(place, holds=["n*"], force=True) as ours:
         (ours / "name").write_text("third")
     assert (place / "name").read_text() == "third"
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("how", ["folder", "link", "."])
+def test_only_what_was_made_so_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    place = tmp_path / "corpus"
+    place.mkdir()
+    (place / "a.wav").write_text("precious")
+    (tmp_path / "link").symlink_to(place)
+    monkeypatch.chdir(place)
+    given = {"folder": place, "link": tmp_path / "link", ".": Path()}[how]
+    for holds, reads, refusal in (
+        (["*.wav"], [place], "holds what is read"),
+        (["*.wav"], [place / "a.wav"], "holds what is read"),
+        (["*.flac"], [], r"holds a\.wav, which was not made by this command"),
+    ):
+        with (
+            pytest.raises(EnhanceError, match=refusal),
+            atomic_folder(given, holds=holds, reads=reads, force=True),
+        ):
+            raise AssertionError("never begun")
+    with atomic_folder(given, holds=["*.wav"], reads=[tmp_path / "other"], force=True) as made:
+        (made / "b.wav").write_text("new")
+    assert [path.name for path in (place if how == "." else given).iterdir()] == ["b.wav"]
+    assert [path.name for path in place.iterdir()] == ["a.wav" if how == "link" else "b.wav"]
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus", "link"}
+
+
+def test_a_device_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for other in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):
+        with pytest.raises(EnhanceError, match="is a device or a pipe"), atomic(other):
+            raise AssertionError("never begun")

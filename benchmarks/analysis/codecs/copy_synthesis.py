@@ -181,7 +181,9 @@ def make(
     if 0 < clips < len(found):
         drawn = np.random.default_rng(seed).permutation(len(found))[:clips]
         found = [found[i] for i in sorted(drawn)]
-    with atomic_folder(output, force=force) as temporary:
+    holds = ("audio", "train.jsonl", "evaluation.jsonl")
+    reads = [clip.path for clip in found]
+    with atomic_folder(output, holds=holds, reads=reads, force=force) as temporary:
         (temporary / "audio").mkdir()
         version = partial(_versions, temporary.resolve() / "audio", methods, chosen, per_clip, seed)
         made = work.every(version, list(enumerate(found)), "copy-synthesis")

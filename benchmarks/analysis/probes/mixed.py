@@ -77,7 +77,8 @@ def mixtures(corpus: Path, folder: Path, kinds: str, work: Work, folds: int = 3)
     noisy = fold_of(column(noise, "recording"), strata, folds, seed)
     kind_of = {str(clip.path): label for clip, label in zip(noise, labels, strict=True)}
     made: list[Clip] = []
-    with atomic_folder(folder, force=True) as place, progress_bar(quiet=work.quiet) as bar:
+    opened = atomic_folder(folder, holds=("manifest.jsonl", "*.flac"), force=True)
+    with opened as place, progress_bar(quiet=work.quiet) as bar:
         task = bar.add_task("mixtures", total=count, speed="")
         for k in range(int(min(spoken.max(), noisy.max())) + 1):
             voices, noises = (

@@ -156,7 +156,8 @@ def align(
         raise EnhanceError("no clip of the manifest has a text; paths must be the same files")
     items = [(clip.path, texts[clip.path] if texts else "") for clip in chosen]
     work = partial(phones_of, tuple(dict.fromkeys(normalise(" ".join(words)).split())))
-    with atomic_folder(out.resolve(), force=force) as place:
+    holds, reads = ("manifest.csv", "phones.csv"), [path for path, _ in items]
+    with atomic_folder(out, holds=holds, reads=reads, force=force) as place:
         found = workers.every(work, items, "aligning")
         problems = [result for result in found if isinstance(result, str)]
         if len(problems) == len(found):

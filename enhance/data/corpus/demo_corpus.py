@@ -67,7 +67,11 @@ def make(
     speech = _speech_plan(minutes_speech * 60, seed, speakers)
     noise_count = max(len(NOISES), round(minutes_noise * 60 / _NOISE_SECONDS))
     noise_seconds = minutes_noise * 60 / noise_count
-    with atomic_folder(folder, force=force) as place, progress_bar(quiet=quiet) as bar:
+    holds = ("speech", "noise", "manifest.jsonl")
+    with (
+        atomic_folder(folder, holds=holds, force=force) as place,
+        progress_bar(quiet=quiet) as bar,
+    ):
         task = bar.add_task("synthetic corpus", total=len(speech) + noise_count, speed="")
         clips: list[Clip] = []
 

@@ -51,5 +51,6 @@ def import_layout(
         raise EnhanceError(f"{layout}: no known layout; give one of {', '.join(LAYOUTS)}")
     if not is_folder(source):
         raise EnhanceError(f"{source}: no such folder")
-    with atomic_folder(folder, force=force) as place:
+    holds = ("train", "test*")
+    with atomic_folder(folder, holds=holds, reads=[Path(source)], force=force) as place:
         return LAYOUTS[layout](resolved(source), resolved(place), quiet)

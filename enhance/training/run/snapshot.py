@@ -55,7 +55,7 @@ def snapshot(run: Path, out: Path, *, limit_mb: float = 4.0, force: bool = False
     for name, value in small.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise EnhanceError(f"{run / FILE}: {name} leaves the range of half precision")
-    with atomic_folder(out, force=force) as place:
+    with atomic_folder(out, holds=(FILE, CONFIG, README), reads=[run], force=force) as place:
         save_tensors(place / FILE, small, {**header, "config": config}, FORMAT)
         (place / CONFIG).write_text(dump_yaml(config), "utf-8")
         (place / README).write_text(_readme(out, header, config), "utf-8")
