@@ -100,10 +100,11 @@ def _beside(path: Path, kind: str, suffix: str = "") -> Path:
 
 @contextlib.contextmanager
 @unwound_by_signals
-def atomic(path: Path | str) -> Iterator[Path]:
+def atomic(path: Path | str, *, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its name on success.
 
-    The temporary name keeps the suffix (libraries choose a format by it). On any
+    The temporary name keeps the suffix (libraries choose a format by it). A file that is replaced
+    leaves its permissions; without ``force`` none is, not even one made meanwhile. On any
     exception, Ctrl-C, SIGTERM and SIGHUP included, the temporary file is removed and an older file
     at ``path`` is left as it was. A link at ``path`` is replaced, what it leads to stays.
 
@@ -130,6 +131,13 @@ def atomic(path: Path | str) -> Iterator[Path]:
             raise unwritable(path, error) from error
         mode = temporary.stat().st_mode
         yield temporary
+        old = kind_of(path)
+        if old is not None and not force:
+            raise EnhanceError(
+                f"{path}: was made by another process meanwhile; --force replaces it"
+            )
+        if old is not None and not path.is_symlink():
+            mode = path.stat().st_mode
         temporary.chmod(mode)  # safetensors makes files that only their owner may read
         temporary.replace(path)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Samples as the bytes of a pipe: little-endian, channels in turn."""
+"""Samples as whole numbers, and as the bytes of a pipe: little-endian, channels in turn."""
 
 from __future__ import annotations
 
@@ -31,14 +31,19 @@ def decode(data: bytes, subtype: str, channels: int) -> np.ndarray:
     return flat.reshape(-1, channels)
 
 
+def rounded(block: np.ndarray, bits: int) -> np.ndarray:
+    """The nearest whole numbers of so many bits, full scale 1; int32 of the same shape."""
+    full = 2 ** (bits - 1)
+    scaled = np.rint(block.astype(np.float64) * full)
+    return np.clip(scaled, -full, full - 1).astype(np.int32)
+
+
 def encode(block: np.ndarray, subtype: str) -> tuple[bytes, int]:
     """Bytes of samples (n, C), and how many of them were cut to full scale (of floats: none)."""
     if subtype in _FLOATS:
         return block.astype(_FLOATS[subtype]).tobytes(), 0
     width = WIDTHS[subtype]
-    full = 2 ** (8 * width - 1)
-    scaled = np.rint(block.astype(np.float64) * full)
-    narrow = np.clip(scaled, -full, full - 1).astype("<i4")
+    narrow = rounded(block, 8 * width).astype("<i4")
     clipped = int(np.count_nonzero(np.abs(block) > 1))
     return narrow.view(np.uint8).reshape(-1, 4)[:, :width].tobytes(), clipped
 

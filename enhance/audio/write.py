@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from enhance.audio.pcm import rounded
 from enhance.audio.samples import check_layout, rate_of
 from enhance.errors import EnhanceError
 from enhance.files import atomic, unwritable
@@ -44,6 +45,7 @@ SUFFIXES = frozenset(_FORMATS)
 
 _FLOAT = ("FLOAT", "DOUBLE")
 _ASCII_TAGS = ("MP3", "AIFF")  # others come back as other letters
+_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -116,6 +118,7 @@ class AudioWriter:
         self._path = path
         self._temporary = temporary
         self._clips = file.subtype not in _FLOAT
+        self._bits = _BITS.get(file.subtype, 0)
         self.clipped = 0
         self.frames = 0
 
@@ -132,6 +135,8 @@ class AudioWriter:
         if self._clips:
             self.clipped += int(np.count_nonzero(np.abs(block) > 1))
             block = np.clip(block, -1, 1)
+        if self._bits:  # libsndfile rounds down: half a step of DC, and twice the noise
+            block = np.left_shift(rounded(block, self._bits), 32 - self._bits)
         # Small pieces: libvorbis puts a whole call's samples on the stack.
         for piece in np.split(block, range(BLOCK, len(block), BLOCK)):
             try:
@@ -151,6 +156,7 @@ def writer(
     frames: int = 0,
     tags: Mapping[str, str] | None = None,
     speakers: int = 0,
+    force: bool = True,
 ) -> Iterator[AudioWriter]:
     """Write a file block by block; it appears under its name when all went well.
 
@@ -167,6 +173,8 @@ def writer(
         takes them.
     speakers
         Speaker mask, 0 for none; a ``.wav`` of at most 4 GB takes it.
+    force
+        Replace a file that is there at the end.
 
     Raises
     ------
@@ -180,7 +188,7 @@ def writer(
         container = "RF64"
     elif container == "WAV" and speakers and can_write("WAVEX", encoding, sample_rate, channels):
         container = "WAVEX"
-    with atomic(path) as temporary:
+    with atomic(path, force=force) as temporary:
         try:
             file = soundfile.SoundFile(
                 native(temporary), "w", sample_rate, channels, encoding, format=container

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -173,6 +174,8 @@ def train(
 
     if branch is not None and (resume or init is not None):
         raise EnhanceError("enhance train: --branch starts a run; leave --resume and --init out")
+    if resume and init is not None:
+        raise EnhanceError("enhance train: a resumed run has its own weights; leave --init out")
     if branch is not None and config is None:
         config = branch / "config.yaml"
     if resume and run is None:
@@ -276,16 +279,24 @@ PACKAGES = ("enhance", "distill", "export", "benchmarks")
 """Ours: what is missing of them is a fault, not an extra."""
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""Of a command line that is wrong in itself; typer keeps its name to itself."""
+
+
 def main() -> None:
     """Run the command line: errors become one line and exit code 2, Ctrl-C exit code 130."""
     try:
         try:
-            app()
+            _refuse_empty(sys.argv)
+            code = app(standalone_mode=False)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # so that a full disk behind a pipe is told here
     except EnhanceError as error:
         print(f"enhance: {error}", file=sys.stderr)
+        sys.exit(2)
+    except _UsageError as error:
+        print(_in_one_line(error), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("enhance: stopped", file=sys.stderr)
@@ -310,6 +321,26 @@ def main() -> None:
         if error.filename is None:
             _leave_stdout()
         sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """An empty word is a variable that is not set; as a path it would be this very folder."""
+    for before, word in pairwise(words):
+        if not word:
+            raise EnhanceError(
+                f"an empty word stands behind {Path(before).name}: name something there, or leave "
+                "it out"
+            )
+
+
+def _in_one_line(error: Any) -> str:
+    """What is wrong with a command line; of a group without a command, its help."""
+    text = error.format_message()
+    if text.startswith("Usage: "):
+        return str(text)
+    command = error.ctx.command_path if error.ctx else "enhance"
+    return f"{command}: {' '.join(text.split()).rstrip('.')}; see {command} --help"
 
 
 def _leave_stdout() -> None:

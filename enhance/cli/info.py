@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import util
@@ -18,6 +19,22 @@ from enhance.stft import FRAMINGS, StftConfig
 
 if TYPE_CHECKING:
     from enhance.config import ModelConfig
+
+
+_ROWS = (
+    "kind",
+    "parameters",
+    "MAC/s",
+    "size",
+    "window/hop",
+    "latency",
+    "network",
+    "licence",
+    "needs",
+)
+_COLUMNS = ("parameters", "MAC/s", "size", "window/hop", "latency", "kind")
+_REMARK = re.compile(r" of | at | algorithmic| quantisation")
+_WIDTH = 200
 
 
 def describe(model: str | None, framing: str = "25-20") -> None:
@@ -44,25 +61,18 @@ def describe(model: str | None, framing: str = "25-20") -> None:
         from enhance.config import MODELS
 
         facts = [_facts(name, framing) for name in (*MODELS, *shipped_models())]
-    table = Table(box=None, header_style="bold")
-    table.add_column("")
-    for fact in facts:
-        table.add_column(fact["model"], justify="right")
-    for key in (
-        "kind",
-        "parameters",
-        "MAC/s",
-        "size",
-        "window/hop",
-        "latency",
-        "network",
-        "licence",
-        "needs",
-    ):
-        if key == "needs" and not any(key in fact for fact in facts):
-            continue
-        table.add_row(key, *(str(fact.get(key, "")) for fact in facts))
-    Console(soft_wrap=True).print(table)
+    table = Table(box=None, header_style="bold", show_header=model is None)
+    if model is not None:
+        for key in ("model", *_ROWS):
+            if key in facts[0]:
+                table.add_row(key, facts[0][key])
+    else:
+        for key in ("model", *_COLUMNS):
+            table.add_column(key, justify="left" if key in ("model", "kind") else "right")
+        for fact in facts:  # what is before the remark behind a figure
+            table.add_row(fact["model"], *(_REMARK.split(fact[key])[0] for key in _COLUMNS))
+    # A pipe has no width, and a figure that is cut is none.
+    Console(width=_WIDTH, soft_wrap=True).print(table)
 
 
 def _facts(model: str, framing: str) -> dict[str, Any]:

@@ -140,6 +140,7 @@ def clean_file(
             frames=about.frames,
             tags=about.tags,
             speakers=about.speakers,
+            force=force,
         ) as out:
             for block in reader:
                 out.write(stream.process(block))

@@ -83,6 +83,7 @@ class Enhancer:
         self._wet = wet_share(strength, atten_limit)
         self._bandwidth = check_bandwidth(bandwidth)
         self._strength, self._atten_limit = strength, atten_limit
+        self._opened = {"num_threads": num_threads, "library": library}
         self._engine = open_engine(Path(path), engine, num_threads, library)
         self.path = self._engine.path
         """The file that runs."""
@@ -160,6 +161,23 @@ class Enhancer:
         other = object.__new__(Enhancer)
         other.__dict__.update(self.__dict__)
         other.reset()
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process goes what opens the model there, and where the stream is."""
+        settings = {
+            "strength": self._strength,
+            "atten_limit": self._atten_limit,
+            "bandwidth": self._bandwidth,
+            "engine": self.engine,
+            **self._opened,
+        }
+        return _reopened, (self.path, settings, self.state())
+
+    def __copy__(self) -> Enhancer:
+        """The same loaded model, the stream where it is."""
+        other = self.new_stream()
+        other.load_state(self.state())
         return other
 
     def __call__(self, wave: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -262,12 +280,18 @@ class Enhancer:
         Raises
         ------
         EnhanceError
-            If the state belongs to another model; the stream is then where it was.
+            If the state is none, or of a model whose states have other names or shapes; the stream
+            is then where it was.
         """
-        state = {name: np.array(value) for name, value in state.items()}
+        try:
+            state = {name: np.array(value) for name, value in state.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise EnhanceError(
+                f"state: no arrays by name ({error}); give what state() gave"
+            ) from error
         expected = {*self._engine.shapes, "stream.pending", "stream.dry", "stream.samples"}
         if set(state) != expected:
-            odd = ", ".join(sorted(set(state) ^ expected))
+            odd = ", ".join(sorted(map(str, set(state) ^ expected)))
             raise EnhanceError(f"state: not of {self.path.name} (missing or unknown: {odd})")
         pending, dry, samples = (state.pop(f"stream.{n}") for n in ("pending", "dry", "samples"))
         for name, (shape, kind) in self._engine.shapes.items():
@@ -276,12 +300,34 @@ class Enhancer:
                     f"state {name!r}: not of {self.path.name} ({state[name].dtype} "
                     f"{state[name].shape} instead of {np.dtype(kind)} {shape})"
                 )
-        fits = pending.ndim == 1 and pending.size < self.hop_length
-        if not fits or dry.shape != (self.latency_samples,) or samples.shape != (2,):
-            raise EnhanceError(
-                f"state: not of {self.path.name} (stream.pending, stream.dry, stream.samples)"
-            )
+        received, emitted = self._counts(pending, dry, samples)
+        for name, value in {**state, "stream.pending": pending, "stream.dry": dry}.items():
+            if not np.isfinite(value).all():
+                raise EnhanceError(f"state {name!r}: holds NaN or infinity; reset() starts anew")
         self._state = self._engine.state_of(state)
         self._pending = pending.astype(np.float32)
         self._dry = dry.astype(np.float32)
-        self._received, self._emitted = (int(value) for value in samples)
+        self._received, self._emitted = received, emitted
+
+    def _counts(self, pending: np.ndarray, dry: np.ndarray, samples: np.ndarray) -> tuple[int, int]:
+        """Samples that came and that went, of a state in which all agrees."""
+        fits = (
+            all(part.dtype.kind == "f" for part in (pending, dry))
+            and samples.dtype.kind in "iu"
+            and pending.ndim == 1
+            and pending.size < self.hop_length
+            and dry.shape == (self.latency_samples,)
+            and samples.shape == (2,)
+        )
+        received, emitted = (int(value) for value in samples) if fits else (0, -1)
+        if emitted < 0 or received - emitted != pending.size:
+            raise EnhanceError(
+                f"state: not of {self.path.name} (stream.pending, stream.dry, stream.samples)"
+            )
+        return received, emitted
+
+
+def _reopened(path: Path, settings: dict[str, Any], state: dict[str, np.ndarray]) -> Enhancer:
+    enhancer = Enhancer(path, **settings)
+    enhancer.load_state(state)
+    return enhancer

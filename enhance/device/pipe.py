@@ -87,7 +87,14 @@ def clean_piped(
             )
         else:
             out = stack.enter_context(
-                writer(target, *form, subtype=subtype, frames=about.frames, speakers=about.speakers)
+                writer(
+                    target,
+                    *form,
+                    subtype=subtype,
+                    frames=about.frames,
+                    speakers=about.speakers,
+                    force=force,
+                )
             )
         for block in reader:
             out.write(stream.process(block))
@@ -178,7 +185,9 @@ def latency(enhancer: Enhancer | OfflineEnhancer, sample_rate: int) -> str:
 
 
 def _check_terminal(file: object, message: str) -> None:
-    if file is None or getattr(file, "isatty", lambda: False)():
+    if file is None or getattr(file, "closed", False):
+        raise EnhanceError(f"{message.partition(' is')[0]} is closed: open it, or name a file")
+    if getattr(file, "isatty", lambda: False)():
         raise EnhanceError(message)
 
 

@@ -70,6 +70,25 @@ def test_only_what_was_made_so_is_replaced(
     assert {path.name for path in tmp_path.iterdir()} == {"corpus", "link"}
 
 
+def test_a_file_that_is_replaced_leaves_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "private.wav"
+    path.touch(0o600)
+    with atomic(path) as temporary:
+        temporary.write_text("new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
+
+
+def test_without_force_a_file_made_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    late = contextlib.ExitStack()
+    late.enter_context(atomic(path, force=False)).write_text("second")
+    path.write_text("first")
+    with pytest.raises(EnhanceError, match="meanwhile"):
+        late.close()
+    assert path.read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+
+
 def test_a_device_is_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/null")

@@ -65,6 +65,16 @@ def test_what_is_written_is_read(tmp_path: Path, length: int) -> None:
     np.testing.assert_array_equal(read(tmp_path / "f.wav", mono=False), wave)
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "caf", "w64"])
+@pytest.mark.parametrize("bits", [16, 24])
+def test_samples_are_rounded_to_the_nearest(tmp_path: Path, suffix: str, bits: int) -> None:
+    """libsndfile rounds floats down in most containers: half a step of DC, twice the noise."""
+    wave = noise(1, 20_000).astype(np.float64)
+    write(tmp_path / f"a.{suffix}", wave, 16000, f"PCM_{bits}")
+    back = soundfile.read(tmp_path / f"a.{suffix}", dtype="float64", always_2d=True)[0].T
+    assert np.abs(back - wave).max() <= 0.5001 * 2.0 ** (1 - bits)
+
+
 @pytest.mark.parametrize(
     ("name", "container", "subtype"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +266,47 @@ def test_info_lists_presets(enhance: Cli) -> None:
     assert "992,324" in out and "400/320" in out and "25 ms" in out
 
 
+def test_info_of_all_is_whole_in_a_pipe(enhance: Cli) -> None:
+    code, out, _ = enhance("info")
+    head, *rows = out.splitlines()
+    assert code == 0 and "…" not in out
+    assert head.split()[:3] == ["model", "parameters", "MAC/s"]
+    figures = {row.split()[0]: row.split()[1] for row in rows}
+    assert figures["gcrn-small"] == "992,324" and {"default", "small"} <= figures.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", ""], "behind run"),
+        (["train", "--run", ""], "behind --run"),
+        (["run"], "Missing argument 'INPUT'; see enhance run --help"),
+        (["run", "a.wav", "--num-threads", "0"], "--num-threads"),
+        (["bogus"], "'bogus'; see enhance --help"),
+        (["train", "--resume", "--init", "x"], "leave --init out"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(enhance: Cli, words: list[str], told: str) -> None:
+    refused(enhance(*words), told)
+    assert list(Path().iterdir()) == []
+
+
+def test_ctrl_c_is_heard_before_all_is_imported() -> None:
+    """As it comes within the first import."""
+    code = (
+        "import builtins, runpy\n"
+        "real = builtins.__import__\n"
+        "def stop(name, *rest, **named):\n"
+        "    if name == 'typer':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return real(name, *rest, **named)\n"
+        "builtins.__import__ = stop\n"
+        "runpy.run_module('enhance', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_info_tells_a_dual_path_from_groups(enhance: Cli) -> None:
     for preset, told in (
         ("gcrn-dual", "16-32-48-64, 2 x lstm 96 over time, recurrent over frequency, complex_mask"),
@@ -303,7 +345,7 @@ def test_a_set_at_many_snrs_is_measured_as_the_hint_says(enhance: Cli, tmp_path:
 def test_a_library_that_is_missing_is_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
     monkeypatch.setattr(cli, "app", fail)

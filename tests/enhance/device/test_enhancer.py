@@ -111,10 +111,19 @@ def test_state_is_a_copy_and_foreign_state_is_refused(enhancer: Enhancer) -> Non
         ("pole.y", np.zeros((1, 1), np.float64)),
         ("stream.pending", np.zeros(HOP, np.float32)),
         ("stream.dry", np.zeros(OVERLAP + 1, np.float32)),
+        ("stream.pending", np.array(["a"])),
+        ("stream.samples", np.array([np.nan, 0.0])),
+        ("stream.samples", np.array([10**12, 0])),
+        ("stream.samples", np.array([0, 2 * HOP])),
         ("unknown", np.zeros(1)),
     ]:
         with pytest.raises(EnhanceError, match=r"not of a\.onnx"):
             stream.load_state({**before, name: bad})
+    for name in ("pole.y", "stream.dry"):
+        with pytest.raises(EnhanceError, match=f"state '{name}': holds NaN"):
+            stream.load_state({**before, name: before[name] * np.float32(np.nan)})
+    with pytest.raises(EnhanceError, match="no arrays by name"):
+        stream.load_state(None)  # type: ignore[arg-type]
     with pytest.raises(EnhanceError, match=r"pole\.y"):
         stream.load_state({k: v for k, v in before.items() if k != "pole.y"})
     assert all(np.array_equal(before[k], v) for k, v in stream.state().items())

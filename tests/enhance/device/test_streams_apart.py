@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +41,17 @@ def test_many_enhancers_in_many_threads(shared: bool) -> None:
     with ThreadPoolExecutor(8) as pool:
         for out, wanted in zip(pool.map(run, range(8)), expected, strict=True):
             np.testing.assert_array_equal(out, wanted)
+
+
+def test_a_pickled_stream_goes_on_and_a_copy_is_one_of_its_own() -> None:
+    wave = noise(9000)
+    enhancer = Enhancer.from_pretrained("small", strength=0.6, atten_limit=20, bandwidth="16k")
+    enhancer.process(wave[:4321])
+    others = [pickle.loads(pickle.dumps(enhancer)), copy.copy(enhancer), copy.deepcopy(enhancer)]
+    rest = streamed(enhancer, wave[4321:], 700)
+    for other in others:
+        assert (other.strength, other.atten_limit, other.bandwidth) == (0.6, 20, "16k")
+        np.testing.assert_array_equal(streamed(other, wave[4321:], 900), rest)
 
 
 @pytest.mark.parametrize("name", ["default", "small"])
