@@ -151,6 +151,8 @@ def atomic(path: Path | str, *, force: bool = True) -> Iterator[Path]:
 def unwritable(path: Path | str, error: Exception, what: str = "written") -> EnhanceError:
     """The refusal of a place where nothing can be written."""
     why = getattr(error, "strerror", None) or error
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        why = "a folder above it is a file"
     return EnhanceError(f"{path}: cannot be {what} ({why}); choose another place")
 
 

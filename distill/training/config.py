@@ -10,6 +10,7 @@ from enhance.config.checked import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Seed,
     checked,
 )
 from enhance.config.settings import merge, override, parse, to_dict
@@ -25,7 +26,7 @@ FREE = ("minutes", "checkpoint_seconds")
 class LoopConfig:
     """Budget, learning rate, records."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of everything random."""
     minutes: NonNegativeFloat = 30.0
     """Wall time of training; 0 for no limit."""

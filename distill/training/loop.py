@@ -134,7 +134,7 @@ class Loop(contextlib.ExitStack):
         self.begun, self._locked = resume, False
         if not resume:
             on_first(self.fabric, self._check_empty)
-        run_folder.tell(notes, self.quiet)
+        run_folder.tell(notes, not self.fabric.is_global_zero)  # warnings, whoever is quiet
         self.enter_context(torch_threads(config.threads))
 
     def lock(self) -> None:

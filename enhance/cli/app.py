@@ -35,6 +35,7 @@ from enhance.cli.options import (
     new_run,
 )
 from enhance.errors import EnhanceError, require
+from enhance.files import is_folder
 
 app = typer.Typer(
     help="Causal speech enhancement at very low SNR: train, distil, export, prove, measure, run.",
@@ -180,6 +181,8 @@ def train(
         config = branch / "config.yaml"
     if resume and run is None:
         run = newest_run(kept=False)
+    if resume and run is not None and not is_folder(run):
+        raise EnhanceError(f"{run}: there is no run to resume")
     if resume and config is None and run is not None:
         config = run / "config.yaml"
     assignments = list(assign or [])
@@ -198,6 +201,8 @@ def train(
         branch=branch,
         quiet=quiet,
     )
+    if quiet:
+        print(f"{summary['run']}: {summary['stopped']} at step {summary['step']}")
     if summary["stopped"] != "finished":
         raise typer.Exit(128 + int(signal.Signals[summary["stopped"]]))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from enhance.cli.options import Assign, Force, Limit, Quiet, Snr, working
+from enhance.cli.options import LARGEST_SEED, Assign, Force, Limit, Quiet, Snr, working
 from enhance.errors import EnhanceError, require
 from enhance.files import kind_of, resolved
 
@@ -37,11 +37,15 @@ def data_manifest(
     """
     from enhance.data.corpus.manifest import make_manifest
 
+    if kind not in ("", "speech", "noise"):
+        raise EnhanceError(f"--kind {kind}: give speech or noise")
     path, clips, problems = make_manifest(
         folder, out, kind=kind, source=source, speaker=speaker, force=force, quiet=quiet
     )
     hours = sum(clip.duration for clip in clips) / 3600
     print(f"{path}: {len(clips)} files, {hours:.2f} h")
+    if speaker and not any(clip.speaker for clip in clips):
+        print(f"warning: --speaker {speaker}: fits no path, nobody is named", file=sys.stderr)
     for line in problems:
         print(f"left out: {line}", file=sys.stderr)
     if problems:
@@ -100,7 +104,9 @@ def data_mix(
     snr: Snr = -5.0,
     count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 500,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 4.0,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another set.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Another seed, another set.")
+    ] = 0,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -110,6 +116,9 @@ def data_mix(
 
     require("train", "scipy")
     data = DataConfig(corpus=corpus)
+    for text in assign or []:
+        if not text.startswith("data."):
+            raise EnhanceError(f"--set {text}: a set is mixed of data.* alone; see the options")
     if config or assign:
         from enhance.config.settings import load_run
 

@@ -97,7 +97,8 @@ ModelFolder = Annotated[
     typer.Option("-o", "--output", help="Folder of the model.  [default: a new one in runs/]"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="[default: 0]")]
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="[default: 0]")]
 Steps = Annotated[
     int | None, typer.Option(min=0, help="Steps; 0: the minutes decide.  [default: 0]")
 ]
@@ -134,7 +135,7 @@ def working(*without: str) -> Callable[[Callable[..., None]], Callable[..., None
             int, typer.Option(min=0, help="Clips, evenly over speakers; 0 for all.")
         ] = 0,
         cache: Cache = None,
-        seed: Annotated[int, typer.Option(min=0)] = 0,
+        seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED)] = 0,
         jobs: Jobs = 0,
         cluster: Cluster = "",
         quiet: Quiet = False,

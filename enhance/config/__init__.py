@@ -15,6 +15,7 @@ from enhance.config.checked import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Seed,
     Share,
     checked,
     read,
@@ -314,7 +315,7 @@ class RunConfig:
     mode: str = "base"
     """What training minimises: `base`, or with a teacher `distill`, `concat` or `pretrain`, or
     several of these three joined by `+`."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights and mixtures. What is held back for validation is the same for all seeds."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model. In YAML, `preset` (a network preset) and `framing` (a framing preset) may stand

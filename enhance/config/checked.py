@@ -41,10 +41,14 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Rising",
+    "Seed",
     "Share",
     "checked",
     "read",
 ]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes."""
 
 T = TypeVar("T")
 _RULES = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)

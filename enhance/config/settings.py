@@ -16,6 +16,8 @@ from enhance.stft import FRAMINGS
 T = TypeVar("T")
 CORPUS = "DIR"
 """What stands for the place of a corpus where it must not be named."""
+_PRESETS = (("preset", "gcrn", MODELS), ("framing", "stft", FRAMINGS))
+"""Keys of a model that name one, the key of the settings that it stands for, and what there is."""
 _MOST_VALUES = 100_000
 """Of one YAML text, each repetition by an alias counted."""
 
@@ -109,10 +111,10 @@ def included(
     result: dict[str, Any] = {}
     for name in names:
         try:
-            result = merge(result, load_yaml(folder / name, includers))
+            result = layered(result, load_yaml(folder / name, includers))
         except EnhanceError as error:
             raise EnhanceError(f"{where}: include: {error}") from error
-    return merge(result, rest)
+    return layered(result, rest)
 
 
 def dump_yaml(value: Any) -> str:
@@ -133,18 +135,29 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def layered(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`merge`, but that a preset named in ``over`` stands for all it decides: what ``base`` says of
+    it in single settings goes.
+    """
+    model, own = base.get("model"), over.get("model")
+    if isinstance(model, Mapping) and isinstance(own, Mapping):
+        gone = {place for key, place, _ in _PRESETS if own.get(key) is not None}
+        base = {**base, "model": {k: v for k, v in model.items() if k not in gone}}
+    return merge(base, over)
+
+
 def override(
     mapping: Mapping[str, Any], assignments: list[str], cls: type | None = None
 ) -> dict[str, Any]:
-    """Apply ``"a.b=c"`` assignments; the right side is read as YAML, but where the field of
-    dataclass ``cls`` is text, as it stands.
+    """Apply ``"a.b=c"`` assignments as one layer; the right side is read as YAML, but where the
+    field of dataclass ``cls`` is text, as it stands.
 
     Raises
     ------
     EnhanceError
         If one has no ``=`` or no key.
     """
-    result = dict(mapping)
+    result: dict[str, Any] = {}
     for text in assignments:
         key, sign, value = text.partition("=")
         if not sign or not key.strip("."):
@@ -153,7 +166,7 @@ def override(
         for part in reversed(key.split(".")):
             leaf = {part: leaf}
         result = merge(result, leaf)
-    return result
+    return layered(mapping, result)
 
 
 def portable(value: Any) -> Any:
@@ -195,11 +208,11 @@ def _expand_presets(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(mapping, Mapping):
         raise EnhanceError(f"{where}: expected keys and values, found {mapping!r}")
     mapping = dict(mapping)
-    for key, place, presets in (("preset", "gcrn", MODELS), ("framing", "stft", FRAMINGS)):
+    for key, place, presets in _PRESETS:
         name = mapping.pop(key, None)
         if name is None:
             continue
-        if name not in presets:
+        if not isinstance(name, str) or name not in presets:
             raise EnhanceError(f"{where}: {key}: no preset {name!r}; known: {', '.join(presets)}")
         mapping[place] = merge(to_dict(presets[name]), mapping.get(place) or {})
     return mapping

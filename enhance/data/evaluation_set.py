@@ -158,7 +158,8 @@ def open_set(folder: Path | str) -> EvaluationSet:
     Raises
     ------
     EnhanceError
-        If a file has no partner, there is no pair, or the hashes in the manifest are others.
+        If a file has no partner, there is no pair, or a set that was frozen has changed: other
+        hashes than in the manifest, more pairs or fewer.
     """
     folder = Path(folder)
     if not is_folder(folder):
@@ -177,6 +178,12 @@ def open_set(folder: Path | str) -> EvaluationSet:
     if not clean:
         raise EnhanceError(f"{folder}: clean/ and noisy/ hold no audio")
     rows = _manifest_rows(folder)
+    new = sorted(set(clean) - set(rows)) if any("clean_sha256" in r for r in rows.values()) else []
+    if new:
+        raise EnhanceError(
+            f"{folder}: {len(new)} pairs came after the set was made, first {new[0]}; take them "
+            "away, or make a set of your own of them"
+        )
     digest = hashlib.sha256()
     pairs = []
     for name in sorted(clean):

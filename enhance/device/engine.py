@@ -99,7 +99,9 @@ def open_engine(
         choice = "onnx" if shared is None else "native"
     if choice == "onnx":
         if path.suffix == SUFFIX:
-            raise EnhanceError(f"{path}: holds weights for plain C; open it with engine native")
+            raise EnhanceError(
+                f"{path}: holds weights for plain C; take the .onnx file, or engine native"
+            )
         return OnnxEngine(path, num_threads)
     if not weights.is_file():
         raise EnhanceError(

@@ -61,7 +61,7 @@ def fit(
     branch
         Run folder from whose whole state a new run goes on, see `enhance.training.run.branch`.
     quiet
-        Print nothing.
+        Print warnings only.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def fit(
         state = State.read(header)
         place = (run / files.FILE, files.FORMAT, learner.header)
         engine = Engine(fabric, learner, plan, *place, state, tensors)
-        run_folder.tell(notes, quiet)
+        run_folder.tell(notes, not fabric.is_global_zero)  # warnings, whoever is quiet
         stopped = engine.train(interrupt, run, quiet=quiet)
         last = on_first(fabric, lambda: _last_words(run, learner, state, stopped))
         run_folder.tell([last or ""], quiet)

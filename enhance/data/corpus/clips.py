@@ -83,6 +83,11 @@ def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
             if not found:
                 raise EnhanceError(f"data.{kind}: {named_place} holds no clip of kind {kind}")
             clips.extend(found)
+        if not clips and data.corpus:
+            raise EnhanceError(
+                f"{data.corpus}: no {kind} there (column `kind` of its manifest, or a folder "
+                f"`{kind}`); add some, or set data.{kind}"
+            )
         if not clips:
             raise EnhanceError(f"no {kind} named: set data.{kind}, or data.corpus to a folder")
     return _distinct(speech), _distinct(noise)

@@ -48,6 +48,8 @@ def snapshot(run: Path, out: Path, *, limit_mb: float = 4.0, force: bool = False
         If ``run`` has no state, a value leaves float16's range, the folder would be larger, or
         something stands at ``out`` already.
     """
+    if not limit_mb > 0:
+        raise EnhanceError(f"--limit-mb {limit_mb:g}: must be more than 0")
     tensors, header = load_tensors(run / FILE, FORMAT)
     config = to_dict(parse(RunConfig, header["config"], str(run / FILE)))
     config["data"] = portable(config["data"])

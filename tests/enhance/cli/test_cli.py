@@ -284,6 +284,10 @@ def test_info_of_all_is_whole_in_a_pipe(enhance: Cli) -> None:
         (["run", "a.wav", "--num-threads", "0"], "--num-threads"),
         (["bogus"], "'bogus'; see enhance --help"),
         (["train", "--resume", "--init", "x"], "leave --init out"),
+        (["train", "--resume", "--run", "x"], "x: there is no run to resume"),
+        (["data", "mix", "--set", "mixing.snr=[1,2]"], "--set mixing.snr=[1,2]: a set is mixed of"),
+        (["data", "manifest", ".", "--kind", "music"], "--kind music: give speech or noise"),
+        (["data", "mix", "--seed", "4294967296"], "--seed"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(enhance: Cli, words: list[str], told: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,35 @@ def test_overrides_win_over_the_file_and_the_file_over_what_it_includes(tmp_path
     config = load_run(tmp_path / "run.yaml", ["seed=7", "loss.si_sdr=1e-3"])
     assert (config.seed, config.model.gcrn.hidden, config.model.gcrn.groups) == (7, 200, 4)
     assert config.loss.si_sdr == 0.001
+
+
+def test_a_preset_named_later_stands_for_all_it_decides(tmp_path: Path) -> None:
+    """As a run's own config.yaml has it, written out, and --resume reads it."""
+    whole = {"model": {"gcrn": to_dict(MODELS["gcrn-micro"]), "stft": to_dict(FRAMINGS["25-20"])}}
+    (tmp_path / "config.yaml").write_text(dump_yaml(whole))
+    for words in (["model.preset=gcrn-dual"], ["model.gcrn.hidden=8", "model.preset=gcrn-dual"]):
+        model = load_run(tmp_path / "config.yaml", words).model
+        hidden = 8 if len(words) == 2 else MODELS["gcrn-dual"].hidden
+        assert model.gcrn == replace(MODELS["gcrn-dual"], hidden=hidden)
+        assert model.stft == FRAMINGS["25-20"]
+    model = load_run(tmp_path / "config.yaml", ["model.framing=32-16"]).model
+    assert (model.gcrn, model.stft) == (MODELS["gcrn-micro"], FRAMINGS["32-16"])
+    (tmp_path / "run.yaml").write_text("include: config.yaml\nmodel: {preset: gcrn-tiny}\n")
+    assert load_run(tmp_path / "run.yaml", []).model.gcrn == MODELS["gcrn-tiny"]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("model.preset=[gcrn-tiny]", r"no preset \['gcrn-tiny'\]"),
+        ("model.framing={a: 1}", "no preset {'a': 1}"),
+        ("seed=-1", "seed: expected 0 or more"),
+        ("seed=4294967296", "seed: expected less than"),
+    ],
+)
+def test_presets_and_seeds_that_are_none_are_refused(word: str, told: str) -> None:
+    with pytest.raises(EnhanceError, match=told):
+        load_run(None, [word])
 
 
 def test_several_files_are_included_in_order(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def test_a_set_is_frozen(tmp_path: Path, clips: tuple[list[Clip], list[Clip]]) -
         small(clips, tmp_path / "set", seed=9)
     assert open_set(tmp_path / "set").hash == made.hash
     assert small(clips, tmp_path / "set", seed=9, force=True).hash != made.hash
+    for part in ("clean", "noisy"):
+        shutil.copy(tmp_path / "set" / part / "0000.flac", tmp_path / "set" / part / "more.flac")
+    with pytest.raises(EnhanceError, match="1 pairs came after the set was made, first more"):
+        open_set(tmp_path / "set")
+    for part in ("clean", "noisy"):
+        (tmp_path / "set" / part / "more.flac").unlink()
     path = tmp_path / "set" / "noisy" / "0003.flac"
     wave, rate = soundfile.read(path)
     wave[100] += 1e-3

@@ -35,7 +35,8 @@ def test_cpu_time_is_the_work_done() -> None:
     cpu = np.array(times.cpu_ns) / 1e6
     assert cpu.min() >= 3
     assert np.median(cpu) == pytest.approx(3, abs=0.3)  # the loop ends within one clock reading
-    assert (np.array(times.wall_ns) >= np.array(times.cpu_ns) - 20_000).all()
+    # Two clocks, of which a busy system moves one in ticks.
+    assert (np.array(times.wall_ns) >= 0.9 * np.array(times.cpu_ns)).all()
 
 
 def test_sleep_is_wall_time_only() -> None:

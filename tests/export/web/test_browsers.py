@@ -103,7 +103,7 @@ def test_a_recording_comes_out_of_chromium_as_out_of_python(
     ours, expected = cleaned(chromium, clip), python(clip)
     assert len(ours) == len(expected)
     assert snr_db(expected, ours) > 40
-    assert float(chromium.evaluate(FACTS)[0]) < 1
+    assert 0 < float(chromium.evaluate(FACTS)[0]) < 2  # by the wall, beside others: idle .1
 
 
 def test_a_recording_comes_out_of_firefox_as_out_of_python(place: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,10 @@ def test_load_clips_from_folders_and_manifests(tmp_path: Path) -> None:
     assert [len(part) for part in load_clips(named, quiet=True)] == [8, 3]  # no duplicates
     with pytest.raises(EnhanceError, match="no noise named"):
         load_clips(DataConfig(speech=[str(tmp_path / "speech")]), quiet=True)
+    shutil.copytree(tmp_path / "speech", tmp_path / "half" / "speech")
+    make_manifest(tmp_path / "half", quiet=True)
+    with pytest.raises(EnhanceError, match=r"half: no noise there"):
+        load_clips(DataConfig(corpus=str(tmp_path / "half")), quiet=True)
     with pytest.raises(EnhanceError, match="no such manifest or folder"):
         load_clips(DataConfig(corpus=str(tmp_path / "none")), quiet=True)
     (tmp_path / "empty").mkdir()

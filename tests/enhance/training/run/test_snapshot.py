@@ -90,6 +90,8 @@ def test_the_folder_names_no_place_and_tells_the_command(run: Path, tmp_path: Pa
 
 def test_refused_with_nothing_written(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "next"
+    with pytest.raises(EnhanceError, match="--limit-mb nan: must be more than 0"):
+        snapshot(run, out, limit_mb=float("nan"))
     with pytest.raises(EnhanceError, match=r"the limit is 0.001; .*--limit-mb"):
         snapshot(run, out, limit_mb=0.001)
     assert not any(tmp_path.iterdir())
