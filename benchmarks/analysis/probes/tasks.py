@@ -119,6 +119,8 @@ class Data:
 def fold_of(groups: Sequence[str], strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Fold of each clip, (n,); a group lies in one fold, each fold holds the strata alike.
 
+    There are fewer than ``folds`` where there are fewer groups, or no stratum has so many clips.
+
     Raises
     ------
     EnhanceError
@@ -132,7 +134,10 @@ def fold_of(groups: Sequence[str], strata: np.ndarray, folds: int, seed: int) ->
             f"all clips are of one group ({groups[0] if groups else 'none'}): nothing is left to "
             "test on that was not trained on; name more data, or another --group"
         )
-    kind = StratifiedGroupKFold if len(set(strata.tolist())) > 1 else GroupKFold
+    sizes = Counter(strata.tolist())
+    alike = len(sizes) > 1 < max(sizes.values())
+    kind = StratifiedGroupKFold if alike else GroupKFold
+    count = min(count, max(sizes.values())) if alike else count
     found = np.zeros(len(groups), int)
     parts = kind(count, shuffle=True, random_state=seed).split(strata, strata, list(groups))
     with warnings.catch_warnings():

@@ -97,6 +97,14 @@ def test_a_group_is_never_tested_on_itself() -> None:
         fold_of(["a"] * 5, np.zeros(5, int), 3, 0)
 
 
+def test_there_are_no_more_folds_than_clips_of_the_largest_class() -> None:
+    labels = np.repeat(np.arange(3), 4)
+    data = question(labels, [f"take {i}" for i in range(12)])
+    assert len(data.splits(5, 0)) == 4
+    assert all(np.bincount(labels[test]).tolist() == [1, 1, 1] for _, test in data.splits(5, 0))
+    assert len(np.unique(fold_of(data.groups, np.arange(12), 5, 0))) == 5  # no class has two clips
+
+
 def test_speakers_never_heard_are_verified() -> None:
     owner = np.repeat(np.arange(12), 6)
     data = question(owner, [f"s{s}" for s in owner], "verification")
