@@ -301,9 +301,9 @@ def everything(
     from benchmarks.analysis.report import everything as asked
 
     output = output or new_run("analysis")
-    refused = asked.run(
-        asked.analyses(backbone, corpus, output, work, kinds), output, resume=resume
-    )
+    found = asked.analyses(backbone, corpus, output, work, kinds)
+    wanted = asked.request(backbone, corpus, work, kinds)
+    refused = asked.run(found, output, wanted, resume=resume)
     report(output, study)
     if refused:
         raise EnhanceError(f"analyze all: the page lacks {'; '.join(refused)}")

@@ -17,11 +17,26 @@ from benchmarks.analysis.probes.tasks import column
 from benchmarks.analysis.temporal import temporal
 from enhance.data.corpus.clips import place
 from enhance.errors import EnhanceError
+from enhance.files import read_jsonl, write_jsonl
 
 log = logging.getLogger("enhance")
 
 TASKS = ("speaker", "verification", "language", "pitch", "snr")
 """Always asked of the training part of a corpus; phones of the part that has their alignment."""
+
+REQUEST = "request.jsonl"
+"""What the records of a folder were asked with, a line; not ``.json``, which the records are."""
+
+
+def request(backbones: Sequence[str], corpus: Path, work: Work, kinds: str) -> dict[str, Any]:
+    """What figures depend on, by the option that tells it; see `analyses`."""
+    return {
+        "--backbone": sorted(backbones),
+        "--corpus": str(corpus.resolve()),
+        "--limit": work.limit,
+        "--seed": work.seed,
+        "--noise-kinds": kinds,
+    }
 
 
 def analyses(
@@ -71,8 +86,19 @@ def analyses(
     return found
 
 
-def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> list[str]:
+def run(
+    asked: dict[str, Callable[[], Any]], output: Path, wanted: dict[str, Any], *, resume: bool
+) -> list[str]:
     """Run analyses; with ``resume`` those alone whose record is not there.
+
+    Parameters
+    ----------
+    asked, output
+        Of `analyses`, and as there.
+    wanted
+        Their `request`, kept in the folder.
+    resume
+        Whether to go on.
 
     Returns
     -------
@@ -82,7 +108,7 @@ def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> l
     Raises
     ------
     EnhanceError
-        If records are there and nothing shall be resumed.
+        If records are there and nothing shall be resumed, or they were asked with another request.
     """
     there = [name for name in asked if (output / f"{name}.json").exists()]
     if there and not resume:
@@ -90,6 +116,7 @@ def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> l
             f"{output}: holds {there[0]}.json already; --resume runs the others, or choose another "
             "folder"
         )
+    _keep(output, wanted, there)
     refused = []
     for number, (name, work) in enumerate(asked.items(), 1):
         if name not in there:
@@ -100,3 +127,30 @@ def run(asked: dict[str, Callable[[], Any]], output: Path, *, resume: bool) -> l
                 log.error("%s: %s", name, error)
                 refused.append(f"{name}: {error}")
     return refused
+
+
+def _keep(output: Path, wanted: dict[str, Any], there: Sequence[str]) -> None:
+    """Write a request into the folder; where records are there, it must be theirs."""
+    path = output / REQUEST
+    if there and path.exists():
+        rows = read_jsonl(path)
+        if len(rows) != 1 or not isinstance(rows[0], dict):
+            raise EnhanceError(f"{path}: is damaged; choose another folder")
+        changed = [
+            f"{name} was {rows[0].get(name)!r}, is {value!r}"
+            for name, value in wanted.items()
+            if rows[0].get(name) != value
+        ]
+        if changed:
+            raise EnhanceError(
+                f"{output}: cannot go on with another request ({'; '.join(changed)}); repeat what "
+                "it began with, or choose another folder"
+            )
+    elif there:
+        log.warning(
+            "%s: does not tell what %s.json was asked with, as an older version left it; what is "
+            "missing is asked as told now",
+            output,
+            there[0],
+        )
+    write_jsonl(path, [wanted])

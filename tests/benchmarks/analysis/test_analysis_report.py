@@ -229,8 +229,8 @@ def test_analyses_are_resumed_and_never_run_twice(folder: Path) -> None:
     done: list[str] = []
     work = {name: (lambda name=name: done.append(name)) for name in asked}
     with pytest.raises(EnhanceError, match=r"cka\.json already; --resume"):
-        everything.run(work, folder, resume=False)
-    assert everything.run(work, folder, resume=True) == []
+        everything.run(work, folder, {}, resume=False)
+    assert everything.run(work, folder, {}, resume=True) == []
     assert done == [name for name in asked if name != "cka"]
 
 
@@ -240,7 +240,39 @@ def test_what_one_analysis_lacks_ends_it_alone(tmp_path: Path) -> None:
 
     done: list[str] = []
     work = {"probe-language": refuse, "cka": lambda: done.append("cka")}
-    assert everything.run(work, tmp_path, resume=False) == [
+    assert everything.run(work, tmp_path, {}, resume=False) == [
         "probe-language: no clip has a language"
     ]
     assert done == ["cka"]
+
+
+def test_a_page_is_not_resumed_with_another_request(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ask(name: str, limit: int, seed: int, *, resume: bool = True) -> list[str]:
+        wanted = everything.request([name], folder, Work(limit=limit, seed=seed), "")
+        return everything.run({"cka": write_record, "maps": refuse}, out, wanted, resume=resume)
+
+    def write_record() -> None:
+        shutil.copy(folder / "cka.json", out)
+
+    def refuse() -> None:
+        raise EnhanceError("too few frames")
+
+    out = folder / "out"
+    assert ask("log-mel:320", 400, 0, resume=False) == ["maps: too few frames"]
+    assert list(Evidence.open(out, None).records) == ["cka"]
+    changed = (
+        r"out: cannot go on with another request \(--backbone was \['log-mel:320'\], is "
+        r"\['log-mel:160'\]; --limit was 400, is 20; --seed was 0, is 5\)"
+    )
+    with pytest.raises(EnhanceError, match=changed):
+        ask("log-mel:160", 20, 5)
+    assert ask("log-mel:320", 400, 0) == ["maps: too few frames"]
+    (out / everything.REQUEST).write_text("[]\n")
+    with pytest.raises(EnhanceError, match=r"request\.jsonl: is damaged"):
+        ask("log-mel:320", 400, 0)
+    (out / everything.REQUEST).unlink()  # as an older version left it
+    assert "does not tell what cka.json was asked with" not in caplog.text
+    ask("log-mel:320", 400, 0)
+    assert "does not tell what cka.json was asked with" in caplog.text
