@@ -304,6 +304,8 @@ def everything(
     found = asked.analyses(backbone, corpus, output, work, kinds)
     wanted = asked.request(backbone, corpus, work, kinds)
     refused = asked.run(found, output, wanted, resume=resume)
+    if len(refused) == len(found):
+        raise EnhanceError(f"analyze all: nothing could be analysed: {'; '.join(refused)}")
     report(output, study)
     if refused:
         raise EnhanceError(f"analyze all: the page lacks {'; '.join(refused)}")

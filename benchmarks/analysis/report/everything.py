@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.analysis.cka import cka
 from benchmarks.analysis.maps import maps
+from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probe import probe
 from benchmarks.analysis.probes.tasks import TASKS as PROBES
@@ -26,6 +27,19 @@ TASKS = ("speaker", "verification", "language", "pitch", "snr")
 
 REQUEST = "request.jsonl"
 """What the records of a folder were asked with, a line; not ``.json``, which the records are."""
+
+
+def _kinds_named(train: Path, work: Work, kinds: str) -> bool:
+    """Whether the manifest names kinds of noise; it must, where it is told how."""
+    noises = [clip for clip in place(train, "", work.quiet) if clip.kind == "noise"]
+    named = any(column(noises, kinds or PROBES["noise"].label))
+    if kinds and not named:
+        known = sorted({key for clip in noises for key in clip.labels} | {"source", "path"})
+        raise EnhanceError(
+            f"--noise-kinds {kinds}: no noise of {train} has a kind by it; columns there: "
+            f"{', '.join(known)}"
+        )
+    return named
 
 
 def request(backbones: Sequence[str], corpus: Path, work: Work, kinds: str) -> dict[str, Any]:
@@ -61,11 +75,15 @@ def analyses(
     Raises
     ------
     EnhanceError
-        If there is no ``train/``, or nothing can be read there.
+        If there is no ``train/``, or nothing can be read there, a backbone cannot be had, or no
+        noise has such a kind: what would be refused again and again, or late, is so before
+        anything runs.
     """
     train, aligned = corpus / "train", corpus / "analysis"
     if not train.is_dir():
         raise EnhanceError(f"{corpus}: holds no train/ with speech and noise; name its parent")
+    heard.check(backbones, work.cache)
+    named = _kinds_named(train, work, kinds)
     # A probe hears the twin of every model beside it already.
     asked = [b for b in backbones if b.removeprefix("random:") == b or b[7:] not in backbones]
     ask = partial(probe, asked, output=output, work=work)
@@ -79,7 +97,7 @@ def analyses(
     else:
         log.warning("%s: not there; nothing is asked of phones", aligned / "phones.csv")
     found |= {f"probe-{task}": partial(ask, task=task, corpus=train) for task in TASKS}
-    if kinds or any(column(place(train, "", work.quiet), PROBES["noise"].label)):
+    if named:
         found["probe-noise"] = partial(ask, task="noise", corpus=train, label=kinds)
     else:
         log.warning("%s: kinds of noise are not named; nothing is asked of them", train)

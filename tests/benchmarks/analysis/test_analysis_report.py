@@ -276,3 +276,35 @@ def test_a_page_is_not_resumed_with_another_request(
     assert "does not tell what cka.json was asked with" not in caplog.text
     ask("log-mel:320", 400, 0)
     assert "does not tell what cka.json was asked with" in caplog.text
+
+
+def test_what_every_analysis_would_refuse_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "train/hum.wav", np.zeros(800, np.float32), 16000)
+    noise = Clip(tmp_path / "train/hum.wav", 0.05, 16000, "noise", "fan_7", labels={"room": "a"})
+    write_manifest(tmp_path / "train/manifest.jsonl", [noise])
+    for backbones, kinds, why in (
+        (["log-mel:320", "typo"], "", "^typo: no teacher of this name"),
+        (["log-mel"], "nocol", "has a kind by it; columns there: path, room, source"),
+        (["log-mel"], "room:(", r"^room:\(: not a regular expression"),
+    ):
+        with pytest.raises(EnhanceError, match=why):
+            everything.analyses(backbones, tmp_path, tmp_path, Work(quiet=True), kinds)
+
+
+def test_where_nothing_could_be_analysed_the_last_line_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise EnhanceError("two or more clips")
+
+    monkeypatch.setattr(everything, "analyses", lambda *_: {"cka": refuse, "temporal": refuse})
+    words = ["enhance", "analyze", "all", "--backbone", "log-mel", "--corpus", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*words, "-o", str(tmp_path / "out"), "-q"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "enhance: analyze all: nothing could be analysed: cka: two or more clips; "
+        "temporal: two or more clips"
+    )
