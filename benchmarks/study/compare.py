@@ -39,7 +39,7 @@ from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import evaluate
 from benchmarks.study.file import Study, Trial, read_study
 from benchmarks.study.networks import time_networks
-from benchmarks.study.report import PAGE, shown_rows, tables, write_page
+from benchmarks.study.report import PAGE, left_out, shown_rows, tables, write_page
 from benchmarks.study.results import study_rows
 from benchmarks.study.trial import (
     CLIPS,
@@ -178,8 +178,10 @@ def compare(
 
 
 def show_comparison(found: Comparison) -> None:
-    """Print what `compare` found."""
+    """Print what `compare` found, and what the tables lack."""
     show(tables(found.rows))
+    for line in left_out(found.rows):
+        print(line)
     print(f"report: {found.folder / PAGE}")
 
 

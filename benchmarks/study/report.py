@@ -164,6 +164,16 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     return [*found, differences] if differences.rows else found
 
 
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """Runs that have no figures, and why: a line for each reason; the page tells each run's."""
+    runs: dict[str, list[str]] = {}
+    for row in rows:
+        if row["kind"] == "trial" and not row["metrics"]:
+            why = f"failed: {row['reason']}" if row["state"] == "failed" else row["reason"]
+            runs.setdefault(why, []).append(row["run"])
+    return [f"left out: {', '.join(names)}: {why}" for why, names in runs.items()]
+
+
 def page(rows: Sequence[Row]) -> str:
     """The whole report in Markdown."""
     shown, trials = shown_rows(rows), [row for row in rows if row["kind"] == "trial"]

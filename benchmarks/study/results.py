@@ -99,7 +99,9 @@ class _Found:
         self.study = study
         self.noisy = _scores(folder / NOISY / CLIPS, set_hash, NOISY)
         self.records = {trial.key: read_record(folder / trial.key) for trial in study.trials}
-        self.states = {t.key: state_of(t, self.records[t.key], set_hash) for t in study.trials}
+        self.states = {
+            t.key: state_of(t, folder / t.key, self.records[t.key], set_hash) for t in study.trials
+        }
         self.scores: dict[str, Scores] = {}
         for key, record in self.records.items():
             if record and self.states[key][0] == DONE:

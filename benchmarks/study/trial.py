@@ -115,10 +115,11 @@ def read_record(folder: Path) -> Record | None:
     return value
 
 
-def state_of(trial: Trial, record: Record | None, set_hash: str) -> tuple[str, str]:
+def state_of(trial: Trial, folder: Path, record: Record | None, set_hash: str) -> tuple[str, str]:
     """Where a run stands (`DONE` and the like), and why it has no figures on a set."""
     if record is None:
-        return OPEN, "has not begun"
+        lost = f"has no {RECORD}, though it was trained: bring it back, or run without --report"
+        return OPEN, lost if (folder / WEIGHTS).is_file() else "has not begun"
     changed = changes_since(record["config"], trial)
     if changed:
         return STALE, f"was trained with other settings than the study has now ({told(changed)})"
@@ -165,7 +166,7 @@ def set_aside(folder: Path, record: Record) -> Path:
 
 def is_done(trial: Trial, folder: Path, set_hash: str) -> bool:
     """Whether a run, in its own folder, is trained with the settings of now, and evaluated."""
-    return state_of(trial, read_record(folder), set_hash)[0] == DONE
+    return state_of(trial, folder, read_record(folder), set_hash)[0] == DONE
 
 
 def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
@@ -199,7 +200,7 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
     try:
         if not record.get("trained"):
             _train(trial, folder, conditions, record)
-        if state_of(trial, record, conditions.set_hash)[0] != DONE:
+        if state_of(trial, folder, record, conditions.set_hash)[0] != DONE:
             record["evaluated"] = _evaluate(folder, conditions)
             _write(folder, record)
     except Stopped:

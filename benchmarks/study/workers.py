@@ -139,7 +139,7 @@ def work(folder: Path, conditions: Conditions, force: bool, stop: Path, trial: T
                 return Outcome(trial.key, "stopped")
             with lock(folder, trial.key):
                 record = read_record(place)
-                state, _ = state_of(trial, record, conditions.set_hash)
+                state, _ = state_of(trial, place, record, conditions.set_hash)
                 if state == DONE:
                     return Outcome(trial.key, "done")
                 if state == STALE and force and record:

@@ -303,6 +303,21 @@ def test_a_changed_run_is_refused_or_done_anew(copied: Place, finished: Place) -
     assert any(not torch.equal(before[key], now[key]) for key in now)
 
 
+def test_what_a_report_leaves_out_is_told(
+    copied: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied.out / "plain-s0" / "trial.json").unlink()
+    copied.study({**RUNS, "fast": {"training.learning_rate": 0.01}}, seeds=(0, 1))
+    compare.show_comparison(copied.run(clips=None, report=True))
+    stale = "was trained with other settings than the study has now (training.learning_rate was"
+    shown, page = capsys.readouterr().out, copied.report()
+    assert f"left out: fast-s0, fast-s1: {stale}" in shown
+    assert "left out: plain-s0: has no trial.json, though it was trained" in shown
+    assert "plain-s1:" not in shown
+    assert f"`fast-s1` has no figures: it {stale}" in page
+    assert "`plain-s0` has no figures: it has no trial.json, though it was trained" in page
+
+
 def test_a_run_that_fails_does_not_end_the_study(
     copied: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
