@@ -36,7 +36,7 @@ from benchmarks.figures.plots import difference_plot
 from benchmarks.figures.results import RESULTS, Row
 from benchmarks.figures.tables import show
 from benchmarks.quality.candidates import NOISY
-from benchmarks.quality.evaluate import evaluate
+from benchmarks.quality.evaluate import evaluate, open_pairs
 from benchmarks.study.file import Study, Trial, read_study
 from benchmarks.study.networks import time_networks
 from benchmarks.study.report import PAGE, left_out, shown_rows, tables, write_page
@@ -217,6 +217,8 @@ def _check_data(trials: Sequence[Trial]) -> None:
 
 def _measure_noisy(memory: Row, folder: Path, cluster: str, quiet: bool) -> Row:
     """The set's hash, and scores of its noisy files, which every evaluation needs."""
+    if not (folder / MEMORY).exists():  # a set that is refused leaves nothing behind
+        open_pairs(memory["set"], memory["snr"], quiet=True)
     mine = lock(folder, NOISY)
     try:
         mine.acquire()

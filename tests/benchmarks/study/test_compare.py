@@ -303,6 +303,13 @@ def test_a_changed_run_is_refused_or_done_anew(copied: Place, finished: Place) -
     assert any(not torch.equal(before[key], now[key]) for key in now)
 
 
+def test_a_refused_set_leaves_nothing_behind(place: Place) -> None:
+    place.study()
+    with pytest.raises(EnhanceError, match="are not at 0 dB"):
+        place.run(snr=0.0)
+    assert not place.out.exists()
+
+
 def test_what_a_report_leaves_out_is_told(
     copied: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
