@@ -7,6 +7,7 @@ each run and seed) and, where a name has several finished seeds, ``trial-mean``.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from distill.backbones.find import SHIPPED
 from distill.training import card
 from distill.training.card import leaves
 from enhance.config.settings import to_dict
+from enhance.errors import EnhanceError
 from enhance.measure.metrics import versions
 
 _SAME = ("config_hash", "parameters", "cpu_ms_p50", "cpu_cold_ms_p50", "cpu")
@@ -257,11 +259,25 @@ def _cpu(found: Row | None) -> Row:
 
 def _scores(path: Path, set_hash: str, model_hash: str) -> Scores:
     """Rows of one model on one set, by clip."""
-    return {
-        row["clip"]: row
-        for row in read_rows(path)
-        if row["set_hash"] == set_hash and row["model_hash"] == model_hash
-    }
+    own = [r for r in read_rows(path) if (r["set_hash"], r["model_hash"]) == (set_hash, model_hash)]
+    for row in own:
+        if not _whole(row):
+            raise EnhanceError(
+                f"{path}: is damaged: clip {row['clip']!r} has a metric that is no number, or no "
+                "labels; bring the file back from a copy"
+            )
+    return {row["clip"]: row for row in own}
+
+
+def _whole(row: Row) -> bool:
+    """Whether a row has all that is computed with."""
+    metrics = row.get("metrics")
+    return (
+        isinstance(row["clip"], str)
+        and isinstance(row.get("labels"), dict)
+        and isinstance(metrics, dict)
+        and all(type(x) in (int, float) and math.isfinite(x) for x in metrics.values())
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -325,6 +325,15 @@ def test_what_a_report_leaves_out_is_told(
     assert "`plain-s0` has no figures: it has no trial.json, though it was trained" in page
 
 
+def test_scores_that_are_no_numbers_are_refused_by_their_file(copied: Place) -> None:
+    path = copied.out / "fast-s1" / "evaluation" / "clips.jsonl"
+    whole = path.read_text()
+    for old, new in (('"pesq_wb": ', '"pesq_wb": "x", "was": '), ('"labels": ', '"was": ')):
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(EnhanceError, match=r"fast-s1/evaluation/clips\.jsonl: is damaged"):
+            copied.run(clips=None, report=True)
+
+
 def test_a_run_that_fails_does_not_end_the_study(
     copied: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
