@@ -29,7 +29,6 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic, read_json, write_json
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS
-from enhance.network.tensors import load_tensors
 from enhance.training.engine import state as trainer_state
 from enhance.training.engine.history import HISTORY
 from enhance.training.engine.processes import Hardware
@@ -250,7 +249,7 @@ def _header(folder: Path) -> dict[str, Any]:
     path = folder / trainer_state.FILE
     if not path.is_file():
         return {}
-    return load_tensors(path, trainer_state.FORMAT, tensors=False)[1]
+    return trainer_state.read_header(path)
 
 
 def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -> None:

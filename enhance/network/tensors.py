@@ -73,6 +73,8 @@ def load_tensors(
         header = json.loads(metadata["header"])
     except (KeyError, ValueError) as error:
         raise EnhanceError(f"{path}: the header is damaged ({error})") from error
+    if not isinstance(header, dict):
+        raise EnhanceError(f"{path}: the header is damaged (no JSON object)")
     return values, header
 
 

@@ -29,7 +29,7 @@ def cut(path: Path, step: int) -> None:
     Raises
     ------
     EnhanceError
-        If a line other than the last is damaged.
+        If a line other than the last is damaged, or one tells no step.
     """
     if not path.is_file():
         return
@@ -42,6 +42,8 @@ def cut(path: Path, step: int) -> None:
             if number == len(lines):
                 break
             raise EnhanceError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise EnhanceError(f"{path}, line {number}: is damaged (tells no step); remove it")
         if row["step"] <= step and line.endswith(b"\n"):
             kept.append(line)
     if len(kept) < len(lines):

@@ -8,17 +8,70 @@ functions of the step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from enhance.errors import EnhanceError
-from enhance.network.tensors import load_exactly
+from enhance.network.tensors import load_exactly, load_tensors
 
 FILE = "trainer.safetensors"
 FORMAT = "enhance-trainer-1"
+
+_NEEDED: Mapping[str, tuple[type, ...]] = {
+    "config": (dict,),
+    "objective": (dict,),
+    "data": (str,),
+    "step": (int,),
+    "seconds": (int, float),
+}
+_NOTHING = type(None)
+_KNOWN: Mapping[str, tuple[type, ...]] = {
+    "total": (int, _NOTHING),
+    "audio": (int, float),
+    "sums": (dict,),
+    "counts": (dict,),
+    "shares": (dict,),
+    "best": (dict, _NOTHING),
+    "branch": (dict, _NOTHING),
+}
+"""What a header may lack: it was written before there was such a thing."""
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Header of an enhancer's state.
+
+    Raises
+    ------
+    EnhanceError
+        If the file cannot be read, or does not tell where the training stands.
+    """
+    _, header = load_tensors(path, FORMAT, tensors=False)
+    bad = [key for key, kinds in _NEEDED.items() if type(header.get(key)) not in kinds]
+    bad += [k for k, kinds in _KNOWN.items() if k in header and type(header[k]) not in kinds]
+    if not bad:
+        bad = _misplaced(header)
+    if not bad and header.get("branch"):
+        bad = [f"branch.{key}" for key in _misplaced(header["branch"])]
+    if bad:
+        raise EnhanceError(
+            f"{path}: is damaged (its header does not tell {', '.join(bad)}); bring back a copy, "
+            f"or start a new run with --init {path.parent}"
+        )
+    return header
+
+
+def _misplaced(place: Mapping[str, Any]) -> list[str]:
+    """Which of step and seconds is no number from 0 on."""
+    return [
+        key
+        for key in ("step", "seconds")
+        if type(place.get(key)) not in _NEEDED[key] or not 0 <= place[key] < math.inf
+    ]
 
 
 def gather(

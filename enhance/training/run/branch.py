@@ -17,7 +17,7 @@ from enhance.errors import EnhanceError
 from enhance.files import sha256
 from enhance.network.checkpoint import difference
 from enhance.network.tensors import load_tensors, save_tensors
-from enhance.training.engine.state import FILE, FORMAT
+from enhance.training.engine.state import FILE, FORMAT, read_header
 from enhance.training.run.run_folder import of_cache, refuse_present
 
 _SAME = ("mode", "model.", "described.", "training.optimizer")
@@ -47,7 +47,7 @@ def check(run: Path, parent: Path, config: dict[str, Any], describe: dict[str, A
         raise EnhanceError(
             f"{parent}: has no {FILE} to branch from; --init starts from weights alone"
         )
-    _, header = load_tensors(parent / FILE, FORMAT, tensors=False)
+    header = read_header(parent / FILE)
     old = to_dict(parse(RunConfig, header["config"], str(parent / FILE)))
     changed = difference(
         {**old, "described": header["objective"]}, {**config, "described": describe}

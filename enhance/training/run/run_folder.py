@@ -23,7 +23,7 @@ from enhance.network.tensors import load_tensors
 from enhance.progress import progress_bar
 from enhance.training.engine.history import HISTORY
 from enhance.training.engine.processes import resolve
-from enhance.training.engine.state import FILE, FORMAT
+from enhance.training.engine.state import FILE, read_header
 from enhance.training.optim.schedule import is_stable, progress, since
 
 CONFIG = "config.yaml"
@@ -113,8 +113,7 @@ def check(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool) 
     if not present:
         raise EnhanceError(f"{run}: there is no run to resume")
     if FILE in present:
-        _, header = load_tensors(run / FILE, FORMAT, tensors=False)
-        return _compare(run, header, config, describe)
+        return _compare(run, read_header(run / FILE), config, describe)
     if present != [CONFIG]:
         started = f"--init {run}" if WEIGHTS in present else "another name"
         raise EnhanceError(
@@ -226,8 +225,7 @@ def check_data(run: Path, found: str) -> None:
     EnhanceError
         If the fingerprint differs from the one in the run's state.
     """
-    _, header = load_tensors(run / FILE, FORMAT, tensors=False)
-    if header["data"] != found:
+    if read_header(run / FILE)["data"] != found:
         raise EnhanceError(
             f"{run}: the training files are others than when it began (files were added, removed "
             f"or changed in length); put them back, or start a new run with --init {run}"
@@ -253,6 +251,19 @@ def below_common(paths: Sequence[Path]) -> list[str]:
     return [path.absolute().relative_to(folder).as_posix() for path in paths]
 
 
+def _known(path: Path) -> dict[tuple[str, str], str]:
+    """Hashes of a list that `write_heard` wrote, by path and kind."""
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, 1):
+        named = row if isinstance(row, dict) else {}
+        if not all(isinstance(named.get(key), str) for key in ("path", "kind", "sha256")):
+            raise EnhanceError(
+                f"{path}: is damaged (row {number} is no file with path, kind and sha256); remove "
+                "it: it is written anew"
+            )
+    return {(row["path"], row["kind"]): row["sha256"] for row in rows}
+
+
 def write_heard(
     run: Path, parts: dict[str, Sequence[Clip]], *, keep: bool = False, quiet: bool = False
 ) -> None:
@@ -270,13 +281,18 @@ def write_heard(
         Take the hashes of files that have not changed since the list was written from it.
     quiet
         No progress bar.
+
+    Raises
+    ------
+    EnhanceError
+        If the older list is damaged.
     """
     path = run / HEARD
     clips = [(part, clip) for part, some in parts.items() for clip in some]
     known, written = {}, 0
     if keep and path.is_file():
         written = path.stat().st_mtime_ns
-        known = {(row["path"], row["kind"]): str(row["sha256"]) for row in read_jsonl(path)}
+        known = _known(path)
 
     def digest(place: str, clip: Clip) -> str:
         old, about = known.get((place, clip.kind)), clip.path.stat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
-from enhance.network.tensors import load_tensors
+from enhance.network.tensors import load_tensors, save_tensors
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.engine.engine import seed_everything
 from enhance.training.engine.interrupt import Interrupt
@@ -105,6 +106,54 @@ def test_resume_without_the_state_is_refused(
         with pytest.raises(EnhanceError, match=rf"no trainer.safetensors.*{more}"):
             fit(settings, Enhancement(settings.loss), other, resume=True, quiet=True)
         assert before == {p.name: p.read_bytes() for p in other.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"config": None}, "config"),
+        ({"data": None, "step": None}, "data, step"),
+        ({"step": "x"}, "step"),
+        ({"step": -3}, "step"),
+        ({"seconds": float("nan")}, "seconds"),
+        ({"sums": []}, "sums"),
+        ({"branch": {"step": 1}}, "branch.seconds"),
+    ],
+)
+def test_a_state_whose_header_is_damaged_is_refused(
+    straight: tuple[RunConfig, Path], tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    settings, run = straight
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "trainer.safetensors"
+    tensors, header = load_tensors(path, "enhance-trainer-1")
+    header = {key: value for key, value in {**header, **change}.items() if value is not None}
+    save_tensors(path, tensors, header, "enhance-trainer-1")
+    told = rf"run/trainer\.safetensors: is damaged \(its header does not tell {named}\)"
+    with pytest.raises(EnhanceError, match=told):
+        fit(settings, Enhancement(settings.loss), tmp_path / "run", resume=True, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "told"),
+    [
+        ("history.jsonl", {"a": 1}, r"history\.jsonl, line 1: is damaged \(tells no step"),
+        ("history.jsonl", [], r"history\.jsonl, line 1: is damaged"),
+        ("history.jsonl", {"step": "x"}, r"history\.jsonl, line 1: is damaged"),
+        ("heard.jsonl", {"a": 1}, r"heard\.jsonl: is damaged \(row 1 is no file with path"),
+        ("heard.jsonl", [], r"heard\.jsonl: is damaged"),
+    ],
+)
+def test_a_list_whose_lines_are_others_is_refused(
+    straight: tuple[RunConfig, Path], tmp_path: Path, name: str, line: object, told: str
+) -> None:
+    settings, run = straight
+    settings = replace(settings, training=replace(settings.training, steps=13))
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / name
+    path.write_text(json.dumps(line) + "\n" + path.read_text())
+    with pytest.raises(EnhanceError, match=told):
+        fit(settings, Enhancement(settings.loss), tmp_path / "run", resume=True, quiet=True)
 
 
 def test_killed_before_its_first_step(data: Path, tmp_path: Path) -> None:
