@@ -48,8 +48,16 @@ import torch
 from benchmarks.study.grid import ModesGrid, expand
 from distill.modes.choose import check_mode, planned_model
 from enhance.config import MixingConfig, RunConfig, TrainingConfig
-from enhance.config.checked import checked
-from enhance.config.settings import included, load_yaml, merge, override, parse, to_dict
+from enhance.config.checked import Seed, checked
+from enhance.config.settings import (
+    included,
+    layered,
+    load_yaml,
+    merge,
+    override,
+    parse,
+    to_dict,
+)
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import difference
 from enhance.network.waveform_model import WaveformModel
@@ -73,7 +81,7 @@ class StudyFile:
     """Settings of each run, over `base`."""
     base: dict[str, Any] = field(default_factory=dict)
     """What all runs share."""
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[Seed] = field(default_factory=lambda: [0])
     """Every run is trained once for each."""
     baseline: str = ""
     """The run that others are compared with; the first run if empty."""
@@ -205,8 +213,8 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
         runs = {**grid, **runs}
     if not runs:
         raise EnhanceError(f"{path}: names no runs; see the text of benchmarks/study/file.py")
-    if not found.seeds or len(set(found.seeds)) < len(found.seeds) or min(found.seeds) < 0:
-        raise EnhanceError(f"{path}: seeds {found.seeds}: need different numbers from 0 on")
+    if not found.seeds or len(set(found.seeds)) < len(found.seeds):
+        raise EnhanceError(f"{path}: seeds {found.seeds}: need different numbers")
     for name in runs:
         if not _NAME.fullmatch(name):
             raise EnhanceError(
@@ -301,11 +309,11 @@ def _entry(
     if before:
         own = {k: v for k, v in own.items() if k not in _OF_ENTRY}
     if not parent:
-        return merge(base, own)
+        return layered(base, own)
     _known(parent, runs, f"{where}: extends")
     if parent in (*before, name):
         raise EnhanceError(f"{where}: extends {parent!r}, which extends this run")
-    return merge(_entry(parent, runs, base, path, (*before, name)), own)
+    return layered(_entry(parent, runs, base, path, (*before, name)), own)
 
 
 def _trial(name: str, settings: Mapping[str, Any], default: str, path: Path) -> Trial:
