@@ -18,6 +18,7 @@ Two passes over the clips, the first for the means; sums by cluster are all that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from benchmarks.figures.clusters import clustering, coarse
 from benchmarks.figures.statistics import Interval
 from benchmarks.figures.tables import Table, number, with_interval
 from enhance.data.corpus.clip_store import ClipStore
+from enhance.errors import EnhanceError
 from enhance.parallel import torch_threads
 
 MOST_MS = 300
@@ -153,13 +155,19 @@ def temporal(
     work
         How.
     corpus, pairs, snrs
-        As `benchmarks.analysis.parts.pairs.Pairs.open`; `SNRS` where there are none.
+        As `benchmarks.analysis.parts.pairs.Pairs.open`; `SNRS` where there are none. A set has its
+        own.
 
     Raises
     ------
     EnhanceError
-        If a backbone or the clips cannot be had, or all clips are too short.
+        If a backbone or the clips cannot be had, all clips are too short, or noise cannot be mixed
+        in so.
     """
+    if snrs and pairs is not None:
+        raise EnhanceError("--snr: pairs of a --set have their own SNR; give it with --corpus")
+    if not all(map(math.isfinite, snrs or ())):
+        raise EnhanceError("--snr: give numbers of dB")
     heard.check(backbones, work.cache)
     clips = Pairs.open(corpus, pairs, snrs or SNRS, work)
     items, heads = clips.items, [None, *clips.snrs]

@@ -80,7 +80,10 @@ class Pairs:
             If both or none is named, or there are fewer than two such clips.
         """
         if (corpus is None) == (pairs is None):
-            raise EnhanceError("name clips: --corpus DIR with speech and noise, or --set DIR")
+            both = "" if corpus is None else ", not both"
+            raise EnhanceError(
+                f"name clips: --corpus DIR with speech and noise, or --set DIR{both}"
+            )
         place = (pairs or corpus or Path()).expanduser()
         clips, noises = (_of_set(place), []) if pairs else speech_of(place, "", False, work.quiet)
         clips = heard.draw([c for c in clips if c.duration >= SHORTEST], work, place)

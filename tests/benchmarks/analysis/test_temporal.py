@@ -178,5 +178,13 @@ def test_pairs_of_a_set(material: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_refused(material: Path, tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="--corpus DIR"):
         temporal.temporal(["log-mel"], tmp_path / "out", Work())
+    with pytest.raises(EnhanceError, match="--corpus DIR with speech and noise, or --set DIR, not"):
+        temporal.temporal(["log-mel"], tmp_path / "out", Work(), corpus=material, pairs=material)
+    with pytest.raises(EnhanceError, match="--snr: pairs of a --set have their own SNR"):
+        temporal.temporal(["log-mel"], tmp_path / "out", Work(), pairs=material, snrs=[5.0])
+    with pytest.raises(EnhanceError, match="--snr: give numbers of dB"):
+        temporal.temporal(
+            ["log-mel"], tmp_path / "out", Work(), corpus=material, snrs=[float("nan")]
+        )
     with pytest.raises(EnhanceError, match="two or more"):
         Pairs.open(material, None, [0], Work(limit=1, quiet=True))
