@@ -125,7 +125,8 @@ def split(
     for i, root in enumerate(group):
         members.setdefault(root, []).append(i)
     if len(members) < 2 and by == "speaker" and clips:
-        log.warning("only one speaker (%s): validation hears the same voice", clips[0].speaker)
+        who = clips[0].speaker or "nobody is named"
+        log.warning("only one speaker (%s): validation hears the same voice", who)
         return split(clips, fraction, "path", seed)
     if len(members) < 2:
         raise EnhanceError(
