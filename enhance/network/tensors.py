@@ -32,7 +32,17 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any],
     with atomic(path) as temporary:
         # As bytes, since safetensors' own error of a full disk is none of the system's.
         about = {"format": "pt", "enhance": tag, "header": json.dumps(header)}
-        temporary.write_bytes(save(plain, about))
+        temporary.write_bytes(_in_order(save(plain, about)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file, its table of contents by name: safetensors puts metadata in any order."""
+    size = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + size])
+    text = json.dumps(table, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) > size:  # other escapes than theirs: as it is
+        return data
+    return data[:8] + text.ljust(size) + data[8 + size :]
 
 
 def load_tensors(

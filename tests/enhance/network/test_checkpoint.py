@@ -252,3 +252,16 @@ def test_weights_go_to_another_framing_where_they_fit(
     start_from(here, after, tmp_path)
     for (name, a), b in zip(there.named_parameters(), here.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    """Their hash names a model; safetensors itself writes metadata in any order."""
+    tensors = {"b": torch.arange(3.0), "a": torch.ones(2, 2), "none": torch.zeros(0)}
+    path, found = tmp_path / "x.safetensors", set()
+    for _ in range(12):
+        save_tensors(path, tensors, {"of": "ä", "step": 3}, "tag")
+        found.add(path.read_bytes())
+    assert len(found) == 1
+    again, header = load_tensors(path, "tag")
+    assert header == {"of": "ä", "step": 3}
+    assert all(torch.equal(again[name], value) for name, value in tensors.items())
