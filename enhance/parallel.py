@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
+import socket
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -166,6 +168,26 @@ def _died(error: BaseException) -> EnhanceError:
     )
 
 
+def check_cluster(address: str) -> None:
+    """Refuse an address where nobody listens, at once: Dask tries for long, and leaves a client.
+
+    Raises
+    ------
+    EnhanceError
+        Says how to start a scheduler.
+    """
+    parts = re.fullmatch(r"(?:\w+://)?\[?([\w.:-]+?)\]?:(\d{1,5})", address)
+    try:
+        if parts is None:
+            raise ValueError("not like tcp://HOST:8786")
+        socket.create_connection((parts[1], int(parts[2])), _WAIT_SECONDS).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise EnhanceError(
+            f"--cluster {address}: no Dask scheduler can be reached there ({error}); start one "
+            "with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 1"
+        ) from error
+
+
 @contextlib.contextmanager
 def _backend(cluster: str, jobs: int, threads: int) -> Iterator[dict[str, Any]]:
     """What `joblib.Parallel` is told of where the work is done."""
@@ -174,6 +196,7 @@ def _backend(cluster: str, jobs: int, threads: int) -> Iterator[dict[str, Any]]:
         yield {"n_jobs": jobs, "backend": "loky", **local}
         return
     require("cluster", "dask", "distributed")
+    check_cluster(cluster)
     from dask.distributed import Client, KilledWorker
     from joblib._dask import DaskDistributedBackend  # what backend="dask" makes
 

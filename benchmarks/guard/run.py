@@ -115,11 +115,11 @@ def guard(
     if len(candidates) < 2:
         raise EnhanceError("guard: no model named; give ONNX files, shipped names or run folders")
     folder = Path(out)
-    check_writable(folder / CLIPS)
     name, set_hash, pairs = open_pairs(set, quiet=quiet)
     places = {"speech": speech, "noise": noise, "music": music}
     given = {kind: c.find_clips(place, kind) if place else [] for kind, place in places.items()}
     cases = c.make_cases(pairs, limit, **given)
+    check_writable(folder / CLIPS)  # after what may be refused, before the long work
     rows = _measure(candidates, cases, jobs, quiet)
     sources = {kind: _describe(place, given[kind]) for kind, place in places.items()}
     hashes = {kind: source and source["hash"] for kind, source in sources.items()}

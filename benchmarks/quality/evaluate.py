@@ -32,6 +32,7 @@ from enhance.errors import EnhanceError, require
 from enhance.files import append_jsonl, sha256, write_jsonl
 from enhance.measure.metrics import ALL_METRICS, DNSMOS, METRICS, WER, versions
 from enhance.measure.timing import hardware
+from enhance.parallel import check_cluster
 from enhance.progress import tracked
 
 CLIPS = "clips.jsonl"
@@ -127,6 +128,8 @@ def evaluate(
 
         models = [newest_run()]
     candidates = resolve_all(models)
+    if cluster:
+        check_cluster(cluster)
     folder = Path(out)
     name, set_hash, pairs = open_pairs(set, snr, limit, quiet=quiet)
     labels = _group_labels(pairs, groups)

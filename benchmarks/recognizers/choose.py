@@ -118,7 +118,7 @@ def load(name: str) -> Recognizer:
         if (folder / whisper.WEIGHTS).is_file():
             return whisper.load(str(folder), name)
         raise EnhanceError(
-            f"--recognizer {name}: a folder without {crdnn.SETTINGS} (speechbrain), without "
+            f"recogniser {name}: a folder without {crdnn.SETTINGS} (speechbrain), without "
             f"{whisper.WEIGHTS} (faster-whisper) and without vocab.json (enhance teacher "
             "finetune-ctc)"
         )
@@ -127,7 +127,7 @@ def load(name: str) -> Recognizer:
             return whisper.load(name, name)
         return crdnn.load(crdnn.download(name), name)
     raise EnhanceError(
-        f"--recognizer {name}: no such folder, and no hub id like {DEFAULT}; leave it out to go "
+        f"recogniser {name}: no such folder, and no hub id like {DEFAULT}; leave it out to go "
         "without, or name a folder that enhance teacher finetune-ctc wrote"
     )
 

@@ -99,8 +99,10 @@ def make_set(
     from enhance.data.mixing.mixer import Mixer
     from enhance.progress import progress_bar
 
-    if not 1 <= count <= 100_000 or not -60 <= snr_db <= 60:
-        raise EnhanceError(f"count {count} and SNR {snr_db} dB: need 1 to 100000, and -60 to 60 dB")
+    if not 1 <= count <= 100_000:
+        raise EnhanceError(f"count {count}: must be from 1 to 100000")
+    if not -60 <= snr_db <= 60:
+        raise EnhanceError(f"SNR {snr_db:g} dB: must be from -60 to 60")
     if not 0 <= formulas <= 1:
         raise EnhanceError(f"share of formulas {formulas}: must be from 0 to 1")
     config = MixingConfig(

@@ -132,7 +132,7 @@ def test_the_hub_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["no-such-folder", "/nowhere/at/all", "a/b/c"])
 def test_names_that_lead_nowhere(name: str) -> None:
-    with pytest.raises(EnhanceError, match="--recognizer"):
+    with pytest.raises(EnhanceError, match=f"recogniser {name}: no such folder"):
         recognizer.load(name)
 
 

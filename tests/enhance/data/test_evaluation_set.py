@@ -115,6 +115,8 @@ def test_ctrl_c_leaves_nothing_and_keeps_what_was(
 def test_nonsense_is_refused(tmp_path: Path, clips: tuple[list[Clip], list[Clip]]) -> None:
     with pytest.raises(EnhanceError, match="count 0"):
         small(clips, tmp_path / "x", count=0)
+    with pytest.raises(EnhanceError, match=r"^SNR 500 dB: must be from -60 to 60"):
+        small(clips, tmp_path / "x", snr_db=500.0)
     with pytest.raises(EnhanceError, match="16-bit"):
         small(clips, tmp_path / "x", snr_db=60.0)
     (tmp_path / "file").write_text("")
