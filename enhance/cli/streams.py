@@ -138,8 +138,6 @@ def live(
         )
         print(f"delay {1000 * whole:.0f} ms, of which {1000 * own:.0f} ms are the devices'")
         return
-    if not quiet:
-        _say([f"enhance live: {KEYS}"])
     done = run_live(
         enhancer,
         source=source,
@@ -148,6 +146,7 @@ def live(
         latency=latency,
         seconds=seconds,
         quiet=quiet,
+        ready=lambda: None if quiet else _say([f"enhance live: {KEYS}"]),
     )
     if not quiet:
         _say([f"enhance live: {done}"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import threading
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from enhance.audio.samples import LOUDEST
 from enhance.device.aligned_stream import AlignedStream, wet_share
 from enhance.device.enhancer import Enhancer
 from enhance.device.offline import OfflineEnhancer
+from enhance.device.sound_thread import SoundThread, answered
 from enhance.device.terminal import level, meter, overwrite, pressed
 from enhance.errors import EnhanceError
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 KEYS = "keys: b bypass, + and - strength, q quit"
 _STEP = 0.1  # of strength, by a key
 _START = 1.0  # seconds in which nothing is counted
-_EVERY = 0.1  # seconds between two pictures of the meters
 
 
 class Live:
@@ -132,7 +132,8 @@ def device_list() -> str:
     EnhanceError
         If there are none.
     """
-    text = str(_sounddevice().query_devices())
+    sounds = _sounddevice()
+    text = str(answered(sounds.query_devices))
     if not text:
         raise EnhanceError("no sound device is there; connect one")
     return text
@@ -147,6 +148,7 @@ def run_live(
     latency: float = 0.1,
     seconds: float = 0.0,
     quiet: bool = False,
+    ready: Callable[[], None] = lambda: None,
 ) -> Session:
     """Enhance from one device to another until a key, or the time, ends it.
 
@@ -164,17 +166,23 @@ def run_live(
         Ends after this time; 0 for none.
     quiet
         Show no meters.
+    ready
+        Called once both devices run.
 
     Raises
     ------
     EnhanceError
-        If a device is not there, does not take the rate, or goes away; or the model cannot stream.
+        If a device is not there, does not take the rate, goes away or gives nothing for some
+        seconds; or the model cannot stream.
     """
-    with _opened(enhancer, source, sink, sample_rate, latency) as (live, heard, played, hop):
+    with _told(sounds := _sounddevice()):
+        live, hop, asked = _found(sounds, enhancer, source, sink, sample_rate, latency)
         # The first blocks take longer: of another stream, before it counts.
         Live(live.enhancer, live.sample_rate).process(np.zeros((4 * hop, 1), np.float32))
-        with pressed() as keys:
-            return _loop(live, heard, played, keys, hop, seconds, quiet)
+        pump = _Pump(live, hop)
+        devices = SoundThread(sounds, *asked, pump.run)
+        with pressed() as keys, devices.at_work():
+            return _loop(live, devices, pump, keys, seconds, quiet, ready)
 
 
 def measure_delay(
@@ -202,144 +210,162 @@ def measure_delay(
     EnhanceError
         As `run_live`; or if the sweep is not heard.
     """
-    with _opened(enhancer, source, sink, sample_rate, latency) as (live, heard, played, hop):
-        rate = live.sample_rate
-        time_ = np.arange(rate // 2) / rate
-        sweep = np.sin(2 * np.pi * (300 + 3000 * time_) * time_) * np.hanning(len(time_))
-        # As `_loop` does, with nothing between input and output.
-        _begin(heard, played, hop)
-        given = np.concatenate([np.zeros(rate // 2), 0.5 * sweep, np.zeros(2 * rate)])
-        found = []
-        for start in range(0, len(given) - hop, hop):
-            found.append(heard.read(hop)[0])
-            played.write(given[start : start + hop, None].astype(np.float32))
-        wave = np.concatenate(found)[:, 0]
-        length = 2 * len(given)
-        shape = np.fft.rfft(wave, length) * np.conj(np.fft.rfft(given, length))
-        likeness = np.fft.irfft(shape, length)[: len(wave)]
-        lag = int(np.argmax(likeness))
-        if likeness[lag] < 12 * np.sqrt(np.mean(np.square(likeness))) or lag < hop:
-            raise EnhanceError(
-                "the output was not heard at the input: turn it up, or choose other devices"
-            )
-        # A block that is read was heard in the time of a hop; what is written in its place plays
-        # after it. The model adds what it holds when as much comes out as goes in.
-        for _ in range(8):
-            live.process(np.zeros((hop, 1), np.float32))
-        devices = lag / rate
-        return devices + live.waiting, devices
+    with _told(sounds := _sounddevice()):
+        live, hop, asked = _found(sounds, enhancer, source, sink, sample_rate, latency)
+        given = _sweep(live.sample_rate)
+        found: list[np.ndarray] = []
+
+        def play(devices: SoundThread) -> None:
+            # As `_Pump` does, with nothing between input and output.
+            _begin(devices, hop)
+            for start in range(0, len(given) - hop, hop):
+                if devices.over:
+                    return
+                found.append(devices.read(hop)[0])
+                devices.played.write(given[start : start + hop, None].astype(np.float32))
+
+        devices = SoundThread(sounds, *asked, play)
+        with devices.at_work():
+            while devices.turn():
+                pass
+    lag = _lag(np.concatenate(found)[:, 0], given, hop)
+    # A block that is read was heard in the time of a hop; what is written in its place plays
+    # after it. The model adds what it holds when as much comes out as goes in.
+    for _ in range(8):
+        live.process(np.zeros((hop, 1), np.float32))
+    own = lag / live.sample_rate
+    return own + live.waiting, own
+
+
+def _sweep(rate: int) -> np.ndarray:
+    """Half a second of silence, one of the sweep, and two of silence."""
+    time_ = np.arange(rate // 2) / rate
+    sweep = np.sin(2 * np.pi * (300 + 3000 * time_) * time_) * np.hanning(len(time_))
+    return np.concatenate([np.zeros(rate // 2), 0.5 * sweep, np.zeros(2 * rate)])
+
+
+def _lag(wave: np.ndarray, given: np.ndarray, hop: int) -> int:
+    """Samples by which what was heard is later than what was given."""
+    length = 2 * len(given)
+    shape = np.fft.rfft(wave, length) * np.conj(np.fft.rfft(given, length))
+    likeness = np.fft.irfft(shape, length)[: len(wave)]
+    lag = int(np.argmax(likeness))
+    if likeness[lag] < 12 * np.sqrt(np.mean(np.square(likeness))) or lag < hop:
+        raise EnhanceError(
+            "the output was not heard at the input: turn it up, or choose other devices"
+        )
+    return lag
 
 
 @contextlib.contextmanager
-def _opened(
-    enhancer: Enhancer | OfflineEnhancer,
-    source: str | None,
-    sink: str | None,
-    sample_rate: int | None,
-    latency: float,
-) -> Iterator[tuple[Live, Any, Any, int]]:
-    """What becomes of the sound, both devices running, and the samples of a hop at their rate."""
-    if isinstance(enhancer, OfflineEnhancer):
-        raise EnhanceError(f"{enhancer.path}: hears whole recordings and cannot stream")
-    sounds = _sounddevice()
+def _told(sounds: Any) -> Iterator[None]:
+    """What PortAudio raises in one line."""
     try:
-        rate = int(sample_rate or _found(sounds, source, "input")["default_samplerate"])
-        _found(sounds, sink, "output")
-        live = Live(enhancer, rate)
-        hop = -(-enhancer.hop_length * rate // enhancer.sample_rate)
-        form = {"samplerate": rate, "channels": 1, "dtype": "float32", "latency": latency}
-        with (
-            sounds.InputStream(device=_named(source), blocksize=hop, **form) as heard,
-            sounds.OutputStream(device=_named(sink), **form) as played,
-        ):
-            yield live, heard, played, hop
+        yield
     except (sounds.PortAudioError, ValueError) as error:
         raise EnhanceError(
             f"sound device: {' '.join(str(error).split())}; see enhance live --list"
         ) from error
 
 
-def _begin(heard: Any, played: Any, hop: int) -> int:
+def _found(
+    sounds: Any,
+    enhancer: Enhancer | OfflineEnhancer,
+    source: str | None,
+    sink: str | None,
+    sample_rate: int | None,
+    latency: float,
+) -> tuple[Live, int, tuple[dict[str, Any], dict[str, Any]]]:
+    """What becomes of the sound, the samples of a hop at the devices' rate, and their options."""
+    if isinstance(enhancer, OfflineEnhancer):
+        raise EnhanceError(f"{enhancer.path}: hears whole recordings and cannot stream")
+    about = answered(lambda: sounds.query_devices(_named(source), "input"))
+    rate = int(sample_rate or about["default_samplerate"])
+    answered(lambda: sounds.query_devices(_named(sink), "output"))
+    live = Live(enhancer, rate)
+    hop = -(-enhancer.hop_length * rate // enhancer.sample_rate)
+    form = {"samplerate": rate, "channels": 1, "dtype": "float32", "latency": latency}
+    heard = {"device": _named(source), "blocksize": hop, **form}
+    return live, hop, (heard, {"device": _named(sink), **form})
+
+
+def _begin(devices: SoundThread, hop: int) -> int:
     """Start both: how much an empty output takes.
 
     The output gets as much silence as it may hold, so that what comes late finds it still playing.
     """
-    room = int(played.write_available)
-    heard.read(hop)  # may take long: the device starts
-    for _ in range(heard.read_available // hop):
-        heard.read(hop)
-    played.write(np.zeros((room, 1), np.float32))
+    room = int(devices.played.write_available)
+    devices.read(hop)  # may take long: the device starts
+    for _ in range(devices.heard.read_available // hop):
+        devices.read(hop)
+    devices.played.write(np.zeros((room, 1), np.float32))
+    devices.running = True
     return room
+
+
+class _Pump:
+    """From one device to the other, a hop at a time."""
+
+    def __init__(self, live: Live, hop: int) -> None:
+        self._live, self._hop = live, hop
+        self._delays = collections.deque([0.0], maxlen=200)
+
+    @property
+    def delay(self) -> float:
+        """Median of the last blocks, seconds."""
+        return float(np.median(list(self._delays)))
+
+    def run(self, devices: SoundThread) -> None:
+        live, hop, heard, played = self._live, self._hop, devices.heard, devices.played
+        room = _begin(devices, hop)
+        started, stuck = time.monotonic(), 0
+        while not (live.over or devices.over):
+            # Looked at first: over PulseAudio a call that waits may wait for ever.
+            if heard.read_available < hop:
+                time.sleep(hop / live.sample_rate / 4)
+                continue
+            block, lost = devices.read(hop)
+            out = live.process(block)
+            full = played.write_available < len(out)
+            if time.monotonic() - started > _START:  # until then both find their pace
+                live.overruns += bool(lost) + full
+            if len(out) and not full:
+                live.underruns += bool(played.write(out))
+            stuck = stuck + 1 if full else 0
+            if stuck * hop > live.sample_rate:  # nothing taken for a second: it stalls
+                played.abort()
+                played.start()
+                played.write(np.zeros((min(room, played.write_available), 1), np.float32))
+                stuck = 0
+            # What has been heard and not yet been played stands before what is heard now.
+            full = heard.read_available + max(0, room - played.write_available)
+            self._delays.append(live.waiting + full / live.sample_rate)
 
 
 def _loop(
     live: Live,
-    heard: Any,
-    played: Any,
+    devices: SoundThread,
+    pump: _Pump,
     keys: Callable[[], str],
-    hop: int,
     seconds: float,
     quiet: bool,
+    ready: Callable[[], None],
 ) -> Session:
-    room = _begin(heard, played, hop)
-    failed: list[BaseException] = []
-    delays = collections.deque([0.0], maxlen=200)
-
-    def pump() -> None:
-        """All that touches the devices: PortAudio's streams are for one thread."""
-        try:
-            started, stuck = time.monotonic(), 0
-            while not live.over:
-                # Looked at first: over PulseAudio a call that waits may wait for ever.
-                if heard.read_available < hop:
-                    time.sleep(hop / live.sample_rate / 4)
-                    continue
-                block, lost = heard.read(hop)
-                out = live.process(block)
-                full = played.write_available < len(out)
-                if time.monotonic() - started > _START:  # until then both find their pace
-                    live.overruns += bool(lost) + full
-                if len(out) and not full:
-                    live.underruns += bool(played.write(out))
-                stuck = stuck + 1 if full else 0
-                if stuck * hop > live.sample_rate:  # nothing taken for a second: it stalls
-                    played.abort()
-                    played.start()
-                    played.write(np.zeros((min(room, played.write_available), 1), np.float32))
-                    stuck = 0
-                # What has been heard and not yet been played stands before what is heard now.
-                full = heard.read_available + max(0, room - played.write_available)
-                delays.append(live.waiting + full / live.sample_rate)
-        except BaseException as error:
-            failed.append(error)
-
-    # On a thread of its own: keys and Ctrl-C are heard whatever the devices do.
-    worker = threading.Thread(target=pump, daemon=True)
-    worker.start()
+    """What the main thread does: keys and Ctrl-C are heard whatever the devices do."""
+    while not devices.running and devices.turn():
+        pass
+    ready()
     begun = time.monotonic()
     try:
-        while not live.over and not 0 < seconds <= time.monotonic() - begun:
-            worker.join(_EVERY)
+        while not live.over and not 0 < seconds <= time.monotonic() - begun and devices.turn():
             for key in keys():
                 live.key(key)
-            if not worker.is_alive():
-                break
             if not quiet:
-                overwrite(live.picture(float(np.median(list(delays)))))
+                overwrite(live.picture(pump.delay))
     finally:
-        live.over = True
-        worker.join(2)
-        played.abort(ignore_errors=True)  # to stop would be to wait until all is played
         if not quiet:
             overwrite("")
-    if failed:
-        raise failed[0]
-    delay = float(np.median(delays))
-    return Session(time.monotonic() - begun, delay, live.underruns, live.overruns)
-
-
-def _found(sounds: Any, name: str | None, kind: str) -> Any:
-    return sounds.query_devices(_named(name), kind)
+    return Session(time.monotonic() - begun, pump.delay, live.underruns, live.overruns)
 
 
 def _named(name: str | None) -> int | str | None:
@@ -349,9 +375,8 @@ def _named(name: str | None) -> int | str | None:
 
 def _sounddevice() -> types.ModuleType:
     try:
-        import sounddevice
+        return answered(lambda: importlib.import_module("sounddevice"))
     except OSError as error:
         raise EnhanceError(
             "sound devices need PortAudio, which is not installed: apt-get install libportaudio2"
         ) from error
-    return sounddevice

@@ -56,9 +56,11 @@ class Devices:
         self.line = [np.zeros((DELAY, 1), np.float32)]
         self.played: list[np.ndarray] = []
         self.reads = 0
+        self.gone_after = 1 << 62  # reads
         self.late: set[int] = set()  # writes that come too late
         self.lost: set[int] = set()  # reads before which something was lost
         self.asked: list[dict[str, Any]] = []
+        self.closed: list[str] = []
 
     def query_devices(self, device: Any = None, kind: str | None = None) -> Any:
         if device is None and kind is None:
@@ -67,15 +69,17 @@ class Devices:
             raise ValueError(f"No input device matching {device!r}")
         return {"default_samplerate": float(RATE)}
 
-    @contextlib.contextmanager
-    def _stream(self, kind: str, **options: Any) -> Iterator[Any]:
+    def _stream(self, kind: str, **options: Any) -> Any:
         self.asked.append({"kind": kind, **options})
         if options["samplerate"] != RATE:
             raise self.PortAudioError("Invalid sample rate [PaErrorCode -9997]")
-        yield SimpleNamespace(
+        return SimpleNamespace(
             read=self._read, write=self._write, read_available=HOP, write_available=4 * HOP,
-            abort=lambda ignore_errors: None,
+            start=lambda: None, abort=self.abort, close=lambda: self.closed.append(kind),
         )  # fmt: skip
+
+    def abort(self) -> None:
+        pass
 
     def InputStream(self, **options: Any) -> Any:
         return self._stream("in", **options)
@@ -84,6 +88,8 @@ class Devices:
         return self._stream("out", **options)
 
     def _read(self, count: int) -> tuple[np.ndarray, bool]:
+        if self.reads >= self.gone_after:
+            time.sleep(60)  # as a call to a sound server that has gone away
         self.reads += 1
         time.sleep(0.001)
         source = np.concatenate(self.line) if self.heard is None else self.heard
@@ -141,6 +147,7 @@ def test_it_plays_what_a_stream_of_that_rate_gives(
         ("in", 0, 0.04), ("out", "micro", 0.04),
     ]  # fmt: skip
     assert 0.02 < done.delay < 0.12
+    assert devices.closed == ["out", "in"]
 
 
 def test_delay_is_measured_by_ear(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
@@ -212,6 +219,51 @@ def test_refusals_are_one_line(monkeypatch: pytest.MonkeyPatch, model: Path) -> 
             run_live(Enhancer(model), seconds=0.1, **options)
 
 
+@pytest.mark.parametrize("reads", [0, 40])
+def test_a_device_that_goes_away_is_told_in_seconds(
+    monkeypatch: pytest.MonkeyPatch, model: Path, reads: int
+) -> None:
+    monkeypatch.setattr("enhance.device.sound_thread.DEAF", 1.0)
+    monkeypatch.setattr("enhance.device.sound_thread._LEAVE", 0.2)
+    for run in (run_live, measure_delay):
+        devices = use(monkeypatch, Devices(noise(RATE)))
+        devices.gone_after = reads
+        begun = time.monotonic()
+        with pytest.raises(EnhanceError, match="the input gave no sound for 1 s"):
+            run(Enhancer(model))
+        assert time.monotonic() - begun < 20
+        assert devices.reads == reads
+
+
+def test_an_error_is_told_where_nothing_can_be_closed(
+    monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    monkeypatch.setattr("enhance.device.sound_thread._LEAVE", 0.2)
+    devices = use(monkeypatch, Devices(noise(RATE)))
+    monkeypatch.setattr(devices, "abort", lambda: time.sleep(60))
+    quit_after(monkeypatch, devices, 20)
+    begun = time.monotonic()
+    assert run_live(Enhancer(model)).overruns == 0
+
+    def broken(block: np.ndarray) -> bool:
+        raise devices.PortAudioError("Unanticipated host error")
+
+    monkeypatch.setattr(devices, "_write", broken)
+    with pytest.raises(EnhanceError, match="sound device: Unanticipated host error; see"):
+        run_live(Enhancer(model))
+    assert time.monotonic() - begun < 20
+
+
+def test_keys_are_named_once_the_devices_run(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    ready: list[int] = []
+    devices = use(monkeypatch, Devices(noise(RATE)))
+    with pytest.raises(EnhanceError, match="Invalid sample rate"):
+        run_live(Enhancer(model), sample_rate=12345, ready=lambda: ready.append(devices.reads))
+    assert not ready
+    run_live(Enhancer(model), seconds=0.2, ready=lambda: ready.append(devices.reads))
+    assert len(ready) == 1 and ready[0] >= 2
+
+
 def test_missing_portaudio_and_extra_are_one_line(tmp_path: Path, model: Path) -> None:
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     for place, message in [
@@ -245,10 +297,9 @@ needs_cable = pytest.mark.skipif(bool(MISSING), reason=f"NO VIRTUAL CABLE: insta
 RAW = ["--raw", f"--rate={RATE}", "--channels=1", "--format=float32le", "--latency-msec=200"]
 
 
-@pytest.fixture(scope="module")
-def cable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+@contextlib.contextmanager
+def sound_server(place: Path) -> Iterator[tuple[dict[str, str], subprocess.Popen]]:
     """Environment of a sound server of two null sinks: ``cable`` to hear, ``clean`` to play to."""
-    place = tmp_path_factory.mktemp("pulse")
     place.chmod(0o700)
     own = {
         "XDG_RUNTIME_DIR": str(place),
@@ -276,10 +327,16 @@ def cable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             time.sleep(0.1)
         else:
             pytest.skip("NO VIRTUAL CABLE: pulseaudio does not start here")
-        yield environment
+        yield environment, server
     finally:
-        server.terminate()
+        server.kill()
         server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def cable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with sound_server(tmp_path_factory.mktemp("pulse")) as (environment, _):
+        yield environment
 
 
 def live(environment: dict[str, str], *words: object) -> subprocess.Popen:
@@ -369,6 +426,28 @@ def test_devices_are_listed_and_a_wrong_one_is_refused(cable: dict[str, str], mo
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "no such thing" in errors.decode() and "Traceback" not in errors.decode()
+    assert "keys:" not in errors.decode()
+
+
+@needs_cable
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_sound_server_that_goes_away_ends_it(
+    tmp_path: Path, model: Path, way: signal.Signals
+) -> None:
+    """One that is killed gives errors or nothing; one that hangs keeps every call waiting."""
+    with sound_server(tmp_path) as (environment, server):
+        process = live(environment, "-m", model, "--seconds", 60)
+        assert process.stderr.readline().decode().startswith("enhance live: keys: b bypass")
+        server.send_signal(way)
+        begun = time.monotonic()
+        try:
+            _, errors = process.communicate(timeout=50)
+        finally:
+            process.kill()
+    assert process.returncode == 2, errors
+    assert time.monotonic() - begun < 30
+    last = errors.decode().splitlines()[-1]
+    assert last.startswith("enhance: sound device: ") and "enhance live --list" in last
 
 
 @needs_cable
