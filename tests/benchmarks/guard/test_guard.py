@@ -294,7 +294,7 @@ def test_refusals(options: dict[str, Any], words: str, place: Path, tmp_path: Pa
     write_set(place / "set")
     with pytest.raises(EnhanceError, match=words):
         guard(**arguments, jobs=1, quiet=True)
-    assert not (tmp_path / "o" / "results.jsonl").exists()
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.fixture(scope="module")
