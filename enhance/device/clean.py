@@ -305,7 +305,8 @@ def _folder_jobs(
         raise EnhanceError(f"{source}: holds no audio files ({kinds})")
     root = resolved(source)
     jobs: dict[Path, Path] = {}  # inputs by output
-    for path in found:
+    # First those that keep their name: no video takes it from the recording beside it.
+    for path in sorted(found, key=lambda path: writable(path) != path):
         inner = source / path.relative_to(root)
         output = writable(target / path.relative_to(root))
         if output in jobs:

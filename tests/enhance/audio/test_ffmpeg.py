@@ -134,10 +134,12 @@ def test_run_writes_wav_beside_and_in_folders(tmp_path: Path) -> None:
     assert into.files[0].output == tmp_path / "place/memo.wav"
     run_path(folder, tmp_path / "out", model=model, quiet=True)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"memo.wav", "talk.flac"}
-    soundfile.write(folder / "memo.wav", tone(16000, 1)[0], 16000)
-    with pytest.raises(EnhanceError, match=r"memo\.wav: memo\.m4a has the same output"):
+    soundfile.write(folder / "memo.wav", tone(8000, 1)[0], 8000)
+    with pytest.raises(EnhanceError, match=r"memo\.m4a: memo\.wav has the same output"):
         run_path(folder, tmp_path / "two", model=model, quiet=True)
     assert {path.name for path in (tmp_path / "two").iterdir()} == {"memo.wav", "talk.flac"}
+    # The file whose own name it is, though the other comes first.
+    assert soundfile.info(tmp_path / "two/memo.wav").frames == int(SECONDS * 8000)
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mov", "pcm_s16le"), (".wma", "wmav2")])
