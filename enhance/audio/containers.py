@@ -95,6 +95,8 @@ class Source:
     """What was decoded into ``file``; empty if libsndfile decodes."""
     raw: dict[str, Any] = field(default_factory=dict)
     """What soundfile is told of samples without a header."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Of what was decoded, by libsndfile's names."""
 
     def close(self) -> None:
         """Close `file`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from shlex import quote
@@ -41,6 +41,12 @@ _DEMUXERS = {  # position and bytes to know a file by, and ffmpeg's name of what
     (0, b"\xff\xf9"): "aac",
     (8, b"AVI "): "avi",
     (0, b"wvpk"): "wv",
+}
+_TAGS = {  # ffmpeg's names, and libsndfile's of the same
+    **{name: name for name in ("title", "artist", "album", "date", "genre", "comment")},
+    **{name: name for name in ("copyright", "license")},
+    "track": "tracknumber",
+    "encoder": "software",
 }
 _SHORT = 0.1  # seconds by which containers may round their length, or count what is cut off
 
@@ -111,7 +117,14 @@ def _decoded(path: Path, container: av.container.InputContainer) -> Source:
         stack.pop_all()  # the source closes it
     remark = f"the first of its {len(tracks)} audio tracks was read" if len(tracks) > 1 else ""
     raw = {"samplerate": rate, "channels": channels, "format": "RAW", "subtype": "FLOAT"}
-    return Source(target, remark, codec=track.codec_context.name.upper(), raw=raw)
+    codec = track.codec_context.name.upper()
+    return Source(target, remark, codec=codec, raw=raw, tags=_tags(container.metadata))
+
+
+def _tags(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Of the whole file: a track's own title is the name of the track."""
+    found = {name.lower(): text for name, text in metadata.items()}  # Matroska shouts
+    return {tag: found[name] for name, tag in _TAGS.items() if found.get(name)}
 
 
 def _promised(container: Any, track: Any) -> float | None:

@@ -136,7 +136,7 @@ class AudioReader:
             file.format,
             self._source.codec or file.subtype,
             self._source.remark,
-            file.copy_metadata(),
+            self._source.tags or file.copy_metadata(),
             self._source.speakers,
         )
 

@@ -52,10 +52,12 @@ def encode(
     layout: str = "mono",
     video: bool = False,
     wave: np.ndarray | None = None,
+    tags: dict[str, str] | None = None,
 ) -> None:
     wave = tone(rate, 2 if layout == "stereo" else 1) if wave is None else wave
     kind = CONTAINERS.get(path.suffix, path.suffix[1:])
     with av.open(str(path), "w", format=kind) as container:
+        container.metadata.update(tags or {})
         stream = container.add_stream(codec, rate=rate, layout=layout)
         if codec == "wmav2":
             stream.bit_rate = 96000
@@ -98,6 +100,26 @@ def test_what_phones_and_browsers_record_is_read(
     with AudioReader(path) as reader:  # any part of it, by blocks
         part = np.concatenate(list(reader.blocks(1000, 5000)))
     np.testing.assert_array_equal(part.T, wave[:, 1000:6000])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".m4a", "aac"), (".mkv", "flac"), (".wma", "wmav2"), (".wv", "wavpack")]
+)
+def test_tags_are_read_and_kept(tmp_path: Path, suffix: str, codec: str) -> None:
+    tags = {"title": "Überfahrt", "artist": "Nia", "album": "Seven", "genre": "Talk"}
+    more = {"date": "2024", "track": "3", "comment": "by the sea", "copyright": "free"}
+    path = tmp_path / f"memo{suffix}"
+    encode(path, codec, 16000, tags=tags | more)
+    found = info(path).tags
+    expected = tags | {**more, "tracknumber": more["track"]}
+    del expected["track"]
+    assert {name: found.get(name) for name in expected} == expected
+    model = Enhancer(build(tmp_path / "d.onnx", hop=320))
+    made = run_path(path, tmp_path / "out.wav", model=model, quiet=True).files[0].output
+    kept = info(made).tags
+    assert {name: kept.get(name) for name in expected} == expected
+    encode(path, codec, 16000)
+    assert info(path).tags.keys() <= {"software"}
 
 
 def test_a_stream_whose_rate_changes_is_whole(tmp_path: Path) -> None:
