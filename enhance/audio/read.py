@@ -24,6 +24,13 @@ from enhance.audio.write import BLOCK, native, reason
 from enhance.errors import EnhanceError
 from enhance.files import Kind, kind_of
 
+_TRUE = {  # what libsndfile says where it means something else
+    # Of what it takes for an MP3; that the file is there was seen before.
+    "File does not exist or is not a regular file": "no frame of an MP3 can be decoded",
+    "Internal error : SF_INFO struct incomplete": "its header is damaged: the sample rate, the "
+    "channels or the format is out of range",
+}
+
 
 @dataclass(frozen=True)
 class AudioInfo:
@@ -92,7 +99,7 @@ class AudioReader:
             if not self.path.stat().st_size:
                 raise EnhanceError(f"{self.path}: is empty; leave it out") from error
             raise EnhanceError(
-                f"{self.path}: is not audio that can be read ({reason(error)}); if it is audio, "
+                f"{self.path}: is not audio that can be read ({_why(error)}); if it is audio, "
                 "convert it to WAV"
             ) from error
         try:
@@ -248,6 +255,12 @@ def _check_regular(path: Path) -> None:
         raise EnhanceError(f"{path}: is a folder, an audio file is needed")
     if kind is not Kind.FILE:
         raise EnhanceError(f"{path}: is no regular file; save the audio to a file first")
+
+
+def _why(error: Exception) -> str:
+    """libsndfile's reason for not opening a file that is there, in true words."""
+    text = reason(error)
+    return next((true for said, true in _TRUE.items() if text.startswith(said)), text)
 
 
 def _unreadable(path: Path, error: OSError) -> EnhanceError:

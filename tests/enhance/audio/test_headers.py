@@ -237,3 +237,24 @@ def test_the_manifest_counts_the_same(tmp_path: Path) -> None:
     assert not failures
     found = {clip.path.name: round(clip.duration * clip.sample_rate) for clip in clips}
     assert (found["bare.mp3"], found["a.wav"]) == (frames * 1152, 16000)
+
+
+@pytest.mark.parametrize("rate", [0, 4_000_000_000])
+def test_a_rate_that_cannot_be_is_told_in_true_words(tmp_path: Path, rate: int) -> None:
+    path = wav(tmp_path / "a.wav", len(PCM))
+    data = bytearray(path.read_bytes())
+    data[24:28] = struct.pack("<I", rate)
+    path.write_bytes(data)
+    with pytest.raises(EnhanceError, match="its header is damaged: the sample rate"):
+        info(path)
+
+
+def test_an_mp3_without_a_good_frame_is_told_in_true_words(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, WAVE, 16000)
+    whole = path.read_bytes()
+    for data in (whole[:60] + bytes(len(whole) - 60), bytes(3000)):
+        path.write_bytes(data)
+        with pytest.raises(EnhanceError, match="no frame of an MP3 can be decoded") as caught:
+            info(path)
+        assert "pipe" not in str(caught.value) and "not exist" not in str(caught.value)
