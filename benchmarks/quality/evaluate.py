@@ -257,6 +257,8 @@ def open_pairs(
     from enhance.data import evaluation_set
 
     if folder is None:
+        if snr is not None and not abs(snr) <= 60:
+            raise EnhanceError(f"--snr {snr:g}: the built-in set is mixed at -60 to 60 dB")
         found = evaluation_set.builtin_set(BUILTIN_DB if snr is None else snr, quiet=quiet)
     else:
         found = evaluation_set.open_set(Path(folder))

@@ -187,4 +187,4 @@ def download(repo: str) -> Path:
         return [name for name in names if name == SETTINGS or Path(name).suffix == ".ckpt"]
 
     otherwise = f"fetch {SETTINGS} and its .ckpt files on a machine with network and name their "
-    return fetch(repo, "recogniser", needed, read, f"{otherwise}folder: --recognizer FOLDER")
+    return fetch(repo, "recogniser", needed, read, f"{otherwise}folder")

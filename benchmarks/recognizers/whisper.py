@@ -85,7 +85,7 @@ def load(place: str, name: str) -> Whisper:
     """
     require("asr", "faster_whisper", "ctranslate2")
     if Path(place).is_dir() and not (Path(place) / "tokenizer.json").is_file():
-        raise EnhanceError(f"--recognizer {name}: tokenizer.json missing beside {WEIGHTS}")
+        raise EnhanceError(f"recogniser {name}: tokenizer.json missing beside {WEIGHTS}")
     from faster_whisper import WhisperModel
 
     try:
@@ -93,7 +93,7 @@ def load(place: str, name: str) -> Whisper:
     except Exception as error:  # of CTranslate2, or of the hub's HTTP library
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise EnhanceError(
-            f"--recognizer {name}: cannot be had as a model of faster-whisper ({reason}); name a "
+            f"recogniser {name}: cannot be had as a model of faster-whisper ({reason}); name a "
             f"folder with {WEIGHTS}, config.json and tokenizer.json"
         ) from error
     return Whisper(model, name)

@@ -286,6 +286,8 @@ def test_command_and_strict(
         ({"sex": "an4"}, "no group"),
         ({"speech": "nowhere"}, "no such manifest"),
         ({"set": "nowhere"}, "no such evaluation set"),
+        ({"set": Path(__file__).parent}, "guard"),
+        ({"noise": Path(__file__).parent}, "guard"),
     ],
 )
 def test_refusals(options: dict[str, Any], words: str, place: Path, tmp_path: Path) -> None:

@@ -283,6 +283,23 @@ def test_unreadable_rows_are_named(tmp_path: Path) -> None:
         read_rows(path)
 
 
+def test_a_cluster_that_is_not_there_leaves_nothing_behind(
+    make_set: SetMaker, tmp_path: Path
+) -> None:
+    for address in ("nonsense", "tcp://127.0.0.1:1"):
+        with pytest.raises(EnhanceError, match=f"--cluster {address}: no Dask scheduler"):
+            evaluate("noisy", make_set(2), -5, tmp_path / "out", cluster=address, quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_refused_is_named_by_its_option(make_set: SetMaker, tmp_path: Path) -> None:
+    for snr in (500, -61, float("nan")):
+        with pytest.raises(EnhanceError, match=f"^--snr {snr:g}: .* -60 to 60 dB"):
+            evaluate("noisy", None, snr, tmp_path / "out", 1, quiet=True)
+    with pytest.raises(EnhanceError, match=r"^recogniser nosuch: no such folder"):
+        evaluate("noisy", make_set(2), -5, tmp_path / "out", 1, wer="nosuch", quiet=True)
+
+
 def test_missing_things_are_one_line(make_set: SetMaker, tmp_path: Path) -> None:
     folder = make_set(2)
     with pytest.raises(EnhanceError, match="no such model"):

@@ -125,7 +125,7 @@ def test_the_hub_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", offline)
-    with pytest.raises(EnhanceError, match="--recognizer FOLDER") as caught:
+    with pytest.raises(EnhanceError, match="and name their folder") as caught:
         crdnn.download("someone/something")
     assert "\n" not in str(caught.value)
 
