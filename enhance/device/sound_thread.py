@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -155,12 +156,18 @@ def answered(ask: Callable[[], T]) -> T:
             failed.append(error)
 
     thread = threading.Thread(target=put, daemon=True)
+    # sounddevice turns standard error off while PortAudio begins: a hanging one would leave it so.
+    stderr = _second(2)
     thread.start()
     try:
         thread.join(_ASKED)
     finally:
         if thread.is_alive():
+            if stderr is not None:
+                os.dup2(stderr, 2)
             _abandon()
+        if stderr is not None:
+            os.close(stderr)
     if failed:
         raise failed[0]
     if not answers:
@@ -168,6 +175,14 @@ def answered(ask: Callable[[], T]) -> T:
             f"sound device: the sound system gave no answer for {_ASKED:.0f} s; start it again"
         )
     return answers[0]
+
+
+def _second(number: int) -> int | None:
+    """Another descriptor of the same; None where it is closed."""
+    try:
+        return os.dup(number)
+    except OSError:
+        return None
 
 
 def _abandon() -> None:
