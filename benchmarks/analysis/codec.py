@@ -106,9 +106,9 @@ def codec(
         heard.check(backbones, work.cache)
     if len({_short(folder) for folder in checkpoints}) < len(checkpoints):
         raise EnhanceError("--checkpoint: two folders of one name; rename one")
-    told_of = work.every(partial(listen, models, chosen), clips, "codec probe: listening")
-    keys = list(told_of[0])
-    states = [np.stack([own[key] for own in told_of]) for key in keys]  # (N, C, 2 D) each
+    listened = work.every(partial(listen, models, chosen), clips, "codec probe: listening")
+    keys = list(listened[0])
+    states = [np.stack([own[key] for own in listened]) for key in keys]  # (N, C, 2 D) each
     probed = work.every(partial(_probe, speakers, chosen), states, "codec probe: probing")
     rows: list[dict[str, Any]] = []
     right: dict[str, list[np.ndarray]] = {}
