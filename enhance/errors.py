@@ -31,6 +31,6 @@ def require(extra: str, *modules: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise EnhanceError(
-            f"this command needs {', '.join(missing)}, which is not installed: "
+            f"this command needs {', '.join(missing)}, not installed here: "
             f"pip install 'enhance[{extra}]'"
         )

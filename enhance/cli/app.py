@@ -313,7 +313,7 @@ def main() -> None:
         if error.name is None or error.name.partition(".")[0] in PACKAGES:
             raise
         print(
-            f"enhance: this command needs {error.name}, which is not installed: "
+            f"enhance: this command needs {error.name}, not installed here: "
             "pip install 'enhance[train,export,bench]'",
             file=sys.stderr,
         )

@@ -43,7 +43,7 @@ def describe(model: str | None, framing: str = "25-20") -> None:
     Parameters
     ----------
     model
-        Preset, checkpoint folder, ONNX file or shipped name; None for all there are.
+        Preset, checkpoint folder, ONNX file or shipped name; None for all that can be used here.
     framing
         Framing preset for network presets.
 
@@ -57,10 +57,12 @@ def describe(model: str | None, framing: str = "25-20") -> None:
     if model is not None:
         facts = [_facts(model, framing)]
     else:
-        require("train", "torch", "pydantic")
-        from enhance.config import MODELS
+        names = shipped_models()
+        if all(util.find_spec(name) for name in ("torch", "pydantic")):
+            from enhance.config import MODELS
 
-        facts = [_facts(name, framing) for name in (*MODELS, *shipped_models())]
+            names = [*MODELS, *names]  # without them nothing can be made of a preset
+        facts = [_facts(name, framing) for name in names]
     table = Table(box=None, header_style="bold", show_header=model is None)
     if model is not None:
         for key in ("model", *_ROWS):

@@ -360,4 +360,4 @@ def test_a_library_that_is_missing_is_one_line(
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
-    assert "this command needs scipy, which is not installed" in capsys.readouterr().err
+    assert "this command needs scipy, not installed here" in capsys.readouterr().err

@@ -265,3 +265,5 @@ def test_without_pydantic_a_line_names_the_extra() -> None:
 
     shown = run("info", next(iter(shipped_models())))
     assert shown.returncode == 0 and "MAC/s" in shown.stdout
+    rows = run("info").stdout.splitlines()  # what can be used without it
+    assert [row.split()[0] for row in rows[1:]] == shipped_models()
