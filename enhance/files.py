@@ -33,12 +33,8 @@ class Kind(enum.Enum):
 def kind_of(path: Path | str) -> Kind | None:
     """What stands at a path that a user gave, None for nothing.
 
-    `Path.exists` and its kin raise where a name is too long or a folder may not be entered.
-
-    Raises
-    ------
-    EnhanceError
-        If the path cannot be looked at.
+    `Path.exists` and its kin raise where a name is too long or a folder may not be entered: here
+    that is an `EnhanceError`.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -125,17 +121,12 @@ def atomic(path: Path | str, *, force: bool = True) -> Iterator[Path]:
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
     try:
-        try:
-            temporary.touch()
-        except ValueError as error:  # a name with a null byte
-            raise unwritable(path, error) from error
+        temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
         old = kind_of(path)
         if old is not None and not force:
-            raise EnhanceError(
-                f"{path}: was made by another process meanwhile; --force replaces it"
-            )
+            raise _overtaken(path)
         if old is not None and not path.is_symlink():
             mode = path.stat().st_mode
         temporary.chmod(mode)  # safetensors makes files that only their owner may read
@@ -156,13 +147,14 @@ def unwritable(path: Path | str, error: Exception, what: str = "written") -> Enh
     return EnhanceError(f"{path}: cannot be {what} ({why}); choose another place")
 
 
-def read_json(path: Path, missing: str = "no such file") -> dict[str, Any]:
-    """Read one JSON object; ``missing`` says what it means if there is no such file.
+def _overtaken(path: Path) -> EnhanceError:
+    return EnhanceError(f"{path}: was made by another process meanwhile; --force replaces it")
 
-    Raises
-    ------
-    EnhanceError
-        If it is missing, cannot be read, or is no JSON object.
+
+def read_json(path: Path, missing: str = "no such file") -> dict[str, Any]:
+    """Read one JSON object; an `EnhanceError` if there is none.
+
+    ``missing`` says what it means if there is no such file.
     """
     try:
         value = json.loads(path.read_text("utf-8"))
@@ -191,7 +183,7 @@ def write_json(path: Path | str, value: Any) -> None:
         temporary.write_text(to_json(value, 2) + "\n", "utf-8")
 
 
-def write_jsonl(path: Path | str, rows: Iterator[Any] | list[Any]) -> None:
+def write_jsonl(path: Path | str, rows: Iterable[Any]) -> None:
     """Write one JSON value a line, atomically."""
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -199,12 +191,9 @@ def write_jsonl(path: Path | str, rows: Iterator[Any] | list[Any]) -> None:
 
 
 def append_jsonl(path: Path | str, row: Any) -> None:
-    """Append one JSON value as a line; where the disk takes no more, nothing of it stays.
+    """Append one JSON value as a line; where it cannot be written, nothing of it stays.
 
-    Raises
-    ------
-    EnhanceError
-        If it cannot be written.
+    That is an `EnhanceError`, as where the disk takes no more.
     """
     data = (to_json(row) + "\n").encode("utf-8")
     try:
@@ -245,15 +234,12 @@ def read_jsonl(path: Path | str, *, unfinished: bool = False) -> list[Any]:
 
 def sha256(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     try:
         with Path(path).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise EnhanceError(f"{path}: cannot be read ({why})") from error
-    return digest.hexdigest()
 
 
 def cache_folder(*parts: str) -> Path:
@@ -313,9 +299,7 @@ def atomic_folder(
             old.replace(real)
         if isinstance(error, OSError):
             if error.errno in _OCCUPIED and not force and real.exists():
-                raise EnhanceError(
-                    f"{path}: was made by another process meanwhile; --force replaces it"
-                ) from error
+                raise _overtaken(path) from error
             raise unwritable(path, error, "made") from error
         raise
 
@@ -362,12 +346,9 @@ _OCCUPIED = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
 
 
 def check_writable(path: Path | str) -> None:
-    """Refuse a file's place before long work, not after it: its folder is made and tried.
+    """Refuse by an `EnhanceError` a file's place before long work, not after it.
 
-    Raises
-    ------
-    EnhanceError
-        If no file can be written at ``path``.
+    Its folder is made and tried.
     """
     with contextlib.suppress(_Tried), atomic(path):
         raise _Tried
