@@ -43,7 +43,6 @@ def run(
     *,
     jobs: int,
     cluster: str = "",
-    threads: int = 1,
     batch: int | Literal["auto"] = "auto",
 ) -> Generator[tuple[int, Result], None, None]:
     """Results as they are done, each with the index of its item.
@@ -61,8 +60,6 @@ def run(
     cluster
         Address of a Dask scheduler, such as ``tcp://HOST:8786``; empty for this machine. Its
         workers see the same files under the same names.
-    threads
-        Of BLAS and OpenMP in each local process.
     batch
         Items that go to a worker at once; short ones are best left to joblib.
 
@@ -86,7 +83,7 @@ def run(
     folder = str(Path.cwd())
     for death in range(1, DEATHS + 1):
         # Never one worker: joblib would then work in this process, and what kills a worker is near.
-        with _backend(cluster, max(2, min(jobs, len(left))), threads) as settings:
+        with _backend(cluster, max(2, min(jobs, len(left)))) as settings:
             pool = Parallel(return_as="generator_unordered", batch_size=batch, **settings)
             found = pool(
                 delayed(_call)(function, folder, index, item) for index, item in list(left.items())
@@ -105,12 +102,10 @@ def run(
 
 @dataclass(frozen=True)
 class Workers:
-    """Who does many pieces of work, and whether a bar tells of it."""
+    """Who does many pieces of work, as `run` takes them, and whether a bar tells of it."""
 
     jobs: int = 1
-    """As `run` takes them."""
     cluster: str = ""
-    """As `run` takes it."""
     quiet: bool = False
     """No progress bar."""
 
@@ -123,17 +118,7 @@ class Workers:
         batch: int | Literal["auto"] = "auto",
         speed: Callable[[], str] = str,
     ) -> Generator[tuple[int, Result], None, None]:
-        """As `run`, with a progress bar.
-
-        Parameters
-        ----------
-        function, items, batch
-            As `run` takes them.
-        text
-            What is done, for the bar.
-        speed
-            What the bar says of its speed, asked after each result was taken.
-        """
+        """As `run`, with a progress bar: what is done, and its speed, asked after each result."""
         work = run(function, items, jobs=self.jobs, cluster=self.cluster, batch=batch)
         with progress_bar(quiet=self.quiet) as bar, contextlib.closing(work) as done:
             task = bar.add_task(text, total=len(items), speed="")
@@ -169,12 +154,9 @@ def _died(error: BaseException) -> EnhanceError:
 
 
 def check_cluster(address: str) -> None:
-    """Refuse an address where nobody listens, at once: Dask tries for long, and leaves a client.
+    """Refuse an address where nobody listens by an `EnhanceError` that says how to start a Dask.
 
-    Raises
-    ------
-    EnhanceError
-        Says how to start a scheduler.
+    At once: Dask itself tries for long, and leaves a client.
     """
     parts = re.fullmatch(r"(?:\w+://)?\[?([\w.:-]+?)\]?:(\d{1,5})", address)
     try:
@@ -182,17 +164,21 @@ def check_cluster(address: str) -> None:
             raise ValueError("not like tcp://HOST:8786")
         socket.create_connection((parts[1], int(parts[2])), _WAIT_SECONDS).close()
     except (OSError, OverflowError, ValueError) as error:
-        raise EnhanceError(
-            f"--cluster {address}: no Dask scheduler can be reached there ({error}); start one "
-            "with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 1"
-        ) from error
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> EnhanceError:
+    return EnhanceError(
+        f"--cluster {address}: no Dask scheduler can be reached there ({error}); start one "
+        "with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 1"
+    )
 
 
 @contextlib.contextmanager
-def _backend(cluster: str, jobs: int, threads: int) -> Iterator[dict[str, Any]]:
+def _backend(cluster: str, jobs: int) -> Iterator[dict[str, Any]]:
     """What `joblib.Parallel` is told of where the work is done."""
     if not cluster:
-        local = {"inner_max_num_threads": threads, "initializer": _start}
+        local = {"inner_max_num_threads": 1, "initializer": _start}
         yield {"n_jobs": jobs, "backend": "loky", **local}
         return
     require("cluster", "dask", "distributed")
@@ -220,10 +206,7 @@ def _backend(cluster: str, jobs: int, threads: int) -> Iterator[dict[str, Any]]:
     try:
         client = Client(cluster, timeout=_WAIT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise EnhanceError(
-            f"--cluster {cluster}: no Dask scheduler can be reached there ({error}); start one "
-            "with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 1"
-        ) from error
+        raise _unreachable(cluster, error) from error
     with client:
         if not client.scheduler_info()["workers"]:
             raise EnhanceError(

@@ -22,9 +22,7 @@ T = TypeVar("T")
 def progress_bar(*, quiet: bool = False) -> Progress:
     """A `rich` progress bar on standard error: use as a context manager.
 
-    Tasks may carry a field ``speed`` (text, such as ``"41 audio-s/s"``):
-    ``bar.add_task("training", total=n, speed="")`` and
-    ``bar.update(task, advance=1, speed="...")``.
+    Tasks carry a field ``speed``, text such as ``"41 audio-s/s"`` or ``""``.
     Nothing is drawn when standard error is not a terminal or ``quiet`` is set.
     """
     console = Console(stderr=True)
@@ -38,7 +36,6 @@ def progress_bar(*, quiet: bool = False) -> Progress:
         TimeRemainingColumn(),
         console=console,
         disable=quiet or not console.is_terminal,
-        transient=False,
     )
 
 
