@@ -51,18 +51,10 @@ _HEADER = 128  # bytes before the array
 
 
 class BoundedFolder:
-    """What is left of the bound on a folder.
+    """What is left of the bound ``limit_bytes`` on a folder, made when something is stored.
 
-    Parameters
-    ----------
-    folder
-        Made when something is stored.
-    limit_bytes
-        Bound on all shelves together.
-    names
-        Regular expression of what shelves are called.
-    in_use_seconds
-        See `IN_USE_SECONDS`; with 0 only what this process opened is in use.
+    ``names`` is a regular expression of what shelves are called. For ``in_use_seconds`` see
+    `IN_USE_SECONDS`; with 0 only what this process opened is in use.
     """
 
     def __init__(
@@ -171,15 +163,7 @@ class BoundedFolder:
 
 
 class Shelf:
-    """Arrays by key in a subfolder of a bounded folder.
-
-    Parameters
-    ----------
-    bound
-        The folder.
-    name
-        Of the subfolder.
-    """
+    """Arrays by key in the subfolder ``name`` of a bounded folder."""
 
     def __init__(self, bound: BoundedFolder, name: str) -> None:
         self.bound = bound
@@ -223,10 +207,7 @@ class Shelf:
     def write(self, key: str, parts: Sequence[np.ndarray]) -> bool:
         """Store arrays of one type one behind another; False where there is no room.
 
-        Raises
-        ------
-        EnhanceError
-            If the disk takes no more.
+        An `EnhanceError` if the disk takes no more.
         """
         first = parts[0]
         size = _HEADER + sum(part.nbytes for part in parts) + _CHECKSUM

@@ -16,17 +16,8 @@ class EnhanceError(Exception):
 def require(extra: str, *modules: str) -> None:
     """Check that optional modules are installed, without importing them.
 
-    Parameters
-    ----------
-    extra
-        Name of the extra of this distribution that brings the modules.
-    modules
-        Import names, top level only (``"torch"``, ``"onnx"``).
-
-    Raises
-    ------
-    EnhanceError
-        If a module is missing; names the extra to install.
+    ``modules`` are top-level import names. An `EnhanceError` tells of those that are missing, and
+    to install the ``extra`` of this distribution that brings them.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
