@@ -24,18 +24,6 @@ from enhance.config.mixing import MixingConfig
 from enhance.errors import EnhanceError
 from enhance.stft import StftConfig
 
-__all__ = [
-    "DataConfig",
-    "GcrnConfig",
-    "Knot",
-    "LossConfig",
-    "MixingConfig",
-    "ModelConfig",
-    "RunConfig",
-    "StftConfig",
-    "TrainingConfig",
-]
-
 Even = Annotated[int, Field(ge=2, multiple_of=2)]
 
 
@@ -85,34 +73,25 @@ class GcrnConfig:
         return (3 if self.output == "magnitude_phase" else 2) // self.decoders
 
     def check(self, sizes: tuple[int, ...]) -> None:
-        """Refuse what cannot be built.
+        """Refuse what cannot be built by an `EnhanceError` that names the field and the reason.
 
-        Parameters
-        ----------
-        sizes
-            Frequency positions of the input and after each encoder layer.
-
-        Raises
-        ------
-        EnhanceError
-            Names the field and the reason.
+        ``sizes`` are the frequency positions of the input and after each encoder layer.
         """
         if sizes[-1] < 1:
             raise EnhanceError(
                 f"channels {self.channels}: {len(self.channels)} layers of stride 2 leave nothing "
                 f"of {sizes[0]} bins; use fewer layers or a longer window"
             )
-        encoding = self.channels[-1] * sizes[-1]
-        dual = self.bottleneck == "dual_path"
-        if dual and self.mixing == "recurrent" and self.channels[-1] % 2:
-            raise EnhanceError(f"channels {self.channels}: the last must be even to mix both ways")
-        if (
-            dual
-            and self.mixing == "attention"
-            and self.channels[-1] % max(1, self.channels[-1] // 16)
-        ):
-            raise EnhanceError(f"channels {self.channels}: the last must be a multiple of 16")
-        if not dual and (self.hidden % self.groups or encoding % self.groups):
+        last = self.channels[-1]
+        encoding = last * sizes[-1]
+        if self.bottleneck == "dual_path":
+            if self.mixing == "recurrent" and last % 2:
+                raise EnhanceError(
+                    f"channels {self.channels}: the last must be even to mix both ways"
+                )
+            if self.mixing == "attention" and last % max(1, last // 16):
+                raise EnhanceError(f"channels {self.channels}: the last must be a multiple of 16")
+        elif self.hidden % self.groups or encoding % self.groups:
             raise EnhanceError(
                 f"groups {self.groups}: must divide hidden {self.hidden} and the encoder's output "
                 f"{encoding}"
@@ -288,10 +267,8 @@ class Knot:
 def knots(mixing: MixingConfig, curriculum: Sequence[Knot]) -> list[tuple[int, MixingConfig]]:
     """Steps and the configurations reached there, the first at step 0.
 
-    Raises
-    ------
-    EnhanceError
-        If steps do not rise, a field is unknown or has a wrong value, or one of `FIXED` changes.
+    An `EnhanceError` if steps do not rise, a field is unknown or has a wrong value, or one of
+    `FIXED` changes.
     """
     found = [(0, mixing)]
     for number, knot in enumerate(curriculum):

@@ -19,33 +19,15 @@ from enhance.errors import EnhanceError, require
 require("train", "pydantic")
 
 import pydantic.dataclasses  # noqa: E402
-from pydantic import (  # noqa: E402
-    AfterValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic_core import PydanticCustomError  # noqa: E402
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError  # noqa: E402
 
 # The words of which settings are written; whoever takes them from here is told of a missing extra.
-__all__ = [
-    "Field",
-    "NonNegativeFloat",
-    "NonNegativeInt",
-    "Part",
-    "PositiveFloat",
-    "PositiveInt",
-    "Rising",
-    "Seed",
-    "Share",
-    "checked",
-    "read",
-]
+from pydantic import Field as Field  # noqa: E402
+from pydantic import NonNegativeFloat as NonNegativeFloat  # noqa: E402
+from pydantic import NonNegativeInt as NonNegativeInt  # noqa: E402
+from pydantic import PositiveFloat as PositiveFloat  # noqa: E402
+from pydantic import PositiveInt as PositiveInt  # noqa: E402
+from pydantic_core import PydanticCustomError  # noqa: E402
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""
@@ -92,12 +74,8 @@ def checked(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass whose values are checked.
 
     Its ``__post_init__`` may raise `ValueError` for values that do not fit together: a message
-    that begins with a field's name.
-
-    Raises
-    ------
-    EnhanceError
-        From the constructor, for an unknown key or a value that is not allowed.
+    that begins with a field's name. The constructor raises `EnhanceError`, for an unknown key or a
+    value that is not allowed, too.
     """
     made: Any = pydantic.dataclasses.dataclass(frozen=True, config=_RULES)(cls)
     make = made.__init__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,21 +24,11 @@ _MOST_VALUES = 100_000
 
 
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Make a dataclass from plain data.
+    """Make a dataclass of `enhance.config.checked.checked` from plain data, as of YAML or JSON.
 
-    Parameters
-    ----------
-    cls
-        A dataclass of `enhance.config.checked.checked`.
-    mapping
-        Plain data, as YAML or JSON give it. Absent keys keep their defaults.
-    where
-        How messages name the place, such as ``"configs/base.yaml"``.
-
-    Raises
-    ------
-    EnhanceError
-        For an unknown key (the nearest known one is named) or a value that is not allowed.
+    Absent keys keep their defaults. An `EnhanceError` refuses an unknown key (the nearest known one
+    is named) or a value that is not allowed, and names the place as ``where`` does, such as
+    ``"configs/base.yaml"``.
     """
     if cls is ModelConfig:
         mapping = _expand_presets(mapping, where)
@@ -49,25 +40,16 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
 
 def to_dict(value: Any) -> Any:
     """Plain data (dicts, lists, numbers, text) of a dataclass, fit for JSON and YAML."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): to_dict(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_dict(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+
+    def plain(item: Any) -> Any:
+        return str(item) if isinstance(item, Path) else dataclasses.asdict(item)
+
+    return json.loads(json.dumps(value, default=plain))
 
 
 def load_yaml(path: Path | str, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a YAML file whose top is a mapping. A key `include` names a file to refine, or several
-    in a list, each refining those before it.
-
-    Parameters
-    ----------
-    path
-        The file.
-    includers
-        Files that include it, resolved.
+    in a list, each refining those before it. ``includers`` are files that include it, resolved.
 
     Raises
     ------
@@ -86,11 +68,9 @@ def load_yaml(path: Path | str, includers: tuple[Path, ...] = ()) -> dict[str, A
     except (OSError, UnicodeDecodeError) as error:
         raise EnhanceError(f"{path}: cannot be read ({error})") from error
     value = _plain(text, str(path))
-    if value is None:
-        value = {}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict | None):
         raise EnhanceError(f"{path}: expected keys and values at the top")
-    return included(value, path.parent, str(path), chain)
+    return included(value or {}, path.parent, str(path), chain)
 
 
 def included(
@@ -98,10 +78,7 @@ def included(
 ) -> dict[str, Any]:
     """``mapping`` without its key `include`, over the files of ``folder`` which that names.
 
-    Raises
-    ------
-    EnhanceError
-        If it names no files, or one is at fault; see `load_yaml`.
+    An `EnhanceError` if it names no files, or one is at fault; see `load_yaml`.
     """
     rest = dict(mapping)
     include = rest.pop("include", None)
@@ -150,12 +127,8 @@ def override(
     mapping: Mapping[str, Any], assignments: list[str], cls: type | None = None
 ) -> dict[str, Any]:
     """Apply ``"a.b=c"`` assignments as one layer; the right side is read as YAML, but where the
-    field of dataclass ``cls`` is text, as it stands.
-
-    Raises
-    ------
-    EnhanceError
-        If one has no ``=`` or no key.
+    field of dataclass ``cls`` is text, as it stands. One without ``=`` or key is refused by an
+    `EnhanceError`.
     """
     result: dict[str, Any] = {}
     for text in assignments:
@@ -233,43 +206,30 @@ def _plain(text: str, where: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _refuse_doubles(node, where)
-        if _values(node, {}) > _MOST_VALUES:
+        if _values(node, where, {}) > _MOST_VALUES:
             raise EnhanceError(f"{where}: stands for more than {_MOST_VALUES} values; use fewer *")
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise EnhanceError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
 
 
-def _values(node: Any, known: dict[int, int]) -> int:
-    """How many values a node stands for, written out: aliases of aliases grow without bound."""
+def _values(node: Any, where: str, known: dict[int, int]) -> int:
+    """How many values a node stands for, written out: aliases of aliases grow without bound.
+
+    A key that stands twice is refused: YAML would keep the last without a word.
+    """
     if id(node) in known:
         return known[id(node)]
-    known[id(node)] = 1  # of a node that holds itself, which is refused later
-    inner = () if isinstance(node.value, str) else node.value
-    found = 1
-    for item in inner:
-        found += sum(_values(part, known) for part in (item if type(item) is tuple else (item,)))
-    known[id(node)] = found
-    return found
-
-
-def _refuse_doubles(node: Any, where: str) -> None:
-    """A key that stands twice: YAML would keep the last without a word."""
-    seen: set[int] = set()
-    open_nodes = [node]
-    while open_nodes:
-        node = open_nodes.pop()
-        if id(node) in seen or isinstance(node.value, str):  # text, or a node that * repeats
-            continue
-        seen.add(id(node))
-        if node.id == "sequence":
-            open_nodes += node.value
-            continue
+    known[id(node)] = found = 1  # of a node that holds itself, which is refused later
+    if node.id == "sequence":
+        found += sum(_values(part, where, known) for part in node.value)
+    elif node.id == "mapping":
         keys = set()
         for key, value in node.value:
             if key.id == "scalar" and key.value in keys:
                 line = key.start_mark.line + 1
                 raise EnhanceError(f"{where}, line {line}: key {key.value!r} stands twice")
             keys.add(str(key.value))
-            open_nodes.append(value)
+            found += _values(key, where, known) + _values(value, where, known)
+    known[id(node)] = found
+    return found
