@@ -32,15 +32,7 @@ _TRAILERS = (
 
 
 class Spliced(io.RawIOBase):
-    """Bytes, then a part of a file, as one file to read: a header that is mended.
-
-    Parameters
-    ----------
-    head
-        What comes first.
-    path, start, stop
-        The file, and its part that follows.
-    """
+    """Bytes ``head``, then a part of a file, as one file to read: a header that is mended."""
 
     def __init__(self, head: bytes, path: Path, start: int, stop: int) -> None:
         self._head, self._start = head, start
@@ -107,10 +99,7 @@ class Source:
 def look(path: Path) -> Source:
     """Hold a file's header against its bytes.
 
-    Raises
-    ------
-    EnhanceError
-        If the file is shorter or longer than its header promises and cannot be read whole.
+    An `EnhanceError` if it is shorter or longer than that promises and cannot be read whole.
     """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -129,13 +118,11 @@ def look(path: Path) -> Source:
             _check_ogg(path, file, size)
         elif head[:4] == b"fLaC":
             _check_flac(path, file, size)
-        else:
-            found = count_mp3(path, file, size)
-            if found is not None and found.head is None:
+        elif (found := count_mp3(path, file, size)) is not None:
+            if found.head is None:
                 return Source(frames=found.frames)
-            if found is not None and found.head is not None:
-                spliced = Spliced(found.head, path, found.start, found.stop)
-                return Source(spliced, found.remark, skip=found.skip)
+            spliced = Spliced(found.head, path, found.start, found.stop)
+            return Source(spliced, found.remark, skip=found.skip)
     return Source()
 
 
@@ -175,17 +162,17 @@ def _wav(path: Path, file: BinaryIO, size: int) -> Source:
                 raise truncated(path, length, found)
             fits = length <= found and _only_chunks(file, position + length, size, order, path)
             if fits and (length or not unknown or found):
-                return Source(speakers=speakers)
+                break
             stop = _chunks_at_end(file, position, size, order)
             whole = stop - position
             if whole == length:  # a RIFF piped, as long as such a promise by chance
-                return Source(speakers=speakers)
+                break
             mended = _mended(file, position, whole, order)
-            remark = (
-                ""
-                if unknown
-                else f"its header promises {length} bytes of audio, {whole} are there and were read"
-            )
+            remark = ""
+            if not unknown:
+                remark = (
+                    f"its header promises {length} bytes of audio, {whole} are there and were read"
+                )
             return Source(Spliced(mended, path, position, stop), remark, speakers)
     return Source(speakers=speakers)
 
@@ -233,16 +220,15 @@ def _only_chunks(file: BinaryIO, end: int, size: int, order: str, path: Path) ->
         return True
     for position in (end + (end & 1), end):  # the byte of padding is left out by some
         start = position
-        while position + 8 <= size:
-            name, length = struct.unpack(order + "4sI", _at(file, position, 8))
+        for name, begin, length in _riff_chunks(file, start, size, order):
             if name in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
                 raise EnhanceError(
                     f"{path}: holds several recordings one after another; take them apart, or join "
                     "their samples"
                 )
-            if not _is_name(name) or position + 8 + length > size:
+            if not _is_name(name) or begin + length > size:
                 break
-            position += 8 + length + length % 2
+            position = begin + length + length % 2
         if position >= size or (position > start and _is_padding(file, position, size)):
             return True
     return False
@@ -306,9 +292,8 @@ def _mended(file: BinaryIO, position: int, length: int, order: str) -> bytes:
 def _check_aiff(path: Path, file: BinaryIO, size: int) -> None:
     for name, position, length in _riff_chunks(file, 12, size, ">"):
         if name == b"SSND":
-            if position + length < size and not _only_chunks(
-                file, position + length, size, ">", path
-            ):
+            end = position + length
+            if end < size and not _only_chunks(file, end, size, ">", path):
                 raise _longer(path, length, size - position)
             return
 
@@ -353,23 +338,23 @@ def _check_ogg(path: Path, file: BinaryIO, size: int) -> None:
             raise EnhanceError(f"{path}: is truncated (it ends within a page of Ogg); {ADVICE}")
         first = bool(head[5] & 2)
         if first and data:
-            raise EnhanceError(
-                f"{path}: holds several streams one after another, of which only the first can be "
-                "read; join their samples"
-            )
+            raise _several(path, "streams")
         data = data or not first
         position = end
 
 
 def _check_flac(path: Path, file: BinaryIO, size: int) -> None:
     """Refuse a second file behind the first."""
-    begin, overlap = 4, 7
-    file.seek(begin)
-    before = b""
+    overlap, before = 7, b""
+    file.seek(4)
     while block := file.read(1 << 20):
         if b"fLaC\0\0\0\x22" in before + block:
-            raise EnhanceError(
-                f"{path}: holds several recordings one after another, of which only the first can "
-                "be read; join their samples"
-            )
+            raise _several(path, "recordings")
         before = block[-overlap:]
+
+
+def _several(path: Path, what: str) -> EnhanceError:
+    return EnhanceError(
+        f"{path}: holds several {what} one after another, of which only the first can be read; "
+        "join their samples"
+    )

@@ -8,6 +8,7 @@ and which demuxer to take, so that neither names nor playlists lead it elsewhere
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -42,42 +43,23 @@ _DEMUXERS = {  # position and bytes to know a file by, and ffmpeg's name of what
     (8, b"AVI "): "avi",
     (0, b"wvpk"): "wv",
 }
-_TAGS = {  # ffmpeg's names, and libsndfile's of the same
-    **{name: name for name in ("title", "artist", "album", "date", "genre", "comment")},
-    **{name: name for name in ("copyright", "license")},
-    "track": "tracknumber",
-    "encoder": "software",
-}
+_SAME_TAGS = ("title", "artist", "album", "date", "genre", "comment", "copyright", "license")
+_TAGS = {name: name for name in _SAME_TAGS} | {"track": "tracknumber", "encoder": "software"}
+"""ffmpeg's names, and libsndfile's of the same."""
 _SHORT = 0.1  # seconds by which containers may round their length, or count what is cut off
 
 
 def decoded(path: Path) -> Source | None:
     """Decode a file; None if it is none of these.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be opened.
-    EnhanceError
-        If PyAV is missing, there is no room for the samples, or the file has no audio, is damaged
-        or shorter than it says.
+    `OSError` if it cannot be opened; `EnhanceError` if PyAV is missing, there is no room for the
+    samples, or it has no audio, is damaged or shorter than it says.
     """
     with path.open("rb") as file:
         head = file.read(16)
     names = [name for (at, magic), name in _DEMUXERS.items() if head[at:].startswith(magic)]
     if not names:
         return None
-    av = _pyav(path)
-    try:
-        with av.open(f"file:{path}", format=names[0], metadata_errors="replace") as container:
-            return _decoded(path, container)
-    except av.FFmpegError as error:
-        raise EnhanceError(
-            f"{path}: is damaged or truncated ({error.strerror}); {ADVICE}"
-        ) from error
-
-
-def _pyav(path: Path) -> Any:
     try:
         import av
     except ImportError as error:
@@ -85,7 +67,13 @@ def _pyav(path: Path) -> Any:
             f"{path}: is read by PyAV only: pip install 'enhance[formats]', or convert the file: "
             f"ffmpeg -i {quote(path.name)} {quote(path.stem)}.wav"
         ) from error
-    return av
+    try:
+        with av.open(f"file:{path}", format=names[0], metadata_errors="replace") as container:
+            return _decoded(path, container)
+    except av.FFmpegError as error:
+        raise EnhanceError(
+            f"{path}: is damaged or truncated ({error.strerror}); {ADVICE}"
+        ) from error
 
 
 def _decoded(path: Path, container: av.container.InputContainer) -> Source:
@@ -154,8 +142,6 @@ def _blocks(container: Any, track: Any) -> Iterator[np.ndarray]:
 
     to_float = av.AudioResampler(format="flt", layout=track.codec_context.layout, rate=track.rate)
     channels = track.codec_context.channels
-    for frame in container.decode(track):
+    for frame in itertools.chain(container.decode(track), [None]):  # None for what is held back
         for part in to_float.resample(frame):
             yield part.to_ndarray().reshape(-1, channels)
-    for part in to_float.resample(None):
-        yield part.to_ndarray().reshape(-1, channels)

@@ -36,12 +36,7 @@ def _sizes(from_rate: int, to_rate: int) -> tuple[int, int, int]:
 class LowDelayResampler:
     """In the place of ``soxr.ResampleStream``, float32 (n, C) in blocks of any size.
 
-    Parameters
-    ----------
-    from_rate, to_rate
-        Samples per second, with `has_small_ratio`.
-    channels
-        Number of channels C.
+    The rates, samples per second, have a small ratio (`has_small_ratio`).
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:

@@ -51,17 +51,16 @@ class Frame:
     @property
     def samples(self) -> int:
         """Samples per channel."""
-        return {(1, 1): 384, (1, 2): 1152, (1, 3): 1152, (2, 1): 384, (2, 2): 1152, (2, 3): 576}[
-            self.version, self.layer
-        ]
+        if self.layer == 1:
+            return 384
+        return 576 if self.version == 2 and self.layer == 3 else 1152
 
     @property
     def side(self) -> int:
         """Where in a frame of layer III the count of frames stands, after header and side data."""
-        return (
-            4
-            + {(1, False): 32, (1, True): 17, (2, False): 17, (2, True): 9}[self.version, self.mono]
-        )
+        if self.version == 1:
+            return 4 + (17 if self.mono else 32)
+        return 4 + (9 if self.mono else 17)
 
 
 def parse(head: bytes) -> Frame | None:
@@ -102,17 +101,11 @@ class Counted:
 def count_mp3(path: Path, file: BinaryIO, size: int) -> Counted | None:
     """Count the frames of a file; None if it is no MP3, or counts them rightly itself.
 
-    Raises
-    ------
-    EnhanceError
-        If the file promises more frames than it holds.
+    An `EnhanceError` if it promises more frames than it holds.
     """
     begin = _behind_tags(file)
     start = _first_frame(file, begin, min(size, begin + _SEARCH))
-    if start is None:
-        return None
-    first = _read(file, start)
-    if first is None:
+    if start is None or (first := _read(file, start)) is None:
         return None
     counted, stop, whole = _count(file, start, size, first)
     if first.layer != 3:  # nobody counts there; at constant rates the guess is good
@@ -195,11 +188,9 @@ def _count(file: BinaryIO, start: int, size: int, first: Frame) -> tuple[int, in
                 return counted, stop, False
             position += frame.size
             counted, stop = counted + 1, position
-            continue
-        found = _first_frame(file, position, min(size, position + _SEARCH), first.kind)
-        if found is None:
-            break
-        position = found
+        else:
+            found = _first_frame(file, position, min(size, position + _SEARCH), first.kind)
+            position = size if found is None else found
     return counted, stop, True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -59,13 +60,6 @@ class FrameReader:
         Encoding and number of channels C.
     limit
         Bytes after which it ends; None reads to the end of the file.
-
-    Attributes
-    ----------
-    odd
-        Bytes at the end that are no whole frame.
-    frames
-        Frames so far.
     """
 
     def __init__(
@@ -73,20 +67,20 @@ class FrameReader:
     ) -> None:
         self._file = file
         self._form = subtype, channels
-        self._left = limit
+        self._left = sys.maxsize if limit is None else limit
         self.odd = 0
+        """Bytes at the end that are no whole frame."""
         self.frames = 0
+        """Frames so far."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         width = WIDTHS[self._form[0]] * self._form[1]
         rest = b""
-        while self._left is None or self._left > 0:
-            wanted = _MOST if self._left is None else min(_MOST, self._left)
-            data = self._file.read1(wanted)  # type: ignore[attr-defined]  # what is there
-            if not data:
+        while self._left > 0:
+            data = self._file.read1(min(_MOST, self._left))  # type: ignore[attr-defined]
+            if not data:  # else what is there, perhaps not all that was asked for
                 break
-            if self._left is not None:
-                self._left -= len(data)
+            self._left -= len(data)
             data = rest + data
             whole = len(data) // width * width
             rest = data[whole:]

@@ -30,6 +30,11 @@ _TRUE = {  # what libsndfile says where it means something else
     "Internal error : SF_INFO struct incomplete": "its header is damaged: the sample rate, the "
     "channels or the format is out of range",
 }
+_NO_FILE = {
+    None: "no such file",
+    Kind.FOLDER: "is a folder, an audio file is needed",
+    Kind.OTHER: "is no regular file; save the audio to a file first",
+}
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,9 @@ class AudioInfo:
 def info(path: Path | str) -> AudioInfo:
     """Read a file's header.
 
-    Raises
-    ------
-    EnhanceError
-        If the file is missing, no regular file, unreadable, not audio, holds no sample, or is
-        shorter than its header promises (where the container tells; `AudioReader` finds the rest).
+    An `EnhanceError` if the file is missing, no regular file, unreadable, not audio, holds no
+    sample, or is shorter than its header promises (where the container tells; `AudioReader` finds
+    the rest).
     """
     with AudioReader(path) as reader:
         return reader.info
@@ -85,11 +88,15 @@ class AudioReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        _check_regular(self.path)
+        kind = kind_of(self.path)
+        if kind is not Kind.FILE:
+            raise EnhanceError(f"{self.path}: {_NO_FILE[kind]}")
         try:
             self._source = decoded(self.path) or look(self.path)
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise EnhanceError(
+                f"{self.path}: cannot be read ({error.strerror or error})"
+            ) from error
         try:
             self._file = soundfile.SoundFile(
                 self._source.file or native(self.path), **self._source.raw
@@ -212,28 +219,11 @@ def read(
     frames: int = -1,
     mono: bool = True,
 ) -> np.ndarray:
-    """Read a file, or a part of it.
+    """Read a file, or of it ``frames`` samples (-1: to the end) from ``start`` on.
 
-    Parameters
-    ----------
-    path
-        Any file that libsndfile reads.
-    sample_rate
-        Resample to this rate; None keeps the file's own.
-    start, frames
-        The part to read, in samples at the file's own rate; ``frames=-1`` reads to the end.
-    mono
-        Average the channels.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 ``(N,)``, or ``(C, N)`` with ``mono=False``. Full scale is 1.
-
-    Raises
-    ------
-    EnhanceError
-        As `AudioReader`; or if the part asked for is not in the file.
+    Both count at the file's own rate. ``sample_rate`` resamples, ``mono`` averages the channels.
+    Gives float32 ``(N,)``, or ``(C, N)`` with ``mono=False``; full scale is 1. An `EnhanceError` as
+    of `AudioReader`, or if the part asked for is not in the file.
     """
     with AudioReader(path) as reader:
         blocks = [
@@ -247,21 +237,7 @@ def read(
     return wave[0] if mono else wave
 
 
-def _check_regular(path: Path) -> None:
-    kind = kind_of(path)
-    if kind is None:
-        raise EnhanceError(f"{path}: no such file")
-    if kind is Kind.FOLDER:
-        raise EnhanceError(f"{path}: is a folder, an audio file is needed")
-    if kind is not Kind.FILE:
-        raise EnhanceError(f"{path}: is no regular file; save the audio to a file first")
-
-
 def _why(error: Exception) -> str:
     """libsndfile's reason for not opening a file that is there, in true words."""
     text = reason(error)
     return next((true for said, true in _TRUE.items() if text.startswith(said)), text)
-
-
-def _unreadable(path: Path, error: OSError) -> EnhanceError:
-    return EnhanceError(f"{path}: cannot be read ({error.strerror or error})")

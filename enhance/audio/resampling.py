@@ -25,20 +25,9 @@ def resampled_length(length: int, from_rate: int, to_rate: int) -> int:
 class StreamingResampler:
     """Resample a stream in constant memory, aligned and of exact length.
 
-    Parameters
-    ----------
-    from_rate, to_rate
-        Samples per second of input and output. Equal rates pass the samples through.
-    channels
-        Number of channels C.
-    low_delay
-        With the short filter of `enhance.audio.low_delay`, where the rates have a small ratio.
-
-    Raises
-    ------
-    EnhanceError
-        If a rate is no whole number of Hz (`enhance.audio.samples.RATES`) or C no number of
-        channels.
+    Equal rates pass the samples through. ``low_delay`` takes the short filter of
+    `enhance.audio.low_delay`, where the rates have a small ratio. An `EnhanceError` refuses a rate
+    that is no whole number of Hz (`enhance.audio.samples.RATES`), and no number of channels C.
     """
 
     def __init__(
@@ -47,8 +36,7 @@ class StreamingResampler:
         self.from_rate = from_rate = rate_of(from_rate)
         self.to_rate = to_rate = rate_of(to_rate)
         self.channels = channels = whole_number("channels", channels, 1)
-        self._received = 0
-        self._emitted = 0
+        self._received = self._emitted = 0
         self._filter: soxr.ResampleStream | LowDelayResampler | None = None
         if from_rate != to_rate and low_delay and has_small_ratio(from_rate, to_rate):
             self._filter = LowDelayResampler(from_rate, to_rate, channels)
@@ -56,14 +44,9 @@ class StreamingResampler:
             self._filter = soxr.ResampleStream(from_rate, to_rate, channels, "float32", "HQ")
 
     def process(self, block: np.ndarray) -> np.ndarray:
-        """Take the next samples, give those that are ready.
+        """Take the next samples, give those that are ready; refuses a block of another shape.
 
         Shape: float32 (n, C) -> (m, C)
-
-        Raises
-        ------
-        EnhanceError
-            If the block is of another shape.
         """
         check_block(block, self.channels)
         self._received += len(block)
@@ -107,7 +90,7 @@ def held_back(from_rate: int, to_rate: int, *, low_delay: bool = False) -> float
 
 
 def check_block(block: np.ndarray, channels: int) -> None:
-    """Refuse a block that is not (n, C)."""
+    """Refuse a block that is not (n, C) by an `EnhanceError`."""
     if np.ndim(block) != 2 or np.shape(block)[1] != channels:
         raise EnhanceError(
             f"block of shape {np.shape(block)}: must be (samples, {channels}); transpose it, or "
@@ -120,10 +103,7 @@ def resample(wave: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
     Shape: (..., N) -> float32 (..., ceil(N * to_rate / from_rate))
 
-    Raises
-    ------
-    EnhanceError
-        If a rate is no whole number of Hz, or the signal is empty or (N, C).
+    An `EnhanceError` if a rate is no whole number of Hz, or the signal is empty or (N, C).
     """
     wave = np.asarray(wave, np.float32)
     if not wave.size:

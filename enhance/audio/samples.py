@@ -22,13 +22,7 @@ it are numbers below float32's normal range, which processors compute several ti
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """A whole number of any numeric type as an int.
-
-    Raises
-    ------
-    EnhanceError
-        If ``value`` is none, or out of range.
-    """
+    """A whole number of any numeric type as an int; an `EnhanceError` if none, or out of range."""
     try:
         number = int(value)
         fits = np.ndim(value) == 0 and bool(number == value)
@@ -49,12 +43,9 @@ def rate_of(value: Any) -> int:
 
 
 def floats(name: str, wave: Any) -> np.ndarray:
-    """An array of floats of any precision; whole numbers have another full scale.
+    """An array of floats of any precision; an `EnhanceError` refuses anything else.
 
-    Raises
-    ------
-    EnhanceError
-        If it holds anything else.
+    Whole numbers have another full scale.
     """
     try:
         wave = np.asarray(wave)
@@ -74,13 +65,7 @@ def largest(wave: np.ndarray) -> float:
 
 
 def peak_of(name: str, wave: np.ndarray) -> float:
-    """The largest magnitude.
-
-    Raises
-    ------
-    EnhanceError
-        If a sample is NaN or infinite.
-    """
+    """The largest magnitude; an `EnhanceError` refuses NaN and infinity."""
     peak = largest(wave)
     if not math.isfinite(peak):
         raise EnhanceError(f"{name}: holds NaN or infinite samples; repair the source")
@@ -94,13 +79,7 @@ def check_peak(name: str, peak: float) -> None:
 
 
 def check_samples(name: str, wave: np.ndarray) -> None:
-    """Refuse samples that no network can take.
-
-    Raises
-    ------
-    EnhanceError
-        If one is NaN, infinite or beyond `LOUDEST`.
-    """
+    """Refuse NaN, infinity and peaks beyond `LOUDEST`, which no network can take."""
     check_peak(name, peak_of(name, wave))
 
 
@@ -120,10 +99,8 @@ def too_loud(peak: float) -> str:
 def check_layout(name: str, channels: int, samples: int) -> None:
     """Refuse (N, C) where (C, N) is meant: that many channels would take all memory.
 
-    Raises
-    ------
-    EnhanceError
-        If there are more channels than samples (a few excepted), or than `MOST_CHANNELS`.
+    An `EnhanceError` if there are more channels than samples (a few excepted), or than
+    `MOST_CHANNELS`.
     """
     if channels > MOST_CHANNELS or channels > max(samples, _FEW):
         raise EnhanceError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,12 +35,7 @@ _GUID = bytes.fromhex("000000001000800000aa00389b71")
 class WavReader:
     """A WAV that cannot be seeked, iterated by blocks of float32 (n, C).
 
-    Attributes
-    ----------
-    info
-        What its header says; `AudioInfo.frames` is 0 where that does not know the length.
-    odd
-        Bytes at the end that were no whole frame.
+    Of what its header says, `AudioInfo.frames` is 0 where that does not know the length.
 
     Raises
     ------
@@ -77,14 +73,12 @@ class WavReader:
             self._bytes = length
         frame = WIDTHS[info.subtype] * info.channels
         frames = 0 if self._bytes is None else self._bytes // frame
-        self.info = AudioInfo(
-            STDIN, info.sample_rate, info.channels, frames, "WAV", info.subtype,
-            speakers=info.speakers,
-        )  # fmt: skip
+        self.info = replace(info, frames=frames)
         self._frames = FrameReader(file, info.subtype, info.channels, self._bytes)
 
     @property
     def odd(self) -> int:
+        """Bytes at the end that were no whole frame."""
         return self._frames.odd
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -136,11 +130,6 @@ class WavWriter:
         Length if it is known, else 0.
     speakers
         Speaker mask, 0 for none.
-
-    Attributes
-    ----------
-    clipped
-        Samples so far that were cut to full scale.
     """
 
     def __init__(
@@ -156,6 +145,7 @@ class WavWriter:
         self._subtype = subtype
         self._written = 0
         self.clipped = 0
+        """Samples so far that were cut to full scale."""
         width, tag = WIDTHS[subtype], 3 if subtype in ("FLOAT", "DOUBLE") else 1
         frame, kind = channels * width, _EXTENSIBLE if speakers else tag
         head = struct.pack(
@@ -174,10 +164,7 @@ class WavWriter:
     def write(self, block: np.ndarray) -> None:
         """Append samples, float (n, C).
 
-        Raises
-        ------
-        OSError
-            If the pipe is closed (`BrokenPipeError`) or the disk behind it is full.
+        `OSError` if the pipe is closed (`BrokenPipeError`) or the disk behind it is full.
         """
         data, clipped = encode(block, self._subtype)
         self.clipped += clipped

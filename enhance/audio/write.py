@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from enhance.audio.pcm import rounded
+from enhance.audio.pcm import WIDTHS, rounded
 from enhance.audio.samples import check_layout, rate_of
 from enhance.errors import EnhanceError
 from enhance.files import atomic, unwritable
@@ -46,23 +46,13 @@ SUFFIXES = frozenset(_FORMATS)
 _FLOAT = ("FLOAT", "DOUBLE")
 _ASCII_TAGS = ("MP3", "AIFF")  # others come back as other letters
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
 def output_format(path: Path | str, subtype: str | None = None) -> tuple[str, str]:
-    """Container and encoding to write under a name.
+    """Container, by the suffix, and encoding to write under a name.
 
-    Parameters
-    ----------
-    path
-        Its suffix decides the container.
-    subtype
-        Wished encoding. None: 16 bits where the container knows them, else what is usual in it.
-
-    Raises
-    ------
-    EnhanceError
-        If the suffix is unknown, or the container does not know ``subtype``.
+    Without a wished encoding ``subtype``: 16 bits where the container knows them, else what is
+    usual in it. An `EnhanceError` if the suffix is unknown, or the container does not know it.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
@@ -71,18 +61,15 @@ def output_format(path: Path | str, subtype: str | None = None) -> tuple[str, st
             "use .wav or .flac"
         )
     container = _FORMATS[suffix]
+    if suffix == ".opus":  # a name that promises the codec, not just the container
+        if subtype not in (None, "OPUS"):
+            raise EnhanceError(f"{path}: OPUS cannot hold {subtype}; use another suffix")
+        return container, "OPUS"
     if subtype is None:
-        if suffix == ".opus":
-            subtype = "OPUS"
-        elif soundfile.check_format(container, "PCM_16"):
-            subtype = "PCM_16"
-        else:
-            subtype = soundfile.default_subtype(container)
-    # A name that ends in .opus promises the codec, not just the container.
-    known = subtype == "OPUS" if suffix == ".opus" else soundfile.check_format(container, subtype)
-    if not known:
-        what = "OPUS" if suffix == ".opus" else container
-        raise EnhanceError(f"{path}: {what} cannot hold {subtype}; use another suffix")
+        can_16 = soundfile.check_format(container, "PCM_16")
+        return container, "PCM_16" if can_16 else soundfile.default_subtype(container)
+    if not soundfile.check_format(container, subtype):
+        raise EnhanceError(f"{path}: {container} cannot hold {subtype}; use another suffix")
     return container, subtype
 
 
@@ -105,13 +92,7 @@ def native(path: Path) -> str | bytes:
 
 
 class AudioWriter:
-    """An audio file being written; made by `writer`.
-
-    Attributes
-    ----------
-    clipped
-        Samples so far that were beyond full scale and were cut to it.
-    """
+    """An audio file being written; made by `writer`."""
 
     def __init__(self, file: soundfile.SoundFile, path: Path, temporary: Path) -> None:
         self._file = file
@@ -120,16 +101,10 @@ class AudioWriter:
         self._clips = file.subtype not in _FLOAT
         self._bits = _BITS.get(file.subtype, 0)
         self.clipped = 0
-        self.frames = 0
+        """Samples so far that were beyond full scale and were cut to it."""
 
     def write(self, block: np.ndarray) -> None:
-        """Append samples, float (n, C).
-
-        Raises
-        ------
-        EnhanceError
-            If a sample is NaN or infinite, or the disk is full.
-        """
+        """Append samples, float (n, C); an `EnhanceError` if one is not finite or the disk full."""
         if not np.isfinite(block).all():
             raise EnhanceError(f"{self._path}: not written (NaN or infinite samples were to go in)")
         if self._clips:
@@ -143,7 +118,6 @@ class AudioWriter:
                 self._file.write(piece)
             except RuntimeError as error:
                 raise _failed(self._path, self._temporary, error) from error
-        self.frames += len(block)
 
 
 @contextlib.contextmanager
@@ -184,7 +158,7 @@ def writer(
     path = Path(path)
     sample_rate = rate_of(sample_rate)
     container, encoding = output_format(path, subtype)
-    if container == "WAV" and frames * channels * _BYTES.get(encoding, 8) > 0xFFFF0000:
+    if container == "WAV" and frames * channels * WIDTHS.get(encoding, 8) > 0xFFFF0000:
         container = "RF64"
     elif container == "WAV" and speakers and can_write("WAVEX", encoding, sample_rate, channels):
         container = "WAVEX"
@@ -231,26 +205,11 @@ def _set_speakers(path: Path, speakers: int) -> None:
 
 
 def write(path: Path | str, wave: np.ndarray, sample_rate: int, subtype: str | None = None) -> int:
-    """Write a whole signal, atomically.
+    """Write a whole signal, float ``(N,)`` or ``(C, N)`` with full scale 1, atomically.
 
-    Parameters
-    ----------
-    path, subtype
-        As `output_format`.
-    wave
-        Float ``(N,)`` or ``(C, N)``; full scale is 1.
-    sample_rate
-        Samples per second.
-
-    Returns
-    -------
-    int
-        Samples that were clipped to full scale (none in float encodings).
-
-    Raises
-    ------
-    EnhanceError
-        If a sample is NaN or infinite, or the file cannot be written.
+    ``path`` and ``subtype`` are as `output_format` takes them. Returns how many samples were
+    clipped to full scale (none in float encodings). An `EnhanceError` if a sample is NaN or
+    infinite, or the file cannot be written.
     """
     wave = np.atleast_2d(wave)
     if wave.ndim != 2 or not np.issubdtype(wave.dtype, np.floating):
