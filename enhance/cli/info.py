@@ -21,63 +21,40 @@ if TYPE_CHECKING:
     from enhance.config import ModelConfig
 
 
-_ROWS = (
-    "kind",
-    "parameters",
-    "MAC/s",
-    "size",
-    "window/hop",
-    "latency",
-    "network",
-    "licence",
-    "needs",
-)
 _COLUMNS = ("parameters", "MAC/s", "size", "window/hop", "latency", "kind")
 _REMARK = re.compile(r" of | at | algorithmic| quantisation")
 _WIDTH = 200
 
 
 def describe(model: str | None, framing: str = "25-20") -> None:
-    """Print one model, or all presets and shipped models.
+    """Print one model, or all presets and shipped models that can be used here.
 
-    Parameters
-    ----------
-    model
-        Preset, checkpoint folder, ONNX file or shipped name; None for all that can be used here.
-    framing
-        Framing preset for network presets.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no such model or framing.
+    A ``model`` is a preset, checkpoint folder, ONNX file or shipped name, ``framing`` that of a
+    preset. An `EnhanceError` if there is no such model or framing.
     """
     if framing not in FRAMINGS:
         raise EnhanceError(f"--framing {framing}: known: {', '.join(FRAMINGS)}")
+    table = Table(box=None, header_style="bold", show_header=model is None)
     if model is not None:
-        facts = [_facts(model, framing)]
+        for row in _facts(model, framing).items():
+            table.add_row(*row)
     else:
         names = shipped_models()
         if all(util.find_spec(name) for name in ("torch", "pydantic")):
             from enhance.config import MODELS
 
             names = [*MODELS, *names]  # without them nothing can be made of a preset
-        facts = [_facts(name, framing) for name in names]
-    table = Table(box=None, header_style="bold", show_header=model is None)
-    if model is not None:
-        for key in ("model", *_ROWS):
-            if key in facts[0]:
-                table.add_row(key, facts[0][key])
-    else:
         for key in ("model", *_COLUMNS):
             table.add_column(key, justify="left" if key in ("model", "kind") else "right")
-        for fact in facts:  # what is before the remark behind a figure
+        for fact in [_facts(name, framing) for name in names]:
+            # What is before the remark behind a figure.
             table.add_row(fact["model"], *(_REMARK.split(fact[key])[0] for key in _COLUMNS))
     # A pipe has no width, and a figure that is cut is none.
     Console(width=_WIDTH, soft_wrap=True).print(table)
 
 
-def _facts(model: str, framing: str) -> dict[str, Any]:
+def _facts(model: str, framing: str) -> dict[str, str]:
+    """What is printed of a model, in this order."""
     if is_folder(model):
         require("train", "torch", "safetensors")
         from enhance.network.checkpoint import read_info
@@ -106,7 +83,7 @@ def _facts(model: str, framing: str) -> dict[str, Any]:
         ) from error
 
 
-def _of_metadata(model: str, m: Mapping[str, str]) -> dict[str, Any]:
+def _of_metadata(model: str, m: Mapping[str, str]) -> dict[str, str]:
     stft = StftConfig(
         *(int(m[k]) for k in ("sample_rate", "window_length", "hop_length", "fft_size"))
     )
@@ -116,13 +93,13 @@ def _of_metadata(model: str, m: Mapping[str, str]) -> dict[str, Any]:
         "parameters": f"{int(m['parameters']):,}",
         "MAC/s": f"{int(m['macs_per_second']) / 1e6:,.1f} M",
         "size": f"{find_model(model).stat().st_size / 1e6:.2f} MB",
+        **_framing(stft),
         "network": _network(json.loads(m["config"])["gcrn"]),
         "licence": m.get("licence", ""),
-        **_framing(stft),
     }
 
 
-def _of_config(name: str, kind: str, config: ModelConfig) -> dict[str, Any]:
+def _of_config(name: str, kind: str, config: ModelConfig) -> dict[str, str]:
     require("train", "torch")
     from enhance.network.waveform_model import WaveformModel, macs_per_second
 
@@ -133,8 +110,8 @@ def _of_config(name: str, kind: str, config: ModelConfig) -> dict[str, Any]:
         "parameters": f"{parameters:,}",
         "MAC/s": f"{macs_per_second(config) / 1e6:,.1f} M",
         "size": f"{4 * parameters / 1e6:.2f} MB of fp32 weights",
-        "network": _network(asdict(config.gcrn)),
         **_framing(config.stft),
+        "network": _network(asdict(config.gcrn)),
     }
 
 
