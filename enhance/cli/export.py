@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from enhance.cli.options import Force, Quiet
+from enhance.cli import options
 from enhance.errors import EnhanceError, require
 from enhance.files import is_folder
 
@@ -74,8 +74,8 @@ def export(
     licence: Annotated[
         str, typer.Option(help="Of the weights.  [default: the training record's, or unknown]")
     ] = "",
-    force: Force = False,
-    quiet: Quiet = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Export one ONNX file, plain C, a page or a plug-in, certified.
 
@@ -101,11 +101,37 @@ def export(
         _write_page(checkpoint, web, fp32=fp32, **common)
     elif ladspa is not None:
         write_plugin(checkpoint, ladspa, int8=int8, **common)
-    elif offline:
-        _write_offline(checkpoint, out, **common)
     else:
-        kinds = {"int8_weights": int8_weights, "require_faster": require_faster}
-        _write_streams(checkpoint, out, c=c, sherpa=sherpa, onnx=onnx, int8=int8, **common, **kinds)
+        require(*_EXTRA)
+        from enhance.parallel import uncollected
+
+        with uncollected():
+            from enhance.network.checkpoint import newest_run, read_info
+            from export.native.folder import export_native
+            from export.offline import export_offline
+            from export.sherpa import SUFFIX, export_sherpa
+            from export.stream import export_model
+
+        folder = read_info(checkpoint or newest_run()).folder
+        name = folder.resolve().name
+        if offline:
+            from distill.modes.concat import find_companion
+
+            place = out or folder / f"{name}.offline.onnx"
+            export_offline(folder, place, find_companion, **common)
+        if c is not None:
+            export_native(folder, c, int8=int8, **common)
+        if sherpa:
+            export_sherpa(folder, out or folder / f"{name}{SUFFIX}", int8=int8, **common)
+        if onnx:
+            export_model(
+                folder,
+                out or folder / f"{name}.onnx",
+                int8=int8,
+                int8_weights=int8_weights,
+                require_faster=require_faster,
+                **common,
+            )
 
 
 def _check_together(given: set[str]) -> None:
@@ -123,7 +149,7 @@ def _check_together(given: set[str]) -> None:
         )
 
 
-def _write_page(checkpoint: Path | None, folder: Path, **options: Any) -> None:
+def _write_page(checkpoint: Path | None, folder: Path, **common: Any) -> None:
     if checkpoint is None or is_folder(checkpoint):
         require(*_EXTRA)
         from enhance.network.checkpoint import newest_run
@@ -131,63 +157,11 @@ def _write_page(checkpoint: Path | None, folder: Path, **options: Any) -> None:
         checkpoint = checkpoint or newest_run()
     from export.web.page import export_page
 
-    export_page(checkpoint, folder, **options)
-
-
-def _write_offline(checkpoint: Path | None, out: Path | None, **common: Any) -> None:
-    require(*_EXTRA)
-    from enhance.parallel import uncollected
-
-    with uncollected():
-        from distill.modes.choose import find_companion
-        from enhance.network.checkpoint import newest_run, read_info
-        from export.offline import export_offline
-
-    folder = read_info(checkpoint or newest_run()).folder
-    place = out or folder / f"{folder.resolve().name}.offline.onnx"
-    export_offline(folder, place, find_companion, **common)
-
-
-def _write_streams(
-    checkpoint: Path | None,
-    out: Path | None,
-    *,
-    c: Path | None,
-    sherpa: bool,
-    onnx: bool,
-    int8: bool,
-    int8_weights: bool,
-    require_faster: bool,
-    **common: Any,
-) -> None:
-    require(*_EXTRA)
-    from enhance.parallel import uncollected
-
-    with uncollected():
-        from enhance.network.checkpoint import newest_run, read_info
-        from export.native.folder import export_native
-        from export.sherpa import SUFFIX, export_sherpa
-        from export.stream import export_model
-
-    folder = read_info(checkpoint or newest_run()).folder
-    name = folder.resolve().name
-    if c is not None:
-        export_native(folder, c, int8=int8, **common)
-    if sherpa:
-        export_sherpa(folder, out or folder / f"{name}{SUFFIX}", int8=int8, **common)
-    if onnx:
-        export_model(
-            folder,
-            out or folder / f"{name}.onnx",
-            int8=int8,
-            int8_weights=int8_weights,
-            require_faster=require_faster,
-            **common,
-        )
+    export_page(checkpoint, folder, **common)
 
 
 def write_plugin(
-    model: Path | None, folder: Path, *, force: bool, quiet: bool, **options: Any
+    model: Path | None, folder: Path, *, force: bool, quiet: bool, **common: Any
 ) -> None:
     """Make the plug-in of a model that has weights for plain C, or of a run, which gets them.
 
@@ -204,7 +178,7 @@ def write_plugin(
         from export.native.folder import export_native
 
         run = model or newest_run()
-        weights = export_native(run, folder, force=force, quiet=quiet, **options)[-1].path
+        weights = export_native(run, folder, force=force, quiet=quiet, **common)[-1].path
     else:
         weights = find_weights(model)
     path = build_plugin(weights, folder, force=force)
