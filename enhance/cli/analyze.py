@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections import Counter
 from collections.abc import Callable
 from inspect import Parameter
 from pathlib import Path
@@ -11,18 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from enhance.cli.options import (
-    Backbones,
-    Limit,
-    Output,
-    Resume,
-    Teachers,
-    check_resume,
-    new_run,
-    options_of,
-    with_options,
-    working,
-)
+from enhance.cli import options
 from enhance.errors import EnhanceError, require
 
 Corpus = Annotated[Path, typer.Option(help="Manifest or folder with clips of speech.")]
@@ -43,12 +33,7 @@ def needs(*modules: str) -> None:
 def analysis(*modules: str, without: tuple[str, ...] = ()) -> Callable[..., Callable[..., None]]:
     """A command whose options are those of the analysis of its name: it asks and shows that.
 
-    Parameters
-    ----------
-    modules
-        What it needs beside `needs`.
-    without
-        As `working` takes it.
+    ``modules`` are needed beside those of `needs`; `working` takes ``without``.
     """
 
     def register(command: Callable[..., None]) -> Callable[..., None]:
@@ -60,28 +45,30 @@ def analysis(*modules: str, without: tuple[str, ...] = ()) -> Callable[..., Call
             from benchmarks.figures.tables import show
 
             module = importlib.import_module(f"benchmarks.analysis.{name}")
-            output = output or new_run(name)
+            output = output or options.new_run(name)
             made = getattr(module, name)(output=output, work=work, **own)
             show(module.tables(made))
             typer.echo(f"{output / made['analysis']}.md")
 
-        folder = Parameter("output", Parameter.KEYWORD_ONLY, default=None, annotation=Output)
-        options = options_of(command) | {"output": folder}
-        return analyze_app.command()(working(*without)(with_options(ask, options)))
+        folder = Parameter(
+            "output", Parameter.KEYWORD_ONLY, default=None, annotation=options.Output
+        )
+        asked = options.options_of(command) | {"output": folder}
+        return analyze_app.command()(options.working(*without)(options.with_options(ask, asked)))
 
     return register
 
 
 @analyze_app.command()
-@working("jobs", "cluster")
+@options.working("jobs", "cluster")
 def reconstruct(
-    teachers: Teachers,
+    teachers: options.Teachers,
     corpus: Annotated[Path, typer.Option(help="Folder with speech to train decoders on.")],
     clips: Annotated[
         Path, typer.Option("--set", help="Folder with clean/ and noisy/ to measure on.")
     ],
     work: Any,
-    output: Output = None,
+    output: options.Output = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(help="Hidden states, such as single:3; repeatable.  [default: last]"),
@@ -108,12 +95,12 @@ def reconstruct(
     steps: Annotated[int, typer.Option(min=1, help="Of each decoder.")] = 1000,
     minutes: Annotated[float, typer.Option(min=0, help="Limit for each decoder; 0: none.")] = 0.0,
     hours: Annotated[float, typer.Option(min=0, help="Of speech trained on; 0: all.")] = 1.0,
-    limit: Limit = 0,
+    limit: options.Limit = 0,
     device: Annotated[
         str, typer.Option(help="Where teachers and decoders run: cpu, cuda.")
     ] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
-    resume: Resume = False,
+    resume: options.Resume = False,
 ) -> None:
     """Reconstruct speech from embeddings, and measure it.
 
@@ -121,12 +108,12 @@ def reconstruct(
     """
     needs("jinja2")
     require("bench", "pesq", "pystoi")
-    check_resume(output, resume)
+    options.check_resume(output, resume)
     from benchmarks.analysis.reconstruct.config import DecoderConfig
     from benchmarks.analysis.reconstruct.report import sentences
     from benchmarks.analysis.reconstruct.run import reconstruct as measure
 
-    output = output or new_run("reconstruct")
+    output = output or options.new_run("reconstruct")
     config = DecoderConfig(
         noisy=heard == "noisy",
         hours=hours,
@@ -160,7 +147,7 @@ def reconstruct(
 
 @analysis()
 def temporal(
-    backbones: Backbones,
+    backbones: options.Backbones,
     corpus: Annotated[
         Path | None, typer.Option(help="Manifest or folder with speech and noise.")
     ] = None,
@@ -177,7 +164,7 @@ def temporal(
 
 @analysis()
 def cka(
-    backbones: Backbones,
+    backbones: options.Backbones,
     corpus: Corpus,
     stride_frames: Annotated[
         int, typer.Option(min=1, help="Only every k-th frame: neighbours are alike.")
@@ -188,7 +175,7 @@ def cka(
 
 @analysis("sklearn")
 def maps(
-    backbones: Backbones,
+    backbones: options.Backbones,
     corpus: Corpus,
     by: Annotated[
         list[str] | None,
@@ -205,7 +192,7 @@ def maps(
 
 @analysis("sklearn")
 def probe(
-    backbones: Backbones,
+    backbones: options.Backbones,
     task: Annotated[
         str,
         typer.Option(
@@ -256,13 +243,10 @@ def probe(
 
 @analysis("sklearn", without=("limit",))
 def codec(
-    backbones: Backbones,
+    backbones: options.Backbones,
     corpus: Annotated[Path, typer.Option(help="Folder or manifest of speech, speakers named.")],
     source: Annotated[str, typer.Option(help="Only this source of the manifest.")] = "",
-    names: Annotated[
-        list[str] | None,
-        typer.Option("--codec", help="Such as amr-4.75k; repeatable.  [default: nine]"),
-    ] = None,
+    names: options.Codecs = None,
     checkpoints: Annotated[
         list[Path] | None,
         typer.Option("--checkpoint", help="Folder of dann train, heard too; repeatable."),
@@ -275,14 +259,14 @@ def codec(
 
 
 @analyze_app.command(name="all")
-@working()
+@options.working()
 def everything(
-    backbone: Backbones,
+    backbone: options.Backbones,
     corpus: Annotated[
         Path, typer.Option(help="Folder with train/ and, for phones, analysis/ with phones.csv.")
     ],
     work: Any,
-    output: Output = None,
+    output: options.Output = None,
     study: Study = None,
     limit: Annotated[int, typer.Option(min=10, help="Clips of each analysis.")] = 400,
     kinds: Annotated[
@@ -293,14 +277,14 @@ def everything(
             help="Column of the noises' kind, or what a pattern finds in it.  [default: type]",
         ),
     ] = "",
-    resume: Resume = False,
+    resume: options.Resume = False,
 ) -> None:
     """Every analysis that a corpus allows, and a page over them."""
-    check_resume(output, resume)
+    options.check_resume(output, resume)
     needs("sklearn")
     from benchmarks.analysis.report import everything as asked
 
-    output = output or new_run("analysis")
+    output = output or options.new_run("analysis")
     found = asked.analyses(backbone, corpus, output, work, kinds)
     wanted = asked.request(backbone, corpus, work, kinds)
     refused = asked.run(found, output, wanted, resume=resume)
@@ -320,8 +304,6 @@ def report(
     needs("jinja2")
     from benchmarks.analysis.report.page import PAGE, write
 
-    counts: dict[str, int] = {}
-    for _, verdict in write(folder, study):
-        counts[verdict.word] = counts.get(verdict.word, 0) + 1
+    counts = Counter(verdict.word for _, verdict in write(folder, study))
     typer.echo(", ".join(f"{count} {word}" for word, count in counts.items()))
     typer.echo(f"{folder / PAGE}")

@@ -8,32 +8,16 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from typer.core import TyperCommand
 
-from enhance.cli import measure, streams, teachers
+from enhance.cli import measure, options, streams, teachers
 from enhance.cli.analyze import analyze_app
 from enhance.cli.dann import dann_app
 from enhance.cli.data import data_app
 from enhance.cli.export import export
-from enhance.cli.options import (
-    Accelerator,
-    Assign,
-    AttenLimit,
-    Bandwidth,
-    Devices,
-    Force,
-    Model,
-    NumNodes,
-    NumThreads,
-    Precision,
-    Quiet,
-    Strategy,
-    Strength,
-    new_run,
-)
 from enhance.errors import EnhanceError, require
 from enhance.files import is_folder
 
@@ -77,12 +61,12 @@ def run(
         Path | None,
         typer.Argument(metavar="[OUTPUT]", help="File or folder to write; - for a WAV piped on."),
     ] = None,
-    model: Model = "default",
-    force: Force = False,
-    num_threads: NumThreads = 1,
-    strength: Strength = 1.0,
-    atten_limit: AttenLimit = None,
-    bandwidth: Bandwidth = "full",
+    model: options.Model = "default",
+    force: options.Force = False,
+    num_threads: options.NumThreads = 1,
+    strength: options.Strength = 1.0,
+    atten_limit: options.AttenLimit = None,
+    bandwidth: options.Bandwidth = "full",
     engine: Annotated[
         str,
         typer.Option(
@@ -92,7 +76,7 @@ def run(
             "enhance[native] is installed.",
         ),
     ] = "auto",
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Name the engine and each file.")
     ] = False,
@@ -135,7 +119,7 @@ def train(
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="YAML file, see configs/.")
     ] = None,
-    assign: Assign = None,
+    assign: options.Assign = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run.  [default: a new one below runs/]")
     ] = None,
@@ -149,12 +133,12 @@ def train(
         Path | None,
         typer.Option(help="Run whose whole state, and settings, a new run goes on from."),
     ] = None,
-    devices: Devices = 1,
-    strategy: Strategy = "auto",
-    num_nodes: NumNodes = 1,
-    accelerator: Accelerator = "auto",
-    precision: Precision = None,
-    quiet: Quiet = False,
+    devices: options.Devices = 1,
+    strategy: options.Strategy = "auto",
+    num_nodes: options.NumNodes = 1,
+    accelerator: options.Accelerator = "auto",
+    precision: options.Precision = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train an enhancer.
 
@@ -194,7 +178,7 @@ def train(
     summary = fit(
         settings,
         make_objective(settings, quiet),
-        run or new_run(settings.mode),
+        run or options.new_run(settings.mode),
         resume=resume,
         hardware=Hardware(accelerator, devices, strategy, num_nodes),
         init=init,
@@ -216,7 +200,7 @@ def snapshot(
         Path | None, typer.Option("-o", "--out", help="Folder to make.  [default: RUN-snapshot]")
     ] = None,
     limit_mb: Annotated[float, typer.Option(help="Largest size of the folder.")] = 4.0,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Write a run's state in half precision, for train --branch."""
     require("train", "torch", "safetensors", "yaml")
@@ -298,26 +282,21 @@ def main() -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()  # so that a full disk behind a pipe is told here
     except EnhanceError as error:
-        print(f"enhance: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"enhance: {error}")
     except _UsageError as error:
-        print(_in_one_line(error), file=sys.stderr)
-        sys.exit(2)
+        _end(_in_one_line(error))
     except KeyboardInterrupt:
-        print("enhance: stopped", file=sys.stderr)
-        sys.exit(130)
+        _end("enhance: stopped", 130)
     except BrokenPipeError:
         _leave_stdout()
         sys.exit(1)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in PACKAGES:
             raise
-        print(
+        _end(
             f"enhance: this command needs {error.name}, not installed here: "
-            "pip install 'enhance[train,export,bench]'",
-            file=sys.stderr,
+            "pip install 'enhance[train,export,bench]'"
         )
-        sys.exit(2)
     except OSError as error:  # of the system: a disk that is full, a folder that may not be entered
         if error.errno is None:
             raise
@@ -327,6 +306,11 @@ def main() -> None:
             _leave_stdout()
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(line: str, code: int = 2) -> NoReturn:
+    print(line, file=sys.stderr)
+    sys.exit(code)
 
 
 def _refuse_empty(words: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from enhance.cli.options import Cache, Output, new_run, working
+from enhance.cli import options
 from enhance.cli.teachers import Training, finished, training
 from enhance.errors import require
 
@@ -21,7 +21,7 @@ dann_app = typer.Typer(
 def train(
     run: Training,
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/dann/dann.yaml.")],
-    cache: Cache = None,
+    cache: options.Cache = None,
 ) -> None:
     """Train a spoofing detector or speaker verifier, deaf to codecs.
 
@@ -36,7 +36,7 @@ def train(
     settings = override(load_yaml(config), run.assign, DannConfig)
     given = {key: run.given[key] for key in ("precision", "seed", "threads")}
     settings |= {key: value for key, value in given.items() if value is not None}
-    folder = run.output or new_run(f"dann-{config.stem}")
+    folder = run.output or options.new_run(f"dann-{config.stem}")
     record = work(parse(DannConfig, settings, str(config)), folder, cache=cache, **run.place())
     finished(record)
     best = record["best"]
@@ -44,7 +44,7 @@ def train(
 
 
 @dann_app.command()
-@working("limit", "jobs", "cluster")
+@options.working("limit", "jobs", "cluster")
 def evaluate(
     runs: Annotated[
         list[Path],
@@ -57,7 +57,7 @@ def evaluate(
         Path, typer.Option("--eval", help="Manifest or ASVspoof protocol of other speakers.")
     ],
     work: Any,
-    output: Output = None,
+    output: options.Output = None,
     audio: Annotated[str, typer.Option(help="Folder of a protocol's audio.")] = "",
 ) -> None:
     """Tell errors by codec, what is left of it, and layer weights."""
@@ -67,6 +67,6 @@ def evaluate(
     from benchmarks.analysis.dann import tables
     from benchmarks.figures.tables import show
 
-    output = output or new_run("dann-evaluate")
+    output = output or options.new_run("dann-evaluate")
     show(tables(measure(runs, where, output, work, audio=audio)))
     typer.echo(f"{output / 'dann.md'}")

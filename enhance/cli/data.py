@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from enhance.cli.options import LARGEST_SEED, Assign, Force, Limit, Quiet, Snr, working
+from enhance.cli import options
 from enhance.errors import EnhanceError, require
 from enhance.files import kind_of, resolved
 
@@ -28,8 +29,8 @@ def data_manifest(
     speaker: Annotated[
         str, typer.Option(help="Pattern whose first group is the speaker in a path.")
     ] = "",
-    force: Force = False,
-    quiet: Quiet = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a manifest (JSON lines) of a folder of recordings.
 
@@ -46,6 +47,10 @@ def data_manifest(
     print(f"{path}: {len(clips)} files, {hours:.2f} h")
     if speaker and not any(clip.speaker for clip in clips):
         print(f"warning: --speaker {speaker}: fits no path, nobody is named", file=sys.stderr)
+    _refuse_left_out(folder, problems)
+
+
+def _refuse_left_out(folder: Path, problems: Sequence[str]) -> None:
     for line in problems:
         print(f"left out: {line}", file=sys.stderr)
     if problems:
@@ -57,8 +62,8 @@ def data_layout(
     layout: Annotated[str, typer.Argument(metavar="voicebank|dns", help="How it is laid out.")],
     folder: Annotated[Path, typer.Argument(metavar="SRC", help="Where it was unpacked.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
-    force: Force = False,
-    quiet: Quiet = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Take in VoiceBank-DEMAND or the DNS Challenge.
 
@@ -69,14 +74,10 @@ def data_layout(
     from enhance.data.layouts import import_layout
 
     found = import_layout(layout, folder, out, force=force, quiet=quiet)
-    problems = [line for part in found for line in part.problems]
     for part in found:
         what = f"{part.files} files, {part.hours:.2f} h of speech" if part.hours else ""
         print(f"{out / part.name}: {what or f'{part.files} pairs'}")
-    for line in problems:
-        print(f"left out: {line}", file=sys.stderr)
-    if problems:
-        raise EnhanceError(f"{folder}: {len(problems)} files were left out, the others are listed")
+    _refuse_left_out(folder, [line for part in found for line in part.problems])
 
 
 @data_app.command("mix")
@@ -90,7 +91,7 @@ def data_mix(
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="YAML file whose data to take.")
     ] = None,
-    assign: Assign = None,
+    assign: options.Assign = None,
     held_back: Annotated[
         bool, typer.Option("--held-back", help="Only what training keeps for validation.")
     ] = False,
@@ -101,14 +102,14 @@ def data_mix(
         float,
         typer.Option(min=0, max=1, metavar="SHARE", help="Of the noises, this share is made."),
     ] = 0.0,
-    snr: Snr = -5.0,
+    snr: options.Snr = -5.0,
     count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 500,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 4.0,
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Another seed, another set.")
+        int, typer.Option(min=0, max=options.LARGEST_SEED, help="Another seed, another set.")
     ] = 0,
-    force: Force = False,
-    quiet: Quiet = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Freeze an evaluation set: pairs at one SNR, hashed."""
     from enhance.config import DataConfig
@@ -125,8 +126,8 @@ def data_mix(
         extra = [f"data.corpus={corpus}"] if corpus else []
         data = load_run(config, [*(assign or []), *extra]).data
     if out is None:
-        name = resolved(data.corpus).name if data.corpus else "own"
-        name = name if data.corpus or data.speech or data.noise else "synthetic"
+        name = "own" if data.speech or data.noise else "synthetic"
+        name = resolved(data.corpus).name if data.corpus else name
         name += "-held-out" if held_out else ""
         out = Path("sets") / f"{name}-snr{snr:g}-{count}x{seconds:g}s-seed{seed}"
     found = mix(
@@ -148,9 +149,9 @@ def data_mix(
 @data_app.command("example")
 def data_example(
     out: Annotated[Path, typer.Argument(help="WAV file to write.")],
-    snr: Snr = -5.0,
-    force: Force = False,
-    quiet: Quiet = False,
+    snr: options.Snr = -5.0,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a noisy example from the built-in corpus."""
     require("measure", "scipy")
@@ -167,7 +168,7 @@ def data_example(
 
 
 @data_app.command("align")
-@working("cache", "seed")
+@options.working("cache", "seed")
 def data_align(
     manifest: Annotated[Path, typer.Argument(help="Of English recordings.")],
     work: Any,
@@ -179,8 +180,8 @@ def data_align(
         Path | None, typer.Option(help="Text file of the only words that are recognised.")
     ] = None,
     source: Annotated[str, typer.Option(help="Only clips of this source.")] = "",
-    limit: Limit = 0,
-    force: Force = False,
+    limit: options.Limit = 0,
+    force: options.Force = False,
 ) -> None:
     """Find the phones of recordings with PocketSphinx.
 
@@ -209,7 +210,7 @@ def data_align(
 
 
 @data_app.command("features")
-@working("limit", "seed")
+@options.working("limit", "seed")
 def data_features(
     corpus: Annotated[str, typer.Argument(help="Folder with speech, or a manifest.")],
     work: Any,
@@ -235,7 +236,7 @@ def data_features(
 
 
 @data_app.command("copy-synthesis")
-@working("limit", "cache")
+@options.working("limit", "cache")
 def data_copy_synthesis(
     corpus: Annotated[Path, typer.Argument(help="Folder or manifest of speech, speakers named.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
@@ -245,10 +246,7 @@ def data_copy_synthesis(
         list[str] | None,
         typer.Option("--method", help="griffin-lim, world, lpc; repeatable.  [default: all]"),
     ] = None,
-    names: Annotated[
-        list[str] | None,
-        typer.Option("--codec", help="Such as amr-4.75k; repeatable.  [default: nine]"),
-    ] = None,
+    names: options.Codecs = None,
     per_clip: Annotated[
         int, typer.Option(min=1, help="Codecs for each clip and copy; they take turns.")
     ] = 1,
@@ -256,7 +254,7 @@ def data_copy_synthesis(
     held_back: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of speakers for evaluation.")
     ] = 0.3,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Make a spoofing task: speech and its vocoder copies.
 

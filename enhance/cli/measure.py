@@ -9,19 +9,7 @@ from typing import Annotated
 
 import typer
 
-from enhance.cli.options import (
-    ANY,
-    REPORT,
-    Accelerator,
-    Cluster,
-    Force,
-    Jobs,
-    Limit,
-    Pairs,
-    Quiet,
-    Report,
-    read_snr,
-)
+from enhance.cli import options
 from enhance.errors import EnhanceError, require
 
 
@@ -33,14 +21,14 @@ def evaluate(
             help="Checkpoint folders, ONNX files, shipped names, or noisy.  [default: newest run]",
         ),
     ] = None,
-    clips: Pairs = None,
+    clips: options.Pairs = None,
     snr: Annotated[
         str, typer.Option(metavar="DB|any", help="SNR of every pair; any for each its own.")
     ] = "-5",
-    out: Report = REPORT,
-    jobs: Jobs = 0,
-    cluster: Cluster = "",
-    limit: Limit = 0,
+    out: options.Report = options.REPORT,
+    jobs: options.Jobs = 0,
+    cluster: options.Cluster = "",
+    limit: options.Limit = 0,
     dnsmos: Annotated[
         bool, typer.Option("--dnsmos", help="DNSMOS P.835 too: about 1.2 s of CPU a clip.")
     ] = False,
@@ -56,7 +44,7 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="LABEL", help="Report groups of this label of the set; repeatable."),
     ] = None,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure PESQ-WB, STOI, ESTOI and SI-SDR at a fixed SNR."""
     require("bench", "pesq", "pystoi", "matplotlib")
@@ -64,11 +52,11 @@ def evaluate(
     from benchmarks.quality.evaluate import evaluate as measure
     from benchmarks.quality.tables import show_evaluation
 
-    level = read_snr(snr)
+    level = options.read_snr(snr)
     found = measure(
         models or (),
         set=clips,
-        snr=None if level == ANY else level,
+        snr=None if level == options.ANY else level,
         out=out,
         jobs=jobs,
         cluster=cluster,
@@ -88,8 +76,8 @@ def bench(
         typer.Argument(metavar="MODEL...", help="ONNX files or shipped names."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Audio seconds per model and regime.")] = 4.0,
-    out: Report = REPORT,
-    quiet: Quiet = False,
+    out: options.Report = options.REPORT,
+    quiet: options.Quiet = False,
 ) -> None:
     """Time models frame by frame, side by side.
 
@@ -110,7 +98,7 @@ def guard(
         list[str],
         typer.Argument(metavar="MODEL...", help="ONNX files, shipped names or run folders."),
     ],
-    clips: Pairs = None,
+    clips: options.Pairs = None,
     speech: Annotated[
         Path | None, typer.Option(help="Clean speech in another language; else not measured.")
     ] = None,
@@ -118,17 +106,17 @@ def guard(
         Path | None, typer.Option(help="Noise instead of the set's, alone and with --speech.")
     ] = None,
     music: Annotated[Path | None, typer.Option(help="Music; else a piece is made.")] = None,
-    out: Report = REPORT,
+    out: options.Report = options.REPORT,
     limit: Annotated[int, typer.Option(help="Clips of each condition.")] = 48,
     sex: Annotated[
         str | None,
         typer.Option(help="Pattern whose first group is f or m in a speaker's name."),
     ] = None,
-    jobs: Jobs = 0,
+    jobs: options.Jobs = 0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit code 1 where a check fails.")
     ] = False,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure whether models harm what they should leave alone.
 
@@ -184,7 +172,7 @@ def card(
     guards: Annotated[
         bool, typer.Option("--guards", help="Renew what the card tells of guards, and no more.")
     ] = False,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Write a model card from measured records, and from nothing else.
 
@@ -241,8 +229,8 @@ def compare(
         list[str] | None, typer.Option(metavar="NAME", help="Only this run; repeatable.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a process each.")] = 1,
-    cluster: Cluster = "",
-    accelerator: Accelerator = "auto",
+    cluster: options.Cluster = "",
+    accelerator: options.Accelerator = "auto",
     report: Annotated[
         bool, typer.Option("--report", help="Only write the tables anew; train nothing.")
     ] = False,
@@ -252,7 +240,7 @@ def compare(
     force: Annotated[
         bool, typer.Option("-f", "--force", help="Train runs anew whose settings changed.")
     ] = False,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train many runs under one budget and compare them in pairs.
 
@@ -268,7 +256,7 @@ def compare(
         study,
         out,
         clips=clips,
-        snr=None if snr is None else read_snr(snr),
+        snr=None if snr is None else options.read_snr(snr),
         base=base or (),
         only=only or (),
         jobs=jobs,

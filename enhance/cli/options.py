@@ -44,6 +44,10 @@ Bandwidth = Annotated[
 Cache = Annotated[
     Path | None, typer.Option(help="Folder of features.  [default: the user's cache]")
 ]
+Codecs = Annotated[
+    list[str] | None,
+    typer.Option("--codec", help="Such as amr-4.75k; repeatable.  [default: nine]"),
+]
 Cluster = Annotated[
     str,
     typer.Option(
@@ -122,12 +126,7 @@ def working(*without: str) -> Callable[[Callable[..., None]], Callable[..., None
     """Give a command the options of `benchmarks.analysis.parts.work.Work` in place of ``work``.
 
     An option that the command has itself stands in place of the shared one and goes into the same
-    ``work``.
-
-    Parameters
-    ----------
-    without
-        Names of the options that say nothing here.
+    ``work``. Those named in ``without`` say nothing here.
     """
 
     def shared(
@@ -164,25 +163,13 @@ def new_run(name: str) -> Path:
 
 
 def check_resume(output: Path | None, resume: bool) -> None:
-    """Refuse to go on with a folder that nobody named.
-
-    Raises
-    ------
-    EnhanceError
-        If there is none and a run shall be resumed.
-    """
+    """Refuse by an `EnhanceError` to go on with a folder that nobody named."""
     if resume and output is None:
         raise EnhanceError("--resume: name the folder to go on with: --output DIR")
 
 
 def read_snr(text: str) -> float | Literal["any"]:
-    """What ``--snr`` says of a set: a number of dB, or `ANY`.
-
-    Raises
-    ------
-    EnhanceError
-        If it is neither.
-    """
+    """What ``--snr`` says of a set: a number of dB, or `ANY`; an `EnhanceError` if neither."""
     if text == ANY:
         return ANY
     with contextlib.suppress(ValueError):

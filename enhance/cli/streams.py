@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from enhance.cli.options import AttenLimit, Bandwidth, Model, NumThreads, Quiet, Strength
+from enhance.cli import options
 from enhance.errors import require
 
 if TYPE_CHECKING:
@@ -68,12 +68,12 @@ def stream(
     align: Annotated[
         bool, typer.Option("--align", help="Leave the model's delay out: as long as the input.")
     ] = False,
-    model: Model = "default",
-    num_threads: NumThreads = 1,
-    strength: Strength = 1.0,
-    atten_limit: AttenLimit = None,
-    bandwidth: Bandwidth = "full",
-    quiet: Quiet = False,
+    model: options.Model = "default",
+    num_threads: options.NumThreads = 1,
+    strength: options.Strength = 1.0,
+    atten_limit: options.AttenLimit = None,
+    bandwidth: options.Bandwidth = "full",
+    quiet: options.Quiet = False,
 ) -> None:
     """Clean raw samples, standard input to output, hop by hop.
 
@@ -113,12 +113,12 @@ def live(
         typer.Option("--measure", help="Play a sweep, hear it, and tell the whole delay."),
     ] = False,
     seconds: Annotated[float, typer.Option(min=0, help="Stop after these; 0: never.")] = 0.0,
-    model: Model = "default",
-    num_threads: NumThreads = 1,
-    strength: Strength = 1.0,
-    atten_limit: AttenLimit = None,
-    bandwidth: Bandwidth = "full",
-    quiet: Quiet = False,
+    model: options.Model = "default",
+    num_threads: options.NumThreads = 1,
+    strength: options.Strength = 1.0,
+    atten_limit: options.AttenLimit = None,
+    bandwidth: options.Bandwidth = "full",
+    quiet: options.Quiet = False,
 ) -> None:
     """Clean a microphone, to a loudspeaker or virtual cable.
 

@@ -10,28 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from enhance.cli.options import (
-    Accelerator,
-    Assign,
-    Devices,
-    Force,
-    Minutes,
-    ModelFolder,
-    NumNodes,
-    Precision,
-    Quiet,
-    Resume,
-    Seed,
-    Steps,
-    Strategy,
-    Teachers,
-    Threads,
-    check_resume,
-    new_run,
-    options_of,
-    show_progress,
-    with_options,
-)
+from enhance.cli import options
 from enhance.errors import EnhanceError, require
 
 if TYPE_CHECKING:
@@ -85,32 +64,32 @@ def training(command: Callable[..., None]) -> Callable[..., None]:
     """A command with the options that all trainings have, handed to it as its first argument."""
 
     def shared(
-        output: ModelFolder = None,
-        assign: Assign = None,
-        seed: Seed = None,
-        threads: Threads = None,
-        devices: Devices = 1,
-        strategy: Strategy = "auto",
-        num_nodes: NumNodes = 1,
-        accelerator: Accelerator = "cpu",
-        precision: Precision = None,
-        resume: Resume = False,
-        quiet: Quiet = False,
+        output: options.ModelFolder = None,
+        assign: options.Assign = None,
+        seed: options.Seed = None,
+        threads: options.Threads = None,
+        devices: options.Devices = 1,
+        strategy: options.Strategy = "auto",
+        num_nodes: options.NumNodes = 1,
+        accelerator: options.Accelerator = "cpu",
+        precision: options.Precision = None,
+        resume: options.Resume = False,
+        quiet: options.Quiet = False,
     ) -> None: ...
 
-    own = options_of(command)
+    own = options.options_of(command)
     own.pop("run")
 
     @functools.wraps(command)
     def whole(**given: Any) -> None:
-        check_resume(given["output"], given["resume"])
-        show_progress(given["quiet"])
+        options.check_resume(given["output"], given["resume"])
+        options.show_progress(given["quiet"])
         run = Training(
             given, given["output"], given["assign"] or [], given["resume"], given["quiet"]
         )
         command(run, **{name: given[name] for name in own})
 
-    return with_options(whole, own | options_of(shared))
+    return options.with_options(whole, own | options.options_of(shared))
 
 
 @teacher_app.command()
@@ -172,7 +151,7 @@ def pretrain(
     record = train(
         config,
         corpus or demo_corpus.ensure(quiet=run.quiet),
-        run.output or new_run(f"ssl-{config.family}"),
+        run.output or options.new_run(f"ssl-{config.family}"),
         probe=measure,
         **run.place(),
     )
@@ -202,8 +181,8 @@ def pretrain_speaker(
         str | None,
         typer.Option(help="Only speech of this source of the manifests.  [default: all]"),
     ] = None,
-    minutes: Minutes = None,
-    steps: Steps = None,
+    minutes: options.Minutes = None,
+    steps: options.Steps = None,
     batch: Annotated[
         int | None, typer.Option(min=2, help="Clips of a step.  [default: 32]")
     ] = None,
@@ -226,7 +205,7 @@ def pretrain_speaker(
     record = train(
         settings,
         corpus,
-        run.output or new_run(f"ecapa-{settings.objective}"),
+        run.output or options.new_run(f"ecapa-{settings.objective}"),
         evaluation=evaluation,
         **run.place(),
     )
@@ -260,8 +239,8 @@ def finetune_ctc(
             help="char: characters; word: tokens parted by spaces, such as phones.  [default: char]"
         ),
     ] = None,
-    minutes: Minutes = None,
-    steps: Steps = None,
+    minutes: options.Minutes = None,
+    steps: options.Steps = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Peak.  [default: 0.0003]")
     ] = None,
@@ -299,7 +278,11 @@ def finetune_ctc(
 
     settings = run.settings(CtcConfig, FORMAT)
     record = finetune(
-        settings, transcripts, run.output or new_run("ctc"), evaluation=evaluation, **run.place()
+        settings,
+        transcripts,
+        run.output or options.new_run("ctc"),
+        evaluation=evaluation,
+        **run.place(),
     )
     finished(record)
     kind = "characters" if settings.units == "char" else "tokens"
@@ -311,7 +294,7 @@ def finetune_ctc(
 
 @teacher_app.command()
 def table(
-    names: Teachers,
+    names: options.Teachers,
     audio: Annotated[
         Path | None,
         typer.Option(help="Folder of recordings: measure extraction in audio seconds a second."),
@@ -324,8 +307,8 @@ def table(
         Path | None,
         typer.Option("-o", "--out", help="Write FILE.md or FILE.json, or both for a bare name."),
     ] = None,
-    force: Force = False,
-    quiet: Quiet = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Tell layers, stride, weights and worth of teachers."""
     require("train", "torch", "transformers", "safetensors")
