@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.backbones.hf import CLASSES
-from distill.ssl.families.config import PRESETS
-from distill.ssl.families.family import config_class
+from distill.ssl.families.family import PRESETS, config_class
 from distill.ssl.families.transformer import KINDS
 from distill.training import card
 from enhance.config.settings import merge, parse, to_dict

@@ -20,11 +20,9 @@ import torch
 from torch import nn
 
 from distill.ssl import card as ssl_card
-from distill.ssl.data.corpus import SslData
-from distill.ssl.data.crops import Crop, epochs
+from distill.ssl.data import Crop, SslData, epochs
 from distill.ssl.families import family as families
-from distill.ssl.families.config import SslConfig
-from distill.ssl.families.family import Family, Work
+from distill.ssl.families.family import Family, SslConfig, Work
 from distill.ssl.families.transformer import KINDS
 from distill.training.loop import Loop, Place
 from enhance.errors import EnhanceError

@@ -17,10 +17,8 @@ from torch.nn import functional as F
 
 from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec.teacher import save
-from distill.ssl.data.corpus import SslData
-from distill.ssl.data.crops import Crop
-from distill.ssl.families.config import SslConfig
-from distill.ssl.families.family import Family, Losses
+from distill.ssl.data import Crop, SslData
+from distill.ssl.families.family import Family, Losses, SslConfig
 from distill.ssl.losses.future import FuturePrediction, shared_hits
 from distill.training.accuracy import Tally, evaluating
 from enhance.config.checked import PositiveInt, checked

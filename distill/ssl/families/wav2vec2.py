@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.ssl.data.corpus import SslData
-from distill.ssl.data.crops import Crop, normalize
+from distill.ssl.data import Crop, SslData, normalize
 from distill.ssl.families import transformer
 from distill.ssl.families.family import Family, Losses, Work
-from distill.ssl.families.warm_up import FrontEndConfig, units_of, warm_up
+from distill.ssl.families.transformer import FrontEndConfig, units_of, warm_up
 from distill.ssl.losses.contrastive import (
     Codes,
     Contrast,
@@ -28,9 +27,8 @@ from distill.ssl.losses.contrastive import (
     quantize,
     temperature_at,
 )
-from distill.ssl.losses.masked_accuracy import nearest_visible
-from distill.ssl.losses.masked_units import span_mask
-from distill.ssl.units.mfcc import mfcc_with_deltas
+from distill.ssl.losses.masked_units import nearest_visible, span_mask
+from distill.ssl.units import mfcc_with_deltas
 from distill.training.accuracy import Tally, code_usage, evaluating, perplexity
 from enhance.config.checked import (
     Field,

@@ -18,10 +18,10 @@ from benchmarks.analysis import teachers as teacher_table
 from distill.backbones import find as teacher
 from distill.ssl import card as ssl_card
 from distill.ssl import run as pretrain_ssl
-from distill.ssl.data.corpus import SslData
+from distill.ssl.data import SslData
 from distill.ssl.families import family as families
 from distill.ssl.families import masked_units, wav2vec, wav2vec2
-from distill.ssl.families.config import SslConfig
+from distill.ssl.families.family import SslConfig
 from distill.ssl.losses import contrastive
 from distill.ssl.run import FORMAT, pretrain
 from distill.training.loop import Loop, begun

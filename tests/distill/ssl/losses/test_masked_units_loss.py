@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.ssl.losses.masked_accuracy import nearest_visible
-from distill.ssl.losses.masked_units import MaskedUnitLoss, span_mask
+from distill.ssl.losses.masked_units import MaskedUnitLoss, nearest_visible, span_mask
 from distill.training.accuracy import interval
 
 

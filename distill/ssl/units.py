@@ -1,8 +1,15 @@
-"""K-means units: the discrete targets of HuBERT and WavLM pre-training.
+"""Units that are predicted: k-means of MFCC or of hidden states.
 
-Hsu et al. 2021 (HuBERT), section II-A: cluster frame features without labels, first MFCC,
-then the states of an inner layer of the model that the first iteration made. A unit is the
-index of the nearest centroid; unit t belongs to the frame t of the model.
+Hsu et al. 2021 (HuBERT), section II-A: cluster frame features without labels, first MFCC, then the
+states of an inner layer of the model that the first iteration made. A unit is the index of the
+nearest centroid; unit t belongs to the frame t of the model.
+
+The MFCC follow Kaldi's ``compute-mfcc-feats`` with its defaults (which are also those of HuBERT's
+first iteration, section III-A): frames that fit wholly inside the signal, constant offset removed,
+pre-emphasis 0.97, Povey window, 512-point power spectrum, 23 mel bands from 20 Hz to Nyquist,
+natural log, orthonormal DCT-II, 13 coefficients, liftering 22; torchaudio computes them. Only the
+frame shift differs: 320 samples where HuBERT took 160, so that frame t covers samples
+``[320 t, 320 t + 400)`` exactly as frame t of a wav2vec 2.0 style extractor.
 """
 
 from __future__ import annotations
@@ -13,15 +20,53 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
-from distill.ssl.data.crops import Crop
+from distill.ssl.data import FIELD, SAMPLE_RATE, STRIDE, Crop, frame_count
 from enhance.errors import EnhanceError
 from enhance.files import atomic
+
+COEFFICIENTS = 13
+
+
+def mfcc(wave: np.ndarray) -> np.ndarray:
+    """Thirteen cepstral coefficients of every 25 ms frame, 20 ms apart.
+
+    Parameters
+    ----------
+    wave
+        Samples at 16 kHz, (N,), full scale 1.0.
+
+    Returns
+    -------
+    np.ndarray
+        (T, 13) float32 with T = `frame_count` (N).
+    """
+    from torchaudio.compliance import kaldi
+
+    if not frame_count(len(wave)):
+        return np.zeros((0, COEFFICIENTS), np.float32)
+    signal = torch.from_numpy(np.asarray(wave, np.float32))[None]
+    ms = 1000 / SAMPLE_RATE
+    return kaldi.mfcc(signal, frame_length=FIELD * ms, frame_shift=STRIDE * ms, dither=0.0).numpy()
+
+
+def deltas(features: np.ndarray) -> np.ndarray:
+    """Slope of each column over five frames by least squares, ends repeated. (T, D) -> (T, D)"""
+    from torchaudio.functional import compute_deltas
+
+    if not len(features):
+        return np.zeros_like(features, np.float32)
+    return compute_deltas(torch.from_numpy(features.T)).numpy().T
+
+
+def mfcc_with_deltas(wave: np.ndarray) -> np.ndarray:
+    """`mfcc` with first and second `deltas`: (N,) to (T, 39)."""
+    static = mfcc(wave)
+    first = deltas(static)
+    return np.concatenate([static, first, deltas(first)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -88,6 +133,10 @@ def fit(features: np.ndarray, count: int, seed: int) -> np.ndarray:
     EnhanceError
         If there are fewer frames than units.
     """
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
     if len(features) < count:
         raise EnhanceError(
             f"k-means units: {len(features)} frames cannot make {count} units; "

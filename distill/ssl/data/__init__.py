@@ -1,1 +1,0 @@
-"""What pre-training hears: files, and the crops that are cut from them."""

@@ -1,1 +1,0 @@
-"""Units that are predicted: k-means of MFCC or of hidden states."""
