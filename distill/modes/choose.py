@@ -29,7 +29,6 @@ from distill.modes.concat import ConcatConfig, Concatenation, check_size
 from distill.modes.concat import find_companion as find_companion
 from distill.modes.distill import Distillation, DistillConfig
 from distill.modes.pretrain import PretrainConfig, Pretraining, check_steps
-from distill.teacher.contract import Teacher
 from enhance.config import ModelConfig, RunConfig
 from enhance.config.settings import parse
 from enhance.errors import EnhanceError
@@ -136,13 +135,6 @@ def make_objective(settings: RunConfig, quiet: bool) -> Objective:
 
     Seeds torch, numpy and Python with ``settings.seed`` first, for the objective's own weights.
 
-    Parameters
-    ----------
-    settings
-        Of the run.
-    quiet
-        No progress bars.
-
     Raises
     ------
     EnhanceError
@@ -155,10 +147,8 @@ def make_objective(settings: RunConfig, quiet: bool) -> Objective:
     if not parts(settings.mode):
         return Enhancement(settings.loss)
     found = read_objective(settings.mode, settings.objective)
-    teachers: dict[str, Teacher] = {}
-    for config in found.values():  # one that serves two modes is loaded once
-        if config.teacher not in teachers:
-            teachers[config.teacher] = load(config.teacher)
+    # One that serves two modes is loaded once.
+    teachers = {name: load(name) for name in dict.fromkeys(c.teacher for c in found.values())}
     model, training, seed = settings.model, settings.training, settings.seed
 
     def drawn(steps: int) -> int:  # mixtures of unaltered speech

@@ -20,13 +20,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill.backbones.find import load
+from distill.backbones.hf import HfTeacher
 from distill.modes.wrapper import Around
 from distill.teacher.contract import Teacher, check_rate
-from distill.teacher.frames import FrameGrid, resample
+from distill.teacher.frames import FrameGrid, overlaps, resample
 from distill.teacher.layers import Layers, LayerSum
-from distill.teacher.windows import listen
+from distill.teacher.windows import listen, spans
 from enhance.config import ModelConfig
 from enhance.config.checked import PositiveInt, checked
 from enhance.config.settings import to_dict
@@ -55,23 +57,10 @@ class ConcatConfig:
 
 
 class TeacherFeatures(Companion):
-    """Learned weighted sum of a frozen teacher's layers of the noisy signal, projected.
+    """Learned weighted sum of a frozen teacher's layers of the noisy signal, projected to ``size``.
 
     A frame of the STFT that no teacher frame reaches (the last, of a signal's end) gets the
-    projection of zeros.
-
-    Parameters
-    ----------
-    teacher
-        Frozen teacher.
-    layers
-        Which of its states.
-    size
-        Features after the projection.
-    stft
-        Framing of the model.
-    seed
-        Of the projection's first weights.
+    projection of zeros; ``seed`` draws the projection's first weights.
 
     Raises
     ------
@@ -109,9 +98,7 @@ class TeacherFeatures(Companion):
         return self.projection(aligned)
 
     def one_wave(self) -> OneWave:
-        """For the offline export: see `distill.modes.teacher_features`."""
-        from distill.modes.teacher_features import OneWaveFeatures
-
+        """For the offline export."""
         return OneWaveFeatures(self)
 
     def describe(self) -> dict[str, Any]:
@@ -127,20 +114,7 @@ class TeacherFeatures(Companion):
 
 
 class Concatenation(Around):
-    """Enhancement with a teacher's features beside the recurrent output.
-
-    Parameters
-    ----------
-    config
-        Settings.
-    model
-        Configuration of the model asked for.
-    inner
-        What is minimised.
-    teacher
-        Frozen teacher.
-    seed
-        Of the projection's first weights.
+    """What ``inner`` minimises, with a teacher's features beside the recurrent output.
 
     Raises
     ------
@@ -194,12 +168,8 @@ class Concatenation(Around):
         named = list(zip(weights, features.layers.indices, strict=True))
         weight, top = max(named)
         mean = sum(share * i for share, i in named)
-        return {
-            **self.inner.log(),
-            "layer_mean": mean,
-            "layer_top": top,
-            "layer_top_weight": weight,
-        }
+        mine = {"layer_mean": mean, "layer_top": top, "layer_top_weight": weight}
+        return {**self.inner.log(), **mine}
 
 
 def check_size(config: ConcatConfig, model: ModelConfig) -> None:
@@ -237,3 +207,63 @@ def find_companion(record: dict[str, Any], model: ModelConfig) -> TeacherFeature
             "companion.place of the model's config.json"
         ) from error
     return TeacherFeatures(teacher, record["layers"], record["size"], model.stft)
+
+
+class OneWaveFeatures(OneWave):
+    """`TeacherFeatures` for one recording, in a form that an exporter can follow.
+
+    Those cut long recordings into windows by lengths that are Python numbers, which a graph for any
+    length cannot do. Here one recording goes through at once, and what depends on its length is
+    arithmetic on tensors. Layer weights and projection are shared, not copied.
+
+    Raises
+    ------
+    EnhanceError
+        If its teacher is of a family that cannot be exported.
+    """
+
+    def __init__(self, features: TeacherFeatures) -> None:
+        super().__init__()
+        teacher: Any = features.teacher
+        if not isinstance(teacher, HfTeacher):
+            raise EnhanceError(
+                f"export: teacher {teacher.name} cannot be a part of an ONNX graph; wav2vec 2.0, "
+                "HuBERT and WavLM can"
+            )
+        self.states = _States(teacher)
+        self.layers, self.sum, self.projection = features.layers, features.sum, features.projection
+        self.source, self.target = features.source, features.target
+        self.width = features.projection.in_features
+        # Two frames: exporters take a single one for a length that never changes.
+        self.least_samples = teacher.field_samples + teacher.stride_samples
+        self.longest_samples = spans(teacher)[0] * teacher.stride_samples
+
+    def forward(self, noisy: Tensor, frames: int) -> Tensor:
+        """Shape: noisy (1, N) -> (1, frames, size)"""
+        states = self.layers.normalized(self.states(noisy), self.width)  # (K, 1, T', D)
+        summed = self.sum(states)[0]  # (T', D)
+        weights = overlaps(self.source, self.target, summed.shape[0], frames)  # (T, T')
+        cover = weights.sum(1, keepdim=True)
+        aligned = torch.where(cover > 0, weights @ summed / cover.clamp_min(1e-9), 0.0)
+        return self.projection(aligned)[None]
+
+
+class _States(nn.Module):
+    """Hidden states of one recording by a transformers model."""
+
+    def __init__(self, teacher: Any) -> None:
+        super().__init__()
+        self.model = teacher.model
+        self.left_pad = teacher.left_pad
+        self.eps = teacher.normalize_eps if teacher.do_normalize else None
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """Shape: (1, N) -> (L + 1, 1, T', D)"""
+        if self.eps is not None:
+            variance, mean = torch.var_mean(wave, dim=1, correction=0, keepdim=True)
+            wave = (wave - mean) / (variance + self.eps).sqrt()
+        padded = F.pad(wave, (self.left_pad, 0))
+        result = self.model(
+            padded, attention_mask=None, output_hidden_states=True, return_dict=True
+        )
+        return torch.stack([*result.hidden_states[:-1], result.last_hidden_state])

@@ -33,19 +33,7 @@ class DistillConfig(ImitationConfig):
 class Distillation(Imitation, Objective):
     """Enhancement loss + weight * distance(projection(encoding), embedding of clean speech).
 
-    Parameters
-    ----------
-    config
-        Settings.
-    loss
-        Weights of the enhancement loss.
-    model, teacher, expected_mixtures, seed, quiet
-        See `Imitation.imitate`.
-
-    Raises
-    ------
-    EnhanceError
-        If the teacher has no such layer, or hears another sample rate.
+    Arguments and errors as in `Imitation.imitate`; ``loss`` weighs the terms of enhancement.
     """
 
     config: DistillConfig

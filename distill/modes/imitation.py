@@ -17,6 +17,13 @@ random):
 
 The last two reach all their range within the directions, so that one weight means more of them
 than of L1 where the prediction is nearly right, and less where it is far off.
+
+Controls are targets that keep what a teacher's embeddings look like and lose what they tell. If an
+encoder gains as much from these as from the real ones, what it gains is no content. ``true`` hands
+every frame the target of another frame of the batch; ``clips`` hands every clip of a batch the
+targets of the next one in it, so that their course over time stays as well, and only whose speech
+they tell of is wrong. Mixtures are drawn at random, so that the next one is any other. Both are
+pure functions of the mixtures, which are functions of the run's seed: a resumed run sees the same.
 """
 
 from __future__ import annotations
@@ -25,11 +32,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.modes.shuffle import Shuffle, shuffled
 from distill.modes.targets import Targets
 from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.features import Features
@@ -38,11 +45,15 @@ from enhance.config import ModelConfig
 from enhance.config.checked import NonNegativeFloat, checked
 from enhance.config.settings import to_dict
 from enhance.data.corpus.clip_store import ClipStore
+from enhance.errors import EnhanceError
 from enhance.files import cache_folder
 from enhance.network.gcrn import Gcrn
 
 Distance = Literal["l1", "cosine", "correlation"]
 """The distances there are."""
+
+Shuffle = bool | Literal["clips"]
+"""No control, of frames (true), or of clips."""
 
 
 @checked
@@ -59,8 +70,8 @@ class ImitationConfig:
     """`l1` (the paper's), `cosine` or `correlation`: see `distill.modes.imitation` for their
     scales."""
     shuffle_targets: Shuffle = False
-    """Control experiment (`distill.modes.shuffle`): `clips` hands every clip of a batch the targets
-    of another one, `true` every frame those of another frame of the batch."""
+    """Control experiment: `clips` hands every clip of a batch the targets of another one, `true`
+    every frame those of another frame of the batch."""
     cache: str = ""
     """Folder of the feature cache, shared by any runs, teachers and analyses; empty for the
     user's cache folder."""
@@ -94,12 +105,10 @@ class Imitation(nn.Module):
 
         Parameters
         ----------
-        config
-            Settings.
+        config, teacher
+            What is imitated, and how.
         model
             Configuration of the model to be trained: the projection fits its encoder.
-        teacher
-            Frozen teacher.
         expected_mixtures
             Mixtures of unaltered speech that will ask for targets at most; `precompute: auto`
             decides by it.
@@ -180,3 +189,42 @@ def distance(kind: Distance, predicted: Tensor, target: Tensor) -> Tensor:
         predicted = predicted - predicted.mean(-1, keepdim=True)
         target = target - target.mean(-1, keepdim=True)
     return 1 - F.cosine_similarity(predicted, target, dim=-1)
+
+
+def shuffled(
+    how: Shuffle, target: Tensor, valid: Tensor, index: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Targets of a batch, and which frames have one, under a control.
+
+    Shape: target (B, T, D), valid (B, T), index: (epoch, index) of each item -> the first two
+
+    Raises
+    ------
+    EnhanceError
+        If a clip has no other beside it.
+    """
+    if how == "clips":
+        if len(target) < 2:
+            raise EnhanceError(
+                "objective.shuffle_targets clips: a batch of one has no other clip; set "
+                "training.batch_size to 2 or more (for each process)"
+            )
+        return target.roll(1, 0), valid.roll(1, 0)
+    return (shuffle(target, valid, index) if how else target), valid
+
+
+def shuffle(target: Tensor, valid: Tensor, index: Sequence[Sequence[int]]) -> Tensor:
+    """Permute the targets of all valid frames of a batch, over items and time together.
+
+    The set of target vectors, and with it every marginal statistic and the scale of the loss, stays
+    the same; which frame gets which tells nothing about the speech any more, whatever the batch
+    size, and nothing is left of what all items share at the same time.
+
+    Shape: target (B, T, D), valid (B, T), index: (epoch, index) of each item -> (B, T, D)
+    """
+    flat = [int(number) & 0xFFFFFFFF for pair in index for number in pair]
+    rng = np.random.default_rng(np.random.SeedSequence(flat))
+    order = torch.from_numpy(rng.permutation(int(valid.sum()))).to(target.device)
+    shuffled = target.clone()
+    shuffled[valid] = target[valid][order]
+    return shuffled

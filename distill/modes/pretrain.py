@@ -49,21 +49,9 @@ class PretrainConfig(ImitationConfig):
 
 
 class Pretraining(Imitation, Around):
-    """An objective with a first phase in which the encoder learns from a teacher.
+    """A first phase in which the encoder learns from a teacher; then what ``inner`` minimises.
 
-    Parameters
-    ----------
-    config
-        Settings.
-    inner
-        What fine-tuning minimises.
-    model, teacher, expected_mixtures, seed, quiet
-        See `Imitation.imitate`.
-
-    Raises
-    ------
-    EnhanceError
-        If the teacher has no such layers, or hears another sample rate.
+    Arguments and errors as in `Imitation.imitate`.
     """
 
     mode = "pretrain"

@@ -35,11 +35,6 @@ log = logging.getLogger("enhance")
 class Targets:
     """Features of clean speech, cut to the pieces of segments.
 
-    Parameters
-    ----------
-    features
-        Of whole clips.
-
     Raises
     ------
     EnhanceError
@@ -85,10 +80,7 @@ class Targets:
         return self.features.kept(key, samples, lambda: store.whole(index), device)
 
     def batch(
-        self,
-        clean: Tensor,
-        pieces: Sequence[Sequence[Piece]],
-        altered: Sequence[bool],
+        self, clean: Tensor, pieces: Sequence[Sequence[Piece]], altered: Sequence[bool]
     ) -> tuple[Tensor, Tensor]:
         """Targets of a batch of segments, on the teacher's frames.
 

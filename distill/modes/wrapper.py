@@ -15,13 +15,7 @@ from enhance.training.objective import Objective
 
 
 class Around(Objective):
-    """Hands everything on to the objective inside; subclasses add their part.
-
-    Parameters
-    ----------
-    inner
-        What the enhancer minimises, perhaps another such objective.
-    """
+    """Hands all on to the objective inside, perhaps another such; subclasses add their part."""
 
     mode: str
     """Name of the mode that the subclass is."""

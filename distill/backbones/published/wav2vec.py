@@ -19,9 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from distill.backbones.published.fairseq_files import literal
-from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
+from distill.backbones.wav2vec.model import VqWav2Vec, VqWav2VecConfig, Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec.teacher import Wav2VecTeacher
-from distill.backbones.wav2vec.vq import VqWav2Vec, VqWav2VecConfig
 from enhance.config.settings import parse
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_exactly

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 from distill.backbones import read_json
 from distill.backbones.folder import prepared, read_weights, write
 from distill.backbones.frozen import FrozenTeacher, fingerprint
-from distill.backbones.wav2vec.model import Wav2Vec
-from distill.backbones.wav2vec.vq import VqWav2Vec
+from distill.backbones.wav2vec.model import VqWav2Vec, Wav2Vec
 from enhance.config.settings import parse
 from enhance.network.tensors import load_exactly
 

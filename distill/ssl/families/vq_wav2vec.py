@@ -1,7 +1,7 @@
 """vq-wav2vec: contrastive prediction of frames to come that a codebook has quantised.
 
 Source: Baevski et al. 2020 (vq-wav2vec). The network and its quantiser, Gumbel (straight-through)
-or k-means, are `distill.backbones.wav2vec.vq`. Equal codewords tie and share the hit: a codebook
+or k-means, are `distill.backbones.wav2vec.model`. Equal codewords tie and share the hit: a codebook
 that collapses gives exactly chance.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.backbones.wav2vec.model import VqWav2Vec, VqWav2VecConfig
 from distill.backbones.wav2vec.quantizer import code_use
-from distill.backbones.wav2vec.vq import VqWav2Vec, VqWav2VecConfig
 from distill.ssl.families.wav2vec import Future, FutureConfig
 from distill.training.accuracy import code_usage
 from enhance.config.checked import NonNegativeFloat, checked

@@ -13,7 +13,7 @@ import torch
 from distill.backbones.find import load
 from distill.modes.choose import make_objective
 from distill.modes.distill import Distillation, DistillConfig
-from distill.modes.shuffle import shuffle
+from distill.modes.imitation import shuffle
 from distill.teacher.contract import Teacher
 from enhance.config import (
     GcrnConfig,

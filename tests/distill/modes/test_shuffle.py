@@ -13,7 +13,7 @@ import tiny_modes as tiny
 import torch
 
 from distill.modes.choose import check_mode, make_objective
-from distill.modes.shuffle import shuffled
+from distill.modes.imitation import shuffled
 from enhance.config import RunConfig
 from enhance.data.mixing.loader import collate
 from enhance.errors import EnhanceError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.teacher.cache import NAMES, FeatureCache
+from distill.teacher.features import NAMES, FeatureCache
 from enhance import cache as bounded
 from enhance.cache import IN_USE_SECONDS, STAMP, BoundedFolder
 from enhance.errors import EnhanceError

@@ -14,8 +14,7 @@ from clip_stores import Counting, by_hand, store_of, wave_of
 
 from distill.backbones.find import load
 from distill.modes.targets import Targets
-from distill.teacher.cache import FeatureCache
-from distill.teacher.features import Features
+from distill.teacher.features import FeatureCache, Features
 from enhance.cache import IN_USE_SECONDS, STAMP
 from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError

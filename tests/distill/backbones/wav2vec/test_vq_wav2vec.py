@@ -11,9 +11,9 @@ from torch import Tensor
 
 from distill.backbones.find import load
 from distill.backbones.published.wav2vec import load_published
+from distill.backbones.wav2vec.model import VqWav2Vec, VqWav2VecConfig
 from distill.backbones.wav2vec.quantizer import GumbelQuantizer, KmeansQuantizer
 from distill.backbones.wav2vec.teacher import Wav2VecTeacher, read_model, save
-from distill.backbones.wav2vec.vq import VqWav2Vec, VqWav2VecConfig
 from distill.ssl.losses.future import FuturePrediction
 from enhance.errors import EnhanceError
 
