@@ -44,18 +44,9 @@ class Extracted:
 
 
 def extract(clips: Sequence[Clip], wanted: Wanted, workers: Workers) -> Extracted:
-    """Fill the cache with the features of these clips.
+    """Fill the cache with the features of clips of any sample rate; the teacher hears its own.
 
     May be stopped at any time: what is stored stays, and is found by the next call.
-
-    Parameters
-    ----------
-    clips
-        Speech, at any sample rate; the teacher hears its own.
-    wanted
-        Teacher, layers and cache.
-    workers
-        Who does it.
 
     Raises
     ------
@@ -77,8 +68,7 @@ def extract(clips: Sequence[Clip], wanted: Wanted, workers: Workers) -> Extracte
 
 @lru_cache(maxsize=2)
 def _features(wanted: Wanted) -> Features:
-    limit = wanted.cache_gb * 1e9
-    return Features(load(wanted.teacher), wanted.layers, wanted.cache, limit)
+    return Features(load(wanted.teacher), wanted.layers, wanted.cache, wanted.cache_gb * 1e9)
 
 
 def _hear(wanted: Wanted, clip: Clip) -> float:

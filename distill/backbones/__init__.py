@@ -105,14 +105,7 @@ def packaged(name: str) -> Path:
 def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
     """Load the teacher in a folder, or in a checkpoint file as its authors published it.
 
-    Parameters
-    ----------
-    path
-        The folder or file.
-    name
-        How it was asked for.
-    left_pad
-        Zeros before the input; None takes what the teacher is used to.
+    ``left_pad`` zeros stand before the input; None takes what the teacher is used to.
 
     Raises
     ------
@@ -127,17 +120,13 @@ def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
     elif (path / "hyperparams.yaml").is_file():  # speechbrain, which may have a config.json as well
         module = ECAPA
     else:
-        module = _by_config(path)
+        kind = read_json(path / "config.json", "it names the kind of model").get("model_type")
+        if kind not in BACKBONES:
+            raise EnhanceError(
+                f"{path}: model_type {kind!r} is no teacher this package reads; "
+                f"known are {', '.join(BACKBONES)}"
+            )
+        module = BACKBONES[kind]
     require("train", "torch")
     teacher: Teacher = importlib.import_module(module).load(path, name, left_pad)
     return teacher
-
-
-def _by_config(path: Path) -> str:
-    kind = read_json(path / "config.json", "it names the kind of model").get("model_type")
-    if kind not in BACKBONES:
-        raise EnhanceError(
-            f"{path}: model_type {kind!r} is no teacher this package reads; "
-            f"known are {', '.join(BACKBONES)}"
-        )
-    return BACKBONES[kind]

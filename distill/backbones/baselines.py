@@ -28,16 +28,8 @@ _FFT = 512
 class LogMel(FrozenTeacher):
     """Log-mel energies of a clip brought to a root mean square of 1; one hidden state.
 
-    The bands are triangles between 0 and 8 kHz, on the HTK scale.
-
-    Parameters
-    ----------
-    stride_samples
-        From frame to frame; the window is a periodic Hann of 25 ms.
-    left_pad
-        See `FrozenTeacher`.
-    bands
-        Their number.
+    The bands are triangles between 0 and 8 kHz, on the HTK scale; the window is a periodic Hann of
+    25 ms.
     """
 
     family = "log-mel"
@@ -93,16 +85,7 @@ class Encoder(FrozenTeacher):
     """The enhancer's own hidden states: each encoder layer, then the recurrent bottleneck.
 
     A frame of a state is that of the STFT, channels and frequencies side by side. Nothing looks
-    ahead.
-
-    Parameters
-    ----------
-    model
-        A trained enhancer.
-    name
-        How it was asked for.
-    left_pad
-        None, or the overlap of the windows: the STFT has its own zeros.
+    ahead. ``left_pad`` is None, or the overlap of the windows: the STFT has its own zeros.
     """
 
     family = "encoder"

@@ -105,14 +105,8 @@ class DistillMos(nn.Module):
 
 
 class DistillMosTeacher(FrozenTeacher):
-    """A frozen `DistillMos` behind the `distill.teacher.contract.Teacher` contract.
-
-    Parameters
-    ----------
-    model, name
-        See `FrozenTeacher`.
-    left_pad
-        Zeros before the input; None for none, as in the package.
+    """A frozen `DistillMos`; without ``left_pad`` no zeros stand before the input, as in the
+    package.
     """
 
     family = "distillmos"
@@ -128,8 +122,7 @@ class DistillMosTeacher(FrozenTeacher):
             left_pad=left_pad or 0,
         )
         self.offset_samples = _FIRST - self.left_pad
-        settings = ["distillmos", self.left_pad]
-        self.fingerprint = fingerprint(settings, self.model.state_dict())
+        self.fingerprint = fingerprint(["distillmos", self.left_pad], self.model.state_dict())
 
     def frames(self, samples: int) -> int:
         """Frames of a clip: one for each whole stride; the last fields pass its end."""

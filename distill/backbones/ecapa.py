@@ -25,15 +25,9 @@ from enhance.errors import EnhanceError
 
 
 class EcapaTeacher(FrozenTeacher):
-    """A frozen ECAPA-TDNN behind the `distill.teacher.contract.Teacher` contract.
+    """A frozen ECAPA-TDNN; ``left_pad`` is field - stride = 240 for None.
 
-    Parameters
-    ----------
-    model, name
-        See `FrozenTeacher`.
-    left_pad
-        Zeros before the input; None takes field - stride = 240. The published framing has 200;
-        `embedding` always uses that.
+    The published framing has 200 zeros; `embedding` always uses that.
     """
 
     family = "ecapa-tdnn"

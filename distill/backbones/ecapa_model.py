@@ -13,6 +13,7 @@ clip therefore gets other frames: clips run one by one or in batches of equal le
 from __future__ import annotations
 
 import importlib
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -118,29 +119,27 @@ class EcapaConfig:
         A SE-Res2 block chains ``scale - 1`` convolutions, so that with the published sizes its
         reach is seven times that of one: 2, 16, 37, 65, 65 frames.
         """
-        reach = [d * (k - 1) // 2 for k, d in zip(self.kernel_sizes, self.dilations, strict=True)]
-        total, out = 0, []
-        for i, frames in enumerate(reach):
-            middle = 0 < i < len(reach) - 1
-            total += frames * (self.res2net_scale - 1 if middle else 1)
-            out.append(total)
-        return tuple(out)
+        first, *middle, last = self._reach
+        chained = [frames * (self.res2net_scale - 1) for frames in middle]
+        return tuple(itertools.accumulate([first, *chained, last]))
+
+    @property
+    def _reach(self) -> list[int]:
+        """Frames to a side that one convolution of each block sees."""
+        return [d * (k - 1) // 2 for k, d in zip(self.kernel_sizes, self.dilations, strict=True)]
 
     @property
     def min_frames(self) -> int:
         """Fewest frames the network runs on: mirroring needs more of them than it mirrors."""
-        reach = [d * (k - 1) // 2 for k, d in zip(self.kernel_sizes, self.dilations, strict=True)]
-        return max(reach) + 1
+        return max(self._reach) + 1
 
     def frames(self, samples: int, left_pad: int = CENTRE) -> int:
         """Frames of a clip: floor((N + left_pad + 200 - 400) / 160) + 1, or 0 if too few."""
         count = (samples + left_pad + CENTRE - FIELD) // STRIDE + 1
         return count if samples > 0 and count >= self.min_frames else 0
 
-    def build(self, seed: int | None = None) -> Ecapa:
-        """A network with random weights; those of ``seed`` where one is given."""
-        if seed is None:
-            return Ecapa(self)
+    def build(self, seed: int) -> Ecapa:
+        """A network with random weights, those of ``seed``."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return Ecapa(self)
@@ -183,28 +182,19 @@ class Ecapa(nn.Module):
 
         Shape: (B, T, M) -> list of (B, C_l, T)
         """
-        x = features.transpose(1, 2)  # (B, M, T)
-        out = []
+        out = [features.transpose(1, 2)]  # (B, M, T)
         for block in self.network.blocks:
-            x = block(x)  # (B, C, T)
-            out.append(x)
-        out.append(self.network.mfa(torch.cat(out[1:], dim=1)))
-        return out
-
-    def pool(self, aggregated: Tensor) -> Tensor:
-        """Speaker embedding of the last frame-level output.
-
-        Shape: (B, C, T) -> (B, E)
-        """
-        pooled = self.network.asp_bn(self.network.asp(aggregated))  # (B, 2 C, 1)
-        return self.network.fc(pooled).squeeze(2)
+            out.append(block(out[-1]))  # (B, C, T)
+        return [*out[1:], self.network.mfa(torch.cat(out[2:], dim=1))]
 
     def forward(self, waves: Tensor) -> Tensor:
         """Speaker embeddings of clips of equal length.
 
         Shape: (B, N) -> (B, E)
         """
-        return self.pool(self.states(self.features(waves))[-1])
+        aggregated = self.states(self.features(waves))[-1]  # (B, C, T)
+        pooled = self.network.asp_bn(self.network.asp(aggregated))  # (B, 2 C, 1)
+        return self.network.fc(pooled).squeeze(2)
 
 
 def save(model: Ecapa, folder: Path) -> None:

@@ -115,7 +115,6 @@ def resolve(name_or_path: str | Path) -> Path:
 
 
 _TRANSFORMERS = ["config.json", "preprocessor_config.json"]
-
 _SPEECHBRAIN = ["hyperparams.yaml", "embedding_model.ckpt"]
 
 
@@ -147,10 +146,8 @@ def fetch(
 
     Parameters
     ----------
-    repo
-        Its id.
-    what
-        Word for it.
+    repo, what
+        Its id, and a word for it.
     needed
         Of the names of its files those that are wanted.
     complete

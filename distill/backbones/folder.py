@@ -44,12 +44,7 @@ def write(
 def read_weights(path: Path, part: str = "") -> dict[str, Tensor]:
     """Tensors of a file: safetensors, or a pickle of torch, of which no code is run.
 
-    Parameters
-    ----------
-    path
-        The file.
-    part
-        Key of the tensors in what is pickled; empty where they are the whole.
+    They lie under the key ``part`` in what is pickled; empty where they are the whole.
 
     Raises
     ------
@@ -86,16 +81,8 @@ def write_transformer(
     ``config.json`` names float32 as type: `from_pretrained` then computes in fp32 without being
     told to, whatever the weights are stored in.
 
-    Parameters
-    ----------
-    folder
-        Where to.
-    model
-        Its configuration and class are named.
-    tensors
-        Its weights.
-    do_normalize, attention_mask, prepare
-        What ``preprocessor_config.json`` asks for.
+    ``do_normalize``, ``attention_mask`` and ``prepare`` are what ``preprocessor_config.json`` asks
+    for.
 
     Raises
     ------

@@ -92,12 +92,7 @@ class FrozenTeacher(nn.Module, abc.ABC):
         """The same architecture with random weights: what it lets through untrained.
 
         Layers draw their weights as torch does; a tensor that belongs to none that can keeps its
-        values in another order.
-
-        Parameters
-        ----------
-        seed
-            Of the weights; equal seeds, equal twins.
+        values in another order. Equal seeds, equal twins.
         """
         twin = copy.deepcopy(self)
         with torch.random.fork_rng(devices=[]), torch.no_grad():

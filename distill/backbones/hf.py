@@ -38,6 +38,12 @@ CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLM
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
 
 
+def needs_equal_lengths(config: Any) -> bool:
+    """Whether zeros behind a clip change its frames, attention mask or not; see above."""
+    batch_norm = getattr(config, "conv_pos_batch_norm", False)
+    return config.feat_extract_norm == "group" or bool(batch_norm)
+
+
 def conv_geometry(kernels: list[int], strides: list[int]) -> tuple[int, int]:
     """Receptive field and stride, in samples, of a stack of convolutions without padding.
 
@@ -97,8 +103,7 @@ class HfTeacher(FrozenTeacher):
             field_samples=field,
             stride_samples=stride,
             widths=(config.hidden_size,) * (config.num_hidden_layers + 1),
-            equal_lengths_only=config.feat_extract_norm == "group"
-            or bool(getattr(config, "conv_pos_batch_norm", False)),
+            equal_lengths_only=needs_equal_lengths(config),
             left_pad=left_pad,
             reach_frames=config.num_conv_pos_embeddings // 2,
         )

@@ -65,15 +65,7 @@ class Resemblyzer(nn.Module):
 
 
 class ResemblyzerTeacher(FrozenTeacher):
-    """A frozen `Resemblyzer` behind the `distill.teacher.contract.Teacher` contract.
-
-    Parameters
-    ----------
-    model, name
-        See `FrozenTeacher`.
-    left_pad
-        Zeros before the input; None takes field - stride = 240. The package has 200.
-    """
+    """A frozen `Resemblyzer`; ``left_pad`` is field - stride = 240 for None, 200 in the package."""
 
     family = "resemblyzer"
     causal = True
@@ -88,8 +80,7 @@ class ResemblyzerTeacher(FrozenTeacher):
             equal_lengths_only=False,
             left_pad=left_pad,
         )
-        settings = ["resemblyzer", self.left_pad]
-        self.fingerprint = fingerprint(settings, self.model.state_dict())
+        self.fingerprint = fingerprint(["resemblyzer", self.left_pad], self.model.state_dict())
 
     def run(self, clips: list[Tensor]) -> list[Tensor]:
         """States of clips of any lengths: zeros behind a clip come after all its frames."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from distill.backbones.frozen import by_length
-from distill.backbones.hf import conv_geometry
+from distill.backbones.hf import conv_geometry, needs_equal_lengths
 from distill.ssl.data import normalize
 from distill.ssl.families.transformer import with_fast_front_end
 from enhance.training.engine.engine import to_device
@@ -43,9 +43,7 @@ class CtcModel(nn.Module):
         self.network: Any = network
         self.do_normalize = do_normalize
         config: Any = network.config
-        self.equal_lengths_only = config.feat_extract_norm == "group" or bool(
-            getattr(config, "conv_pos_batch_norm", False)
-        )
+        self.equal_lengths_only = needs_equal_lengths(config)
         self.field, self.stride = conv_geometry(config.conv_kernel, config.conv_stride)
         if config.feat_extract_norm == "layer" and config.feat_extract_activation == "gelu":
             base: Any = network.base_model

@@ -42,14 +42,9 @@ NAMES = r"(?:state-\d+|mean-\d+-\d+)-[0-9a-f]{16}"
 
 
 class FeatureCache(Shelf):
-    """Features of clips by hexadecimal key.
+    """Features of clips by hexadecimal key, one memory-mapped array per clip, see `enhance.cache`.
 
-    Parameters
-    ----------
-    bound
-        The cache folder. Once it is full of what is in use, nothing more is stored.
-    name
-        Of the subfolder.
+    Once the whole folder is full of what is in use, nothing more is stored.
     """
 
     def __init__(self, bound: BoundedFolder, name: str) -> None:
@@ -158,12 +153,9 @@ class Features:
         return self._cache(f"state-{first}" if first == last else f"mean-{first}-{last}")
 
     def of(self, wave: np.ndarray, *, device: Device = "cpu") -> np.ndarray:
-        """Normalised features of one whole clip, found or made now.
+        """Features of one whole clip, found or made now, each frame of zero mean, unit variance.
 
-        Returns
-        -------
-        np.ndarray
-            float32 (T', D): each frame has zero mean and unit variance over its features.
+        Shape: (N,) -> float32 (T', D)
 
         Raises
         ------
@@ -176,11 +168,8 @@ class Features:
     def states(self, wave: np.ndarray, *, device: Device = "cpu") -> list[np.ndarray]:
         """Each chosen hidden state of one whole clip, raw; one pass makes all that are missing.
 
-        Returns
-        -------
-        list
-            (T', D of the state) for each of ``layers.indices``, read-only, half precision (single
-            where a value needs it).
+        Shape: (N,) -> (T', D of the state) for each of ``layers.indices``, read-only, half
+        precision (single where a value needs it)
 
         Raises
         ------
@@ -201,19 +190,10 @@ class Features:
     def kept(
         self, key: str, samples: int, wave: Callable[[], np.ndarray], device: Device = "cpu"
     ) -> np.ndarray:
-        """The clip's features as the cache keeps them, made now where it has none.
+        """The clip's features as the cache keeps them, made now where it has none: ``wave`` gives
+        its samples then.
 
-        Parameters
-        ----------
-        samples
-            Length of the clip.
-        wave
-            Gives its samples, if they are needed.
-
-        Returns
-        -------
-        np.ndarray
-            (T', D), read-only, for `normalized`.
+        Shape: -> (T', D), read-only, for `normalized`
         """
         found = self.cache.get(key, (self.teacher.frames(samples), self.width))
         return self.make(key, wave(), device) if found is None else found

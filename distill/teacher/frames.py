@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,13 +45,13 @@ class FrameGrid:
         """The grid of the enhancer's STFT: frame t covers ``[t hop - overlap, t hop + hop)``."""
         return cls(-config.overlap, config.hop_length, config.window_length)
 
-    def cells(self, frames: int) -> np.ndarray:
+    def cells(self, frames: int) -> Tensor:
         """Where each frame's cell starts, in HALF samples so that odd differences stay exact.
 
         Shape: int64 (frames,)
         """
-        starts = 2 * self.offset + 2 * self.stride * np.arange(frames, dtype=np.int64)
-        return starts + (self.field - self.stride)
+        first = 2 * self.offset + self.field - self.stride
+        return first + 2 * self.stride * torch.arange(frames)
 
     def owned(self, start: int, length: int, frames: int) -> range:
         """Frames whose cell has its centre in the samples ``[start, start + length)``."""
@@ -73,10 +72,7 @@ def overlaps(
     ends, where no source frame is.
     """
 
-    def cells(grid: FrameGrid, count: int) -> Tensor:  # half samples
-        return 2 * grid.offset + grid.field - grid.stride + 2 * grid.stride * torch.arange(count)
-
-    a, b = cells(target, target_frames)[:, None], cells(source, source_frames)[None]
+    a, b = target.cells(target_frames)[:, None], source.cells(source_frames)[None]
     ends = torch.minimum(a + 2 * target.stride, b + 2 * source.stride)
     shared = (ends - torch.maximum(a, b)).clamp_min(0)
     return shared.float() / (2 * target.stride)
@@ -91,23 +87,14 @@ def resample(
 ) -> tuple[Tensor, Tensor]:
     """Carry features from one frame rate to another by the overlap of cells.
 
-    Parameters
-    ----------
-    values
-        Features on the source grid, (B, T', D).
-    valid
-        Which of them count, bool (B, T').
-    source, target
-        The two grids.
-    frames
-        Frames T wanted.
+    Shape: values (B, T', D), valid bool (B, T') -> (B, T, D), bool (B, T)
 
     Returns
     -------
     values
-        Overlap-weighted mean of the valid source frames, (B, T, D); zero where there is none.
+        Overlap-weighted mean of the valid source frames; zero where there is none.
     valid
-        bool (B, T): at least half of the cell is covered by valid source frames.
+        At least half of the cell is covered by valid source frames.
     """
     weights = _kept(source, target, values.shape[1], frames).to(values)  # (T, T')
     counts = valid.to(values)

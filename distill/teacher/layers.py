@@ -83,14 +83,7 @@ class Layers:
         return cls(text, tuple(range(first, first + k)))
 
     def width(self, widths: Sequence[int], teacher: str) -> int:
-        """Features D of the chosen states.
-
-        Parameters
-        ----------
-        widths
-            Of all L + 1 states (`Teacher.widths`).
-        teacher
-            Its name, for the message.
+        """Features D of the chosen states, of the ``widths`` of all L + 1 (`Teacher.widths`).
 
         Raises
         ------
@@ -106,19 +99,10 @@ class Layers:
         return found[0]
 
     def normalized(self, hidden: Tensor, width: int | None = None) -> Tensor:
-        """The K chosen states, layer-normalised over their features.
+        """The K chosen states, layer-normalised over their features; ``width`` is their true one
+        where the teacher pads narrower ones with zeros.
 
-        Parameters
-        ----------
-        hidden
-            (L + 1, B, T', D).
-        width
-            True width of the chosen states where the teacher pads narrower ones with zeros.
-
-        Returns
-        -------
-        Tensor
-            float32 (K, B, T', D).
+        Shape: (L + 1, B, T', D) -> float32 (K, B, T', D)
         """
         chosen = hidden[list(self.indices), ..., :width].float()
         return F.layer_norm(chosen, chosen.shape[-1:])

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,15 +36,6 @@ and 4 s hold several words; the convolutions of the known teachers reach 1.3 s a
 one reaches further it has what it needs."""
 
 
-@dataclass(frozen=True)
-class Window:
-    """Frames ``[first, first + window)`` are heard, ``[begin, end)`` of them are kept."""
-
-    first: int
-    begin: int
-    end: int
-
-
 def spans(teacher: Teacher) -> tuple[int, int]:
     """Frames of a window, and of its context to either side.
 
@@ -58,15 +48,15 @@ def spans(teacher: Teacher) -> tuple[int, int]:
     return max(int(WINDOW_SECONDS * rate) // stride, 4 * context), context
 
 
-def windows(total: int, teacher: Teacher) -> Iterator[tuple[Window, slice]]:
+def windows(total: int, teacher: Teacher) -> Iterator[tuple[slice, slice]]:
     """Cut ``total`` frames into windows that overlap by twice the context.
 
     Yields
     ------
-    Window
-        Frames heard and frames kept; the kept parts tile the whole.
     slice
-        Samples to hand to the teacher for it.
+        Samples to hand to the teacher.
+    slice
+        Which frames of what it says to keep; the kept parts tile the whole.
     """
     stride = teacher.stride_samples
     window, context = spans(teacher)
@@ -75,7 +65,7 @@ def windows(total: int, teacher: Teacher) -> Iterator[tuple[Window, slice]]:
         last = total - first <= window
         end = total if last else first + window - context
         stop = None if last else (first + window) * stride
-        yield Window(first, begin, end), slice(first * stride, stop)
+        yield slice(first * stride, stop), slice(begin - first, end - first)
         begin, first = end, end - context
 
 
@@ -102,10 +92,10 @@ def hear(teacher: Teacher, waves: Tensor, take: Callable[[Tensor], Tensor]) -> T
     teacher.to(waves.device)
     total = teacher.frames(waves.shape[1])
     parts = []
-    for window, samples in windows(total, teacher):
+    for samples, kept in windows(total, teacher):
         part = waves[:, samples]
         hidden = teacher(part, torch.full((len(part),), part.shape[1]))[0]
-        parts.append(take(hidden[:, :, window.begin - window.first : window.end - window.first]))
+        parts.append(take(hidden[:, :, kept]))
     if not parts:  # too short for a frame
         parts = [take(waves.new_zeros(len(teacher.widths), len(waves), 0, max(teacher.widths)))]
     return torch.cat(parts, dim=-2)

@@ -19,13 +19,10 @@ from torch import Tensor, nn
 def interval(hits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     """Share of hits with a 95 % interval by bootstrap over whole clusters.
 
-    Frames of one clip are alike, so clips are drawn with replacement, not frames: the 2.5th and
-    97.5th percentile of the pooled share over 2,000 resamplings (seed 0).
+    Clips are drawn with replacement, not frames: the 2.5th and 97.5th percentile of the pooled
+    share over 2,000 resamplings (seed 0).
 
-    Parameters
-    ----------
-    hits, counts
-        Of each cluster, (n,).
+    Shape: hits (n,) and counts (n,) of each cluster
     """
     chosen = np.random.default_rng(0).integers(len(hits), size=(2000, len(hits)))
     shares = hits[chosen].sum(axis=1) / np.maximum(counts[chosen].sum(axis=1), 1)
@@ -84,30 +81,21 @@ class Tally:
     def full(self) -> dict[str, Any]:
         """Everything, with 95 % intervals; ``gains`` are paired, file by file, over each guess."""
         table = np.array([self.rows[file] for file in sorted(self.rows)])  # (n, 2 + guesses)
-        found: dict[str, Any] = {
+        counts, right = table[:, 0], table[:, 1]
+        guesses = list(zip(self.guesses, table[:, 2:].T, strict=True))
+        return {
             "loss": self.loss / self.counted,
             "files": len(table),
             "frames": self.counted,
-            "accuracy": interval(table[:, 1], table[:, 0]),
+            "accuracy": interval(right, counts),
             "chance": self.chance,
+            **{name: interval(hits, counts) for name, hits in guesses},
+            "gains": {name: interval(right - hits, counts) for name, hits in guesses},
         }
-        for i, name in enumerate(self.guesses):
-            found[name] = interval(table[:, 2 + i], table[:, 0])
-        found["gains"] = {
-            name: interval(table[:, 1] - table[:, 2 + i], table[:, 0])
-            for i, name in enumerate(self.guesses)
-        }
-        return found
 
 
 def code_usage(counts: Sequence[int] | np.ndarray) -> dict[str, Any]:
-    """Size, used entries and perplexity of one codebook.
-
-    Parameters
-    ----------
-    counts
-        How often each entry was taken, (V,).
-    """
+    """Size, used entries and perplexity of one codebook, of how often each entry was taken (V,)."""
     taken = torch.as_tensor(counts, dtype=torch.float64)
     share = taken / taken.sum().clamp_min(1)
     spread = perplexity(share).item() if taken.any() else 0.0

@@ -48,15 +48,8 @@ def write(folder: Path, text: Text, found: Mapping[str, Any] | None = None) -> P
 
 
 def fill(template: Path, **facts: Any) -> str:
-    """A page of Markdown or HTML.
-
-    Parameters
-    ----------
-    template
-        Text with jinja2; it may import ``macros.md.jinja`` of this folder. A fact that it
-        names and does not get is an error, never an empty place.
-    facts
-        What the template tells.
+    """A page of Markdown or HTML: a jinja2 template, which may import ``macros.md.jinja`` of this
+    folder. A fact that it names and does not get is an error, never an empty place.
     """
     import jinja2
 
@@ -72,14 +65,8 @@ def fill(template: Path, **facts: Any) -> str:
 
 
 def render(template: Path, front: Mapping[str, Any], **facts: Any) -> str:
-    """The card: front matter of the Hugging Face hub, then Markdown.
-
-    Parameters
-    ----------
-    template, facts
-        As `fill`.
-    front
-        Fields of `huggingface_hub.ModelCardData`; empty ones are left out.
+    """The card: front matter of the Hugging Face hub (fields of `huggingface_hub.ModelCardData`,
+    empty ones left out), then Markdown as by `fill`.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -118,12 +105,7 @@ def changes(
 ) -> list[str]:
     """Settings that differ from the usual ones, as words of a command: ``--set 'key=value'``.
 
-    Parameters
-    ----------
-    config, usual
-        Nested settings, plain data.
-    skip
-        Top-level keys to leave out beside `WATCH`: what the command has options for.
+    Top-level keys of `WATCH` and ``skip``, for which the command has options, are left out.
     """
     plain = dict(leaves(json.loads(json.dumps(usual))))
     return [

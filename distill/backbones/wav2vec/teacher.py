@@ -30,18 +30,11 @@ NETWORKS = {kind.config_type.model_type: kind for kind in (Wav2Vec, VqWav2Vec)}
 
 
 class Wav2VecTeacher(FrozenTeacher):
-    """A frozen `Wav2Vec` or `VqWav2Vec` behind the `distill.teacher.contract.Teacher` contract.
+    """A frozen `Wav2Vec` or `VqWav2Vec`; arguments as of `FrozenTeacher`.
 
-    Parameters
-    ----------
-    model, name, sample_rate
-        See `FrozenTeacher`.
-    do_normalize
-        Whether each clip is brought to zero mean and unit variance first. No published
-        checkpoint wants it.
-    left_pad
-        Zeros before the input; None takes field - stride. They enter the norms' statistics:
-        0 gives the states of the published code.
+    ``do_normalize`` brings each clip to zero mean and unit variance first; no published checkpoint
+    wants it. The zeros of ``left_pad`` enter the norms' statistics: 0 gives the states of the
+    published code.
     """
 
     def __init__(
@@ -68,20 +61,13 @@ class Wav2VecTeacher(FrozenTeacher):
         settings = [model.config.to_dict(), sample_rate, do_normalize, self.left_pad]
         self.fingerprint = fingerprint(settings, self.model.state_dict())
 
-    def prepare(self, clips: list[Tensor]) -> Tensor:
-        """What the model hears of clips of one length.
-
-        Shape: B clips (n,) -> (B, left_pad + n)
-        """
-        waves = torch.stack(clips)
+    def run(self, clips: list[Tensor]) -> list[Tensor]:
+        """z, then each state behind it."""
+        waves = torch.stack(clips)  # (B, n)
         if self.do_normalize:
             variance, mean = torch.var_mean(waves, dim=1, correction=0, keepdim=True)
             waves = (waves - mean) / (variance + 1e-7).sqrt()
-        return F.pad(waves, (self.left_pad, 0))
-
-    def run(self, clips: list[Tensor]) -> list[Tensor]:
-        """z, then each state behind it."""
-        states: list[Tensor] = self.model.states(self.prepare(clips))
+        states: list[Tensor] = self.model.states(F.pad(waves, (self.left_pad, 0)))
         return states
 
 
