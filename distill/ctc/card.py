@@ -9,7 +9,6 @@ from typing import Any
 
 from distill.ctc.config import CtcConfig
 from distill.training import card
-from distill.training.card import share as share
 
 _NUMBERS = (
     "learning_rate", "batch_seconds", "freeze_steps", "mask", "dropout", "seed", "threads",

@@ -101,16 +101,15 @@ class CtcData:
                 strange.total(),
                 told,
             )
-        _check_long(clips, config.longest_seconds)
+        limit = config.longest_seconds
+        if long := [clip for clip in clips if clip.duration > limit]:
+            raise EnhanceError(
+                f"{len(long)} recordings are longer than {limit:g} s, first {long[0].path}; cut "
+                "them at pauses, each piece with its text"
+            )
         store = ClipStore(clips, SAMPLE_RATE, name="recordings", quiet=quiet)
-        data = cls(
-            store,
-            texts,
-            list(range(len(kept))),
-            list(range(len(kept), len(clips))),
-            vocabulary,
-            strange,
-        )
+        train, held = list(range(len(kept))), list(range(len(kept), len(clips)))
+        data = cls(store, texts, train, held, vocabulary, strange)
         data._check_short(frames)
         return data
 
@@ -169,7 +168,7 @@ class CtcData:
 def batch_up(
     lengths: Sequence[int], limit: float, rng: np.random.Generator | None = None
 ) -> list[list[int]]:
-    """Put clips of similar length together.
+    """Put clips of similar length together, every clip once.
 
     Parameters
     ----------
@@ -179,11 +178,6 @@ def batch_up(
         Bound on the samples of a batch, padding included; one clip is always let in.
     rng
         Draws the order; without it, clips are sorted by length.
-
-    Returns
-    -------
-    list of list of int
-        Every clip once.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
     size = _POOL if rng is not None else len(lengths)
@@ -213,20 +207,4 @@ def _prepare(rows: list[Transcript], path: Path, units: str) -> list[Transcript]
 
 def _clip(row: Transcript, file: Path) -> Clip:
     found = audio.info(row.path)
-    return Clip(
-        path=row.path,
-        duration=found.duration,
-        sample_rate=found.sample_rate,
-        kind="speech",
-        source=file.stem,
-        speaker=row.speaker,
-    )
-
-
-def _check_long(clips: Sequence[Clip], limit: float) -> None:
-    long = [clip for clip in clips if clip.duration > limit]
-    if long:
-        raise EnhanceError(
-            f"{len(long)} recordings are longer than {limit:g} s, first {long[0].path}; cut them "
-            "at pauses, each piece with its text"
-        )
+    return Clip(row.path, found.duration, found.sample_rate, "speech", file.stem, row.speaker)

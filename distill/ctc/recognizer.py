@@ -18,33 +18,18 @@ from enhance.errors import EnhanceError, require
 
 
 class Recognizer:
-    """A model and its vocabulary.
-
-    Parameters
-    ----------
-    name
-        How it was asked for.
-    model
-        In eval mode.
-    vocabulary
-        Its tokens.
-    """
+    """A model in eval mode and its vocabulary; ``name`` is how it was asked for."""
 
     sample_rate = SAMPLE_RATE
 
     def __init__(self, name: str, model: CtcModel, vocabulary: Vocabulary) -> None:
-        self.name = name
-        self.model = model
-        self.vocabulary = vocabulary
+        self.name, self.model, self.vocabulary = name, model, vocabulary
 
     def transcribe(self, wave: np.ndarray) -> str:
-        """What is said: words, or tokens parted by spaces.
+        """What is said in a wave (N,) at 16 kHz: words, or tokens parted by spaces.
 
-        Parameters
-        ----------
-        wave
-            (N,) float32 at 16 kHz. The whole of it is heard at once: memory grows with the
-            square of its length. Under 25 ms the text is empty.
+        The whole of it is heard at once: memory grows with the square of its length. Under 25 ms
+        the text is empty.
 
         Raises
         ------

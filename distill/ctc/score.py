@@ -39,12 +39,7 @@ def edits() -> Callable[[Text, Text], int]:
 
 
 def error_rate(references: Sequence[Text], recognised: Sequence[Text]) -> dict[str, Any]:
-    """Errors over reference tokens.
-
-    Parameters
-    ----------
-    references, recognised
-        Of each clip.
+    """Errors over reference tokens, of texts of each clip.
 
     Returns
     -------

@@ -27,13 +27,6 @@ def normalise(text: str, units: str) -> str:
     ``char``: upper case; letters with their marks, digits and the apostrophe stay, everything
     else (punctuation, hyphens, symbols) separates words. ``word``: tokens as they stand. Both:
     composed Unicode (NFC), one space between words, none at the ends.
-
-    Parameters
-    ----------
-    text
-        As it was written.
-    units
-        ``char`` or ``word``.
     """
     text = unicodedata.normalize("NFC", text)
     if units == "char":
@@ -85,13 +78,7 @@ class Vocabulary:
         return [number.get(token, number[UNKNOWN]) for token in tokens_of(text, self.units)]
 
     def decode(self, path: Sequence[int]) -> str:
-        """Text of a path through the frames: runs become one token, then blanks go.
-
-        Parameters
-        ----------
-        path
-            Number of one token for each frame.
-        """
+        """Text of a path (one token's number a frame): runs become one token, then blanks go."""
         found = [self.tokens[i] for i, _ in groupby(path) if i != self.blank]
         if self.units == "word":
             return " ".join(found)
@@ -130,10 +117,8 @@ class Vocabulary:
             If it is missing, or does not number its tokens from 0.
         """
         path = folder / "vocab.json"
-        numbers = read_json(
-            path,
-            "not there; a recogniser is a folder that `enhance teacher finetune-ctc` wrote",
-        )
+        hint = "not there; a recogniser is a folder that `enhance teacher finetune-ctc` wrote"
+        numbers = read_json(path, hint)
         try:
             tokens = sorted(numbers, key=numbers.__getitem__)
             whole = [numbers[token] for token in tokens] == list(range(len(tokens)))

@@ -29,15 +29,6 @@ SAMPLE_RATE = 16000
 class Hearing:
     """How a backbone is given clips: whole states where it is frozen, waves where it learns.
 
-    Parameters
-    ----------
-    config
-        Length of a clip, layers.
-    teacher
-        The backbone.
-    cache
-        Folder of the feature cache.
-
     Raises
     ------
     EnhanceError
@@ -65,18 +56,8 @@ class Hearing:
 
 
 class Labelled:
-    """Clips, and the numbers of their answers and domains.
-
-    Parameters
-    ----------
-    clips
-        As `distill.dann.protocols.read` gives them.
-    config
-        Task, and the domain's label.
-    classes, domains
-        Their names, in order; a clip of another has the number -1.
-    quiet
-        No progress bar.
+    """Clips of `distill.dann.protocols.read`, and the numbers of their answers and domains in
+    ``classes`` and ``domains``; a clip of another has the number -1.
     """
 
     def __init__(

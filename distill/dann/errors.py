@@ -55,21 +55,9 @@ class Trials:
 
 
 def pairs(embeddings: np.ndarray, speakers: np.ndarray) -> tuple[Trials, np.ndarray]:
-    """All pairs of clips, scored by the cosine of their embeddings.
+    """All pairs of clips, scored by the cosine of their embeddings, and the numbers of their clips.
 
-    Parameters
-    ----------
-    embeddings
-        (n, E).
-    speakers
-        Number of each clip's speaker, (n,).
-
-    Returns
-    -------
-    trials
-        n (n - 1) / 2 of them.
-    clips
-        Numbers of the two clips of each, (that, 2).
+    Shape: embeddings (n, E), number of each clip's speaker (n,) -> n (n - 1) / 2 trials, (that, 2)
     """
     unit = unit_length(embeddings)
     both = np.stack(np.triu_indices(len(unit), 1), 1)  # (pairs, 2)

@@ -84,16 +84,9 @@ def perceptron(width: int, hidden: int, layers: int, outputs: int) -> nn.Sequent
 
 
 class Network(nn.Module):
-    """All that learns, and the backbone with it where it does.
+    """All that learns; the backbone is not kept where it is frozen.
 
-    Parameters
-    ----------
-    config
-        Sizes.
-    teacher
-        The backbone; not kept where it is frozen.
-    classes, domains
-        How many the task and the discriminator tell apart.
+    ``classes`` and ``domains`` are how many the task and the discriminator tell apart.
 
     Raises
     ------
@@ -128,16 +121,8 @@ class Network(nn.Module):
     def embed(self, heard: Tensor) -> Tensor:
         """Embeddings of clips of one length.
 
-        Parameters
-        ----------
-        heard
-            The chosen hidden states (K, B, T, D) of a frozen backbone, or waves (B, N) where it
-            learns.
-
-        Returns
-        -------
-        Tensor
-            (B, E).
+        Shape: chosen hidden states of a frozen backbone (K, B, T, D), or waves (B, N) where it
+        learns -> (B, E)
         """
         states = heard
         if self.teacher is not None:

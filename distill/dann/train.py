@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from distill.dann.errors import Trials, pairs
 from distill.dann.network import Network
 from distill.dann.protocols import read
 from distill.teacher.contract import Teacher
-from distill.training.loop import Loop, LoopPlan
+from distill.training.loop import Loop, LoopPlan, Place
 from enhance.config.settings import parse
 from enhance.data.corpus.clips import split
 from enhance.errors import EnhanceError
@@ -32,9 +31,6 @@ from enhance.files import cache_folder, write_json
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.training.engine.interrupt import Interrupt
 from enhance.training.engine.learner import Learner, Step, adamw
-from enhance.training.engine.processes import Hardware
-
-log = logging.getLogger("enhance")
 
 FORMAT, MODEL = "enhance-dann-1", "model.safetensors"
 _BATCH = 32  # clips embedded at once
@@ -178,9 +174,9 @@ def hear(network: Network, hearing: Hearing, data: Labelled) -> Heard:
     """Let a network hear every clip."""
     device = next(network.parameters()).device
     parts: list[list[Tensor]] = []
+    everyone = list(range(len(data)))
     for begin in range(0, len(data), _BATCH):
-        chosen = range(begin, min(begin + _BATCH, len(data)))
-        heard = data.batch(hearing, list(chosen))["heard"]
+        heard = data.batch(hearing, everyone[begin : begin + _BATCH])["heard"]
         embedded = network.embed(heard.to(device))
         said = network.task(embedded).float()
         odds = said[:, 1] - said[:, 0]
@@ -193,9 +189,7 @@ def train(
     output: Path,
     *,
     cache: Path | None = None,
-    resume: bool = False,
-    hardware: Hardware = Hardware(),  # noqa: B008  (frozen)
-    quiet: bool = False,
+    **place: Unpack[Place],
 ) -> dict[str, Any]:
     """Train a network and write its folder.
 
@@ -208,10 +202,8 @@ def train(
         stopped run needs to go on is in ``state``.
     cache
         Folder of the feature cache; None for the user's.
-    resume
-        Go on from ``output/state``.
-    hardware, quiet
-        See `distill.training.loop.Loop`.
+    place
+        See `distill.training.loop.Place`.
 
     Returns
     -------
@@ -223,8 +215,7 @@ def train(
     EnhanceError
         If clips or the backbone cannot be used, or the loss is not finite.
     """
-    where: dict[str, Any] = {"resume": resume, "hardware": hardware, "quiet": quiet}
-    with Interrupt() as interrupt, Loop(config, output, FORMAT, **where) as loop:
+    with Interrupt() as interrupt, Loop(config, output, FORMAT, **place) as loop:
         clips, held = _clips(config)
         classes, domains = classes_of(clips, config)
         teacher = find_teacher(config.backbone.name)
@@ -240,8 +231,7 @@ def train(
         )
         plan = partial(DannPlan, epoch_steps=learner.epoch_steps)
         if not loop.train(learner, interrupt, steps=learner.total, minutes=0, plan=plan):
-            log.warning("stopped at step %d; --resume goes on", loop.state.step)
-            return {"stopped": f"step {loop.state.step}"}
+            return loop.stopped()
         loop.end_others()
         best = learner.best.to("cpu")
         record: dict[str, Any] = {

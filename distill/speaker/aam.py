@@ -18,15 +18,7 @@ from distill.speaker.config import SpeakerConfig
 
 
 class Aam(nn.Module):
-    """Encoder, classifier and loss.
-
-    Parameters
-    ----------
-    config
-        Sizes, margin and scale.
-    speakers
-        Number of training speakers.
-    """
+    """Encoder, classifier of so many training speakers, and loss."""
 
     def __init__(self, config: SpeakerConfig, speakers: int) -> None:
         super().__init__()

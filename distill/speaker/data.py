@@ -110,7 +110,8 @@ class SpeakerData:
             log.warning(
                 "%s: no noise there; crops are not mixed with any, nor put in rooms", corpus
             )
-        enough = len({name_of(c) for c in held}) > 1 and len(held) > len({name_of(c) for c in held})
+        held_names = {name_of(c) for c in held}
+        enough = 1 < len(held_names) < len(held)
         if not enough:
             log.warning("%s: fewer than two labelled speakers held back; no validation", corpus)
         return cls(
@@ -128,17 +129,7 @@ class SpeakerData:
 
 
 class Crops:
-    """Draws the batches of a run.
-
-    Parameters
-    ----------
-    data
-        Clips and noise.
-    config
-        Batch, mixing, seed.
-    lengths
-        Seconds of each view of a clip.
-    """
+    """Draws the batches of a run; ``lengths`` are the seconds of each view of a clip."""
 
     def __init__(self, data: SpeakerData, config: SpeakerConfig, lengths: Sequence[float]) -> None:
         self.data, self.config, self.lengths = data, config, tuple(lengths)

@@ -24,15 +24,7 @@ from distill.training.config import last_quarter
 
 
 class DinoHead(nn.Module):
-    """Two hidden layers, a bottleneck of length 1, and a last layer of unit weight vectors.
-
-    Parameters
-    ----------
-    width
-        Of the embedding.
-    config
-        Widths.
-    """
+    """Two hidden layers, a bottleneck of length 1, and a last layer of unit weight vectors."""
 
     def __init__(self, width: int, config: DinoConfig) -> None:
         super().__init__()
@@ -107,12 +99,7 @@ def entropies(teacher: Tensor, centre: Tensor, temperature: float) -> tuple[floa
 class Dino(nn.Module):
     """Student, teacher, centre and loss; the teacher is what is kept in the end.
 
-    Parameters
-    ----------
-    config
-        Sizes, crops, temperatures.
-    speakers
-        Not used: there are no labels.
+    ``speakers`` is not used: there are no labels.
     """
 
     centre: Tensor
@@ -153,21 +140,12 @@ class Dino(nn.Module):
             short = torch.cat(list(views[c.global_crops :]))
             student.append(self.student_head(self.student(short)))
         crops = [view for group in student for view in group.split(len(views[0]))]
+        targets = teacher.split(len(views[0]))
         temperature = self.temperature(step)
-        loss = dino_loss(
-            crops,
-            teacher.split(len(views[0])),
-            self.centre,
-            c.student_temperature,
-            temperature,
-        )
+        loss = dino_loss(crops, targets, self.centre, c.student_temperature, temperature)
         each, together = entropies(teacher, self.centre, temperature)
         self.centre.lerp_(teacher.mean(0), 1 - c.centre_momentum)
-        return loss, {
-            "loss": loss.item(),
-            "teacher_entropy": each,
-            "mean_entropy": together,
-        }
+        return loss, {"loss": loss.item(), "teacher_entropy": each, "mean_entropy": together}
 
     def before_update(self, step: int) -> None:
         """Keep the last layer as it is at first: its gradients are dropped."""

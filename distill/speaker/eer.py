@@ -82,16 +82,8 @@ def min_detection_cost(
     miss: float = 1.0,
     false_alarm: float = 1.0,
 ) -> float:
-    """Least normalised detection cost (minDCF) of trials.
-
-    Parameters
-    ----------
-    scores, same
-        As in `equal_error_rate`.
-    prior
-        Probability P of one speaker.
-    miss, false_alarm
-        Costs of one of each.
+    """Least normalised detection cost (minDCF) of trials as in `equal_error_rate`, at a probability
+    ``prior`` of one speaker and the costs of one ``miss`` and one ``false_alarm``.
 
     Raises
     ------
@@ -137,19 +129,10 @@ def _equal_error_rate(
 def verify(
     embeddings: np.ndarray, speakers: Sequence[str], *, rounds: int = 1000, seed: int = 0
 ) -> Verification:
-    """EER on all pairs of clips, scored by cosine.
+    """EER on all pairs of clips (n, E), scored by cosine; ``speakers`` names that of each clip.
 
-    Parameters
-    ----------
-    embeddings
-        (n, E).
-    speakers
-        Name of the speaker of each clip.
-    rounds
-        Bootstrap samples of speakers; one that draws a single speaker only has no pairs of two
-        and is drawn again.
-    seed
-        Of the bootstrap.
+    ``rounds`` samples of speakers are drawn from ``seed`` for the interval; one that draws a single
+    speaker only has no pairs of two and is drawn again.
 
     Raises
     ------
@@ -186,18 +169,9 @@ def of_trials(
     rounds: int = 1000,
     seed: int = 0,
 ) -> Verification:
-    """Result on given trials.
+    """Result on given trials, drawn from so many ``clips``; ``rounds`` and ``seed`` as in `verify`.
 
-    Parameters
-    ----------
-    scores
-        (n,), higher means more alike.
-    first, second
-        Number of the speaker of each trial's two clips, (n,).
-    clips
-        Number of clips they are drawn from.
-    rounds, seed
-        As in `verify`.
+    Shape: scores, number of the speaker of each trial's first and second clip (n,)
 
     Raises
     ------

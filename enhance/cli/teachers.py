@@ -272,9 +272,9 @@ def finetune_ctc(
     require("train", "torch", "lightning_fabric", "transformers", "torchaudio", "tensorboard")
     if transcripts is None:
         raise EnhanceError("--transcripts: name a file with columns path and text")
-    from distill.ctc.card import share
     from distill.ctc.config import CtcConfig
     from distill.ctc.train import FORMAT, finetune
+    from distill.training.card import share
 
     settings = run.settings(CtcConfig, FORMAT)
     record = finetune(
