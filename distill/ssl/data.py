@@ -58,23 +58,11 @@ def plan(
     crop_frames: int,
     rng: np.random.Generator,
 ) -> list[list[Crop]]:
-    """Cut one epoch into batches of equally long crops.
+    """Cut one epoch of the chosen ``clips`` of a store into batches of equally long crops.
 
     Every file is heard once, a file of n times the crop's length n times. Files of similar
-    length are put together, so that little is cut away.
-
-    Parameters
-    ----------
-    store
-        The files.
-    clips
-        Which of them.
-    batch_frames
-        Upper bound on the frames of a batch (one crop is always let in).
-    crop_frames
-        Upper bound on the frames of a crop.
-    rng
-        Source of the order and of the starts.
+    length are put together, so that little is cut away. ``batch_frames`` and ``crop_frames`` are
+    upper bounds (one crop is always let in).
     """
     counts = {i: frame_count(store.length(i)) for i in clips}
     items = [i for i in clips for _ in range(max(1, round(counts[i] / crop_frames)))]
@@ -155,23 +143,10 @@ def disturb(
 ) -> np.ndarray:
     """Put some crops of a batch into rooms, lay noise or other speech over some.
 
-    Parameters
-    ----------
-    clean
-        (B, N) float32.
-    noise, noises
-        Recordings and which of them to use; without any, only speech is overlapped.
-    config
-        Probabilities and ratios.
-    rng
-        Source of randomness.
-    rooms
-        Room impulse responses to choose from; without any, there is no reverberation.
+    Without recordings in ``noise`` that ``noises`` chooses, only speech is overlapped; without
+    ``rooms`` (impulse responses), there is no reverberation.
 
-    Returns
-    -------
-    np.ndarray
-        (B, N) float32, the crop at its level plus the disturbance.
+    Shape: float32 (B, N) to (B, N), the crop at its level plus the disturbance
     """
     clean = _in_rooms(clean, rooms, config.reverberation_probability, rng)
     mixed = clean.copy()

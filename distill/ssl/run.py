@@ -85,8 +85,7 @@ class SslRun:
     """One run; see `pretrain`."""
 
     def __init__(self, config: SslConfig, corpus: Path, loop: Loop) -> None:
-        self.config, self.output, self.quiet = config, loop.output, loop.quiet
-        self.loop = loop
+        self.config, self.loop = config, loop
         self.data = SslData.open(corpus, config.held_back, config.seed, loop.quiet)
         loop.bind("data", _digest(self.data), f"recordings than those of {corpus}")
         if not loop.begun:
@@ -126,7 +125,7 @@ class SslRun:
                 return self.loop.stopped(f"iteration {iteration + 1}, ")
             self._finish_iteration(learner)
         self.loop.end_others()
-        self.family.save(self.output)
+        self.family.save(self.loop.output)
         record = {
             "config": self.loop.plain,
             "data": self.data.describe(),
@@ -134,7 +133,7 @@ class SslRun:
             "iterations": kept["finished"],
             "curve": self.loop.curve(),
         }
-        write_json(self.output / "record.json", record)
+        write_json(self.loop.output / "record.json", record)
         return record
 
     def _prepare(self, learner: FamilyLearner, interrupt: Interrupt) -> str:
@@ -147,7 +146,7 @@ class SslRun:
             begun=self.kept["prepared"],
             batches=lambda: (batch[1:] for batch in learner.batches(0, 1, 0)),
             interrupt=interrupt,
-            quiet=self.quiet,
+            quiet=self.loop.quiet,
         )
         # A signal may come to one process only.
         unready = max(collect(self.loop.fabric, self.family.prepare(work)))
@@ -156,9 +155,8 @@ class SslRun:
 
     def _finish_iteration(self, learner: FamilyLearner) -> None:
         state, kept = self.loop.state, self.kept
-        row = {"steps": state.step, "seconds": round(state.seconds)}
         report = on_first(self.loop.fabric, lambda: self.family.report(self.data))
-        row = {**(report or {}), **row}
+        row = {**(report or {}), "steps": state.step, "seconds": round(state.seconds)}
         log.info("iteration %d: %s", kept["iteration"] + 1, json.dumps(row))
         kept["iteration"] += 1
         kept["prepared"] = False

@@ -32,17 +32,9 @@ COEFFICIENTS = 13
 
 
 def mfcc(wave: np.ndarray) -> np.ndarray:
-    """Thirteen cepstral coefficients of every 25 ms frame, 20 ms apart.
+    """Thirteen cepstral coefficients of every 25 ms frame, 20 ms apart, of 16 kHz samples.
 
-    Parameters
-    ----------
-    wave
-        Samples at 16 kHz, (N,), full scale 1.0.
-
-    Returns
-    -------
-    np.ndarray
-        (T, 13) float32 with T = `frame_count` (N).
+    Shape: (N,), full scale 1.0, to float32 (T, 13) with T = `frame_count` (N)
     """
     from torchaudio.compliance import kaldi
 
@@ -112,21 +104,11 @@ class Units:
 
 
 def fit(features: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Cluster frames by mini-batch k-means, as HuBERT's recipe does.
+    """Centroids of frames by mini-batch k-means, as HuBERT's recipe does.
 
-    Parameters
-    ----------
-    features
-        Frames of the training files, (T, D).
-    count
-        K, the number of units.
-    seed
-        Seed of the initial centroids and the batches. One thread: the same centroids again.
+    The seed is that of the initial centroids and the batches. One thread: the same centroids again.
 
-    Returns
-    -------
-    np.ndarray
-        Centroids, (K, D) float32.
+    Shape: (T, D) to float32 (K, D)
 
     Raises
     ------
@@ -172,16 +154,8 @@ FIT_FRAMES = 200_000
 
 
 def cluster(features: Sequence[np.ndarray], fit_on: Sequence[int], count: int, seed: int) -> Units:
-    """Fit on the files ``fit_on`` and assign units in all of them.
-
-    Parameters
-    ----------
-    features
-        One (T, D) array per file.
-    fit_on
-        Indices of the files that centroids may see (held-back files are not among them).
-    count, seed
-        As in `fit`.
+    """Units of files with features (T, D) each; centroids see those of the indices ``fit_on`` only
+    (held-back files are not among them). See `fit`.
     """
     seen = np.concatenate([np.asarray(features[i], np.float32) for i in fit_on])
     if len(seen) > FIT_FRAMES:

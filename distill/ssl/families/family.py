@@ -230,9 +230,8 @@ def configure(
     if preset is not None and begun is not None:
         raise EnhanceError("--preset: a resumed run keeps its own settings; leave it out")
     if begun is None:
-        begun = PRESETS[preset] if preset is not None else {"family": family or "wavlm"}
-        if preset is None and begun["family"] in PRESETS:
-            begun = PRESETS[begun["family"]]
+        name = preset or family or "wavlm"
+        begun = PRESETS.get(name, {"family": name})
     kind = begun["family"]
     if family is not None and family != kind:
         what = f"--preset {preset}" if preset else "the run to be resumed"
@@ -243,13 +242,7 @@ def configure(
 
 
 def config_class(family: str) -> type[SslConfig]:
-    """Configuration class of a family.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no such family.
-    """
+    """Configuration class of a family; an `EnhanceError` if there is none."""
     return _parts(family)[0]
 
 
@@ -261,6 +254,5 @@ def build(config: SslConfig) -> Family:
 def _parts(family: str) -> tuple[type[SslConfig], Callable[[SslConfig], Family]]:
     if family not in FAMILIES:
         raise EnhanceError(f"--family {family}: unknown; there are {', '.join(FAMILIES)}")
-    parts: tuple[type[SslConfig], Callable[[SslConfig], Family]]
-    parts = importlib.import_module(FAMILIES[family]).FAMILY
-    return parts
+    config, kind = importlib.import_module(FAMILIES[family]).FAMILY
+    return config, kind

@@ -63,16 +63,8 @@ class Architecture:
     def build(
         self, seed: int, kind: str = "wavlm", more: Mapping[str, Any] | None = None
     ) -> nn.Module:
-        """Make the model with weights drawn from ``seed``, in eval mode.
-
-        Parameters
-        ----------
-        seed
-            Of the weights.
-        kind
-            One of `KINDS`.
-        more
-            Further fields of the configuration class of transformers.
+        """Make the model of one of `KINDS` with weights drawn from ``seed``, in eval mode; ``more``
+        are further fields of the configuration class of transformers.
 
         Raises
         ------
@@ -197,18 +189,9 @@ class FrontEndConfig(SslConfig):
 def units_of(
     work: Work, what: str, make: Callable[[np.ndarray], np.ndarray], count: int, seed: int
 ) -> Units | None:
-    """k-means units of features of all files of a corpus; None if interrupted.
+    """k-means units of all files of a corpus, as by `cluster`; None if interrupted.
 
-    Parameters
-    ----------
-    work
-        Files and interrupt.
-    what
-        Name of the features.
-    make
-        Features (T, D) of a whole wave.
-    count, seed
-        As in `cluster`.
+    ``make`` gives the features (T, D) of a whole wave, ``what`` names them.
     """
     speech, features = work.data.speech, []
     clips = range(len(speech))
@@ -226,25 +209,11 @@ def warm_up(
     config: FrontEndConfig,
     work: Work,
 ) -> bool:
-    """Train ``feature_extractor`` and ``feature_projection`` to tell the unit of every frame.
+    """Train ``feature_extractor`` and ``feature_projection`` to tell which of K ``units`` every
+    frame is; False if interrupted.
 
-    Parameters
-    ----------
-    model
-        Changed in place; the transformer stays as it is.
-    units
-        K.
-    batches
-        Waves (B, N) and units (B, T); no more than ``front_end_steps`` are taken.
-    config
-        Steps, rates, and the seed of the head that is thrown away afterwards.
-    work
-        Its interrupt is looked at before each step.
-
-    Returns
-    -------
-    bool
-        False if interrupted.
+    The transformer stays as it is, the head is thrown away. ``batches`` are waves (B, N) and units
+    (B, T), of which no more than ``front_end_steps`` are taken.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 500)

@@ -67,18 +67,8 @@ class Future(Family):
         return torch.from_numpy(np.stack([crop.read(data.speech) for crop in crops]))
 
     def targets(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, float], Tensor | None]:
-        """What is predicted of z and read by the aggregator, here z itself.
-
-        Returns
-        -------
-        values
-            (B, T, C).
-        extra
-            A loss of its own, or None.
-        means
-            Figures for the history.
-        codes
-            (B, T, G), or None.
+        """What is predicted of z and read by the aggregator (B, T, C), here z itself; a loss of its
+        own or None; figures for the history; codes (B, T, G) or None.
         """
         return z, None, {}, None
 

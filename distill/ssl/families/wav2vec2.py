@@ -126,19 +126,11 @@ class Wav2Vec2(Family):
         """Waves (B, N), mask (B, T), distractors of masked (M, K) and visible frames (V, K)."""
         config = self.config
         waves = np.stack([crop.read(data.speech) for crop in crops])
-        mask = np.stack(
-            [
-                span_mask(crop.frames, rng, config.mask_probability, config.mask_length)
-                for crop in crops
-            ]
-        )
+        spans = (config.mask_probability, config.mask_length)
+        mask = np.stack([span_mask(crop.frames, rng, *spans) for crop in crops])
         drawn = [draw_distractors(frames, config.distractors, rng) for frames in (mask, ~mask)]
-        return (
-            torch.from_numpy(normalize(waves)),
-            torch.from_numpy(mask),
-            torch.from_numpy(drawn[0]),
-            torch.from_numpy(drawn[1]),
-        )
+        masked, visible = map(torch.from_numpy, drawn)
+        return torch.from_numpy(normalize(waves)), torch.from_numpy(mask), masked, visible
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], step: int) -> Losses:
         """Contrastive loss over masked and, by their weight, visible frames; diversity loss."""
@@ -186,6 +178,7 @@ class Wav2Vec2(Family):
 
     def _measure(self, data: SslData) -> tuple[Tally, dict[str, Any]]:
         config, model = self.config, self.model
+        temperature = config.similarity_temperature
         batches, rng = data.measured(config.seed)
         tally = Tally(0.0, ("nearest_visible",))
         use, rivals = np.zeros((config.groups, config.entries), np.int64), 0.0
@@ -202,16 +195,8 @@ class Wav2Vec2(Family):
                 here = mask[b]
                 count = int(here.sum())
                 drawn = torch.from_numpy(draw_distinct(count, config.distractors, rng))
-                found, guess = (
-                    contrast(
-                        x[b, here],
-                        projected[b, here],
-                        codes[b, here],
-                        drawn,
-                        config.similarity_temperature,
-                    )
-                    for x in (context, copied)
-                )
+                asked = (projected[b, here], codes[b, here], drawn, temperature)
+                found, guess = (contrast(x[b, here], *asked) for x in (context, copied))
                 tally.add(crop.clip, count, float(found.hits.sum()), float(guess.hits.sum()))
                 tally.loss += float(found.loss) * count
                 tally.chance += count / (1 + drawn.shape[1])

@@ -26,23 +26,13 @@ from distill.training.accuracy import perplexity
 
 
 def draw_distractors(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw the distractors of every masked frame.
+    """Draw ``count`` distractors of every masked frame, with replacement.
 
-    Parameters
-    ----------
-    mask
-        (B, T) bool.
-    count
-        K, drawn with replacement.
-    rng
-        Source of randomness.
+    They are places in the list of all M masked frames of the batch, row by row; of the same row as
+    the frame, never the frame itself, but where it is alone in its row: `contrast` then leaves it
+    out as equal to its target.
 
-    Returns
-    -------
-    np.ndarray
-        (M, K) int64: places in the list of all M masked frames of the batch, row by row; of the
-        same row as the frame, never the frame itself, but where it is alone in its row: `contrast`
-        then leaves it out as equal to its target.
+    Shape: bool (B, T) to int64 (M, K)
     """
     drawn, first = [], 0
     for row in mask:
@@ -86,17 +76,11 @@ def quantize(quantizer: Any, features: Tensor, temperature: float | None) -> Cod
     """Codewords of frames, by the weights of transformers' `Wav2Vec2GumbelVectorQuantizer`.
 
     The same result as its own forward pass, by a product of matrices in place of a broadcast of
-    (M, G V, D / G), which takes gigabytes for a batch of Base size.
+    (M, G V, D / G), which takes gigabytes for a batch of Base size. A ``temperature`` is that of
+    the Gumbel softmax (hard, straight-through), with noise from torch's global generator; None
+    takes the largest score.
 
-    Parameters
-    ----------
-    quantizer
-        Holds ``weight_proj`` and ``codevectors``.
-    features
-        (M, C).
-    temperature
-        Of the Gumbel softmax (hard, straight-through), with noise from torch's global generator;
-        None takes the largest score.
+    Shape: features (M, C)
     """
     groups, size = quantizer.num_groups, quantizer.num_vars
     scores = quantizer.weight_proj(features).float().unflatten(-1, (groups, size))  # (M, G, V)
@@ -139,18 +123,10 @@ class Contrast:
 def contrast(
     context: Tensor, targets: Tensor, codes: Tensor, distractors: Tensor, temperature: float = 0.1
 ) -> Contrast:
-    """Tell each target from its distractors.
+    """Tell each target from its distractors, by cosine similarities divided by the temperature.
 
-    Parameters
-    ----------
-    context, targets
-        Projected context and projected quantised frames, (M, D).
-    codes
-        Codes of the targets, (M, G).
-    distractors
-        Places of the distractors among the targets, int64 (M, K).
-    temperature
-        Divisor of the cosine similarities.
+    Shape: projected context and projected quantised frames (M, D), codes of the targets (M, G),
+    places of the distractors among the targets int64 (M, K)
     """
     similar = F.normalize(context.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).T
     right = similar.diagonal()[:, None] / temperature  # (M, 1)

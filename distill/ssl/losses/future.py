@@ -109,13 +109,8 @@ class FuturePrediction(nn.Module):
         return F.linear(context, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2]) + bias
 
     def draw(self, items: int, frames: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw the negatives of every frame.
-
-        Returns
-        -------
-        Tensor
-            Indices into the flattened frames of the batch, int64 (negatives, B, T), of the same
-            clip. None is the frame itself.
+        """Draw the negatives of every frame: indices into the flattened frames of the batch, int64
+        (negatives, B, T), of the same clip. None is the frame itself.
 
         Raises
         ------

@@ -32,25 +32,16 @@ from enhance.data.mixing.rooms import Response
 def span_mask(
     frames: int, rng: np.random.Generator, probability: float = 0.065, length: int = 10
 ) -> np.ndarray:
-    """Draw which frames of one clip are masked.
+    """Draw which of the T ``frames`` of one clip are masked: (T,) bool, True where so.
 
     Parameters
     ----------
-    frames
-        T, the number of frames.
-    rng
-        Source of randomness.
     probability
         Share of frames that start a span; the expected count is met by random rounding, and
         there is at least one span.
     length
         Frames of a span. Spans may overlap. A clip of fewer than ``2 * length`` frames gets
         spans of half its length, so that something stays visible.
-
-    Returns
-    -------
-    np.ndarray
-        (T,) bool, True where masked.
     """
     mask = np.zeros(frames, bool)
     if frames == 0:
@@ -82,16 +73,8 @@ class Prediction:
 
 
 class MaskedUnitLoss(nn.Module):
-    """Predict the unit of each masked frame from the model's last state.
-
-    Parameters
-    ----------
-    width
-        D, width of the states.
-    units
-        K, number of units.
-    size
-        Width of the projection and of the unit embeddings.
+    """Predict which of K ``units`` each masked frame is from the model's last state of ``width`` D;
+    ``size`` is the width of the projection and of the unit embeddings.
     """
 
     def __init__(self, width: int, units: int, size: int = 96) -> None:
@@ -146,18 +129,8 @@ def evaluate(
 ) -> Tally:
     """Predict masked units of the held-back files; the same crops and masks at every call.
 
-    Parameters
-    ----------
-    model, head
-        What is measured; their mode is restored.
-    data, targets
-        Files and their units.
-    seed
-        Of crops and masks.
-    mix
-        Lay held-back noise and other held-back speech over the input; None for clean input.
-    rooms
-        Room impulse responses for ``mix``.
+    ``mix`` lays held-back noise and other held-back speech over the input, through ``rooms`` (room
+    impulse responses); None leaves it clean. Modes are restored.
     """
     seen = np.concatenate([targets.labels[i] for i in data.train])
     common = int(np.bincount(seen, minlength=targets.count).argmax())
