@@ -11,7 +11,7 @@ settings that this front end has are taken. The checkpoint is a pickle, opened b
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,8 @@ WEIGHTS = "embedding_model.ckpt"
 _LARGEST = 1 << 20  # bytes of settings; published files have some 2,000
 
 _NETWORK = "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN"
-_SIZES = {
-    "input_size": "n_mels",
-    "channels": "channels",
-    "kernel_sizes": "kernel_sizes",
-    "dilations": "dilations",
-    "groups": "groups",
-    "attention_channels": "attention_channels",
-    "res2net_scale": "res2net_scale",
-    "se_channels": "se_channels",
-    "global_context": "global_context",
-    "lin_neurons": "embedding",
-}  # speechbrain's name: ours
+_RENAMED = {"n_mels": "input_size", "embedding": "lin_neurons"}  # ours: speechbrain's
+_SIZES = {_RENAMED.get(f.name, f.name): f.name for f in fields(EcapaConfig)}  # theirs: ours
 _DEFAULT_CHANNELS = (512, 512, 512, 512, 1536)  # of the class, where the file names none
 _HARMLESS = {"device", "dropout"}  # of the network: where it runs, and how it was trained
 _FRONT_END: dict[str, Any] = {

@@ -24,20 +24,12 @@ class FrozenTeacher(nn.Module, abc.ABC):
     ----------
     model
         Its weights are frozen, in float32 and eval mode.
-    name
-        How it was asked for.
-    sample_rate
-        Samples per second of its input.
-    field_samples, stride_samples
-        Of a frame.
-    widths
-        Features of each of the L + 1 states.
     equal_lengths_only
         Whether clips of other lengths in a batch would change a frame: they run apart then.
     left_pad
         Zeros before the input; None takes field - stride.
-    reach_frames
-        Frames to a side that convolutions over frames see.
+    name, sample_rate, field_samples, stride_samples, widths, reach_frames
+        Fields of the contract.
 
     Raises
     ------

@@ -57,21 +57,13 @@ def conv_geometry(kernels: list[int], strides: list[int]) -> tuple[int, int]:
 
 
 class HfTeacher(FrozenTeacher):
-    """A frozen transformers speech model behind the `distill.teacher.contract.Teacher` contract.
+    """A frozen `Wav2Vec2Model`, `HubertModel` or `WavLMModel`; see `FrozenTeacher` for the rest.
 
     Parameters
     ----------
-    model
-        `Wav2Vec2Model`, `HubertModel` or `WavLMModel`.
-    name
-        How it was asked for.
-    sample_rate
-        Samples per second of its input.
     do_normalize
         Whether each clip is brought to zero mean and unit variance first
-        (``preprocessor_config.json``).
-    left_pad
-        Zeros before the (normalised) input; None takes field - stride.
+        (``preprocessor_config.json``); ``left_pad`` zeros come after that.
     normalize_eps
         Added to the variance of a clip before the division: 1e-7 in transformers, 1e-5 in fairseq
         and unilm. It matters for quiet clips only.

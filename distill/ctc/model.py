@@ -28,14 +28,9 @@ SAMPLE_RATE = 16000
 
 
 class CtcModel(nn.Module):
-    """Clips to logits.
+    """Clips to logits by a `Wav2Vec2ForCTC`, `HubertForCTC` or `WavLMForCTC`.
 
-    Parameters
-    ----------
-    network
-        `Wav2Vec2ForCTC`, `HubertForCTC` or `WavLMForCTC`.
-    do_normalize
-        Whether each clip is brought to zero mean and unit variance first.
+    ``do_normalize`` brings each clip to zero mean and unit variance first.
     """
 
     def __init__(self, network: nn.Module, *, do_normalize: bool) -> None:
@@ -62,19 +57,10 @@ class CtcModel(nn.Module):
     ) -> list[Tensor]:
         """Logits of each clip, the same in any company.
 
-        Parameters
-        ----------
-        clips
-            (N,) float32 each, at 16 kHz, long enough for a frame.
-        masks
-            (T,) bool each: frames whose input is the mask embedding; None masks nothing.
-        head_only
-            No gradient for anything but the head.
+        The clips are long enough for a frame. ``masks`` are frames whose input is the mask
+        embedding; None masks nothing. With ``head_only`` nothing but the head has a gradient.
 
-        Returns
-        -------
-        list of Tensor
-            (T, V) each.
+        Shape: float32 (N,) each, at 16 kHz, and bool (T,) each -> (T, V) each
         """
         sizes = [len(clip) for clip in clips]
         everyone = list(range(len(clips)))

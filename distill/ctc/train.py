@@ -40,12 +40,11 @@ def finetune(
     evaluation: Path | str | None = None,
     **place: Unpack[Place],
 ) -> dict[str, Any]:
-    """Fine-tune a backbone and write its folder.
+    """Fine-tune a backbone; the record (as in ``record.json``), or ``{"stopped": ...}`` after
+    Ctrl-C or SIGTERM.
 
     Parameters
     ----------
-    config
-        What to train and how long.
     transcripts
         File of recordings and texts, see `distill.ctc.transcripts.read_transcripts`.
     output
@@ -55,13 +54,6 @@ def finetune(
         in its subfolder ``state``.
     evaluation
         The same of recordings that only measure; None holds back a share of ``transcripts``.
-    place
-        See `distill.training.loop.Place`.
-
-    Returns
-    -------
-    dict
-        The record (as in ``record.json``), or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
 
     Raises
     ------

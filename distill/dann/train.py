@@ -22,6 +22,7 @@ from distill.dann.data import Hearing, Labelled, classes_of
 from distill.dann.errors import Trials, pairs
 from distill.dann.network import Network
 from distill.dann.protocols import read
+from distill.speaker.data import in_turn
 from distill.teacher.contract import Teacher
 from distill.training.loop import Loop, LoopPlan, Place
 from enhance.config.settings import parse
@@ -96,15 +97,10 @@ class DannLearner(Learner):
 
     def batches(self, rank: int, world: int, step: int) -> Iterator[dict[str, Any]]:
         """All clips once in an order of the epoch, then again in another."""
-        clips, size = len(self.train), self.config.batch
+        config = self.config
         for number in count(step * world + rank, world):
-            place = np.arange(number * size, (number + 1) * size)
-            orders = {
-                epoch: np.random.default_rng([self.config.seed, epoch]).permutation(clips)
-                for epoch in set((place // clips).tolist())
-            }
-            chosen = [int(orders[p // clips][p % clips]) for p in place.tolist()]
-            yield self.train.batch(self.hearing, chosen)
+            chosen = in_turn(len(self.train), config.batch, number, [config.seed])
+            yield self.train.batch(self.hearing, chosen.tolist())
 
     def forward(self, batch: dict[str, Any], step: int) -> Step:
         """Both cross-entropies: what only the reversal below the discriminator sets apart."""
@@ -191,24 +187,15 @@ def train(
     cache: Path | None = None,
     **place: Unpack[Place],
 ) -> dict[str, Any]:
-    """Train a network and write its folder.
+    """Train a network; the record, or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
 
     Parameters
     ----------
-    config
-        What is trained on what.
     output
         Folder: ``model.safetensors`` (the best epoch), ``record.json``, ``history.jsonl``; what a
         stopped run needs to go on is in ``state``.
     cache
         Folder of the feature cache; None for the user's.
-    place
-        See `distill.training.loop.Place`.
-
-    Returns
-    -------
-    dict
-        The record, or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
 
     Raises
     ------

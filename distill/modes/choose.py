@@ -28,6 +28,7 @@ from distill.backbones.find import load
 from distill.modes.concat import ConcatConfig, Concatenation, check_size
 from distill.modes.concat import find_companion as find_companion
 from distill.modes.distill import Distillation, DistillConfig
+from distill.modes.imitation import ImitationConfig
 from distill.modes.pretrain import PretrainConfig, Pretraining, check_steps
 from enhance.config import ModelConfig, RunConfig
 from enhance.config.settings import parse
@@ -149,37 +150,24 @@ def make_objective(settings: RunConfig, quiet: bool) -> Objective:
     found = read_objective(settings.mode, settings.objective)
     # One that serves two modes is loaded once.
     teachers = {name: load(name) for name in dict.fromkeys(c.teacher for c in found.values())}
-    model, training, seed = settings.model, settings.training, settings.seed
+    model, training = settings.model, settings.training
 
-    def drawn(steps: int) -> int:  # mixtures of unaltered speech
-        return int(settings.mixing.natural_share * steps * training.batch_size)
+    def shared(own: Any) -> dict[str, Any]:
+        return {"teacher": teachers[own.teacher], "seed": settings.seed}
+
+    def imitated(own: ImitationConfig, steps: int) -> dict[str, Any]:
+        natural = int(settings.mixing.natural_share * steps * training.batch_size)
+        return {**shared(own), "expected_mixtures": natural, "quiet": quiet}
 
     objective: Objective = Enhancement(settings.loss)
-    if "distill" in found:
-        own = found["distill"]
-        objective = Distillation(
-            own,
-            settings.loss,
-            model,
-            teacher=teachers[own.teacher],
-            expected_mixtures=drawn(training.steps or _ENDLESS),
-            seed=seed,
-            quiet=quiet,
-        )
-    if "concat" in found:
-        own = found["concat"]
-        objective = Concatenation(own, model, objective, teacher=teachers[own.teacher], seed=seed)
-    if "pretrain" in found:
-        own = found["pretrain"]
-        objective = Pretraining(
-            own,
-            model,
-            objective,
-            teacher=teachers[own.teacher],
-            expected_mixtures=drawn(own.pretrain_steps),
-            seed=seed,
-            quiet=quiet,
-        )
+    if own := found.get("distill"):
+        more = imitated(own, training.steps or _ENDLESS)
+        objective = Distillation(own, settings.loss, model, **more)
+    if own := found.get("concat"):
+        objective = Concatenation(own, model, objective, **shared(own))
+    if own := found.get("pretrain"):
+        more = imitated(own, own.pretrain_steps)
+        objective = Pretraining(own, model, objective, **more)
     return objective
 
 

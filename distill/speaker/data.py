@@ -71,6 +71,14 @@ def speech_of(corpus: Path, source: str, labelled: bool, quiet: bool) -> tuple[l
     return found, noises
 
 
+def in_turn(clips: int, size: int, step: int, seed: Sequence[int]) -> np.ndarray:
+    """Numbers of the clips of a step: all once in an order of the epoch, then again in another."""
+    place = np.arange(step * size, (step + 1) * size)
+    epochs = set((place // clips).tolist())
+    orders = {e: np.random.default_rng([*seed, e]).permutation(clips) for e in epochs}
+    return np.array([orders[p // clips][p % clips] for p in place.tolist()])
+
+
 @dataclass
 class SpeakerData:
     """Speech and noise in memory, and the speakers kept apart."""
@@ -171,11 +179,7 @@ class Crops:
             count = len(self._members)
             drawn = rng.choice(count, size, replace=size > count)
             return np.array([rng.choice(self._members[s]) for s in drawn])
-        clips = len(self.data.train)
-        place = np.arange(step * size, (step + 1) * size)
-        epochs = set((place // clips).tolist())
-        orders = {e: np.random.default_rng([seed, 2, e]).permutation(clips) for e in epochs}
-        return np.array([orders[p // clips][p % clips] for p in place.tolist()])
+        return in_turn(len(self.data.train), size, step, [seed, 2])
 
     def _view(self, clip: int, step: int, item: int, view: int) -> np.ndarray:
         seconds, config = self.lengths[view], self.config

@@ -45,12 +45,11 @@ def train(
     evaluation: Path | str | None = None,
     **place: Unpack[Place],
 ) -> dict[str, Any]:
-    """Train a speaker encoder and write its folder.
+    """Train a speaker encoder; the record (as in ``record.json``), or ``{"stopped": ...}`` after
+    Ctrl-C or SIGTERM.
 
     Parameters
     ----------
-    config
-        What to train and how long.
     corpus
         Folder of speech and noise, as `enhance.data.corpus.clips.load_clips` reads it; `aam` needs
         the column `speaker`.
@@ -61,13 +60,6 @@ def train(
     evaluation
         Folder with speech of other, known speakers, whose EER is measured at the end; None
         leaves that out.
-    place
-        See `distill.training.loop.Place`.
-
-    Returns
-    -------
-    dict
-        The record (as in ``record.json``), or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
 
     Raises
     ------

@@ -42,13 +42,7 @@ _BUDGET = {"minutes", "steps", "units", "iterations", "seed", "threads", "family
 def write(folder: Path, probe: dict[str, Any] | None = None) -> Path:
     """Write ``README.md`` of a model folder from its ``record.json``.
 
-    Parameters
-    ----------
-    folder
-        Model folder.
-    probe
-        Result of `benchmarks.analysis.phone_probe.probe`; put into the record first. None keeps
-        what the record has.
+    A result of `benchmarks.analysis.phone_probe.probe` is put into the record first.
 
     Raises
     ------

@@ -44,12 +44,13 @@ def pretrain(
     probe: Callable[[Path], dict[str, Any]] | None = None,
     **place: Unpack[Place],
 ) -> dict[str, Any]:
-    """Pre-train a model and write its folder.
+    """Pre-train a model; the record (as in ``record.json``), or ``{"stopped": ...}`` after Ctrl-C
+    or SIGTERM.
 
     Parameters
     ----------
     config
-        What to train and how long; its class decides the family.
+        Its class decides the family.
     corpus
         Folder with speech and noise, as `enhance.data.corpus.clips.load_clips` reads it.
     output
@@ -59,13 +60,6 @@ def pretrain(
     probe
         Measures the finished folder, as `benchmarks.analysis.phone_probe.probe` does; what it finds
         goes into record and card. None leaves the probe out, and the card says so.
-    place
-        See `distill.training.loop.Place`.
-
-    Returns
-    -------
-    dict
-        The record (as in ``record.json``), or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
 
     Raises
     ------

@@ -110,8 +110,6 @@ class Features:
 
     Parameters
     ----------
-    teacher
-        Frozen teacher.
     layers
         Such as ``last`` or ``first_k:4`` (`distill.teacher.layers.Layers`).
     cache

@@ -73,21 +73,11 @@ def windows(total: int, teacher: Teacher) -> Iterator[tuple[slice, slice]]:
 def hear(teacher: Teacher, waves: Tensor, take: Callable[[Tensor], Tensor]) -> Tensor:
     """What is taken of the states of equally long waves, long ones in windows.
 
-    Equal lengths need no mask, and teachers with group norm over time take them in one batch.
+    Equal lengths need no mask, and teachers with group norm over time take them in one batch. The
+    teacher is moved to the waves' device. ``take`` says frame by frame what to keep of hidden
+    states (L + 1, B, t, D): it gives (..., t, D').
 
-    Parameters
-    ----------
-    teacher
-        Moved to the waves' device.
-    waves
-        (B, N).
-    take
-        What to keep of hidden states (L + 1, B, t, D), frame by frame: it gives (..., t, D').
-
-    Returns
-    -------
-    Tensor
-        (..., T', D'), without gradient.
+    Shape: (B, N) -> (..., T', D'), without gradient
     """
     teacher.to(waves.device)
     total = teacher.frames(waves.shape[1])

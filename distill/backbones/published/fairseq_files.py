@@ -40,18 +40,8 @@ class Checkpoint(NamedTuple):
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Read a published file.
-
-    Parameters
-    ----------
-    path
-        A ``.pt`` file such as ``wav2vec_large.pt``, ``vq-wav2vec_kmeans.pt``, ``wav2vec_small.pt``,
-        ``hubert_base_ls960.pt`` or ``WavLM-Base+.pt``.
-
-    Returns
-    -------
-    Checkpoint
-        Unpacks as ``kind, args, tensors``.
+    """Read a published ``.pt`` file such as ``wav2vec_large.pt``, ``vq-wav2vec_kmeans.pt``,
+    ``wav2vec_small.pt``, ``hubert_base_ls960.pt`` or ``WavLM-Base+.pt``.
 
     Raises
     ------

@@ -71,15 +71,10 @@ _IN_BLOCK = {
 
 
 def published_name(name: str, group_norm: bool) -> str:
-    """Name that a weight of the transformers model has in a published file.
+    """Name that a weight (key of the transformers model's state dict) has in a published file.
 
-    Parameters
-    ----------
-    name
-        Key of the transformers model's state dict.
-    group_norm
-        Whether the first convolution has a group norm. It is the third member of its block
-        (``0.2.weight``); a layer norm stands between two transpositions (``0.2.1.weight``).
+    A group norm of the first convolution is the third member of its block (``0.2.weight``); a layer
+    norm stands between two transpositions (``0.2.1.weight``).
 
     Raises
     ------
@@ -104,16 +99,9 @@ def published_name(name: str, group_norm: bool) -> str:
 
 
 def settings(kind: str, args: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Settings of the `transformers` configuration that a file's own settings describe.
+    """Settings of the `transformers` configuration that a file's own flat settings describe.
 
-    Parameters
-    ----------
-    kind
-        ``wav2vec2``, ``hubert`` or ``wavlm``.
-    args
-        Settings of the file, flat.
-    path
-        The file, for messages.
+    ``kind`` is ``wav2vec2``, ``hubert`` or ``wavlm``; messages name the path.
 
     Raises
     ------

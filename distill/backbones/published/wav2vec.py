@@ -73,15 +73,8 @@ def load_published(
 ) -> Wav2VecTeacher:
     """Make a teacher of what `fairseq_files.read` found in a published file.
 
-    Parameters
-    ----------
-    kind, args, tensors
-        As found: ``wav2vec`` (``wav2vec_large.pt`` and its like) or ``vq-wav2vec``
-        (``vq-wav2vec.pt``, its k-means form).
-    name
-        How the file was asked for.
-    left_pad
-        Zeros before the input; None takes field - stride.
+    The kind is ``wav2vec`` (``wav2vec_large.pt`` and its like) or ``vq-wav2vec``
+    (``vq-wav2vec.pt``, its k-means form); name and ``left_pad`` as in `FrozenTeacher`.
 
     Raises
     ------

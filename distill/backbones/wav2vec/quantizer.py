@@ -52,18 +52,8 @@ def code_use(codes: Tensor, size: int) -> Tensor:
 
 
 class Quantizer(nn.Module):
-    """What both quantisers share.
-
-    Parameters
-    ----------
-    width
-        C, of the features and of the result.
-    size
-        V, codewords per group.
-    groups
-        G.
-    shared
-        One codebook for all groups.
+    """What both quantisers share: features of ``width`` C in G ``groups`` of V codewords (``size``)
+    each, perhaps of one ``shared`` codebook.
     """
 
     def __init__(self, width: int, size: int, groups: int, shared: bool = False) -> None:
@@ -96,8 +86,6 @@ class GumbelQuantizer(Quantizer):
 
     Parameters
     ----------
-    width, size, groups, shared
-        See `Quantizer`.
     depth
         Linear layers of the scores; all but the last are twice as wide as the features.
     act
@@ -166,14 +154,8 @@ class KmeansQuantizer(Quantizer):
     """Nearest-codeword quantiser.
 
     The features first pass a 1 x 1 convolution and a group norm, one norm per group and over TIME,
-    so that clips of unequal length must not be padded to one batch.
-
-    Parameters
-    ----------
-    width, size, groups, shared
-        See `Quantizer`.
-    gamma
-        Weight of the commitment term, which pulls features to codewords.
+    so that clips of unequal length must not be padded to one batch. ``gamma`` is the weight of the
+    commitment term, which pulls features to codewords.
     """
 
     def __init__(
@@ -197,12 +179,7 @@ class KmeansQuantizer(Quantizer):
         The papers start from small random codewords and a learning rate of 1e-5. At the higher
         rates that a short training needs, all frames then run to one of them within a few steps.
 
-        Parameters
-        ----------
-        features
-            (B, T, C).
-        generator
-            Source of randomness.
+        Shape: (B, T, C)
         """
         parts = self.encode(features).flatten(0, 1).unflatten(-1, (self.groups, -1))  # (B T, G, d)
         if len(self.codebook) == 1:  # one book for all groups

@@ -59,18 +59,12 @@ class Future:
 
 
 class FuturePrediction(nn.Module):
-    """Predict the frames to come from the context.
+    """Predict ``steps`` K frames of the targets, z or its quantised form, from the context c.
 
     Parameters
     ----------
-    context_width
-        Features of c.
-    target_width
-        Features of the targets, z or its quantised form.
     offset
         Frames from the context to the first target (`Wav2VecConfig.prediction_offset`).
-    steps
-        K, number of frames to predict.
     negatives
         Negatives per target from its own clip.
     infonce
