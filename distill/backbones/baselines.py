@@ -52,13 +52,7 @@ class LogMel(FrozenTeacher):
         self.fingerprint = fingerprint(["log-mel", bands, stride_samples, self.left_pad], {})
 
     def twin(self, seed: int) -> Self:
-        """Refused: nothing here is learnt.
-
-        Raises
-        ------
-        EnhanceError
-            Always.
-        """
+        """Refused by an `EnhanceError`: nothing here is learnt."""
         raise EnhanceError(f"random:{self.name}: log-mel features have no weights to draw")
 
     def run(self, clips: list[Tensor]) -> list[Tensor]:

@@ -82,12 +82,7 @@ def write_transformer(
     told to, whatever the weights are stored in.
 
     ``do_normalize``, ``attention_mask`` and ``prepare`` are what ``preprocessor_config.json`` asks
-    for.
-
-    Raises
-    ------
-    EnhanceError
-        See `write`.
+    for. Errors as of `write`.
     """
     config: dict[str, Any] = model.config.to_dict()
     config |= {"architectures": [type(model).__name__], "dtype": "float32"}

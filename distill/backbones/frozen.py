@@ -136,13 +136,7 @@ class FrozenTeacher(nn.Module, abc.ABC):
 
 
 def check_lengths(waves: Tensor, lengths: Tensor) -> list[int]:
-    """The lengths as numbers.
-
-    Raises
-    ------
-    EnhanceError
-        If they do not belong to these waves.
-    """
+    """The lengths as numbers; an `EnhanceError` if they do not belong to these waves."""
     if waves.ndim != 2 or lengths.shape != waves.shape[:1]:
         raise EnhanceError(
             f"teacher input of shapes {tuple(waves.shape)} and {tuple(lengths.shape)}: "

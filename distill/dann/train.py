@@ -266,13 +266,7 @@ class Trained:
 
 
 def load(folder: Path) -> Trained:
-    """Open what `train` wrote.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no finished run.
-    """
+    """Open what `train` wrote; an `EnhanceError` if there is no finished run."""
     file = folder / MODEL if folder.is_dir() else folder
     tensors, record = load_tensors(file, FORMAT)
     config = parse(DannConfig, record["config"], str(file))

@@ -93,10 +93,7 @@ def read_objective(mode: str, objective: Mapping[str, Any]) -> dict[str, Any]:
 def check_mode(settings: RunConfig) -> None:
     """Refuse a mode that does not exist, or settings that it does not have; loads nothing.
 
-    Raises
-    ------
-    EnhanceError
-        Names the known modes, or the key at fault.
+    The `EnhanceError` names the known modes, or the key at fault.
     """
     names = parts(settings.mode)
     if not names and settings.objective:
@@ -120,10 +117,7 @@ def check_mode(settings: RunConfig) -> None:
 def planned_model(mode: str, objective: Mapping[str, Any], model: ModelConfig) -> ModelConfig:
     """The model that a run will train, as far as its mode decides about it; loads nothing.
 
-    Raises
-    ------
-    EnhanceError
-        As `check_mode`.
+    Refuses what `check_mode` refuses.
     """
     if "concat" not in parts(mode):
         return model

@@ -173,13 +173,7 @@ class Concatenation(Around):
 
 
 def check_size(config: ConcatConfig, model: ModelConfig) -> None:
-    """Refuse a network whose `extra_features` were set to something else.
-
-    Raises
-    ------
-    EnhanceError
-        Names both settings.
-    """
+    """Refuse a network whose `extra_features` were set to something else."""
     if model.gcrn.extra_features not in (0, config.size):
         raise EnhanceError(
             f"model.gcrn.extra_features {model.gcrn.extra_features}: mode concat makes "

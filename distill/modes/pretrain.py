@@ -124,13 +124,7 @@ class Pretraining(Imitation, Around):
 
 
 def check_steps(config: PretrainConfig, training: TrainingConfig) -> None:
-    """Refuse a first phase that leaves no step to enhance.
-
-    Raises
-    ------
-    EnhanceError
-        Names both settings.
-    """
+    """Refuse a first phase that leaves no step to enhance."""
     if 0 < training.steps <= config.pretrain_steps:
         raise EnhanceError(
             f"objective.pretrain_steps {config.pretrain_steps}: leaves nothing of training.steps "

@@ -36,13 +36,7 @@ def open_evaluation(corpus: Path, source: str, quiet: bool = False) -> ClipStore
 
 
 def check_unseen(train: tuple[Clip, ...], evaluation: tuple[Clip, ...]) -> None:
-    """Refuse speakers that were trained on: their EER would be flattering.
-
-    Raises
-    ------
-    EnhanceError
-        Names one of them.
-    """
+    """Refuse speakers that were trained on, naming one: their EER would be flattering."""
     both = {name_of(c) for c in train if c.speaker} & {name_of(c) for c in evaluation}
     if both:
         raise EnhanceError(

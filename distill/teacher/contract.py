@@ -63,13 +63,7 @@ class Teacher(Protocol):
 
 
 def check_rate(teacher: Teacher, sample_rate: int) -> None:
-    """Refuse a teacher that hears another sample rate than the model.
-
-    Raises
-    ------
-    EnhanceError
-        Names both rates.
-    """
+    """Refuse a teacher that hears another sample rate than the model; both are named."""
     if teacher.sample_rate != sample_rate:
         raise EnhanceError(
             f"teacher {teacher.name}: hears {teacher.sample_rate} Hz, the model "

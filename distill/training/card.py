@@ -20,13 +20,7 @@ WATCH = {"log_every", "validate_every", "checkpoint_seconds"}
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The record of a model folder.
-
-    Raises
-    ------
-    EnhanceError
-        If there is none.
-    """
+    """The record of a model folder; an `EnhanceError` if there is none."""
     return read_json(folder / "record.json", "no record to write a card from")
 
 

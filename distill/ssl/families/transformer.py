@@ -159,12 +159,8 @@ def hidden_states(model: nn.Module, wave: np.ndarray) -> np.ndarray:
 def save(model: Any, folder: Path) -> None:
     """Write a model folder in the format of transformers, weights in fp16.
 
-    ``preprocessor_config.json`` asks for the normalisation that training used.
-
-    Raises
-    ------
-    EnhanceError
-        If a weight is not finite in fp16, or a file cannot be written.
+    ``preprocessor_config.json`` asks for the normalisation that training used. Errors as of
+    `distill.backbones.folder.write`: a weight may not be finite in fp16.
     """
     write_transformer(folder, model, {n: t.half() for n, t in model.state_dict().items()})
 
