@@ -181,11 +181,7 @@ def hear(network: Network, hearing: Hearing, data: Labelled) -> Heard:
 
 
 def train(
-    config: DannConfig,
-    output: Path,
-    *,
-    cache: Path | None = None,
-    **place: Unpack[Place],
+    config: DannConfig, output: Path, *, cache: Path | None = None, **place: Unpack[Place]
 ) -> dict[str, Any]:
     """Train a network; the record, or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
 

@@ -24,6 +24,7 @@ from distill.ctc.config import CtcConfig
 from distill.ctc.data import CtcData, batch_up
 from distill.ctc.folder import build, open_backbone
 from distill.ctc.train import FORMAT, CtcLearner, finetune
+from distill.training.card import share
 from enhance.cli.app import app
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
@@ -202,9 +203,9 @@ def test_record_card_and_history(backbone, files, whole: Path) -> None:
     )
     assert 0 < record["trained_parameters"] < record["parameters"]
     text = (whole / "README.md").read_text("utf-8")
-    assert f"| this model | characters | {card.share(record['token_error'])} | " in text
-    assert f"| this model | words | {card.share(record['word_error'])} | 8 |" in text
-    assert f"| {card.share(record['constant'])} | " in text
+    assert f"| this model | characters | {share(record['token_error'])} | " in text
+    assert f"| this model | words | {share(record['word_error'])} | 8 |" in text
+    assert f"| {share(record['constant'])} | " in text
     assert "| train | trained on | 12 | " in text and "No speaker stands on both sides." in text
     assert teacher.load(whole).num_layers == 2
 
@@ -223,7 +224,7 @@ def test_the_command_of_the_card_makes_the_same_weights(files, whole: Path, tmp_
     before = json.loads((whole / "record.json").read_text("utf-8"))
     differ = {k for k, v in before["config"].items() if record["config"][k] != v}
     assert differ == {"log_every", "validate_every"}  # what decides no weight
-    told = f"error rate of characters: {card.share(record['token_error'])}, of words: "
+    told = f"error rate of characters: {share(record['token_error'])}, of words: "
     assert told in result.output
 
 
