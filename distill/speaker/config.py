@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Annotated, ClassVar, Literal
 
 from distill.backbones.ecapa_model import EcapaConfig
@@ -128,12 +127,3 @@ class SpeakerConfig(LoopConfig):
     def sizes(self) -> EcapaConfig:
         """Sizes of the encoder."""
         return PRESETS[self.preset] if self.preset else self.architecture
-
-    def mixing_of(self, seconds: float) -> MixingConfig:
-        """Mixing of crops of one length."""
-        return replace(self.mixing, segment_seconds=seconds)
-
-
-def half_cosine(part: float) -> float:
-    """From 0 to 1 as ``part`` does, flat at both ends."""
-    return 0.5 - 0.5 * math.cos(math.pi * part)

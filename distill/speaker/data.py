@@ -145,7 +145,7 @@ class Crops:
         if data.noise is not None:
             responses = bank(config.mixing, "", config.seed, SAMPLE_RATE, quiet=True)
             for seconds in sorted(set(lengths)):
-                mixing = config.mixing_of(seconds)
+                mixing = replace(config.mixing, segment_seconds=seconds)
                 self._mixers[seconds] = Mixer(
                     data.train, data.noise, mixing, config.seed, responses=responses
                 )

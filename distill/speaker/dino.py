@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.speaker.config import DinoConfig, SpeakerConfig, half_cosine
+from distill.speaker.config import DinoConfig, SpeakerConfig
 from distill.training.accuracy import perplexity
 from distill.training.config import last_quarter
 
@@ -156,7 +156,8 @@ class Dino(nn.Module):
     def after_update(self, step: int, total: int | None) -> None:
         """Move the teacher towards the student."""
         start = self.config.teacher_momentum
-        momentum = start + (1 - start) * half_cosine(last_quarter(step, total))
+        half_cosine = 0.5 - 0.5 * math.cos(math.pi * last_quarter(step, total))
+        momentum = start + (1 - start) * half_cosine
         pairs = ((self.encoder, self.student), (self.encoder_head, self.student_head))
         with torch.no_grad():
             for teacher, student in pairs:

@@ -26,9 +26,6 @@ from distill.backbones.published.fairseq_files import flat, literal, read
 from distill.teacher.contract import Teacher
 from enhance.errors import EnhanceError
 
-CONVOLUTIONAL = ("wav2vec", "vq-wav2vec")
-"""The 2019 models, which `distill.backbones.published.wav2vec` reads."""
-
 HEADS = (
     "final_proj",  # all: to the space of the pre-training loss
     "quantizer",  # wav2vec 2.0: codebook of its targets
@@ -187,7 +184,7 @@ def load(path: str | Path, name: str, left_pad: int | None = None) -> Teacher:
     """Make a teacher of a file such as ``wav2vec_small.pt``, ``hubert_base_ls960.pt``,
     ``WavLM-Base+.pt`` or ``wav2vec_large.pt``; see `distill.backbones.load`."""
     kind, args, tensors = read(path)
-    if kind in CONVOLUTIONAL:
+    if kind not in CLASSES:
         return wav2vec_published.load_published(kind, args, tensors, name, left_pad)
     if any(key.startswith(_FINE_TUNED) for key in tensors):
         args, tensors = _inner(args, tensors, path)
