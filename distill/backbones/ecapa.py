@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distill.backbones import ecapa_model, ecapa_published, read_json
+from distill.backbones import ecapa_model, ecapa_published
 from distill.backbones.ecapa_model import FIELD, STRIDE, Ecapa
 from distill.backbones.frozen import FrozenTeacher, by_length, check_lengths, fingerprint
 from enhance.errors import EnhanceError
@@ -84,8 +84,5 @@ class EcapaTeacher(FrozenTeacher):
 
 def load(folder: Path, name: str, left_pad: int | None = None) -> EcapaTeacher:
     """Load a folder of ours or a published one of speechbrain; see `distill.backbones.load`."""
-    if ecapa_published.is_published(folder):
-        return EcapaTeacher(ecapa_published.read(folder), name, left_pad)
-    config = read_json(folder / "config.json", "it holds the sizes of the network")
-    prepare = read_json(folder / "preprocessor_config.json", "it holds the front end's settings")
-    return EcapaTeacher(ecapa_model.read(folder, config, prepare), name, left_pad)
+    source = ecapa_published if ecapa_published.is_published(folder) else ecapa_model
+    return EcapaTeacher(source.read(folder), name, left_pad)

@@ -17,12 +17,13 @@ import itertools
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.backbones import read_json
 from distill.backbones.folder import read_weights, write
 from enhance.config.checked import Field, PositiveInt, checked
 from enhance.config.settings import parse
@@ -210,14 +211,16 @@ def save(model: Ecapa, folder: Path) -> None:
     write(folder, model.network.state_dict(), config, prepare)
 
 
-def read(folder: Path, config: dict[str, Any], prepare: dict[str, Any]) -> Ecapa:
-    """Build what `save` wrote from its two JSON objects and its weights.
+def read(folder: Path) -> Ecapa:
+    """Build what `save` wrote.
 
     Raises
     ------
     EnhanceError
-        If a setting is unknown or weights are missing, damaged or of another shape.
+        If a file is missing, a setting unknown, or weights missing, damaged or of another shape.
     """
+    config = read_json(folder / "config.json", "it holds the sizes of the network")
+    prepare = read_json(folder / "preprocessor_config.json", "it holds the front end's settings")
     sizes = {k: v for k, v in config.items() if k != "model_type"}
     settings = parse(EcapaConfig, sizes, str(folder / "config.json"))
     for key, value in (_FRONT_END | {"n_mels": settings.n_mels}).items():

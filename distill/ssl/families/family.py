@@ -148,10 +148,13 @@ class Family(abc.ABC):
 
     model: Any
     """The network, a torch module, the same over all iterations."""
+    head: Any = None
+    """What predicts from it, a torch module; None where the model has its own, or not yet."""
 
     def learnt(self) -> dict[str, nn.Module]:
         """What training changes, by name: ``model``, and ``head`` once it is prepared."""
-        return {"model": self.model}
+        modules = {"model": self.model, "head": self.head}
+        return {name: module for name, module in modules.items() if module is not None}
 
     def prepare(self, work: Work) -> str:
         """Make ready for an iteration; the name of what was being made if interrupted, else ''."""

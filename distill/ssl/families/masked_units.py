@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.ssl.data import Crop, Disturbance, SslData, disturb, normalize
 from distill.ssl.families import transformer
@@ -92,15 +92,10 @@ class MaskedUnits(Family):
     def __init__(self, config: MaskedUnitsConfig) -> None:
         self.config = config
         self.model: Any = config.architecture.build(config.seed, config.family)
-        self.head: MaskedUnitLoss
         self.targets: Units
         self.iteration = 0
         self.rooms: list[Response] = []
         self.held_rooms: list[Response] = []
-
-    def learnt(self) -> dict[str, nn.Module]:
-        """Model and head of the iteration."""
-        return {"model": self.model, "head": self.head}
 
     def prepare(self, work: Work) -> str:
         """Rooms, units, a head start for the convolutions, and a fresh head."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
@@ -57,10 +57,6 @@ class Future(Family):
                 negatives=config.negatives,
                 infonce=config.infonce,
             )
-
-    def learnt(self) -> dict[str, nn.Module]:
-        """Model and predictor."""
-        return {"model": self.model, "head": self.head}
 
     def batch(self, crops: list[Crop], data: SslData, rng: np.random.Generator) -> Tensor:
         """Waves (B, N)."""
