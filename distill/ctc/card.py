@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from distill.ctc.config import CtcConfig
 from distill.training import card
+from enhance.config.settings import to_dict
 
 _NUMBERS = (
     "learning_rate", "batch_seconds", "freeze_steps", "mask", "dropout", "seed", "threads",
@@ -37,5 +37,5 @@ def command(record: dict[str, Any]) -> str:
     words += ["--eval FILE"] * record["data"]["evaluation_file"]
     words.append(f"-o DIR --units {config['units']} --minutes 0 --steps {record['steps']}")
     words += card.options(config, [*_NUMBERS, *_FLAGS])
-    words += card.changes(config, asdict(CtcConfig()), {*_NUMBERS, *_FLAGS, *_BUDGET})
+    words += card.changes(config, to_dict(CtcConfig()), {*_NUMBERS, *_FLAGS, *_BUDGET})
     return " ".join(words)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from distill.speaker.config import SpeakerConfig
 from distill.training import card
+from enhance.config.settings import to_dict
 
 _OPTIONS = ("batch", "learning_rate", "seed", "threads", "preset", "source")
 _BUDGET = {"objective", "minutes", "steps"}
@@ -25,6 +25,6 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
     config = record["config"]
     words = [f"--objective {config['objective']} --minutes 0 --steps {record['steps']}"]
     words += card.options(config, _OPTIONS)
-    words += card.changes(config, asdict(SpeakerConfig()), {*_OPTIONS, *_BUDGET})
+    words += card.changes(config, to_dict(SpeakerConfig()), {*_OPTIONS, *_BUDGET})
     facts = {"record": record, "name": name, "size": size, "again": " ".join(words)}
     return card.render(Path(__file__).with_name("card.md.jinja"), front, **facts)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +95,8 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
 
 def settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run; what is newer than its record has its default."""
-    config = dict(record["config"])
-    plain = json.loads(json.dumps(asdict(config_class(config["family"])())))
-    return merge(plain, config)
+    config = record["config"]
+    return merge(to_dict(config_class(config["family"])()), config)
 
 
 def command(record: Mapping[str, Any]) -> str:

@@ -101,7 +101,7 @@ def changes(
 
     Top-level keys of `WATCH` and ``skip``, for which the command has options, are left out.
     """
-    plain = dict(leaves(json.loads(json.dumps(usual))))
+    plain = dict(leaves(usual))
     return [
         f"--set '{key}={json.dumps(value)}'"
         for key, value in leaves(config)

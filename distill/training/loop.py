@@ -9,7 +9,6 @@ naming the number of steps it came to.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.training.config import FREE, LoopConfig, total_from
-from enhance.config.settings import merge
+from enhance.config.settings import merge, to_dict
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.network.checkpoint import WEIGHTS
@@ -118,7 +117,7 @@ class Loop(contextlib.ExitStack):
     ) -> None:
         super().__init__()
         self.config, self.tag, self.quiet = config, tag, quiet
-        self.plain = json.loads(json.dumps(asdict(config)))
+        self.plain = to_dict(config)
         self.state = State()
         self.kept: dict[str, Any] = {}
         """What the owner wants beside the state in the file; JSON."""
@@ -167,7 +166,7 @@ class Loop(contextlib.ExitStack):
 
     def _resume(self, header: dict[str, Any], output: Path) -> None:
         # A field that is newer than the run has the default, which does what the run did.
-        old = merge(json.loads(json.dumps(asdict(type(self.config)()))), header["config"])
+        old = merge(to_dict(type(self.config)()), header["config"])
         differ = [k for k in self.plain if k not in FREE and old.get(k) != self.plain[k]]
         if differ:
             raise EnhanceError(
