@@ -86,33 +86,29 @@ class Future(Family):
         The guess ``present_frame`` needs no prediction: it takes the candidate of the largest
         cosine similarity with the frame from which it would be predicted.
         """
-        with evaluating(self.model, self.head):
-            tally, codes = self._hits(data)
-        return tally, self.usage(codes)
-
-    def usage(self, codes: list[Tensor]) -> dict[str, Any]:
-        """What the record tells of the codes of all batches; there are none here."""
-        return {}
-
-    def _hits(self, data: SslData) -> tuple[Tally, list[Tensor]]:
         model, head, seed = self.model, self.head, self.config.seed
         tally = Tally(0.0, ("present_frame",))
         seen = []
         batches, rng = data.measured(seed)
-        for number, crops in enumerate(batches):
-            values, _, _, codes = self.targets(model.features(self.batch(crops, data, rng)))
-            if codes is not None:
-                seen.append(codes)
-            seeds = [torch.Generator().manual_seed(1000 * seed + number) for _ in range(2)]
-            found = head(values, model.aggregate(values), seeds[0])
-            copied = present_frame_hits(head, values, seeds[1])
-            tally.chance += float(found.blind.sum())
-            tally.loss += float(found.loss) * found.total
-            for b, crop in enumerate(crops):
-                count = int(found.counts[b].sum())
-                tally.add(crop.clip, count, float(found.hits[b].sum()), float(copied[b]))
+        with evaluating(model, head):
+            for number, crops in enumerate(batches):
+                values, _, _, codes = self.targets(model.features(self.batch(crops, data, rng)))
+                if codes is not None:
+                    seen.append(codes)
+                seeds = [torch.Generator().manual_seed(1000 * seed + number) for _ in range(2)]
+                found = head(values, model.aggregate(values), seeds[0])
+                copied = present_frame_hits(head, values, seeds[1])
+                tally.chance += float(found.blind.sum())
+                tally.loss += float(found.loss) * found.total
+                for b, crop in enumerate(crops):
+                    count = int(found.counts[b].sum())
+                    tally.add(crop.clip, count, float(found.hits[b].sum()), float(copied[b]))
         tally.chance /= tally.counted
-        return tally, seen
+        return tally, self.usage(seen)
+
+    def usage(self, codes: list[Tensor]) -> dict[str, Any]:
+        """What the record tells of the codes of all batches; there are none here."""
+        return {}
 
     def save(self, folder: Path) -> None:
         """Write encoder, quantiser and aggregator, without the predictor."""

@@ -173,34 +173,31 @@ class Wav2Vec2(Family):
 
     def measure(self, data: SslData) -> tuple[Tally, dict[str, Any]]:
         """Hits by file, use of the codebooks at the held-back frames, distinct distractors."""
-        with evaluating(self.model):
-            return self._measure(data)
-
-    def _measure(self, data: SslData) -> tuple[Tally, dict[str, Any]]:
         config, model = self.config, self.model
         temperature = config.similarity_temperature
         batches, rng = data.measured(config.seed)
         tally = Tally(0.0, ("nearest_visible",))
         use, rivals = np.zeros((config.groups, config.entries), np.int64), 0.0
-        for crops in batches:
-            waves, mask, _, _ = self.batch(crops, data, rng)
-            context, features = self._network(waves, mask)
-            whole = quantize(model.quantizer, features.flatten(0, 1), None)
-            projected = model.project_q(whole.vectors).unflatten(0, mask.shape)  # (B, T, D)
-            codes = whole.codes.unflatten(0, mask.shape)  # (B, T, G)
-            copied = _nearest(projected, mask)
-            for g in range(config.groups):
-                use[g] += np.bincount(whole.codes[:, g].numpy(), minlength=config.entries)
-            for b, crop in enumerate(crops):
-                here = mask[b]
-                count = int(here.sum())
-                drawn = torch.from_numpy(draw_distinct(count, config.distractors, rng))
-                asked = (projected[b, here], codes[b, here], drawn, temperature)
-                found, guess = (contrast(x[b, here], *asked) for x in (context, copied))
-                tally.add(crop.clip, count, float(found.hits.sum()), float(guess.hits.sum()))
-                tally.loss += float(found.loss) * count
-                tally.chance += count / (1 + drawn.shape[1])
-                rivals += found.rivals * count
+        with evaluating(model):
+            for crops in batches:
+                waves, mask, _, _ = self.batch(crops, data, rng)
+                context, features = self._network(waves, mask)
+                whole = quantize(model.quantizer, features.flatten(0, 1), None)
+                projected = model.project_q(whole.vectors).unflatten(0, mask.shape)  # (B, T, D)
+                codes = whole.codes.unflatten(0, mask.shape)  # (B, T, G)
+                copied = _nearest(projected, mask)
+                for g in range(config.groups):
+                    use[g] += np.bincount(whole.codes[:, g].numpy(), minlength=config.entries)
+                for b, crop in enumerate(crops):
+                    here = mask[b]
+                    count = int(here.sum())
+                    drawn = torch.from_numpy(draw_distinct(count, config.distractors, rng))
+                    asked = (projected[b, here], codes[b, here], drawn, temperature)
+                    found, guess = (contrast(x[b, here], *asked) for x in (context, copied))
+                    tally.add(crop.clip, count, float(found.hits.sum()), float(guess.hits.sum()))
+                    tally.loss += float(found.loss) * count
+                    tally.chance += count / (1 + drawn.shape[1])
+                    rivals += found.rivals * count
         tally.chance /= tally.counted
         codes = [code_usage(counts) for counts in use]
         return tally, {"codes": codes, "rivals": round(rivals / tally.counted, 2)}
