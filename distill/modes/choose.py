@@ -150,8 +150,8 @@ def make_objective(settings: RunConfig, quiet: bool) -> Objective:
         return {"teacher": teachers[own.teacher], "seed": settings.seed}
 
     def imitated(own: ImitationConfig, steps: int) -> dict[str, Any]:
-        natural = int(settings.mixing.natural_share * steps * training.batch_size)
-        return {**shared(own), "expected_mixtures": natural, "quiet": quiet}
+        unaltered = int(settings.mixing.natural_share * steps * training.batch_size)
+        return {**shared(own), "expected_mixtures": unaltered, "quiet": quiet}
 
     objective: Objective = Enhancement(settings.loss)
     if own := found.get("distill"):
