@@ -66,17 +66,11 @@ def extend(frames: np.ndarray) -> np.ndarray:
 
 
 def hsic(sums: np.ndarray) -> float:
-    """The unbiased H of two sets of features.
+    """The unbiased H of two sets of features, from ``extend(x).T @ extend(y)`` of all n frames.
 
-    Parameters
-    ----------
-    sums
-        ``extend(x).T @ extend(y)``, (D_x + 2, D_y + 2), of all n frames.
+    An `EnhanceError` refuses fewer than 4 frames, with which it is not defined.
 
-    Raises
-    ------
-    EnhanceError
-        If there are fewer than 4 frames, with which it is not defined.
+    Shape: (D_x + 2, D_y + 2)
     """
     n = sums[0, 0]
     if n < 4:
@@ -91,19 +85,11 @@ def hsic(sums: np.ndarray) -> float:
 
 
 def jackknife(xy: np.ndarray, xx: np.ndarray, yy: np.ndarray, groups: str) -> Interval:
-    """CKA with its interval.
+    """CKA with its interval, from H of all frames and then without each group in turn.
 
-    Parameters
-    ----------
-    xy, xx, yy
-        H of all frames, then without each group in turn, (1 + G,).
-    groups
-        What a group is, in words.
+    ``groups`` says what a group is. An `EnhanceError` refuses a state that does not vary.
 
-    Raises
-    ------
-    EnhanceError
-        If a state does not vary.
+    Shape: (1 + G,) each
     """
     if min(xx.min(), yy.min()) <= 0:
         raise EnhanceError("cka: a hidden state hardly varies over these frames; give more clips")
@@ -119,21 +105,10 @@ def jackknife(xy: np.ndarray, xx: np.ndarray, yy: np.ndarray, groups: str) -> In
 def cka(
     backbones: Sequence[str], corpus: Path, output: Path, work: Work, *, stride_frames: int = 1
 ) -> dict[str, Any]:
-    """CKA of every pair of hidden states of some backbones.
+    """CKA of every pair of hidden states of some backbones, from every k-th frame of a clip.
 
-    Parameters
-    ----------
-    backbones
-        As `distill.backbones.find.load` takes them. Frames of a finer grid are averaged over
-        those of the coarsest.
-    corpus
-        Manifest or folder with clips of speech.
-    output
-        Folder of the record, tables and plots.
-    work
-        How; a group of speakers is one piece of work.
-    stride_frames
-        Only every k-th frame of a clip.
+    Frames of a finer grid are averaged over those of the coarsest. A group of speakers is one piece
+    of work. Parameters not named here are those of every analysis (`benchmarks.analysis.parts`).
 
     Raises
     ------

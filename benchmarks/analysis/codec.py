@@ -65,14 +65,9 @@ def codec(
 
     Parameters
     ----------
-    backbones
-        Names of models; differences are to the first.
-    corpus
-        Folder or manifest with speech of named speakers.
-    output
-        Folder of ``codec.json``, ``codec.md`` and plots.
-    work
-        How.
+    backbones, corpus, output, work
+        As of every analysis (`benchmarks.analysis.parts`); differences are to the first backbone,
+        speakers of the corpus are named.
     source
         Only this source of the corpus; empty for all.
     names

@@ -57,10 +57,8 @@ def evaluate(
         Folders of `distill.dann.train.train`, in the order of the tables.
     where
         Manifest or protocol of the clips.
-    output
-        Folder of ``dann.json``, ``dann.md`` and plots.
-    work
-        How; its seed is that of draws of speakers, and of the fresh probes.
+    output, work
+        As of every analysis; the seed is that of draws of speakers, and of the fresh probes.
     audio
         Folder of a protocol's audio; empty for the run's own.
 

@@ -50,18 +50,12 @@ def maps(
     frames: int = 2000,
     perplexity: float = 30.0,
 ) -> dict[str, Any]:
-    """Map every hidden state of some backbones.
+    """Map every hidden state of some backbones; one state is one piece of work.
 
     Parameters
     ----------
-    backbones
-        As `distill.backbones.find.load` takes them.
-    corpus
-        Manifest or folder with clips of speech; for phones, see `parts.phones.read_phones`.
-    output
-        Folder of the record, tables and plots.
-    work
-        How; one state is one piece of work.
+    backbones, corpus, output, work
+        As of every analysis; for phones the corpus is as `parts.phones.read_phones` has it.
     by
         ``phone``, ``speaker`` or columns of the manifest; None for the speaker. With ``phone``,
         only frames that have one are drawn.
@@ -131,10 +125,7 @@ def _frames(
 ) -> tuple[list[np.ndarray], dict[str, list[str]], np.ndarray]:
     """Seconds of the frames of each clip; over all frames, labels by column and numbers of clips.
 
-    Raises
-    ------
-    EnhanceError
-        If a clip has no such column.
+    An `EnhanceError` names a clip that has no such column.
     """
     times: list[np.ndarray] = []
     labels: dict[str, list[str]] = {column: [] for column in by}

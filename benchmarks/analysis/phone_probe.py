@@ -30,16 +30,10 @@ _CONTEXT = 4  # frames to each side in the MFCC baseline with context
 
 
 def probe(model: Path, corpus: Path, work: Work) -> dict[str, Any]:
-    """Measure a model folder on an aligned corpus.
+    """Measure a model folder (`distill.ssl.families.transformer.save`) on an aligned corpus.
 
-    Parameters
-    ----------
-    model
-        Model folder as `distill.ssl.families.transformer.save` writes it.
-    corpus
-        See `benchmarks.analysis.parts.phones.read_phones`.
-    work
-        How; its seed is that of the random twin's weights and of the order of the frames.
+    The corpus is as `benchmarks.analysis.parts.phones.read_phones` has it; the seed of ``work`` is
+    that of the random twin's weights and of the order of the frames.
 
     Returns
     -------

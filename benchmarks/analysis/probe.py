@@ -65,14 +65,10 @@ def probe(
 
     Parameters
     ----------
-    backbones
-        As `distill.backbones.find.load` takes them.
+    backbones, output, work
+        As of every analysis; the limit is of classes and speakers in turn.
     task, corpus, label, group, trials, frames
         See `benchmarks.analysis.probes.read.read`.
-    output
-        Folder of the record.
-    work
-        How; its limit is of classes and speakers in turn.
     pool
         How frames become one vector where whole clips are asked.
     folds

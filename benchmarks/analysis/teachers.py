@@ -50,14 +50,8 @@ def describe(
     ----------
     name
         As `distill.backbones.find.load` takes it.
-    audio
-        Folder of recordings; None measures no throughput.
-    seconds
-        Audio to extract from it.
-    threads
-        CPU threads of torch while measuring.
-    quiet
-        No progress bar.
+    audio, seconds, threads, quiet
+        As of `throughput`; without a folder of recordings it is not measured.
 
     Raises
     ------
@@ -174,8 +168,6 @@ def throughput(
         Audio to extract; recordings are cut to 10 s, decoding is not timed.
     threads
         CPU threads of torch.
-    quiet
-        No progress bar.
 
     Raises
     ------
@@ -304,13 +296,7 @@ def _over(metric: dict[str, Any]) -> str:
 
 
 def check(out: Path | None, force: bool) -> None:
-    """Refuse a file that is there, before anything is measured.
-
-    Raises
-    ------
-    EnhanceError
-        If it is and ``force`` is not given.
-    """
+    """Refuse, without ``force``, a file that is there, before anything is measured."""
     for path in _files(out) if out is not None else ():
         if path.exists() and not force:
             raise EnhanceError(f"{path}: exists already; overwrite it with --force")

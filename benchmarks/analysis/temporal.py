@@ -94,21 +94,12 @@ def curves(
 
 
 def half_lag(cells: Cells, quantity: int, lags_ms: np.ndarray) -> dict[str, Any]:
-    """Lag at which the correlation halves, in ms, with its interval.
+    """Lag at which a correlation halves, in ms, with its interval.
 
-    Parameters
-    ----------
-    cells
-        What `curves` gave of each clip.
-    quantity
-        Row of the correlation in it.
-    lags_ms
-        (K,), from 0.
+    ``cells`` holds what `curves` gave of each clip, ``quantity`` is the row of the correlation in
+    it. ``mean``, ``low`` and ``high`` are None where the largest lag is too small to tell.
 
-    Returns
-    -------
-    dict
-        ``mean``, ``low``, ``high``: None where the largest lag is too small to tell.
+    Shape: lags from 0 on (K,), ms
     """
 
     def excess(k: int) -> Interval:
@@ -148,12 +139,8 @@ def temporal(
 
     Parameters
     ----------
-    backbones
-        As `distill.backbones.find.load` takes them.
-    output
-        Folder of the record, tables and plots.
-    work
-        How.
+    backbones, output, work
+        As of every analysis (`benchmarks.analysis.parts`).
     corpus, pairs, snrs
         As `benchmarks.analysis.parts.pairs.Pairs.open`; `SNRS` where there are none. A set has its
         own.

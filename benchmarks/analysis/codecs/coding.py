@@ -108,10 +108,7 @@ def available() -> tuple[str, ...]:
 def check(names: Sequence[str]) -> tuple[str, ...]:
     """The names, once each; `DEFAULT` for none.
 
-    Raises
-    ------
-    EnhanceError
-        For one that is unknown or not in this build of the libraries; names those that are.
+    An `EnhanceError` refuses one that is unknown or not in this build, and names those that are.
     """
     for name in names:
         if name not in available():
@@ -122,17 +119,7 @@ def check(names: Sequence[str]) -> tuple[str, ...]:
 def through(wave: np.ndarray, name: str) -> np.ndarray:
     """A clip as it comes out of a codec: same length, same place in time, same RMS level.
 
-    Parameters
-    ----------
-    wave
-        Mono at 16 kHz, (N,).
-    name
-        One of `CODECS`.
-
-    Returns
-    -------
-    np.ndarray
-        float32 (N,).
+    Shape: mono at 16 kHz (N,) to float32 (N,)
 
     Raises
     ------

@@ -143,7 +143,7 @@ def make(
     corpus
         Folder or manifest with speech of named speakers.
     output
-        Made, whole or not at all.
+        Made, whole or not at all; what stands there is replaced by ``force`` alone.
     work
         How: its seed draws clips, noise and phases.
     source
@@ -156,8 +156,6 @@ def make(
         Number of recordings, drawn; 0 for all.
     held_back
         Share of ``evaluation.jsonl``, by speaker.
-    force
-        Replace what stands at ``output``.
 
     Returns
     -------

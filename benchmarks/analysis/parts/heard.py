@@ -26,17 +26,8 @@ MOST_SECONDS = 20
 def draw(clips: Sequence[Clip], work: Work, place: Path) -> list[Clip]:
     """Some of the clips of a place, evenly over speakers (sources, where nobody is named).
 
-    Parameters
-    ----------
-    clips, place
-        What to draw from, and where it was found.
-    work
-        Its limit says how many (0 for all, in random order), its seed is that of the order.
-
-    Raises
-    ------
-    EnhanceError
-        If there are fewer than two.
+    The limit of ``work`` says how many (0 for all, in random order), its seed is that of the order.
+    An `EnhanceError` refuses fewer than two.
     """
     order = np.random.default_rng(np.random.SeedSequence([work.seed, 0])).permutation(len(clips))
     heard: dict[str, int] = {}
@@ -82,10 +73,7 @@ def features(name: str, cache: Path) -> Features:
 
 
 def states_of(name: str, cache: Path, wave: np.ndarray) -> list[np.ndarray]:
-    """Hidden states of a clip, raw.
-
-    Shape: (N,) to float32 (T', D) each
-    """
+    """Hidden states of a clip, raw: (N,) to float32 (T', D) each."""
     return [state.astype(np.float32) for state in features(name, cache).states(wave)]
 
 

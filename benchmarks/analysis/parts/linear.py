@@ -54,10 +54,7 @@ class Linear:
         return found if len(self.weight) > 1 else found[:, 0]
 
     def embed(self, states: np.ndarray) -> np.ndarray:
-        """Scores less those of the mean training unit: an embedding by anchors.
-
-        Shape: (K, S, D) to (S, C).
-        """
+        """Scores less those of the mean training unit: an embedding by anchors, (S, C)."""
         return self(states) - self.bias.numpy()
 
 

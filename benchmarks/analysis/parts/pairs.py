@@ -61,7 +61,7 @@ class Pairs:
         snrs: Sequence[float],
         work: Work,
     ) -> Pairs:
-        """Draw clips of `SHORTEST` seconds or more.
+        """Draw clips of `SHORTEST` seconds or more, as `heard.draw`.
 
         Parameters
         ----------
@@ -71,8 +71,6 @@ class Pairs:
             Instead of it, a folder with ``clean/`` and ``noisy/``.
         snrs
             dB, of the noise that is mixed in: one recording for each clip, the same at every SNR.
-        work
-            Its limit and seed are those of `heard.draw`.
 
         Raises
         ------
@@ -124,10 +122,7 @@ def _of_set(folder: Path) -> list[Clip]:
 def waves(noise: ClipStore | None, snrs: Sequence[float | None], item: Item) -> list[np.ndarray]:
     """A clip at 16 kHz, clean and in each condition of its `Pairs`, float32 (N,) each.
 
-    Raises
-    ------
-    EnhanceError
-        If a file cannot be read, or a pair is not equally long.
+    An `EnhanceError` names a file that cannot be read, or a pair that is not equally long.
     """
     clean = heard.wave_of(item.clean)
     if item.noisy is not None:

@@ -15,15 +15,7 @@ Span = tuple[float, float, int]
 
 
 def label_at(rows: list[Span], seconds: np.ndarray) -> np.ndarray:
-    """Number of the phone at each time, (T,) int; -1 where no phone stands.
-
-    Parameters
-    ----------
-    rows
-        (start, end, phone) in seconds.
-    seconds
-        (T,).
-    """
+    """Number of the phone at each time in seconds, -1 where no phone stands: (T,) to int (T,)."""
     labels = np.full(len(seconds), -1)
     for start, end, phone in rows:
         labels[(seconds >= start) & (seconds < end)] = phone

@@ -43,21 +43,18 @@ def keep(
     tables: Callable[[Record], Sequence[Table]],
     plots: Callable[[Record], Mapping[str, Figure]],
 ) -> Record:
-    """Write an analysis; what an earlier one of its name left is replaced.
+    """Write an analysis and give its record back; what an earlier one of its name left is replaced.
+
+    An `EnhanceError` names what cannot be written.
 
     Parameters
     ----------
     output
         Folder; made where it is missing.
     record
-        ``analysis``, the name of it and of its files, ``about`` and ``rows``, JSON; given back.
+        ``analysis``, the name of it and of its files, ``about`` and ``rows``, JSON.
     tables, plots
         Draw them; a plot's name ends its file's.
-
-    Raises
-    ------
-    EnhanceError
-        If something cannot be written.
     """
     name = record["analysis"]
     lines = [f"# {record['about'].get('title', name)}", ""]
@@ -78,13 +75,7 @@ def keep(
 
 
 def read(output: Path, name: str) -> Record:
-    """What `keep` wrote.
-
-    Raises
-    ------
-    EnhanceError
-        If it is not there or no record.
-    """
+    """What `keep` wrote; an `EnhanceError` if it is not there or no record."""
     path = output / f"{name}.json"
     try:
         record: Record = json.loads(path.read_text("utf-8"))
@@ -100,12 +91,7 @@ def read(output: Path, name: str) -> Record:
 def svg(figure: Figure, dpi: float | None = None) -> str:
     """A figure as SVG text that can stand within a page; the same every time.
 
-    Parameters
-    ----------
-    figure
-        Drawn.
-    dpi
-        Of what is a picture within it (many points); None for the figure's own.
+    ``dpi`` is of what is a picture within it (many points); None for the figure's own.
     """
     import matplotlib
 

@@ -56,16 +56,8 @@ def states_of(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Units of one clip: the frames nearest to given times, or one vector.
 
-    Returns
-    -------
-    raw, normalised
-        For each state (n, D): of the states as they are, and of states whose frames have zero
-        mean and unit variance over their features.
-
-    Raises
-    ------
-    EnhanceError
-        If the clip cannot be read, or is too short for a frame.
+    Raw, and of states whose frames have zero mean and unit variance over their features; for each
+    state (n, D). An `EnhanceError` names a clip that is too short for a frame, or cannot be read.
     """
     (path, times), grid = item, heard.features(backbone, cache).grid
     states = heard.states_of(backbone, cache, heard.wave_of(path))
@@ -100,16 +92,9 @@ def choices(
 
 
 def answer(data: Data, numbers: list[int], states: np.ndarray, folds: int, seed: int) -> Answer:
-    """Fit on each fold's training clips, ask its test clips.
+    """Fit on each fold's training clips (`Data.splits`), ask its test clips.
 
-    Parameters
-    ----------
-    data
-        Units and splits.
-    numbers, states
-        See `choices`.
-    folds, seed
-        See `Data.splits`.
+    ``numbers`` and ``states`` are as of `choices`.
     """
     scores, shares, trials = [], [], []
     values = np.zeros(len(data.labels))

@@ -26,7 +26,8 @@ _SECONDS = 4.0
 def mixtures(corpus: Path, folder: Path, kinds: str, work: Work, folds: int = 3) -> Path:
     """Write labelled mixtures of a corpus: SNR uniform in -5 to 20 dB, 4 s, one noise each.
 
-    Speakers and recordings of noise are parted into folds first: a fold is mixed of its own.
+    Speakers and recordings of noise are parted into folds first: a fold is mixed of its own. The
+    manifest that is returned has the columns ``snr_db``, ``type``, ``noise_name`` and ``fold``.
 
     Parameters
     ----------
@@ -38,13 +39,6 @@ def mixtures(corpus: Path, folder: Path, kinds: str, work: Work, folds: int = 3)
         Column of the noises that tells their kind (``type`` of the result); empty for none.
     work
         Its limit is the number of mixtures, its seed decides every sample.
-    folds
-        Number of parts.
-
-    Returns
-    -------
-    Path
-        The manifest, with the columns ``snr_db``, ``type``, ``noise_name`` and ``fold``.
 
     Raises
     ------

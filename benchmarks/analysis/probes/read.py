@@ -82,10 +82,7 @@ def read(
 def read_trials(path: Path, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
     """Trials as numbers of clips: lines of 1 or 0 and two paths, each the end of one clip's.
 
-    Raises
-    ------
-    EnhanceError
-        If a line is none, names no clip, or says otherwise than the manifest's speakers.
+    An `EnhanceError` names a line that is none, names no clip, or says otherwise than the manifest.
     """
     ends: dict[str, int] = {}
     for i, clip in enumerate(clips):

@@ -80,12 +80,8 @@ class Data:
     def splits(self, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Numbers of the clips that train and that test; each is tested once.
 
-        Given trials are the test, and all clips of other speakers train.
-
-        Raises
-        ------
-        EnhanceError
-            If nothing would be left on one side.
+        Given trials are the test, and all clips of other speakers train. An `EnhanceError` refuses
+        where nothing would be left on one side.
         """
         if self.trials is not None:
             tested = np.unique(np.concatenate(self.trials))
@@ -119,12 +115,8 @@ class Data:
 def fold_of(groups: Sequence[str], strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Fold of each clip, (n,); a group lies in one fold, each fold holds the strata alike.
 
-    There are fewer than ``folds`` where there are fewer groups, or no stratum has so many clips.
-
-    Raises
-    ------
-    EnhanceError
-        If there are fewer than two groups.
+    There are fewer than ``folds`` where there are fewer groups, or no stratum has so many clips. An
+    `EnhanceError` refuses fewer than two groups.
     """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
@@ -150,18 +142,9 @@ def fold_of(groups: Sequence[str], strata: np.ndarray, folds: int, seed: int) ->
 def column(clips: Sequence[Clip], text: str) -> list[str]:
     """A column of a manifest, for each clip; empty where it is not told.
 
-    Parameters
-    ----------
-    clips
-        Of a manifest.
-    text
-        ``speaker``, ``source``, ``recording`` (what shares a source file is one), ``path``, or any
-        other column; ``COLUMN:PATTERN`` takes the first group of a regular expression in it.
-
-    Raises
-    ------
-    EnhanceError
-        If the pattern is none.
+    ``text`` is ``speaker``, ``source``, ``recording`` (what shares a source file is one), ``path``,
+    or any other column; ``COLUMN:PATTERN`` takes the first group of a regular expression in it, and
+    an `EnhanceError` refuses a pattern that is none.
     """
     name, _, pattern = text.partition(":")
     if name == "recording":
@@ -184,23 +167,10 @@ def column(clips: Sequence[Clip], text: str) -> list[str]:
 
 
 def of_clips(task: Task, clips: list[Clip], limit: int, seed: int, where: str) -> Data:
-    """One question a clip.
+    """One question a clip, at most ``limit`` of them (`drawn`); ``where`` they are, for messages.
 
     Clips without label or group are left out, and classes of a single group: of those either no
     clip would train or none be tested.
-
-    Parameters
-    ----------
-    task
-        Names the columns.
-    clips
-        Of a manifest.
-    limit
-        See `drawn`.
-    seed
-        Of what is drawn.
-    where
-        Place of the manifest, for messages.
 
     Raises
     ------

@@ -35,10 +35,7 @@ class DecoderData(SslData):
     def choose(cls, corpus: Path, config: DecoderConfig, quiet: bool = False) -> DecoderData:
         """Choose and decode clips.
 
-        Raises
-        ------
-        EnhanceError
-            If there is too little speech, or noise is wanted and there is none.
+        An `EnhanceError` refuses too little speech, and noisy features where there is no noise.
         """
         clips, noises = load_clips(DataConfig(corpus=str(corpus)), quiet=quiet)
         # Frames within the crop see no end of the clip: two frames more on either side.

@@ -68,12 +68,7 @@ class Decoder(nn.Module):
     def normalize_by(self, features: Tensor, spectrum: Tensor) -> None:
         """Take mean and deviation of every feature and band from these frames.
 
-        Parameters
-        ----------
-        features
-            (M, D), on their own frames.
-        spectrum
-            (M', F), dB.
+        Shape: features (M, D), on their own frames; spectrum (M', F), dB
         """
         for mean, scale, values in (
             (self.input_mean, self.input_scale, features),
@@ -84,19 +79,10 @@ class Decoder(nn.Module):
             scale.copy_(values.double().std(0).clamp_min(1e-4))
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
-        """Decibels of every frame.
+        """Decibels of every frame; those without features (not ``valid``) by their neighbours.
 
-        Parameters
-        ----------
-        features
-            (B, T, D) on the spectrum's frames (`distill.teacher.frames.resample`).
-        valid
-            bool (B, T): frames that have features; the others are told from their neighbours.
-
-        Returns
-        -------
-        Tensor
-            (B, T, F).
+        Shape: (B, T, D) on the spectrum's frames (`distill.teacher.frames.resample`), bool (B, T)
+        to (B, T, F)
         """
         x = (features - self.input_mean) / self.input_scale * valid[..., None]
         y = self.direct(x) + self.outward(self.norm(self.blocks(self.inward(x))))  # (B, T, F)

@@ -54,14 +54,8 @@ class Method:
 def methods(trained: Sequence[Trained], *, noisy: bool, recognizer: bool) -> list[Method]:
     """Bounds, then the decoders, in the order of the table.
 
-    Parameters
-    ----------
-    trained
-        Decoders.
-    noisy
-        Whether noisy speech is heard: its own magnitudes are then a row.
-    recognizer
-        Whether one listens: the recording itself is then a row.
+    Where noisy speech is heard its own magnitudes are a row, and where a recogniser listens the
+    recording itself is one.
     """
     found = [Method(ORIGINAL, "bound", "", None)] if recognizer else []
     found.append(Method(RESYNTHESIS, "bound", "", lambda original, _: original))
@@ -76,10 +70,7 @@ def methods(trained: Sequence[Trained], *, noisy: bool, recognizer: bool) -> lis
 def read_clip(pair: Pair, *, noisy: bool) -> tuple[np.ndarray, np.ndarray]:
     """The clean clip, and what is heard; float32 (N,) each at 16 kHz.
 
-    Raises
-    ------
-    EnhanceError
-        If a file cannot be read.
+    An `EnhanceError` names a file that cannot be read.
     """
     clean, mixture, rate = read_pair(pair.clean, pair.noisy)
     if rate != spectrum.SAMPLE_RATE:
@@ -93,21 +84,10 @@ def measure_clip(
 ) -> Row:
     """All figures of one clip by one method.
 
-    Parameters
-    ----------
-    method
-        How it is reconstructed.
-    clean, heard
-        As `read_clip` gives them.
-    listening
-        The recogniser, if there is one.
-    seed
-        Of the phases.
+    Returns ``figures`` (by name), ``refusals`` (reasons by name), ``text`` (None without a
+    recogniser). ``seed`` is that of the phases.
 
-    Returns
-    -------
-    dict
-        ``figures`` (by name), ``refusals`` (reasons by name), ``text`` (None without a recogniser).
+    Shape: clean and heard (N,), as `read_clip` gives them
     """
     figures: dict[str, float] = {}
     refusals: dict[str, str] = {}
@@ -154,22 +134,10 @@ def measure_all(
     *,
     quiet: bool,
 ) -> list[Row] | None:
-    """A row for each method and clip, kept as they are done; None where interrupted.
+    """A row for each method and clip, kept in ``path`` as they are done; None where interrupted.
 
-    Parameters
-    ----------
-    table, pairs
-        Methods and clips.
-    listening
-        The recogniser, if any.
-    config
-        Its seed is that of the phases, and it says which side is heard.
-    path
-        File of the rows; those it holds of the same clips are not measured again.
-    interrupt
-        Looked at before each row.
-    quiet
-        No progress bar.
+    Rows that ``path`` holds of the same clips are not measured again. The seed of ``config`` is
+    that of the phases, and it says which side is heard.
     """
     listener = listening.recognizer.name if listening.recognizer else None
     tools = " ".join(f"{key} {value}" for key, value in sorted(versions().items()))
@@ -226,16 +194,7 @@ def summarize(
 ) -> list[Row]:
     """One row for each method: mean and interval of each figure, differences to controls, WER.
 
-    Parameters
-    ----------
-    table
-        The methods, in order.
-    rows
-        Of every method and clip.
-    listening
-        The recogniser, if any.
-    texts
-        What is said in each clip; None for the recogniser's text of the original audio.
+    ``texts`` is what is said in each clip; None for the recogniser's text of the original audio.
     """
     by_method = {m.name: [r for r in rows if r["method"] == m.name] for m in table}
     if listening.recognizer and texts is None:

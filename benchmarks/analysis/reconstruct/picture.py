@@ -23,20 +23,9 @@ def picture(
     *,
     noisy: bool,
 ) -> str:
-    """Draw the original and reconstructions of one clip; returns the clip's name.
+    """Draw the original and reconstructions of one clip into a file; returns the clip's name.
 
-    Parameters
-    ----------
-    path
-        Image to write.
-    trained
-        Decoders.
-    pairs
-        Clips of the set.
-    rows
-        Measured rows; the clip is that of median L1 from the first decoder.
-    noisy
-        Whether noisy speech is heard.
+    It is that of median L1 in the measured rows of the first decoder.
     """
     from matplotlib.figure import Figure
 

@@ -57,14 +57,9 @@ def _table(title: str, first: str, columns: Columns, rows: Mapping[str, Row]) ->
 
 
 def result_tables(results: Sequence[Row], errors: str) -> list[Table]:
-    """Spectrum, waveform with recognised words, and differences.
+    """Spectrum, waveform with recognised words, and differences, of rows of ``results.jsonl``.
 
-    Parameters
-    ----------
-    results
-        Rows of ``results.jsonl``.
-    errors
-        What the recogniser's errors are counted in: word or token.
+    ``errors`` is what the recogniser's errors are counted in: word or token.
     """
     metrics = {row["method"]: row["metrics"] for row in results}
     inside = {k: v for k, v in metrics.items() if k not in (ORIGINAL, RESYNTHESIS)}

@@ -47,16 +47,7 @@ class Source:
 def of_teacher(features: Features, label: str, kind: str, device: str = "cpu") -> Source:
     """Chosen layers of a teacher, normalised frame by frame, from the disk cache.
 
-    Parameters
-    ----------
-    features
-        The teacher and its layers.
-    label
-        Name of the teacher in tables.
-    kind
-        `TEACHER` or `TWIN`.
-    device
-        Where it runs.
+    ``label`` names the teacher in tables, ``kind`` is `TEACHER` or `TWIN`.
     """
     layers = features.layers.text
     name = f"{label}, {layers}" + (f", {kind}" if kind != TEACHER else "")
@@ -91,10 +82,8 @@ def open_teachers(
 
     Parameters
     ----------
-    names
-        As `distill.backbones.find.load` takes them.
-    layers
-        As `distill.teacher.layers.Layers.parse` takes them.
+    names, layers
+        As `distill.backbones.find.load` and `distill.teacher.layers.Layers.parse` take them.
     cache
         Folder of the feature cache.
     seed

@@ -50,20 +50,10 @@ def of_clip(wave: np.ndarray) -> Tensor:
 
 
 def magnitudes(waves: Tensor, *, centre: bool = True) -> Tensor:
-    """Magnitudes of the STFT.
+    """Magnitudes of the STFT of waves of level 1: (B, N) to (B, T, F), F = 257.
 
-    Parameters
-    ----------
-    waves
-        (B, N), of level 1.
-    centre
-        Mirror the ends, so that frame t is centred on sample ``128 t``. False takes only whole
-        windows, the first beginning with the first sample.
-
-    Returns
-    -------
-    Tensor
-        (B, T, F), F = 257.
+    The ends are mirrored, so that frame t is centred on sample ``128 t``. Without ``centre`` only
+    whole windows are taken, the first beginning with the first sample.
     """
     window = torch.hann_window(WINDOW, dtype=waves.dtype, device=waves.device)
     spectrum = torch.stft(
@@ -83,21 +73,9 @@ def from_decibels(values: Tensor) -> Tensor:
 
 
 def waveform(magnitude: Tensor, samples: int, seed: int) -> np.ndarray:
-    """A waveform with about these magnitudes, by Griffin-Lim from random phases.
+    """A waveform with about these magnitudes, by Griffin-Lim from random phases of a seed.
 
-    Parameters
-    ----------
-    magnitude
-        (T, F).
-    samples
-        Length N wanted; T must be N // 128 + 1.
-    seed
-        Of the phases: the same seed gives the same waveform.
-
-    Returns
-    -------
-    np.ndarray
-        float32 (N,).
+    Shape: (T, F) to float32 (N,), N = ``samples``; T must be N // 128 + 1
     """
     from torchaudio.functional import griffinlim
 
@@ -123,18 +101,11 @@ def distances(original: Tensor, found: Tensor) -> dict[str, float]:
     """How far a reconstruction is from its original, in dB.
 
     Spectra are compared in the frames that hold sound: within 40 dB of the loudest, as STOI has it.
+    ``l1_db`` is the mean absolute difference over frames and bins, ``l1_low_db`` and ``l1_high_db``
+    that under and over 4 kHz; ``lsd_db`` the log-spectral distance: root mean square over bins,
+    mean over frames.
 
-    Parameters
-    ----------
-    original, found
-        Magnitudes (T, F).
-
-    Returns
-    -------
-    dict
-        ``l1_db``, the mean absolute difference over frames and bins, ``l1_low_db`` and
-        ``l1_high_db``, that under and over 4 kHz; ``lsd_db``, the log-spectral distance: root mean
-        square over bins, mean over frames.
+    Shape: magnitudes (T, F) both
     """
     power = original.square().sum(1)  # (T,)
     heard = power > power.max() * 1e-4
@@ -162,21 +133,13 @@ def energies(magnitude: Tensor) -> np.ndarray:
 
 
 def gains(original: np.ndarray, found: np.ndarray, frames: int) -> dict[str, float]:
-    """Energy of a reconstruction over that of its original, in dB, by band.
+    """Energy of a reconstruction over that of its original (`energies`), in dB, by band.
 
-    Parameters
-    ----------
-    original, found
-        `energies` (4,).
-    frames
-        Frames of the clip.
+    One figure for each of `NAMES`, and ``"high"``: the band from 4 to 8 kHz less all below, the
+    loss of high frequencies whatever the level. Bands are left out where the original lies under
+    the floor on average over its ``frames``, or the reconstruction holds nothing.
 
-    Returns
-    -------
-    dict
-        One figure for each of `NAMES`, and ``"high"``: the band from 4 to 8 kHz less all below,
-        the loss of high frequencies whatever the level. Bands are left out where the original
-        lies under the floor on average, or the reconstruction holds nothing.
+    Shape: (4,) both
     """
     sizes = [bins_of(*band).stop - bins_of(*band).start for band in BANDS]
     result = {}

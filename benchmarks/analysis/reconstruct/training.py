@@ -47,23 +47,11 @@ _IN_MEMORY = 1e9  # bytes of features; others are asked for again
 
 
 def on_frames(values: np.ndarray, grid: FrameGrid, start: int, count: int) -> tuple[Tensor, Tensor]:
-    """Features of a clip on some frames of the spectrum.
+    """Features of a clip on ``count`` frames of `spectrum.GRID`, the first being ``start``.
 
-    Parameters
-    ----------
-    values
-        (T', D) on ``grid``.
-    grid
-        Where they lie.
-    start, count
-        First frame of `spectrum.GRID`, and how many.
+    Returns them, zero where there are none, and which of the frames have any.
 
-    Returns
-    -------
-    values
-        (count, D); zero where there are none.
-    valid
-        bool (count,).
+    Shape: (T', D) on ``grid`` to (count, D), bool (count,)
     """
     # The cells of both grids, in half samples: only what overlaps is looked at.
     first = GRID.cells(1)[0] + 2 * start * GRID.stride - grid.cells(1)[0]
@@ -221,10 +209,8 @@ def train(
 ) -> Trained | None:
     """Train a decoder, or go on with the one in the folder; None where interrupted.
 
-    Raises
-    ------
-    EnhanceError
-        If the folder's was begun with other settings, or the loss is not finite.
+    An `EnhanceError` refuses a folder that was begun with other settings, and a loss that is not
+    finite.
     """
     config = replace(config, source=source.key, corpus=data.digest())
     learner = DecoderLearner(config, source, data)

@@ -60,14 +60,10 @@ def analyses(
 
     Parameters
     ----------
-    backbones
-        As `distill.backbones.find.load` takes them.
+    backbones, output, work
+        As of every analysis (`benchmarks.analysis.parts`), the same for each.
     corpus
         Folder with ``train/`` (speech and noise), and ``analysis/`` with phones where there is one.
-    output
-        Folder of the records.
-    work
-        How, the same for each analysis.
     kinds
         Column of the noises that tells their kind, see `benchmarks.analysis.probes.tasks.column`.
         Without one they are asked where the manifest has the usual column.
@@ -107,21 +103,9 @@ def analyses(
 def run(
     asked: dict[str, Callable[[], Any]], output: Path, wanted: dict[str, Any], *, resume: bool
 ) -> list[str]:
-    """Run analyses; with ``resume`` those alone whose record is not there.
+    """Run `analyses`, with ``resume`` those alone whose record is not there; ``wanted`` is kept.
 
-    Parameters
-    ----------
-    asked, output
-        Of `analyses`, and as there.
-    wanted
-        Their `request`, kept in the folder.
-    resume
-        Whether to go on.
-
-    Returns
-    -------
-    list of str
-        Why some could not be run, a line each: what one of them lacks, others may have.
+    Returns why some could not be run, a line each: what one of them lacks, others may have.
 
     Raises
     ------

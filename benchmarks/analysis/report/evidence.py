@@ -53,13 +53,7 @@ class Untestable(Exception):
 
 
 def need(found: Found | None, missing: str) -> Found:
-    """What a claim is judged by.
-
-    Raises
-    ------
-    Untestable
-        If there is none of it.
-    """
+    """What a claim is judged by; `Untestable` if there is none of it."""
     if not found:
         raise Untestable(missing)
     return found
@@ -85,10 +79,7 @@ class Evidence:
     def open(cls, folder: Path, study: Path | None) -> Evidence:
         """Read what analyses left in a folder, and a study.
 
-        Raises
-        ------
-        EnhanceError
-            If a file is damaged, or the study has no results.
+        An `EnhanceError` names a file that is damaged, or a study without results.
         """
         names = sorted(path.stem for path in folder.glob("*.json"))
         records = {name: read(folder, name) for name in names}

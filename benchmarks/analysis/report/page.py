@@ -55,19 +55,9 @@ class Section:
 
 
 def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]]:
-    """Write ``report.html`` over what a folder holds.
+    """Write ``report.html`` over the records of a folder, and a study of modes (`enhance compare`).
 
-    Parameters
-    ----------
-    folder
-        With records of analyses.
-    study
-        Folder of an `enhance compare` of modes.
-
-    Returns
-    -------
-    list
-        Each claim of the seeds with its verdict.
+    Returns each claim of the seeds with its verdict.
 
     Raises
     ------
