@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,6 @@ from benchmarks.analysis.parts import heard, record
 from benchmarks.analysis.parts.pairs import Item, Pairs, waves
 from benchmarks.analysis.parts.plots import ENDS
 from benchmarks.analysis.parts.work import Work
-from benchmarks.analysis.temporal_plots import at_lag, plots
 from benchmarks.figures.cells import Cells
 from benchmarks.figures.clusters import clustering, coarse
 from benchmarks.figures.statistics import Interval
@@ -39,13 +38,22 @@ from enhance.data.corpus.clip_store import ClipStore
 from enhance.errors import EnhanceError
 from enhance.parallel import torch_threads
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MOST_MS = 300
 """Largest lag."""
 SNRS = (20.0, 5.0, -5.0)
 """dB of the noise that is mixed in, where nothing is named."""
 CLUSTERS = 24
 """Speakers, and noises, are put into this many clusters at most."""
-QUANTITIES = ("raw", "centred", "distance")
+TITLES = {
+    "raw": "correlation, raw",
+    "centred": "correlation, centred",
+    "distance": "distance / unrelated",
+}
+"""Words for each quantity of a row."""
+QUANTITIES = tuple(TITLES)
 
 ByState = list[list[np.ndarray]]
 """By condition (clean, then each noisy one), an array of each state of all backbones."""
@@ -102,15 +110,20 @@ def half_lag(cells: Cells, quantity: int, lags_ms: np.ndarray) -> dict[str, Any]
     Shape: lags from 0 on (K,), ms
     """
 
-    def excess(k: int) -> Interval:
-        return cells.interval(lambda found: found[quantity, k] - found[quantity, 0] / 2)
-
-    found = _ends([excess(k) for k in range(len(lags_ms))])
+    found = _over_lags(cells, quantity, len(lags_ms), less=0.5)
     return {key: _crossing(values, lags_ms) for key, values in found.items()}
 
 
-def _ends(intervals: Sequence[Interval]) -> dict[str, list[float | None]]:
-    return {key: [getattr(interval, key) for interval in intervals] for key in ENDS}
+def _over_lags(
+    cells: Cells, quantity: int, lags: int, less: float = 0.0
+) -> dict[str, list[float | None]]:
+    """Mean over clips with its interval at each lag, less a share of the value at lag 0."""
+
+    def interval(k: int) -> Interval:
+        return cells.interval(lambda found: found[quantity, k] - less * found[quantity, 0])
+
+    found = [interval(k) for k in range(lags)]
+    return {key: [getattr(one, key) for one in found] for key in ENDS}
 
 
 def _crossing(values: Sequence[float | None], lags_ms: np.ndarray) -> float | None:
@@ -169,13 +182,13 @@ def temporal(
     hear = partial(_hidden, list(backbones), work.cache, clips.noise, clips.snrs)
     with torch_threads(1):
         for _, own in work.each(partial(_sums, hear), items, "means"):
-            _add(sums, own)
+            sums = _added(sums, own)
         means = [[state[2:] / state[0] for state in own] for own in sums]
         for clip, (found, own) in work.each(partial(_curves, hear, means, lags), items, "lags"):
             for c, by_state in enumerate(found):
                 for s, values in enumerate(by_state):
                     cells[c][s].add(clip, values)
-            _add(facing, own)
+            facing = _added(facing, own)
     label, rows = heard.labels(backbones), []
     for c, snr_db in enumerate(heads):
         for s, (name, layer) in enumerate(states):
@@ -183,11 +196,14 @@ def temporal(
             ms = 1000 * strides[s] / heard.SAMPLE_RATE * np.arange(lags[s])
             unrelated = _unrelated(sums, facing, c, s)
             for q, quantity in enumerate(QUANTITIES):
+                curve = _over_lags(cells[c][s], q, len(ms))
+                half = half_lag(cells[c][s], q, ms) if q < 2 else {}
                 rows.append({
                     **who, "snr_db": snr_db, "quantity": quantity, "lags_ms": ms.tolist(),
-                    **_curve(cells[c][s], q, len(ms)), "unrelated": unrelated[q],
-                    **{f"half_{key}": value for key, value in
-                       (half_lag(cells[c][s], q, ms) if q < 2 else {}).items()},
+                    **{key: [v if v is None else round(v, 6) for v in values]
+                       for key, values in curve.items()},
+                    "unrelated": unrelated[q],
+                    **{f"half_{key}": value for key, value in half.items()},
                 })  # fmt: skip
     made = {
         "analysis": "temporal",
@@ -240,14 +256,10 @@ def _curves(
     return found, sums
 
 
-def _add(total: ByState, more: ByState) -> None:
-    """Add to sums, in place; the first begin them."""
-    if not total:
-        total.extend(more)
-        return
-    for own, new in zip(total, more, strict=True):
-        for sums, values in zip(own, new, strict=True):
-            sums += values
+def _added(total: ByState, more: ByState) -> ByState:
+    """The sums of both; at the beginning there are none."""
+    pairs = (zip(*both, strict=True) for both in zip(total, more, strict=True))
+    return [[a + b for a, b in own] for own in pairs] if total else more
 
 
 def _unrelated(sums: ByState, facing: ByState, c: int, s: int) -> list[float]:
@@ -259,11 +271,12 @@ def _unrelated(sums: ByState, facing: ByState, c: int, s: int) -> list[float]:
     return [raw, centred, float(np.sqrt(max(square, 0)))]
 
 
-def _curve(cells: Cells, quantity: int, lags: int) -> dict[str, list[float | None]]:
-    """Mean over clips with its interval at each lag."""
-    found = _ends([cells.interval(lambda x, k=k: x[quantity, k]) for k in range(lags)])  # type: ignore[misc]
-    return {key: [None if value is None else round(value, 6) for value in values]
-            for key, values in found.items()}  # fmt: skip
+def at_lag(row: dict[str, Any], ms: float, over: float = 1.0) -> dict[str, Any]:
+    """A curve at one lag, between two on straight lines."""
+    return {
+        key: None if row[key][0] is None else float(np.interp(ms, row["lags_ms"], row[key])) / over
+        for key in ENDS
+    }
 
 
 def _half(row: dict[str, Any]) -> str:
@@ -311,3 +324,90 @@ def tables(made: dict[str, Any]) -> list[Table]:
                 cells[1][0], means[1][0], _half(centred), apart[0],
             ])  # fmt: skip
     return [clean, noisy]
+
+
+def plots(made: dict[str, Any]) -> dict[str, Figure]:
+    """Curves of every state, clean; and of the last state, noisy, with every state at lag 0."""
+    return {"clean": _clean_plot(made), "noisy": _noisy_plot(made)}
+
+
+def _panels(made: dict[str, Any]) -> tuple[Figure, np.ndarray]:
+    from matplotlib.figure import Figure
+
+    names = list(made["about"]["backbones"])
+    figure = Figure(figsize=(1.2 + 2.1 * len(names), 6.2), layout="constrained")
+    axes = figure.subplots(3, len(names), sharey="row", squeeze=False)
+    for column, name in enumerate(names):
+        axes[0, column].set_title(name, size=8)
+        for axis in axes[:, column]:
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.tick_params(labelsize=7)
+            axis.grid(color="0.93", lw=0.6)
+            axis.margins(x=0)
+    return figure, axes
+
+
+def _draw(axis: Any, row: dict[str, Any], colour: Any, label: str, *, band: bool) -> None:
+    over = row["unrelated"] if row["quantity"] == "distance" else 1.0
+    lags = row["lags_ms"]
+    axis.plot(lags, np.divide(row["mean"], over), color=colour, lw=1.2, label=label)
+    if band and row["low"][0] is not None:
+        low, high = np.divide(row["low"], over), np.divide(row["high"], over)
+        axis.fill_between(lags, low, high, color=colour, alpha=0.12, lw=0)
+
+
+def _clean_plot(made: dict[str, Any]) -> Figure:
+    from matplotlib import colormaps
+
+    figure, axes = _panels(made)
+    for column, name in enumerate(made["about"]["backbones"]):
+        own = [r for r in made["rows"] if r["backbone"] == name and r["heard"] == "clean"]
+        last = max(row["state"] for row in own)
+        for axis, quantity in zip(axes[:, column], TITLES, strict=True):
+            for row in own:
+                if row["quantity"] == quantity:
+                    colour = colormaps["viridis"](0.9 * row["state"] / max(last, 1))
+                    _draw(axis, row, colour, str(row["state"]), band=True)
+                    if quantity == "raw":
+                        axis.axhline(row["unrelated"], color=colour, lw=0.8, ls=":")
+        axes[-1, column].set_xlabel("lag (ms)", size=8)
+        axes[-1, column].legend(title="state", title_fontsize=6, fontsize=6, frameon=False,
+                                ncols=1 + last // 5, loc="lower right")  # fmt: skip
+    for axis, quantity in zip(axes[:, 0], TITLES, strict=True):
+        more = "\n(dotted: unrelated frames)" if quantity == "raw" else ""
+        axis.set_ylabel(TITLES[quantity] + more, size=8)
+    return figure
+
+
+def _noisy_plot(made: dict[str, Any]) -> Figure:
+    from matplotlib import colormaps
+
+    figure, axes = _panels(made)
+    for column, name in enumerate(made["about"]["backbones"]):
+        own = [row for row in made["rows"] if row["backbone"] == name]
+        last = max(row["state"] for row in own)
+        snrs = list(dict.fromkeys(r["snr_db"] for r in own if r["heard"] == "noisy"))
+        for place, snr_db in enumerate(snrs):
+            colour = colormaps["plasma"](0.8 * place / max(len(snrs) - 1, 1))
+            rows = [r for r in own if r["heard"] == "noisy" and r["snr_db"] == snr_db]
+            label = "noisy" if snr_db is None else f"{snr_db:g} dB"
+            for axis, quantity in zip(axes[:2, column], ("raw", "centred"), strict=True):
+                row = next(r for r in rows if r["state"] == last and r["quantity"] == quantity)
+                _draw(axis, row, colour, label, band=True)
+            at = sorted((r["state"], at_lag(r, 0)) for r in rows if r["quantity"] == "centred")
+            numbers, values = [n for n, _ in at], [v["mean"] for _, v in at]
+            error = [[v["mean"] - (v["low"] or v["mean"]), (v["high"] or v["mean"]) - v["mean"]]
+                     for _, v in at]  # fmt: skip
+            axes[2, column].errorbar(numbers, values, np.transpose(error), color=colour,
+                                     marker="o", ms=3, lw=1.2, label=label)  # fmt: skip
+        for axis, quantity in zip(axes[:2, column], ("raw", "centred"), strict=True):
+            row = next(r for r in own if r["state"] == last and r["quantity"] == quantity)
+            _draw(axis, row, "0.5", "clean", band=False)
+        axes[1, column].set_xlabel(f"lag (ms), state {last}", size=8)
+        axes[2, column].set_xlabel("state, lag 0", size=8)
+        axes[2, column].set_xticks(range(last + 1))
+        axes[2, column].set_xlim(-0.4, last + 0.4)
+    axes[0, 0].legend(fontsize=6, frameon=False, loc="upper right")
+    for axis, label in zip(axes[:, 0], ("raw", "centred", "centred"), strict=True):
+        axis.set_ylabel(TITLES[label], size=8)
+    return figure
