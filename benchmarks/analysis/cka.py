@@ -57,6 +57,8 @@ BUDGET_BYTES = 256e6
 _BLOCK = 512  # frames that are multiplied at once
 
 Pair = tuple[int, int]
+State = tuple[str, int]
+"""Backbone, and number."""
 
 
 def extend(frames: np.ndarray) -> np.ndarray:
@@ -146,23 +148,20 @@ def cka(
             "backbone_b": label[states[j][0]], "state_b": states[j][1],
             "cka": interval.mean, "low": interval.low, "high": interval.high,
         })  # fmt: skip
+    stride = heard.features(heard.coarsest(backbones, cache), cache).grid.stride
     about = {
         "title": "Debiased linear CKA of hidden states",
         "backbones": heard.families(backbones, cache),
         "corpus": by_source(clips),
         "clips": len(clips),
         "frames": int(next(iter(found.values()))[0]),
-        "frame_ms": 1000 / heard.SAMPLE_RATE * stride_frames * _stride(backbones, cache),
+        "frame_ms": 1000 / heard.SAMPLE_RATE * stride_frames * stride,
         "intervals": f"95 %, jackknife over {len(groups)} groups ({factor})",
         "passes": len(passes),
         "seed": work.seed,
     }
     made = {"analysis": "cka", "about": about, "rows": rows}
     return record.keep(output, made, tables, plots)
-
-
-def _stride(backbones: Sequence[str], cache: Path) -> int:
-    return heard.features(heard.coarsest(backbones, cache), cache).grid.stride
 
 
 def _passes(widths: Sequence[int], budget: float) -> Iterator[list[Pair]]:
@@ -228,41 +227,29 @@ def _without_each(folder: Path, groups: int, pairs: Sequence[Pair]) -> dict[Pair
     return found
 
 
-def _matrix(made: dict[str, Any]) -> tuple[list[tuple[str, int]], np.ndarray]:
-    """Names of the states, and CKA of each pair (N, N)."""
-    rows = made["rows"]
-    states = list(dict.fromkeys((row["backbone_a"], row["state_a"]) for row in rows))
-    place = {state: i for i, state in enumerate(states)}
-    matrix = np.ones((len(states), len(states)))
-    for row in rows:
-        i = place[row["backbone_a"], row["state_a"]]
-        j = place[row["backbone_b"], row["state_b"]]
-        matrix[i, j] = matrix[j, i] = row["cka"]
-    return states, matrix
+def _by_pair(made: dict[str, Any]) -> dict[tuple[State, State], dict[str, Any]]:
+    """Rows by their two states, either first."""
+    found = {}
+    for row in made["rows"]:
+        a, b = ((row[f"backbone_{end}"], row[f"state_{end}"]) for end in "ab")
+        found[a, b] = found[b, a] = row
+    return found
 
 
 def tables(made: dict[str, Any]) -> list[Table]:
     """Of each state, the most similar state of each other backbone; and neighbours within one."""
-    rows = made["rows"]
-    names = list(made["about"]["backbones"])
-    both = rows + [
-        {**row, **{f"{key}_{x}": row[f"{key}_{y}"] for key in ("backbone", "state")
-                   for x, y in ("ab", "ba")}}
-        for row in rows
-    ]  # fmt: skip
+    pairs, names = _by_pair(made), list(made["about"]["backbones"])
+    states = list(dict.fromkeys(state for state, _ in pairs))
     table = Table("Debiased linear CKA: the most similar state", ["state", *names])
-    for name, state in dict.fromkeys((row["backbone_a"], row["state_a"]) for row in rows):
-        own = [row for row in both if (row["backbone_a"], row["state_a"]) == (name, state)]
+    for own in states:
         cells = []
-        for other in names:
-            there = [
-                row for row in own
-                if row["backbone_b"] == other and (other, row["state_b"]) != (name, state)
-            ]  # fmt: skip
-            best = max(there, key=lambda row: row["cka"], default=None)
-            text = with_interval({**best, "mean": best["cka"]}, 2) if best else "-"
-            cells.append(f"{best['state_b']}: {text}" if best else text)
-        table.rows.append([f"{name} {state}", *cells])
+        for name in names:
+            others = [state for state in states if state[0] == name and state != own]
+            best = max(others, key=lambda other: pairs[own, other]["cka"], default=None)
+            row = pairs[own, best] if best else {}
+            text = with_interval({**row, "mean": row.get("cka")}, 2)
+            cells.append(f"{best[1]}: {text}" if best else text)
+        table.rows.append([f"{own[0]} {own[1]}", *cells])
     return [table]
 
 
@@ -270,7 +257,9 @@ def plots(made: dict[str, Any]) -> dict[str, Figure]:
     """A heatmap of all pairs of states, backbones parted by lines."""
     from matplotlib.figure import Figure
 
-    states, matrix = _matrix(made)
+    pairs = _by_pair(made)
+    states = list(dict.fromkeys(state for state, _ in pairs))
+    matrix = np.array([[pairs[a, b]["cka"] for b in states] for a in states])
     count = len(states)
     side = max(4.0, 0.24 * count + 2.2)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")

@@ -27,7 +27,6 @@ from benchmarks.analysis.parts.plots import panels, percent, with_bars
 from benchmarks.analysis.parts.record import Record, keep
 from benchmarks.analysis.parts.work import Work
 from benchmarks.figures.tables import Table, number, with_interval
-from distill.backbones.find import load
 from distill.dann import train as training
 from distill.dann.data import Hearing
 from distill.speaker.data import name_of, speech_of
@@ -140,21 +139,12 @@ def listen(models: Models, names: Sequence[str], clip: Clip) -> Pooled:
         coded = coding.through(wave, name)
         for model, features in _open(*models):
             for place, state in enumerate(features.states(coded)):
-                found.setdefault((model, str(place)), []).append(pooled(state))
+                found.setdefault((model, str(place)), []).append(heard.pooled(state, "stats"))
         for model, run, hearing in _runs(*models[1:]):
             with torch.no_grad():
                 embedded = run.network.embed(hearing.batch([coded]))[0].numpy()
             found.setdefault((model, EMBEDDING), []).append(embedded)
     return {key: np.stack(vectors) for key, vectors in found.items()}
-
-
-def pooled(state: np.ndarray) -> np.ndarray:
-    """Mean and deviation of each feature over time.
-
-    Shape: (T, D) to float32 (2 D,)
-    """
-    frames = np.asarray(state, np.float32)
-    return np.concatenate([frames.mean(axis=0), frames.std(axis=0)])
 
 
 def _short(folder: Path) -> str:
@@ -174,10 +164,11 @@ def _open(
     backbones: tuple[str, ...], checkpoints: tuple[Path, ...], cache: Path
 ) -> list[tuple[str, Features]]:
     """Backbones, and those that checkpoints trained."""
-    found = [(text, load(name)) for name, text in heard.labels(backbones).items()]
-    runs = _runs(checkpoints, cache)
-    found += [(name, run.teacher) for name, run, _ in runs if not run.config.backbone.freeze]
-    return [(name, Features(teacher, "weighted", cache)) for name, teacher in found]
+    found = [(text, heard.features(name, cache)) for name, text in heard.labels(backbones).items()]
+    for name, run, _ in _runs(checkpoints, cache):
+        if not run.config.backbone.freeze:
+            found.append((name, Features(run.teacher, "weighted", cache)))
+    return found
 
 
 def _probe(

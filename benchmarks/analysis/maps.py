@@ -98,14 +98,12 @@ def maps(
     spoken = np.unique(owner)  # clips without a labelled frame have none
     clusters = {factor: [own[i] for i in spoken] for factor, own in clusters.items()}
     label, rows = heard.labels(backbones), []
-    for place, (name, layer) in enumerate(states):
-        points, near = done[place]
-        figures: dict[str, float | None] = {}
+    for (name, layer), (points, near) in zip(states, done, strict=True):
+        row: dict[str, Any] = {"backbone": label[name], "state": layer}
         for column, share in near.items():
             each = np.bincount(owner, share)[spoken] / np.bincount(owner)[spoken]
             interval = mean_interval(each, clusters).row()
-            figures |= {f"{column}_{key}": interval[key] for key in ENDS}
-        row = {"backbone": label[name], "state": layer, **figures}
+            row |= {f"{column}_{key}": interval[key] for key in ENDS}
         rows.append({**row, "points": np.round(points, 2).tolist()})
     about = {
         "title": "Maps of hidden states",
@@ -133,8 +131,7 @@ def _frames(
         seconds = np.arange(0.02, min(clip.duration, heard.MOST_SECONDS) - 0.02, 0.01)
         if PHONE in by:
             seconds = seconds[label_at(phones[clip.path], seconds) >= 0]
-        if len(seconds) > most:
-            seconds = seconds[np.linspace(0, len(seconds) - 1, most).round().astype(int)]
+        seconds = heard.evenly(seconds, most)
         times.append(seconds)
         for column in by:
             if column == PHONE:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.analysis.parts import heard
+from benchmarks.analysis.parts.heard import Pool
 from benchmarks.analysis.parts.plots import ENDS, panels
 from benchmarks.analysis.parts.record import keep
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.answers import (
     SUMS,
     Answer,
-    Pool,
     answer,
     choices,
     guess,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from enhance.audio import read as audio
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
+Pool = Literal["mean", "stats"]
 SAMPLE_RATE = 16000
 MOST_SECONDS = 20
 """Longer files are heard up to here, so that memory is bounded by this and not by a file."""
@@ -75,6 +77,20 @@ def features(name: str, cache: Path) -> Features:
 def states_of(name: str, cache: Path, wave: np.ndarray) -> list[np.ndarray]:
     """Hidden states of a clip, raw: (N,) to float32 (T', D) each."""
     return [state.astype(np.float32) for state in features(name, cache).states(wave)]
+
+
+def pooled(state: np.ndarray, pool: Pool) -> np.ndarray:
+    """Mean over frames, or mean and standard deviation: (T, D) to float32 (D,) or (2 D,)."""
+    frames = np.asarray(state, np.float32)
+    mean: np.ndarray = frames.mean(0)
+    return mean if pool == "mean" else np.concatenate([mean, frames.std(0)])
+
+
+def evenly(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of some values, evenly from the first to the last: (n,) to (m,)."""
+    if len(values) <= most:
+        return values
+    return values[np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
 def nearest(grid: FrameGrid, seconds: np.ndarray, count: int) -> np.ndarray:

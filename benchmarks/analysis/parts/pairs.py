@@ -96,18 +96,14 @@ class Pairs:
             return cls(items, [one], None, {**about, "set": place.name})
         if not noises:
             raise EnhanceError(f"{place}: no noise there (column `kind` of its manifest)")
-        drawn = [
-            np.random.default_rng([work.seed, 1, i]).integers(len(noises))
-            for i in range(len(clips))
-        ]
-        used = sorted(set(drawn))  # the others need not be decoded
-        noises = [noises[k] for k in used]
+        draws = [np.random.default_rng([work.seed, 1, i]) for i in range(len(clips))]
+        used, drawn = np.unique([x.integers(len(noises)) for x in draws], return_inverse=True)
+        noises = [noises[k] for k in used]  # the others need not be decoded
         store = ClipStore(noises, heard.SAMPLE_RATE, 500, name="noise", quiet=work.quiet)
         items = []
         for i, (clip, own) in enumerate(zip(clips, labels, strict=True)):
-            k = used.index(drawn[i])
-            own["noise_name"] = noises[k].recordings[0]
-            items.append(Item(clip.path, own, None, k, (work.seed, 2, i)))
+            own["noise_name"] = noises[drawn[i]].recordings[0]
+            items.append(Item(clip.path, own, None, int(drawn[i]), (work.seed, 2, i)))
         return cls(items, list(snrs), store, {**about, "noise": by_source(noises)})
 
 

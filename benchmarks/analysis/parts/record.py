@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enhance.errors import EnhanceError
-from enhance.files import atomic, to_json
+from enhance.files import atomic, read_json, to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +29,8 @@ def versions() -> dict[str, str]:
     """Of Python and of what decides figures."""
     found = {"python": platform.python_version()}
     for name in ("enhance", "torch", "transformers", "numpy", "scikit-learn", "av"):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -77,13 +74,8 @@ def keep(
 def read(output: Path, name: str) -> Record:
     """What `keep` wrote; an `EnhanceError` if it is not there or no record."""
     path = output / f"{name}.json"
-    try:
-        record: Record = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise EnhanceError(f"{path}: not there; run enhance analyze {name}") from error
-    except (OSError, ValueError) as error:
-        raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(record, dict) or not {"analysis", "about", "rows"} <= record.keys():
+    record = read_json(path, f"not there; run enhance analyze {name}")
+    if not {"analysis", "about", "rows"} <= record.keys():
         raise EnhanceError(f"{path}: not the record of an analysis; run enhance analyze {name}")
     return record
 

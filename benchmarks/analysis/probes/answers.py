@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from benchmarks.analysis.parts import heard
+from benchmarks.analysis.parts.heard import Pool
 from benchmarks.analysis.parts.linear import fit
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.tasks import Data
 from distill.speaker.eer import unit_length
 from enhance.errors import EnhanceError
 
-Pool = Literal["mean", "stats"]
 SUMS = ("weighted, raw", "weighted, normalised")
 
 
@@ -65,15 +64,10 @@ def states_of(
         raise EnhanceError(f"{path}: too short for a frame of {backbone}; leave it out")
     normal = [(s - s.mean(1, keepdims=True)) / (s.std(1, keepdims=True) + 1e-6) for s in states]
     if times is None:
-        return [pooled(s, pool)[None] for s in states], [pooled(s, pool)[None] for s in normal]
+        raw, normalised = ([heard.pooled(s, pool)[None] for s in side] for side in (states, normal))
+        return raw, normalised
     chosen = heard.nearest(grid, times, len(states[0]))
     return [s[chosen] for s in states], [s[chosen] for s in normal]
-
-
-def pooled(state: np.ndarray, pool: Pool) -> np.ndarray:
-    """Mean over frames, or mean and standard deviation: (T, D) to (D,) or (2 D,)."""
-    mean: np.ndarray = state.mean(0)
-    return mean if pool == "mean" else np.concatenate([mean, state.std(0)])
 
 
 def choices(

@@ -1,4 +1,7 @@
-"""The questions of one task on one corpus: of clips, or of frames with a phone or a pitch."""
+"""The questions of one task on one corpus: of clips, mixtures, or frames with a phone or pitch.
+
+Folds of mixtures share neither a speaker nor a recording of noise.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,18 @@ from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.heard import SAMPLE_RATE
 from benchmarks.analysis.parts.phones import label_at, read_phones
 from benchmarks.analysis.parts.work import Work
-from benchmarks.analysis.probes.mixed import mixtures
-from benchmarks.analysis.probes.tasks import TASKS, Data, Task, column, drawn, of_clips
+from benchmarks.analysis.probes.tasks import TASKS, Data, Task, column, drawn, fold_of, of_clips
 from distill.speaker.data import name_of, speech_of
-from enhance.data.corpus.manifest import Clip
+from enhance.audio.write import write
+from enhance.config.mixing import MixingConfig
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip, write_manifest
+from enhance.data.mixing.mixer import Mixer
 from enhance.errors import EnhanceError, require
+from enhance.files import atomic_folder
 from enhance.progress import progress_bar
 
+_SNR, _SECONDS, _FOLDS = (-5.0, 20.0), 4.0, 3  # of mixtures
 _GRID = (-80, 320, 400)  # where frames of wav2vec 2.0 and its kin lie: offset, stride, field
 
 
@@ -125,9 +133,9 @@ def of_frames(name: str, task: Task, corpus: Path, frames: int, work: Work) -> D
         clips, _ = speech_of(corpus, "", False, work.quiet)
     groups = column(clips, task.group)
     known = [i for i, group in enumerate(groups) if group]
-    keep = drawn(known, [""] * len(clips), groups, work.limit, work.seed)
+    keep = drawn(known, groups, work.limit, work.seed)
     quota = -(-frames // max(len(keep), 1))
-    times, labels = [], []
+    chosen, times, labels = [], [], []
     offset, stride, width = _GRID
     with progress_bar(quiet=work.quiet) as bar:
         bar_task = bar.add_task(f"labels: {name}", total=len(keep), speed="")
@@ -139,29 +147,27 @@ def of_frames(name: str, task: Task, corpus: Path, frames: int, work: Work) -> D
                 found[found < 0] = np.nan
             else:
                 found = pitch_at(heard.wave_of(clips[i].path), seconds)
-            spoken = np.flatnonzero(~np.isnan(found))
-            if len(spoken) > quota:
-                spoken = spoken[np.linspace(0, len(spoken) - 1, quota).round().astype(int)]
-            times.append(seconds[spoken])
-            labels.append(found[spoken])
+            spoken = heard.evenly(np.flatnonzero(~np.isnan(found)), quota)
+            if len(spoken):
+                chosen.append(i)
+                times.append(seconds[spoken])
+                labels.append(found[spoken])
             bar.update(bar_task, advance=1)
-    full = [j for j, values in enumerate(labels) if len(values)]
-    if len({groups[keep[j]] for j in full}) < 2:
+    if len({groups[i] for i in chosen}) < 2:
         raise EnhanceError(
             f"{corpus}: labelled frames of fewer than two values of {task.group}; a probe is "
             "tested on others than it was trained on: name more data, or another --group"
         )
-    values = np.concatenate([labels[j] for j in full])
-    notes = [f"{len(clips) - len(full)} clips without {task.group}, label, or beyond the limit"]
+    values, left = np.concatenate(labels), len(clips) - len(chosen)
     return Data(
         task,
-        [clips[keep[j]] for j in full],
+        [clips[i] for i in chosen],
         values.astype(int) if classes else values,
-        np.repeat(np.arange(len(full)), [len(labels[j]) for j in full]),
+        np.repeat(np.arange(len(chosen)), [len(own) for own in labels]),
         classes,
-        [groups[keep[j]] for j in full],
-        times=[times[j] for j in full],
-        notes=[note for note in notes if not note.startswith("0 ")],
+        [groups[i] for i in chosen],
+        times=times,
+        notes=[f"{left} clips without {task.group}, label, or beyond the limit"] if left else [],
     )
 
 
@@ -181,3 +187,84 @@ def pitch_at(wave: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         found: np.ndarray = np.where(f0 > 0, 12 * np.log2(f0), np.nan)[nearest]
     return found
+
+
+def mixtures(corpus: Path, folder: Path, kinds: str, work: Work) -> Path:
+    """Write labelled mixtures of a corpus: SNR uniform in -5 to 20 dB, 4 s, one noise each.
+
+    Speakers and recordings of noise are parted into folds first: a fold is mixed of its own. The
+    manifest that is returned has the columns ``snr_db``, ``type``, ``noise_name`` and ``fold``.
+
+    Parameters
+    ----------
+    corpus
+        With speech of known speakers, and noise.
+    folder
+        To be made; what stands there is replaced.
+    kinds
+        Column of the noises that tells their kind (``type`` of the result); empty for none.
+    work
+        Its limit is the number of mixtures, its seed decides every sample.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no noise, or too few speakers, recordings or kinds.
+    """
+    count, seed = work.limit, work.seed
+    speech, noise = speech_of(corpus, "", True, work.quiet)
+    if not noise:
+        raise EnhanceError(f"{corpus}: no noise there (column `kind`); mixtures need some")
+    folder = folder.resolve()
+    config = MixingConfig(
+        snr=_SNR,
+        segment_seconds=_SECONDS,
+        silence_probability=0,
+        noise_switch_probability=0,
+        noise_layer_probability=0,
+    )
+    if kinds:
+        chosen = of_clips(Task(kinds, "recording"), noise, count, seed, f"{corpus}")
+        noise, labels, strata = chosen.clips, column(chosen.clips, kinds), chosen.labels
+    else:
+        chosen_noise = drawn(range(len(noise)), column(noise, "source"), count, seed)
+        noise = [noise[i] for i in chosen_noise]
+        labels, strata = [""] * len(noise), np.zeros(len(noise), int)
+    speakers = column(speech, "speaker")
+    keep = drawn(range(len(speech)), speakers, count, seed)
+    speech, speakers = [speech[i] for i in keep], [speakers[i] for i in keep]
+    spoken = fold_of(speakers, np.zeros(len(speech), int), _FOLDS, seed)
+    noisy = fold_of(column(noise, "recording"), strata, _FOLDS, seed)
+    kind_of = {str(clip.path): label for clip, label in zip(noise, labels, strict=True)}
+    made: list[Clip] = []
+    opened = atomic_folder(folder, holds=("manifest.jsonl", "*.flac"), force=True)
+    with opened as place, progress_bar(quiet=work.quiet) as bar:
+        task = bar.add_task("mixtures", total=count, speed="")
+        for k in range(int(min(spoken.max(), noisy.max())) + 1):
+            voices, noises = (
+                ClipStore(
+                    [c for c, f in zip(clips, part, strict=True) if f == k],
+                    SAMPLE_RATE,
+                    cache_mb=0,
+                    quiet=True,
+                )
+                for clips, part in ((speech, spoken), (noise, noisy))
+            )
+            mixer = Mixer(voices, noises, config, seed)
+            for index in range(count * k // _FOLDS, count * (k + 1) // _FOLDS):
+                recipe = mixer.draw(k, index)
+                mixture = mixer.render(recipe)
+                path = place / f"{index:05d}.flac"
+                write(path, mixture.noisy, SAMPLE_RATE)
+                source = next(name for name in mixture.files if name in kind_of)
+                tells = {
+                    "snr_db": f"{mixture.snr_db:.4f}",
+                    "type": kind_of[source],
+                    "noise_name": Path(source).stem,
+                    "fold": f"fold {k}",
+                }
+                speaker = voices.clips[recipe.speech[0].clip].speaker
+                made.append(Clip(path, _SECONDS, SAMPLE_RATE, "speech", "mixtures", speaker, tells))
+                bar.update(task, advance=1)
+        write_manifest(place / "manifest.jsonl", made)
+    return folder / "manifest.jsonl"

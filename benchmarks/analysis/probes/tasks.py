@@ -166,6 +166,11 @@ def column(clips: Sequence[Clip], text: str) -> list[str]:
     return [(m[1 if m.re.groups else 0] or "") if m else "" for m in found]
 
 
+def columns_of(clips: Sequence[Clip]) -> str:
+    """What `column` can be asked of a manifest, for messages."""
+    return ", ".join(sorted({key for clip in clips for key in clip.labels} | {"source", "path"}))
+
+
 def of_clips(task: Task, clips: list[Clip], limit: int, seed: int, where: str) -> Data:
     """One question a clip, at most ``limit`` of them (`drawn`); ``where`` they are, for messages.
 
@@ -181,10 +186,9 @@ def of_clips(task: Task, clips: list[Clip], limit: int, seed: int, where: str) -
     keep = [i for i in range(len(clips)) if labels[i] and groups[i]]
     notes = [f"{len(clips) - len(keep)} clips without {task.label} or {task.group}"]
     if not keep:
-        known = sorted({key for clip in clips for key in clip.labels} | {"source", "path"})
         raise EnhanceError(
             f"{where}: no clip has both {task.label} and {task.group}; columns there: "
-            f"{', '.join(known)}"
+            f"{columns_of(clips)}"
         )
     regression = task.metric == "mean error"
     if not regression:
@@ -198,7 +202,7 @@ def of_clips(task: Task, clips: list[Clip], limit: int, seed: int, where: str) -
                 f"{task.group}, so that no probe can be tested without a leak; name more data, or "
                 "another --group"
             )
-    keep = drawn(keep, [""] * len(labels) if regression else labels, groups, limit, seed)
+    keep = drawn(keep, groups, limit, seed, None if regression else labels)
     if not regression:
         has = Counter(labels[i] for i in keep)
         keep = [i for i in keep if has[labels[i]] > 1]
@@ -220,12 +224,13 @@ def of_clips(task: Task, clips: list[Clip], limit: int, seed: int, where: str) -
 
 
 def drawn(
-    keep: list[int], labels: list[str], groups: list[str], limit: int, seed: int
+    keep: Sequence[int], groups: list[str], limit: int, seed: int, labels: list[str] | None = None
 ) -> list[int]:
     """At most ``limit`` of some clips (0: all): classes take turns, and within one its groups.
 
     Rather fewer classes are taken than fewer than `_PER_CLASS` clips of one.
     """
+    labels = labels or [""] * len(groups)
     order = [keep[j] for j in np.random.default_rng(seed).permutation(len(keep))]
     if limit:
         has = Counter(labels[i] for i in order)  # in the order drawn; the sort keeps it

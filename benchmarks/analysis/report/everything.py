@@ -14,7 +14,7 @@ from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probe import probe
 from benchmarks.analysis.probes.tasks import TASKS as PROBES
-from benchmarks.analysis.probes.tasks import column
+from benchmarks.analysis.probes.tasks import column, columns_of
 from benchmarks.analysis.temporal import temporal
 from enhance.data.corpus.clips import place
 from enhance.errors import EnhanceError
@@ -34,10 +34,9 @@ def _kinds_named(train: Path, work: Work, kinds: str) -> bool:
     noises = [clip for clip in place(train, "", work.quiet) if clip.kind == "noise"]
     named = any(column(noises, kinds or PROBES["noise"].label))
     if kinds and not named:
-        known = sorted({key for clip in noises for key in clip.labels} | {"source", "path"})
         raise EnhanceError(
             f"--noise-kinds {kinds}: no noise of {train} has a kind by it; columns there: "
-            f"{', '.join(known)}"
+            f"{columns_of(noises)}"
         )
     return named
 

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 pytest.importorskip("av")
 
-from benchmarks.analysis.codec import codec, pooled, told
+from benchmarks.analysis.codec import codec, told
 from benchmarks.analysis.codecs import coding
+from benchmarks.analysis.parts.heard import pooled
 from benchmarks.analysis.parts.work import Work
 from distill.dann import train as training
 from distill.dann.config import BackboneConfig, DannConfig
@@ -29,7 +30,7 @@ def test_pooled() -> None:
     frames = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float16)
     wide = frames.astype(np.float64)
     want = np.concatenate([wide.mean(0), wide.std(0)])
-    np.testing.assert_allclose(pooled(frames), want, atol=1e-5)
+    np.testing.assert_allclose(pooled(frames, "stats"), want, atol=1e-5)
 
 
 def test_what_is_there_is_told_and_what_is_not_is_not() -> None:

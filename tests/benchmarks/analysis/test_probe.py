@@ -19,8 +19,7 @@ from benchmarks.analysis.parts.record import read as read_record
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probe import plots, probe, tables
 from benchmarks.analysis.probes.answers import answer, by_clip
-from benchmarks.analysis.probes.mixed import mixtures
-from benchmarks.analysis.probes.read import pitch_at, read, read_trials
+from benchmarks.analysis.probes.read import mixtures, pitch_at, read, read_trials
 from benchmarks.analysis.probes.tasks import TASKS, Data, Task, column, fold_of, of_clips
 from distill.backbones import find
 from distill.backbones.frozen import FrozenTeacher
