@@ -33,14 +33,9 @@ def probe(model: Path, corpus: Path, work: Work) -> dict[str, Any]:
     """Measure a model folder (`distill.ssl.families.transformer.save`) on an aligned corpus.
 
     The corpus is as `benchmarks.analysis.parts.phones.read_phones` has it; the seed of ``work`` is
-    that of the random twin's weights and of the order of the frames.
-
-    Returns
-    -------
-    dict
-        ``rows``: features, accuracy with 95 % interval (bootstrap over utterances), and the
-        gain of the model's best layer over the best MFCC and over the random twin's best layer,
-        paired by utterance.
+    that of the random twin's weights and of the order of the frames. ``rows`` are features,
+    accuracy with 95 % interval (bootstrap over utterances), and ``gains`` those of the model's best
+    layer over the best MFCC and over the random twin's best layer, paired by utterance.
 
     Raises
     ------

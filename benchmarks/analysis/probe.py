@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.heard import Pool
-from benchmarks.analysis.parts.plots import ENDS, panels
+from benchmarks.analysis.parts.plots import ENDS, from_to, panels, percent
 from benchmarks.analysis.parts.record import keep
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.answers import (
@@ -237,13 +237,10 @@ def tables(record: dict[str, Any]) -> list[Table]:
     """All probes, and the gains."""
     about = record["about"]
     rated = about["metric"] != "mean error"
-    factor, digits = (100, 1) if rated else (1, 2)
     title = f"{about['task']}: {about['metric']}" + (" (%)" if rated else f" ({about['unit']})")
 
     def value(row: dict[str, Any], signed: bool = False) -> str:
-        scaled = (None if row[key] is None else factor * row[key] for key in ENDS)
-        mean, *ends = (number(one, digits, signed) for one in scaled)
-        return mean if row["low"] is None else f"{mean} ({' to '.join(ends)})"
+        return from_to(percent(row), 1, signed) if rated else from_to(row, 2, signed)
 
     extra = {"min_dcf": "minDCF", "explained": "variance explained"}
     extra = {key: name for key, name in extra.items() if any(key in row for row in record["rows"])}

@@ -18,6 +18,7 @@ import torch
 
 from distill.backbones import find as teachers
 from distill.ssl.families.family import FAMILIES
+from distill.training.card import share
 from enhance.audio import read as files
 from enhance.data.corpus.manifest import scan_folder
 from enhance.errors import EnhanceError
@@ -44,14 +45,9 @@ def describe(
     threads: int = 1,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """One row of the table.
+    """One row of the table, of a teacher as `distill.backbones.find.load` takes it.
 
-    Parameters
-    ----------
-    name
-        As `distill.backbones.find.load` takes it.
-    audio, seconds, threads, quiet
-        As of `throughput`; without a folder of recordings it is not measured.
+    Throughput is measured where there is ``audio``; the rest as `throughput`.
 
     Raises
     ------
@@ -156,18 +152,9 @@ def throughput(
 ) -> dict[str, Any]:
     """Audio seconds extracted per second of wall and of CPU time, one clip after another.
 
-    The second hardly depends on what else the machine does.
-
-    Parameters
-    ----------
-    found
-        A loaded teacher.
-    audio
-        Folder of recordings.
-    seconds
-        Audio to extract; recordings are cut to 10 s, decoding is not timed.
-    threads
-        CPU threads of torch.
+    The latter hardly depends on what else the machine does. So many ``seconds`` of a folder of
+    recordings are extracted by so many ``threads`` of torch; recordings are cut to `CLIP_SECONDS`,
+    decoding is not timed.
 
     Raises
     ------
@@ -277,9 +264,7 @@ def _figures(metric: dict[str, Any] | None) -> list[str]:
 
 
 def _share(value: dict[str, Any] | None) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    return share(value) if value else ""
 
 
 def _over(metric: dict[str, Any]) -> str:

@@ -72,21 +72,10 @@ def normalized(frames: np.ndarray) -> np.ndarray:
 def curves(
     clean: np.ndarray, other: np.ndarray, mean_clean: np.ndarray, mean_other: np.ndarray, lags: int
 ) -> np.ndarray:
-    """Raw and centred correlation, and distance, of one clip against the lag.
+    """Raw and centred correlation, and distance, of one clip or its noisy version against the lag.
 
-    Parameters
-    ----------
-    clean, other
-        Frames (T, D); of one clip, or of its noisy version.
-    mean_clean, mean_other
-        Taken out where centred, (D,).
-    lags
-        Number of lags K, the first of no frames; below T.
-
-    Returns
-    -------
-    np.ndarray
-        (3, K), in the order of `QUANTITIES`.
+    Shape: frames (T, D), their means to be taken out where centred (D,), to (3, K) in the order of
+    `QUANTITIES`; of K < T lags the first is of no frames.
     """
     x, y = np.asarray(clean, np.float64), np.asarray(other, np.float64)
     square = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1) - 2 * x @ y.T

@@ -67,10 +67,7 @@ def _mel() -> tuple[Any, Any]:
 
 
 def world(wave: np.ndarray, seed: int) -> np.ndarray:
-    """WORLD (Morise et al. 2016): pitch, envelope and aperiodicity, by pyworld.
-
-    Shape: (N,) -> (N,)
-    """
+    """WORLD (Morise et al. 2016), by pyworld: pitch, envelope and aperiodicity of (N,), to (N,)."""
     pyworld = _pyworld()
     given = np.ascontiguousarray(wave, np.float64)
     pitch, times = pyworld.dio(given, RATE, frame_period=_HOP_MS)
@@ -85,9 +82,7 @@ def lpc(wave: np.ndarray, seed: int, order: int = 18) -> np.ndarray:
     """Linear prediction excited by pulses or noise, the vocoder of LPC-10 (Atal, Hanauer 1971).
 
     Frames of 20 ms every 10, the autocorrelation method; pulses at WORLD's pitch where it finds
-    one, white noise elsewhere.
-
-    Shape: (N,) -> (N,)
+    one, white noise elsewhere. Shape: (N,) -> (N,)
     """
     from scipy.linalg import solve_toeplitz
     from scipy.signal import lfilter

@@ -55,12 +55,9 @@ def wave_of(path: Path | str) -> np.ndarray:
 
 
 def check(backbones: Sequence[str], cache: Path) -> None:
-    """Refuse backbones before anything is measured.
+    """Refuse, by an `EnhanceError`, backbones before anything is measured.
 
-    Raises
-    ------
-    EnhanceError
-        If there is none, one comes twice, or one cannot be had or hears another rate.
+    There must be one or more, each once, that can be had and hear the right rate.
     """
     if not backbones or len(set(backbones)) < len(backbones):
         raise EnhanceError("--backbone: name one or more, each once")

@@ -43,10 +43,7 @@ class Linear:
     """(D,)."""
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
-        """Scores of the classes, or the value.
-
-        Shape: (K, S, D) to (S, C); for least squares to (S,).
-        """
+        """Scores of the classes (S, C), or the value (S,), of states (K, S, D)."""
         z = np.zeros(states.shape[1:], np.float32)
         for share, state, centre in zip(self.shares, states, self.centre, strict=True):
             z += ((state - centre) / self.scale).astype(np.float32) * np.float32(share)
@@ -70,22 +67,13 @@ def by_speaker(right: np.ndarray, speakers: np.ndarray) -> dict[str, float]:
 
 
 def fit(states: np.ndarray, targets: np.ndarray, classes: int, seed: int) -> Linear:
-    """Fit a probe.
+    """Fit a probe of C classes, or by least squares for 0, to numbers of classes or to values.
 
     Adam over `PASSES` passes of batches of `BATCH`, at least `LEAST` steps; learning rate 0.01,
     more where there are fewer than `FAR` steps, so that weights come as far, and 0.05 for the
-    layer weights; it falls to 0 along a cosine.
+    layer weights; it falls to 0 along a cosine. The seed is that of the order of the units.
 
-    Parameters
-    ----------
-    states
-        (K, M, D).
-    targets
-        (M,): number of the class, or a value.
-    classes
-        C; 0 for least squares.
-    seed
-        Of the order of the units.
+    Shape: states (K, M, D), targets (M,)
     """
     centre = states.mean(axis=1)  # (K, D)
     scale = states.mean(axis=0).std(axis=0) + 1e-6

@@ -63,14 +63,9 @@ class Pairs:
     ) -> Pairs:
         """Draw clips of `SHORTEST` seconds or more, as `heard.draw`.
 
-        Parameters
-        ----------
-        corpus
-            Manifest or folder of speech and noise.
-        pairs
-            Instead of it, a folder with ``clean/`` and ``noisy/``.
-        snrs
-            dB, of the noise that is mixed in: one recording for each clip, the same at every SNR.
+        They are of a ``corpus``, manifest or folder of speech and noise, or of ``pairs``, a folder
+        with ``clean/`` and ``noisy/``. Into clips of a corpus noise is mixed at each of ``snrs``,
+        dB: one recording for each clip, the same at every SNR.
 
         Raises
         ------

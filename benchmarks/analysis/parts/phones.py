@@ -23,19 +23,11 @@ def label_at(rows: list[Span], seconds: np.ndarray) -> np.ndarray:
 
 
 def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
-    """Read a folder with ``manifest.csv`` (path, seconds, speaker) and ``phones.csv``.
+    """Clips of a folder, the phones of each, silence left out, and the names of the phones.
 
-    ``phones.csv`` has the columns ``file``, ``start_s``, ``end_s`` and ``phone_base`` or ``phone``.
-
-    Returns
-    -------
-    clips, spans, phones
-        Clips; the phones of each, silence left out; and the names of the phones.
-
-    Raises
-    ------
-    EnhanceError
-        If a file or column is missing.
+    The folder has ``manifest.csv`` (path, seconds, speaker) and ``phones.csv`` with the columns
+    ``file``, ``start_s``, ``end_s`` and ``phone_base`` or ``phone``. An `EnhanceError` names a file
+    or column that is missing.
     """
     clips = read_manifest(folder / "manifest.csv")
     rows: dict[Path, list[tuple[float, float, str]]] = {}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.figures.tables import number
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -18,6 +20,12 @@ def percent(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not row:
         return None
     return {key: None if row[key] is None else 100 * row[key] for key in ENDS}
+
+
+def from_to(row: Mapping[str, Any] | None, digits: int, signed: bool = False) -> str:
+    """``mean (low to high)``; the mean alone where there is no interval."""
+    mean, *ends = (number((row or {}).get(key), digits, signed) for key in ENDS)
+    return mean if "-" in ends else f"{mean} ({' to '.join(ends)})"
 
 
 def panels(titles: Sequence[str], width: float, height: float) -> tuple[Figure, Any]:

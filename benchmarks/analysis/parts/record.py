@@ -40,18 +40,11 @@ def keep(
     tables: Callable[[Record], Sequence[Table]],
     plots: Callable[[Record], Mapping[str, Figure]],
 ) -> Record:
-    """Write an analysis and give its record back; what an earlier one of its name left is replaced.
+    """Write an analysis into a folder, and give its record back; an earlier one of its name is
+    replaced.
 
-    An `EnhanceError` names what cannot be written.
-
-    Parameters
-    ----------
-    output
-        Folder; made where it is missing.
-    record
-        ``analysis``, the name of it and of its files, ``about`` and ``rows``, JSON.
-    tables, plots
-        Draw them; a plot's name ends its file's.
+    The record is JSON: ``analysis``, the name of it and of its files, ``about`` and ``rows``. A
+    plot's name ends its file's. An `EnhanceError` names what cannot be written.
     """
     name = record["analysis"]
     lines = [f"# {record['about'].get('title', name)}", ""]

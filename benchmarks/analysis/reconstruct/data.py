@@ -51,19 +51,18 @@ class DecoderData(SslData):
         held = _draw(held, HELD_SECONDS, [config.seed, 2])
         if config.noisy and not noises:
             raise EnhanceError(f"{corpus}: no noise there, which --input noisy mixes in")
-        chosen = noises if config.noisy else []
-        heard, unheard = (
-            split(chosen, config.held_back, "path", config.seed) if chosen else ([], [])
-        )
+        chosen: list[Clip] = noises if config.noisy else []
+        parts = split(chosen, config.held_back, "path", config.seed) if chosen else ([], [])
         place = {c.path: i for i, c in enumerate(chosen)}
+        heard, unheard = ([place[c.path] for c in part] for part in parts)
         speech = ClipStore([*train, *held], SAMPLE_RATE, name="speech", quiet=quiet)
         return cls(
             speech=speech,
             train=list(range(len(train))),
             held=list(range(len(train), len(train) + len(held))),
             noise=ClipStore(chosen, SAMPLE_RATE, name="noise", quiet=quiet) if chosen else None,
-            train_noise=[place[c.path] for c in heard],
-            held_noise=[place[c.path] for c in unheard],
+            train_noise=heard,
+            held_noise=unheard,
             config=config,
             levels=[level(speech.whole(i)) for i in range(len(speech))],
         )
@@ -98,11 +97,6 @@ class DecoderData(SslData):
 def _draw(clips: list[Clip], seconds: float, seed: list[int]) -> list[Clip]:
     """Clips in random order until there is enough; all of them for 0."""
     order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(clips))
-    chosen: list[Clip] = []
-    total = 0.0
-    for i in order:
-        if seconds and total >= seconds:
-            break
-        chosen.append(clips[i])
-        total += clips[i].duration
-    return chosen
+    shuffled = [clips[i] for i in order]
+    ends = np.cumsum([clip.duration for clip in shuffled])
+    return shuffled[: np.searchsorted(ends, seconds) + 1] if seconds else shuffled

@@ -34,16 +34,8 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Features on the spectrum's frames to decibels.
 
-    Parameters
-    ----------
-    inputs
-        Features D of a frame.
-    width
-        Channels W of the residual path.
-    blocks
-        Number of residual blocks.
-    kernel
-        Frames that a block's convolution sees, odd; 7 are 56 ms.
+    From ``inputs`` features D of a frame, over ``width`` channels W of the residual path in so many
+    ``blocks``, whose convolutions see ``kernel`` frames, odd; 7 are 56 ms.
     """
 
     def __init__(self, inputs: int, width: int, blocks: int, kernel: int) -> None:

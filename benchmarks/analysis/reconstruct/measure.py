@@ -92,7 +92,7 @@ def measure_clip(
     figures: dict[str, float] = {}
     refusals: dict[str, str] = {}
     wave, scale = clean, spectrum.level(clean)
-    if len(clean) < spectrum.SHORTEST or not scale:
+    if len(clean) < spectrum.WINDOW or not scale:
         return _refused("silent, or shorter than a window")
     if method.magnitudes is not None:
         original = spectrum.of_clip(clean)  # (T, F)

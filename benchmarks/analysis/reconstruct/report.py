@@ -11,11 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.analysis.parts.plots import from_to, percent
 from benchmarks.analysis.reconstruct import spectrum
-from benchmarks.analysis.reconstruct.measure import MEAN, NOISY, ORIGINAL, RESYNTHESIS
+from benchmarks.analysis.reconstruct.measure import MEAN, NOISY, ORIGINAL, RESYNTHESIS, read_clip
+from benchmarks.analysis.reconstruct.sources import LOG_MEL, TEACHER, TWIN
+from benchmarks.analysis.reconstruct.training import Trained
 from benchmarks.figures.results import Row
 from benchmarks.figures.tables import Table, number, plus_minus
+from benchmarks.quality.clips import Pair
 from distill.training.card import fill
+from enhance.files import atomic
 
 Columns = Sequence[tuple[str, str, int, bool]]
 """Of a table of metrics: header, metric, decimals, whether signed."""
@@ -68,7 +73,7 @@ def result_tables(results: Sequence[Row], errors: str) -> list[Table]:
     waveform = _table("waveform", "features", WAVEFORM, metrics)
     if any("wer" in row for row in results):
         waveform.headers = [*waveform.headers, f"{errors} errors %"]
-        waveform.rows = [[*cells, _percent(row.get("wer"))]
+        waveform.rows = [[*cells, from_to(percent(row.get("wer")), 1)]
                          for cells, row in zip(waveform.rows, results, strict=True)]  # fmt: skip
     return [
         _table("spectrum", "features", SPECTRUM, inside),
@@ -114,8 +119,8 @@ def sentences(record: Mapping[str, Any], results: Sequence[Row]) -> list[str]:
         if row.get("wer"):
             who = record["recognizer"]
             text += (
-                f" {who['name']} makes {_percent(row['wer'])} % {who['errors']} errors on it "
-                f"against {who['reference']}."
+                f" {who['name']} makes {from_to(percent(row['wer']), 1)} % {who['errors']} errors "
+                f"on it against {who['reference']}."
             )
         lines.append(text)
     return lines
@@ -132,28 +137,8 @@ def _loss(entry: Mapping[str, Any]) -> str:
     return f"No loss of energy from 4 to 8 kHz against 0 to 4 kHz is seen: {shown}."
 
 
-def _percent(entry: Mapping[str, Any] | None) -> str:
-    if not entry:
-        return "-"
-    return (
-        f"{100 * entry['mean']:.1f} ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
-        if entry["low"] is not None
-        else f"{100 * entry['mean']:.1f}"
-    )
-
-
 def text(record: Mapping[str, Any], results: Sequence[Row], picture: str) -> str:
-    """The page.
-
-    Parameters
-    ----------
-    record
-        As in ``record.json``.
-    results
-        As in ``results.jsonl``.
-    picture
-        Name of the clip in ``spectrograms.png``.
-    """
+    """The page of these records; ``picture`` names the clip in ``spectrograms.png``."""
     of_spectrum, of_waveform, of_differences = result_tables(
         results, record["recognizer"]["errors"]
     )
@@ -178,3 +163,46 @@ def text(record: Mapping[str, Any], results: Sequence[Row], picture: str) -> str
         picture=picture,
         refused=sum(len(row["refusals"]) for row in results),
     )
+
+
+def picture(
+    path: Path,
+    trained: Sequence[Trained],
+    pairs: Sequence[Pair],
+    rows: Sequence[Row],
+    *,
+    noisy: bool,
+) -> str:
+    """Draw the original and reconstructions of one clip into a file; returns the clip's name.
+
+    It is that of median L1 in the measured rows of the first decoder.
+    """
+    from matplotlib.figure import Figure
+
+    first = trained[0].source.name
+    far = [
+        (r["figures"]["l1_db"], r["clip"]) for r in rows if r["method"] == first and r["figures"]
+    ]
+    name = sorted(far)[len(far) // 2][1] if far else pairs[0].name
+    pair = next(pair for pair in pairs if pair.name == name)
+    clean, heard = read_clip(pair, noisy=noisy)
+    original = spectrum.decibels(spectrum.of_clip(clean))
+    shown = {one.source.kind: one for one in reversed(trained)}  # the first of each kind
+    panels = {f"from {one.source.name}": one.decibels(heard, len(original))
+              for kind in (TEACHER, TWIN, LOG_MEL) if (one := shown.get(kind))}  # fmt: skip
+    panels = {"original": original, **panels}
+    figure = Figure(figsize=(9, 2.1 * len(panels)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(len(panels), 1, sharex=True, sharey=True))
+    extent = (0, len(clean) / spectrum.SAMPLE_RATE, 0, spectrum.SAMPLE_RATE / 2000)
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        image = axis.imshow(
+            values.numpy().T, origin="lower", aspect="auto", extent=extent, vmin=-55, vmax=25
+        )
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.set_ylabel("kHz", fontsize=8)
+        axis.tick_params(labelsize=8)
+    axes[-1].set_xlabel("s", fontsize=8)
+    figure.colorbar(image, ax=list(axes), label="dB", shrink=0.6)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return name

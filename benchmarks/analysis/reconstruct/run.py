@@ -22,7 +22,6 @@ from benchmarks.analysis.reconstruct import report, spectrum
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.data import DecoderData
 from benchmarks.analysis.reconstruct.measure import ORIGINAL, measure_all, methods, summarize
-from benchmarks.analysis.reconstruct.picture import picture
 from benchmarks.analysis.reconstruct.sources import open_teachers
 from benchmarks.analysis.reconstruct.training import Trained, train
 from benchmarks.figures.clusters import clustering, clusters_of
@@ -121,11 +120,11 @@ def reconstruct(
         data = DecoderData.choose(corpus, config, work.quiet)
         check_writable(output / RECORD)
         (output / "decoders").mkdir(exist_ok=True)  # stopped early, it has begun, too
-        where: dict[str, Any] = {"hardware": Hardware(device.partition(":")[0])}
+        place = Hardware(device.partition(":")[0])
         trained: list[Trained] = []
         for source in found:
             folder = output / "decoders" / slug(source.name)
-            one = train(config, source, data, folder, interrupt, quiet=work.quiet, **where)
+            one = train(config, source, data, folder, interrupt, hardware=place, quiet=work.quiet)
             if one is None:
                 return _stopped(f"decoder from {source.name}")
             trained.append(one)
@@ -160,7 +159,9 @@ def reconstruct(
         shared = {k: record[k] for k in ("set", "set_hash", "clips", "input", "interval")}
         write_jsonl(output / RESULTS, [row | shared for row in results])
         write_json(output / RECORD, record)
-        shown = picture(output / "spectrograms.png", trained, pairs, rows, noisy=config.noisy)
+        shown = report.picture(
+            output / "spectrograms.png", trained, pairs, rows, noisy=config.noisy
+        )
         with atomic(output / "report.md") as temporary:
             temporary.write_text(report.text(record, results, shown), "utf-8")
         return record | {"results": results}

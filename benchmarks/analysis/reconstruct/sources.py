@@ -80,18 +80,9 @@ def open_teachers(
 ) -> list[Source]:
     """Teachers, each with each choice of layers, and the controls, in the order of the table.
 
-    Parameters
-    ----------
-    names, layers
-        As `distill.backbones.find.load` and `distill.teacher.layers.Layers.parse` take them.
-    cache
-        Folder of the feature cache.
-    seed
-        Of random weights.
-    controls
-        Whether to add random weights and log-mel features.
-    device
-        Where teachers run.
+    They are named as `distill.backbones.find.load` and `distill.teacher.layers.Layers.parse` take
+    them; ``cache`` is the folder of the feature cache, ``seed`` that of random weights, ``device``
+    where teachers run.
 
     Raises
     ------

@@ -30,8 +30,6 @@ BANDS = ((0, 1000), (1000, 2000), (2000, 4000), (4000, 8000))
 NAMES = tuple(f"{low // 1000}-{high // 1000} kHz" for low, high in BANDS)
 ITERATIONS = 60
 """Of Griffin-Lim."""
-SHORTEST = WINDOW
-"""Samples of the shortest clip that has a spectrum."""
 
 
 def level(wave: np.ndarray) -> float:
@@ -39,14 +37,10 @@ def level(wave: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) if len(wave) else 0.0
 
 
-def brought_to_one(wave: np.ndarray) -> np.ndarray:
-    """A clip at level 1, float32 (N,); silence stays as it is."""
-    return np.asarray(wave, np.float32) / np.float32(max(level(wave), 1e-9))
-
-
 def of_clip(wave: np.ndarray) -> Tensor:
-    """Magnitudes of a clip brought to level 1: (N,) to (T, F)."""
-    return magnitudes(torch.from_numpy(brought_to_one(wave))[None])[0]
+    """Magnitudes of a clip brought to level 1, or of silence: (N,) to (T, F)."""
+    unit = np.asarray(wave, np.float32) / np.float32(max(level(wave), 1e-9))
+    return magnitudes(torch.from_numpy(unit)[None])[0]
 
 
 def magnitudes(waves: Tensor, *, centre: bool = True) -> Tensor:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from benchmarks.analysis.parts.record import Record, svg
 from benchmarks.analysis.reconstruct.report import result_tables
-from benchmarks.analysis.report.evidence import RECONSTRUCT, Evidence, Verdict
+from benchmarks.analysis.report.evidence import RECONSTRUCT, Evidence, Verdict, Word
 from benchmarks.analysis.report.seeds import CLAIMS, Claim
-from benchmarks.figures.tables import Table
 from distill.training.card import fill
 from enhance.errors import EnhanceError
 from enhance.files import atomic
@@ -36,22 +34,6 @@ QUESTIONS = {
     "reconstruct": "What can be made of them?",
 }
 """Analyses in the order of the page; ``probe`` stands for every task."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """Of one record."""
-
-    name: str
-    """Of the record, and anchor."""
-    question: str
-    """As a heading."""
-    about: list[tuple[str, str]]
-    """What was run on what."""
-    tables: list[Table]
-    """Of figures."""
-    plots: list[tuple[str, str]]
-    """Names and SVG."""
 
 
 def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]]:
@@ -79,10 +61,10 @@ def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]
         if len(text.encode()) <= MOST_BYTES:
             break
     else:
-        largest = max(sections, key=lambda s: sum(len(image) for _, image in s.plots))
+        largest = max(sections, key=lambda s: sum(len(image) for _, image in s["plots"]))["name"]
         raise EnhanceError(
             f"{folder / PAGE}: would be {len(text.encode()) / 1e6:.1f} MB, more than "
-            f"{MOST_BYTES / 1e6:.0f}; most of it are the plots of {largest.name}: ask it of fewer "
+            f"{MOST_BYTES / 1e6:.0f}; most of it are the plots of {largest}: ask it of fewer "
             "states or frames"
         )
     with atomic(folder / PAGE) as temporary:
@@ -90,24 +72,22 @@ def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]
     return verdicts
 
 
-def _section(name: str, question: str, record: Record, dpi: int) -> Section:
+def _section(name: str, question: str, record: Record, dpi: int) -> dict[str, Any]:
+    """What the page tells of one record: what was run on what, tables, and plots as SVG."""
+    plots: dict[str, Figure] = {}
     if question == RECONSTRUCT:
-        return _reconstructed(record)
-    module: Any = importlib.import_module(f"benchmarks.analysis.{question}")
-    plots: dict[str, Figure] = module.plots(record)
-    return Section(
-        name,
-        QUESTIONS[question],
-        [(key, _told(value)) for key, value in record["about"].items() if value not in ("", None)],
-        module.tables(record),
-        [(part, svg(figure, dpi)) for part, figure in plots.items()],
-    )
-
-
-def _reconstructed(record: Record) -> Section:
-    about = [(key, _told(value)) for key, value in record["about"].items() if value]
-    tables = result_tables(record["rows"], record["unit"])
-    return Section(RECONSTRUCT, QUESTIONS[RECONSTRUCT], about, tables, [])
+        tables = result_tables(record["rows"], record["unit"])
+    else:
+        module: Any = importlib.import_module(f"benchmarks.analysis.{question}")
+        tables, plots = module.tables(record), module.plots(record)
+    about = record["about"].items()
+    return {
+        "name": name,
+        "question": QUESTIONS[question],
+        "about": [(key, _told(value)) for key, value in about if value not in ("", None)],
+        "tables": tables,
+        "plots": [(part, svg(figure, dpi)) for part, figure in plots.items()],
+    }
 
 
 def _told(value: Any) -> str:
@@ -121,14 +101,11 @@ def _told(value: Any) -> str:
 
 def _render(
     evidence: Evidence,
-    sections: Sequence[Section],
+    sections: Sequence[dict[str, Any]],
     verdicts: Sequence[tuple[Claim, Verdict]],
     study: Path | None,
 ) -> str:
-    counts = {
-        word: sum(verdict.word == word for _, verdict in verdicts)
-        for word in ("supported", "not supported", "not testable here")
-    }
+    counts = {word: sum(verdict.word == word for _, verdict in verdicts) for word in get_args(Word)}
     some = next(iter(evidence.records.values()))
     return fill(
         Path(__file__).with_name("page.html.jinja"),
