@@ -110,12 +110,8 @@ def cka(
     """CKA of every pair of hidden states of some backbones, from every k-th frame of a clip.
 
     Frames of a finer grid are averaged over those of the coarsest. A group of speakers is one piece
-    of work. Parameters not named here are those of every analysis (`benchmarks.analysis.parts`).
-
-    Raises
-    ------
-    EnhanceError
-        If a backbone or the corpus cannot be had, or there are too few clips.
+    of work. Parameters not named here are those of every analysis (`benchmarks.analysis.parts`). An
+    `EnhanceError` names a backbone or corpus that cannot be had, or refuses too few clips.
     """
     cache = work.cache
     heard.check(backbones, cache)
@@ -203,14 +199,12 @@ def _blocks(
 ) -> Iterator[list[np.ndarray]]:
     """Frames of all states, some clips at once: products of few rows would be slow."""
     waiting: list[list[np.ndarray]] = []
-    for clip in clips:
+    for number, clip in enumerate(clips, 1):
         states = heard.aligned(backbones, cache, heard.wave_of(clip.path))
         waiting.append([state[::stride_frames] for state in states])
-        if sum(len(states[0]) for states in waiting) >= _BLOCK:
+        if number == len(clips) or sum(len(states[0]) for states in waiting) >= _BLOCK:
             yield [np.concatenate(parts) for parts in zip(*waiting, strict=True)]
             waiting = []
-    if waiting:
-        yield [np.concatenate(parts) for parts in zip(*waiting, strict=True)]
 
 
 def _without_each(folder: Path, groups: int, pairs: Sequence[Pair]) -> dict[Pair, np.ndarray]:

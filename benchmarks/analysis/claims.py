@@ -65,9 +65,7 @@ def show() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold")
-    for name in ("task", "layers", "try", "because", "seed"):
-        table.add_column(name)
+    table = Table("task", "layers", "try", "because", "seed", box=None, header_style="bold")
     for row in ADVICE:
         table.add_row(row.task, row.claim, row.choice, row.why, row.source)
     console = Console(soft_wrap=True)

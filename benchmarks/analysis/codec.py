@@ -45,8 +45,6 @@ EMBEDDING = "embedding"
 
 Models = tuple[tuple[str, ...], tuple[Path, ...], Path]
 """Backbones, folders of `enhance dann train`, and the feature cache; a worker opens them by it."""
-Pooled = dict[tuple[str, str], np.ndarray]
-"""By model and state: a vector for each codec, (C, 2 D)."""
 
 
 def codec(
@@ -131,8 +129,8 @@ def codec(
     return keep(output, {"analysis": "codec", "about": about, "rows": rows}, tables, plots)
 
 
-def listen(models: Models, names: Sequence[str], clip: Clip) -> Pooled:
-    """What each model says of a recording through each codec, pooled over time."""
+def listen(models: Models, names: Sequence[str], clip: Clip) -> dict[tuple[str, str], np.ndarray]:
+    """By model and state, what it says of a clip through each codec, pooled over time: (C, 2 D)."""
     wave = audio.read(clip.path, coding.SAMPLE_RATE)
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     for name in names:

@@ -49,18 +49,11 @@ _WHO = ("discriminator", "fresh linear probe", "fresh deep probe")
 def evaluate(
     runs: Sequence[Path], where: Path, output: Path, work: Work, *, audio: str = ""
 ) -> Record:
-    """Measure runs on clips of speakers that none of them heard.
+    """Measure runs of `distill.dann.train.train` on clips of speakers that none of them heard.
 
-    Parameters
-    ----------
-    runs
-        Folders of `distill.dann.train.train`, in the order of the tables.
-    where
-        Manifest or protocol of the clips.
-    output, work
-        As of every analysis; the seed is that of draws of speakers, and of the fresh probes.
-    audio
-        Folder of a protocol's audio; empty for the run's own.
+    Tables have the order of the runs. The clips are of a manifest or protocol, whose audio lies in
+    the folder ``audio``; empty for the run's own. The seed of ``work`` is that of draws of
+    speakers, and of the fresh probes.
 
     Raises
     ------
@@ -140,10 +133,7 @@ def _of_recipes(
 
 
 def _ends(parts: Sequence[np.ndarray], seed: int) -> dict[str, float]:
-    """95 % interval of a mean over seeds, which are drawn as the speakers were.
-
-    Shape: each (rounds,)
-    """
+    """95 % interval of a mean over seeds, (rounds,) each, which are drawn as the speakers were."""
     stack = np.stack(parts)  # (seeds, rounds)
     taken = np.random.default_rng(seed).integers(len(stack), size=stack.shape)
     low, high = np.quantile(np.take_along_axis(stack, taken, 0).mean(0), [0.025, 0.975])
@@ -289,9 +279,8 @@ def tables(record: Record) -> list[Table]:
 def _range(values: Sequence[float]) -> str:
     if len(values) < 2:
         return number(values[0] if values else None, 1)
-    return (
-        f"{number(float(np.mean(values)), 1)} ({number(min(values), 1)}-{number(max(values), 1)})"
-    )
+    mean, low, high = (number(v, 1) for v in (float(np.mean(values)), min(values), max(values)))
+    return f"{mean} ({low}-{high})"
 
 
 def plots(record: Record) -> dict[str, Figure]:

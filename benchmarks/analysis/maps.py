@@ -50,7 +50,7 @@ def maps(
     frames: int = 2000,
     perplexity: float = 30.0,
 ) -> dict[str, Any]:
-    """Map every hidden state of some backbones; one state is one piece of work.
+    """Map every hidden state of some backbones, by t-SNE; one state is one piece of work.
 
     Parameters
     ----------
@@ -61,8 +61,6 @@ def maps(
         only frames that have one are drawn.
     frames
         At most so many in all, as many of each clip, evenly over its length.
-    perplexity
-        Of t-SNE.
 
     Raises
     ------

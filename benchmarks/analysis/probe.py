@@ -21,14 +21,7 @@ from benchmarks.analysis.parts.heard import Pool
 from benchmarks.analysis.parts.plots import ENDS, from_to, panels, percent
 from benchmarks.analysis.parts.record import keep
 from benchmarks.analysis.parts.work import Work
-from benchmarks.analysis.probes.answers import (
-    SUMS,
-    Answer,
-    answer,
-    choices,
-    guess,
-    hear,
-)
+from benchmarks.analysis.probes.answers import SUMS, Answer, answer, choices, guess, hear
 from benchmarks.analysis.probes.read import read
 from benchmarks.analysis.probes.tasks import Data
 from benchmarks.figures.clusters import Clusters, clustering, clusters_of
@@ -191,7 +184,6 @@ def _gains(
     probes alike, the one of more states looks better.
     """
     lower = data.task.metric != "accuracy"
-
     rows = []
     for backbone in dict.fromkeys(b for b, _, _ in answers):
         best = {}
@@ -222,15 +214,12 @@ def _difference(
     if own[0].trials is None:
         table = np.stack([a.values - b.values for a, b in zip(own, other, strict=True)], 1)
         return crossed_interval(sign * table, clusters).row()
-    rates = []
-    draws = []
-    for found in (own, other):
-        scores, first, second = _trials(data, found)
-        rates.append(equal_error_rate(scores, first == second)[0])
-        draws.append(resampled(scores, first, second, rounds=_ROUNDS, seed=0))
-    low, high = np.quantile(sign * (draws[0] - draws[1]), [0.025, 0.975])
-    return {"mean": sign * (rates[0] - rates[1]), "low": float(low), "high": float(high),
-            "n": len(data.clips), "method": "bootstrap over speakers"}  # fmt: skip
+    ours, theirs = (resampled(*_trials(data, found), rounds=_ROUNDS, seed=0)
+                    for found in (own, other))  # fmt: skip
+    low, high = np.quantile(sign * (ours - theirs), [0.025, 0.975])
+    return {"mean": sign * (_mean(data, own) - _mean(data, other)), "low": float(low),
+            "high": float(high), "n": len(data.clips),
+            "method": "bootstrap over speakers"}  # fmt: skip
 
 
 def tables(record: dict[str, Any]) -> list[Table]:

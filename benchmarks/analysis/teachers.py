@@ -47,21 +47,16 @@ def describe(
 ) -> dict[str, Any]:
     """One row of the table, of a teacher as `distill.backbones.find.load` takes it.
 
-    Throughput is measured where there is ``audio``; the rest as `throughput`.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no such teacher or no audio.
+    Throughput is measured where there is ``audio``; the rest as `throughput`. An `EnhanceError`
+    names a teacher that cannot be had, or a damaged record of it.
     """
     found: Any = teachers.load(name)
     where = teachers.resolve(name)
-    widths = list(found.widths)
     row: dict[str, Any] = {
         "name": where.name if where.is_dir() else name,
         "family": found.family,
         "layers": found.num_layers,
-        "widths": widths,
+        "widths": list(found.widths),
         "stride_samples": found.stride_samples,
         "field_samples": found.field_samples,
         "sample_rate": found.sample_rate,
@@ -154,12 +149,7 @@ def throughput(
 
     The latter hardly depends on what else the machine does. So many ``seconds`` of a folder of
     recordings are extracted by so many ``threads`` of torch; recordings are cut to `CLIP_SECONDS`,
-    decoding is not timed.
-
-    Raises
-    ------
-    EnhanceError
-        If the folder holds no recording.
+    decoding is not timed. An `EnhanceError` refuses a folder that holds no recording.
     """
     clips, _ = scan_folder(audio, quiet=True)
     if not clips:

@@ -60,10 +60,7 @@ ByState = list[list[np.ndarray]]
 
 
 def normalized(frames: np.ndarray) -> np.ndarray:
-    """Frames less their mean over features, of length 1: products are Pearson's correlations.
-
-    Shape: (T, D) to (T, D)
-    """
+    """Frames (T, D) less their mean over features, of length 1: products are Pearson's r."""
     frames = frames - frames.mean(axis=1, keepdims=True)
     scale = np.linalg.norm(frames, axis=1, keepdims=True)
     return frames / np.maximum(scale, 1e-30)
@@ -139,19 +136,11 @@ def temporal(
 ) -> dict[str, Any]:
     """Curves of every hidden state of some backbones.
 
-    Parameters
-    ----------
-    backbones, output, work
-        As of every analysis (`benchmarks.analysis.parts`).
-    corpus, pairs, snrs
-        As `benchmarks.analysis.parts.pairs.Pairs.open`; `SNRS` where there are none. A set has its
-        own.
-
-    Raises
-    ------
-    EnhanceError
-        If a backbone or the clips cannot be had, all clips are too short, or noise cannot be mixed
-        in so.
+    Clips are of a corpus or of pairs, with noise at some SNRs, as
+    `benchmarks.analysis.parts.pairs.Pairs.open` has it; `SNRS` where there are none, and pairs have
+    their own. The rest is as of every analysis (`benchmarks.analysis.parts`). An `EnhanceError`
+    names backbones or clips that cannot be had, and refuses too short clips and noise that cannot
+    be mixed in so.
     """
     if snrs and pairs is not None:
         raise EnhanceError("--snr: pairs of a --set have their own SNR; give it with --corpus")

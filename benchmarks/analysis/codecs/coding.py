@@ -119,12 +119,9 @@ def check(names: Sequence[str]) -> tuple[str, ...]:
 def through(wave: np.ndarray, name: str) -> np.ndarray:
     """A clip as it comes out of a codec: same length, same place in time, same RMS level.
 
-    Shape: mono at 16 kHz (N,) to float32 (N,)
+    An `EnhanceError` refuses a codec that is not in this build, or cannot code this clip.
 
-    Raises
-    ------
-    EnhanceError
-        If the codec is not in this build, or cannot code this clip.
+    Shape: mono at 16 kHz (N,) to float32 (N,)
     """
     codec = CODECS[check([name])[0]]
     clip = rounded(wave)

@@ -132,17 +132,16 @@ def make(
 
     A clip's labels are ``label`` (bonafide or spoof), ``method`` (none or one of `METHODS`),
     ``codec`` and ``recording``, the file it was made of. No speaker stands in both manifests.
+    Returns the clips by manifest.
 
     Parameters
     ----------
-    corpus
-        Folder or manifest with speech of named speakers.
+    corpus, source
+        Folder or manifest with speech of named speakers; only this source of it, empty for all.
     output
         Made, whole or not at all; what stands there is replaced by ``force`` alone.
     work
         How: its seed draws clips, noise and phases.
-    source
-        Only this source of the corpus; empty for all.
     methods, names
         Vocoders and codecs; None for all `METHODS`, and for `coding.DEFAULT`.
     per_clip
@@ -151,11 +150,6 @@ def make(
         Number of recordings, drawn; 0 for all.
     held_back
         Share of ``evaluation.jsonl``, by speaker.
-
-    Returns
-    -------
-    Counter
-        Clips by manifest.
 
     Raises
     ------

@@ -56,10 +56,7 @@ class Linear:
 
 
 def by_speaker(right: np.ndarray, speakers: np.ndarray) -> dict[str, float]:
-    """Share of right answers with its 95 % interval, speakers drawn with replacement.
-
-    Shape: right (N,) or (N, C), speakers (N,).
-    """
+    """Share of right answers, (N,) or (N, C), with its 95 % interval: speakers are drawn."""
     each = right.reshape(len(right), -1)
     owners = np.unique(speakers, return_inverse=True)[1]
     counts = np.bincount(owners) * each.shape[1]

@@ -55,22 +55,14 @@ class Pairs:
 
     @classmethod
     def open(
-        cls,
-        corpus: Path | None,
-        pairs: Path | None,
-        snrs: Sequence[float],
-        work: Work,
+        cls, corpus: Path | None, pairs: Path | None, snrs: Sequence[float], work: Work
     ) -> Pairs:
         """Draw clips of `SHORTEST` seconds or more, as `heard.draw`.
 
         They are of a ``corpus``, manifest or folder of speech and noise, or of ``pairs``, a folder
         with ``clean/`` and ``noisy/``. Into clips of a corpus noise is mixed at each of ``snrs``,
-        dB: one recording for each clip, the same at every SNR.
-
-        Raises
-        ------
-        EnhanceError
-            If both or none is named, or there are fewer than two such clips.
+        dB: one recording for each clip, the same at every SNR. An `EnhanceError` refuses both or
+        none, and fewer than two such clips.
         """
         if (corpus is None) == (pairs is None):
             both = "" if corpus is None else ", not both"

@@ -64,8 +64,8 @@ def states_of(
         raise EnhanceError(f"{path}: too short for a frame of {backbone}; leave it out")
     normal = [(s - s.mean(1, keepdims=True)) / (s.std(1, keepdims=True) + 1e-6) for s in states]
     if times is None:
-        raw, normalised = ([heard.pooled(s, pool)[None] for s in side] for side in (states, normal))
-        return raw, normalised
+        raw, normal = ([heard.pooled(s, pool)[None] for s in side] for side in (states, normal))
+        return raw, normal
     chosen = heard.nearest(grid, times, len(states[0]))
     return [s[chosen] for s in states], [s[chosen] for s in normal]
 

@@ -1,7 +1,4 @@
-"""The questions of one task on one corpus: of clips, mixtures, or frames with a phone or pitch.
-
-Folds of mixtures share neither a speaker nor a recording of noise.
-"""
+"""The questions of one task on one corpus: of clips, mixtures, or frames with a phone or pitch."""
 
 from __future__ import annotations
 
@@ -193,23 +190,11 @@ def mixtures(corpus: Path, folder: Path, kinds: str, work: Work) -> Path:
     """Write labelled mixtures of a corpus: SNR uniform in -5 to 20 dB, 4 s, one noise each.
 
     Speakers and recordings of noise are parted into folds first: a fold is mixed of its own. The
-    manifest that is returned has the columns ``snr_db``, ``type``, ``noise_name`` and ``fold``.
+    manifest that is returned has the columns ``snr_db``, ``type`` (what the column ``kinds`` tells
+    of the noise; empty for none), ``noise_name`` and ``fold``. What stands in the folder is
+    replaced. The limit of ``work`` is the number of mixtures, its seed decides every sample.
 
-    Parameters
-    ----------
-    corpus
-        With speech of known speakers, and noise.
-    folder
-        To be made; what stands there is replaced.
-    kinds
-        Column of the noises that tells their kind (``type`` of the result); empty for none.
-    work
-        Its limit is the number of mixtures, its seed decides every sample.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no noise, or too few speakers, recordings or kinds.
+    An `EnhanceError` refuses a corpus of no noise, or of too few speakers, recordings or kinds.
     """
     count, seed = work.limit, work.seed
     speech, noise = speech_of(corpus, "", True, work.quiet)

@@ -93,7 +93,10 @@ class Data:
                     "nobody is left to train on; name a larger manifest"
                 )
             return [(np.array(train), tested)]
-        parts = fold_of(self.groups, self._strata(), folds, seed)
+        # Each fold holds the classes alike, where a clip has one of its own.
+        alike = self.classes and not self.task.frames and self.task.metric == "accuracy"
+        strata = self.labels if alike else np.zeros(len(self.clips), int)
+        parts = fold_of(self.groups, strata, folds, seed)
         return [(np.flatnonzero(parts != k), np.flatnonzero(parts == k)) for k in np.unique(parts)]
 
     def pairs(self, tested: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,11 +108,6 @@ class Data:
             drawn = np.random.default_rng(seed).choice(len(first), _TRIALS, replace=False)
             first, second = first[drawn], second[drawn]
         return tested[first], tested[second]
-
-    def _strata(self) -> np.ndarray:
-        """What each fold should hold alike of: the classes, where a clip has one of its own."""
-        alike = self.classes and not self.task.frames and self.task.metric == "accuracy"
-        return self.labels if alike else np.zeros(len(self.clips), int)
 
 
 def fold_of(groups: Sequence[str], strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -175,12 +173,8 @@ def of_clips(task: Task, clips: list[Clip], limit: int, seed: int, where: str) -
     """One question a clip, at most ``limit`` of them (`drawn`); ``where`` they are, for messages.
 
     Clips without label or group are left out, and classes of a single group: of those either no
-    clip would train or none be tested.
-
-    Raises
-    ------
-    EnhanceError
-        If the columns are not there, or a split without a leak is impossible.
+    clip would train or none be tested. An `EnhanceError` refuses columns that are not there, and
+    what cannot be split without a leak.
     """
     labels, groups = column(clips, task.label), column(clips, task.group)
     keep = [i for i in range(len(clips)) if labels[i] and groups[i]]

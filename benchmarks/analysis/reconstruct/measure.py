@@ -33,9 +33,6 @@ METRICS = ("pesq_wb", "stoi", "estoi")
 ORIGINAL, RESYNTHESIS = "original audio", "original magnitudes"
 MEAN, NOISY = "mean spectrum", "noisy magnitudes"
 
-Magnitudes = Callable[[Tensor, np.ndarray], Tensor]
-"""From the original's magnitudes (T, F) and what is heard (N,) to those of the reconstruction."""
-
 
 @dataclass(frozen=True)
 class Method:
@@ -47,8 +44,9 @@ class Method:
     """``"bound"``, ``"teacher"``, ``"random weights"``, ``"log-mel"``."""
     digest: str
     """Changes with everything that changes the result, beside the clip."""
-    magnitudes: Magnitudes | None
-    """None: the recording itself, for the recogniser alone."""
+    magnitudes: Callable[[Tensor, np.ndarray], Tensor] | None
+    """From the original's (T, F) and what is heard (N,) to the reconstruction's; None for the
+    recording itself, which only the recogniser hears."""
 
 
 def methods(trained: Sequence[Trained], *, noisy: bool, recognizer: bool) -> list[Method]:

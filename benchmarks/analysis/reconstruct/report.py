@@ -1,7 +1,4 @@
-"""From the results of a reconstruction to a page: tables, a picture, and sentences.
-
-A sentence says no more than its interval.
-"""
+"""From the results of a reconstruction to a page; a sentence says no more than its interval."""
 
 from __future__ import annotations
 

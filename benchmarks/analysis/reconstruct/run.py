@@ -60,23 +60,22 @@ def reconstruct(
 ) -> dict[str, Any]:
     """Train decoders, measure them, write the report.
 
+    Returns the record, or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
+
     Parameters
     ----------
-    teachers
-        As `distill.backbones.find.load` takes them.
+    teachers, layers
+        As `distill.backbones.find.load` and `distill.teacher.layers.Layers.parse` take them; each
+        choice of layers of every teacher.
     corpus
         Folder with speech to learn from (and noise, where ``config.noisy``).
     clips
-        Evaluation set to measure on.
+        Evaluation set to measure on; the limit of ``work`` takes its first clips.
     output
         Folder for ``record.json``, ``results.jsonl``, ``clips.jsonl``, ``report.md``, a picture,
-        and a folder for each decoder.
+        and a folder for each decoder; with ``resume`` what is there is gone on with.
     config
         The same for every decoder; its seed counts.
-    work
-        How; its limit takes the first clips of the set.
-    layers
-        Choices of hidden states, each of every teacher.
     controls
         Whether random weights and log-mel features are reconstructed from, too.
     recognizer
@@ -86,13 +85,6 @@ def reconstruct(
         original audio.
     device
         Where teachers run and decoders learn.
-    resume
-        Go on with what is in the folder.
-
-    Returns
-    -------
-    dict
-        The record, or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
 
     Raises
     ------

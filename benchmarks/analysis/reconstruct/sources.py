@@ -82,13 +82,8 @@ def open_teachers(
 
     They are named as `distill.backbones.find.load` and `distill.teacher.layers.Layers.parse` take
     them; ``cache`` is the folder of the feature cache, ``seed`` that of random weights, ``device``
-    where teachers run.
-
-    Raises
-    ------
-    EnhanceError
-        If a teacher cannot be loaded, hears another rate, or has no such layers, two rows would
-        have one name, or there is no such device.
+    where teachers run. An `EnhanceError` refuses what cannot be loaded or used, a teacher that
+    hears another rate or has no such layers, and two rows of one name.
     """
     try:
         torch.empty(1, device=device)

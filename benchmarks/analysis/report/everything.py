@@ -57,15 +57,10 @@ def analyses(
 ) -> dict[str, Callable[[], Any]]:
     """What can be run on a corpus, by the name of its record.
 
-    Parameters
-    ----------
-    backbones, output, work
-        As of every analysis (`benchmarks.analysis.parts`), the same for each.
-    corpus
-        Folder with ``train/`` (speech and noise), and ``analysis/`` with phones where there is one.
-    kinds
-        Column of the noises that tells their kind, see `benchmarks.analysis.probes.tasks.column`.
-        Without one they are asked where the manifest has the usual column.
+    The corpus holds ``train/`` (speech and noise), and ``analysis/`` with phones where there is
+    one. ``kinds`` is the column of the noises that tells their kind, see
+    `benchmarks.analysis.probes.tasks.column`; without one they are asked where the manifest has the
+    usual column. The rest is as of every analysis (`benchmarks.analysis.parts`).
 
     Raises
     ------
@@ -104,12 +99,9 @@ def run(
 ) -> list[str]:
     """Run `analyses`, with ``resume`` those alone whose record is not there; ``wanted`` is kept.
 
-    Returns why some could not be run, a line each: what one of them lacks, others may have.
-
-    Raises
-    ------
-    EnhanceError
-        If records are there and nothing shall be resumed, or they were asked with another request.
+    Returns why some could not be run, a line each: what one of them lacks, others may have. An
+    `EnhanceError` refuses records that are there where nothing shall be resumed, or that were asked
+    with another request.
     """
     there = [name for name in asked if (output / f"{name}.json").exists()]
     if there and not resume:

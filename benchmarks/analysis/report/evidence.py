@@ -6,7 +6,7 @@ by its share of the depth, state k of L blocks standing at k / L.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -166,12 +166,6 @@ class Evidence:
             if facts["backbone"] == backbone and setting_of(facts) == setting
             for row in self.rows("dann", kind="errors", run=name, group="pooled")
         }
-
-    def trials(self) -> Iterator[tuple[str, Row]]:
-        """Modes of the study with their paired differences to the baseline."""
-        for row in self.study:
-            if row["kind"] == "trial-mean" and row.get("difference"):
-                yield row["name"], row["difference"]
 
 
 def setting_of(facts: Row) -> str:

@@ -39,12 +39,8 @@ QUESTIONS = {
 def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]]:
     """Write ``report.html`` over the records of a folder, and a study of modes (`enhance compare`).
 
-    Returns each claim of the seeds with its verdict.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no record, one is damaged, or the page would be too large.
+    Returns each claim of the seeds with its verdict. An `EnhanceError` says that there is no
+    record, that one is damaged, or that the page would be too large.
     """
     evidence = Evidence.open(folder, study)
     if not evidence.records:

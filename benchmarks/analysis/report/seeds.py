@@ -236,7 +236,9 @@ def adds_little(*modes: str) -> Judge:
     """No mode is better than the plain one by more than .05 PESQ or .5 dB."""
 
     def judge(evidence: Evidence) -> Verdict:
-        found = {name: row for name, row in evidence.trials() if name in modes}
+        rows = [row for row in evidence.study if row["kind"] == "trial-mean"]
+        found = {row["name"]: row["difference"] for row in rows
+                 if row["name"] in modes and row.get("difference")}  # fmt: skip
         need(found, "needs --study DIR of enhance compare with these modes")
         bounds = {"pesq_wb": 0.05, "si_sdr": 0.5}
         holds = all(row[key]["high"] < bound for row in found.values()
