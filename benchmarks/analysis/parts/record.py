@@ -40,8 +40,7 @@ def keep(
     tables: Callable[[Record], Sequence[Table]],
     plots: Callable[[Record], Mapping[str, Figure]],
 ) -> Record:
-    """Write an analysis into a folder, and give its record back; an earlier one of its name is
-    replaced.
+    """Write an analysis and give its record back; an earlier one of its name is replaced.
 
     The record is JSON: ``analysis``, the name of it and of its files, ``about`` and ``rows``. A
     plot's name ends its file's. An `EnhanceError` names what cannot be written.
