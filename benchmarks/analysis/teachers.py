@@ -51,10 +51,9 @@ def describe(
     names a teacher that cannot be had, or a damaged record of it.
     """
     found: Any = teachers.load(name)
-    where = teachers.resolve(name)
     row: dict[str, Any] = {
-        "name": where.name if where.is_dir() else name,
-        "family": found.family,
+        "name": teachers.label(name),
+        "family": teachers.family(name, found),
         "layers": found.num_layers,
         "widths": list(found.widths),
         "stride_samples": found.stride_samples,
@@ -64,7 +63,8 @@ def describe(
         "parameters": sum(p.numel() for p in found.parameters()),
         "metric": None,
     }
-    record = _record(where)
+    control = name.partition(":")[0] in ("log-mel", "encoder", "random")  # without files of its own
+    record = None if control else _record(teachers.resolve(name))
     if record is not None:
         row["family"] = record["config"].get("family", row["family"])
         row["metric"] = _metric(record)

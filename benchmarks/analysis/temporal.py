@@ -374,8 +374,9 @@ def _noisy_plot(made: dict[str, Any]) -> Figure:
                 _draw(axis, row, colour, label, band=True)
             at = sorted((r["state"], at_lag(r, 0)) for r in rows if r["quantity"] == "centred")
             numbers, values = [n for n, _ in at], [v["mean"] for _, v in at]
-            error = [[v["mean"] - (v["low"] or v["mean"]), (v["high"] or v["mean"]) - v["mean"]]
-                     for _, v in at]  # fmt: skip
+            ends = [[v["mean"] if v[end] is None else v[end] for end in ("low", "high")]
+                    for _, v in at]  # fmt: skip
+            error = np.abs(np.subtract(ends, np.reshape(values, (-1, 1))))
             axes[2, column].errorbar(numbers, values, np.transpose(error), color=colour,
                                      marker="o", ms=3, lw=1.2, label=label)  # fmt: skip
         for axis, quantity in zip(axes[:2, column], ("raw", "centred"), strict=True):

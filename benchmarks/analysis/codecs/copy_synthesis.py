@@ -11,7 +11,6 @@ in equal shares, so that neither a voice nor a codec tells the answer.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.analysis.codecs import coding
+from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.work import Work
 from distill.speaker.data import speech_of
 from enhance.audio import read as audio
@@ -68,7 +68,7 @@ def _mel() -> tuple[Any, Any]:
 
 def world(wave: np.ndarray, seed: int) -> np.ndarray:
     """WORLD (Morise et al. 2016), by pyworld: pitch, envelope and aperiodicity of (N,), to (N,)."""
-    pyworld = _pyworld()
+    pyworld = heard.world()
     given = np.ascontiguousarray(wave, np.float64)
     pitch, times = pyworld.dio(given, RATE, frame_period=_HOP_MS)
     pitch = pyworld.stonemask(given, pitch, times, RATE)
@@ -87,7 +87,7 @@ def lpc(wave: np.ndarray, seed: int, order: int = 18) -> np.ndarray:
     from scipy.linalg import solve_toeplitz
     from scipy.signal import lfilter
 
-    pyworld = _pyworld()
+    pyworld = heard.world()
     hop, size, warm = 160, 320, 160
     padded = np.concatenate([np.zeros(warm), wave, np.zeros(size)]).astype(np.float64)
     pitch, _ = pyworld.dio(padded, RATE, frame_period=_HOP_MS)
@@ -210,13 +210,6 @@ def _versions(
             told = replace(clip, path=path, duration=len(wave) / RATE, labels=labels)
             rows.append(replace(told, sample_rate=RATE, kind="speech"))
     return rows
-
-
-def _pyworld() -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # it reads its version
-        import pyworld
-    return pyworld
 
 
 def _level(wave: np.ndarray) -> np.ndarray:

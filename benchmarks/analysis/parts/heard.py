@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -149,3 +150,11 @@ def state_names(backbones: Sequence[str], cache: Path) -> list[tuple[str, int]]:
         for name in backbones
         for layer in range(features(name, cache).teacher.num_layers + 1)
     ]
+
+
+def world() -> Any:
+    """The module pyworld, without what the reading of its version warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+        import pyworld
+    return pyworld

@@ -175,8 +175,7 @@ def pitch_at(wave: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
     Shape: (N,) at 16 kHz, (T,) to (T,).
     """
-    import pyworld
-
+    pyworld = heard.world()
     samples = wave.astype(np.float64)
     coarse, at = pyworld.dio(samples, SAMPLE_RATE, frame_period=5.0)
     f0 = pyworld.stonemask(samples, coarse, at, SAMPLE_RATE)

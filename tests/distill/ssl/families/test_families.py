@@ -292,6 +292,13 @@ def test_the_cards_command_makes_the_same_weights(
     assert weights[0] == weights[1]
 
 
+def test_controls_have_a_row_of_no_record() -> None:
+    rows = [teacher_table.describe(name) for name in ("log-mel:320", "random:mini-wavlm")]
+    assert [row["name"] for row in rows] == ["log-mel:320", "random:mini-wavlm"]
+    assert [row["family"] for row in rows] == ["log-mel", "random"]
+    assert [row["metric"] for row in rows] == [None, None]
+
+
 def test_teachers_prints_and_writes_a_table(
     made: dict[str, Path], tiny_corpus: Path, tmp_path: Path
 ) -> None:
