@@ -5,7 +5,7 @@ How much of the model's work is kept (`wet_share`) is decided here too.
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,35 +14,8 @@ from enhance.audio.samples import MOST_CHANNELS, check_samples, floats, rate_of,
 from enhance.device.upper_band import Queue, UpperBand
 from enhance.errors import EnhanceError
 
-
-class Model(Protocol):
-    """What `enhance.Enhancer` and `enhance.device.offline.OfflineEnhancer` have in common."""
-
-    sample_rate: int
-    """Samples per second that `process` takes and gives."""
-    latency_samples: int
-    """Delay of the output against the input."""
-    hop_length: int
-    """Samples that come out at a time, or any number if all comes at the end."""
-    bandwidth: str
-    """Whether what lies above the model's band is kept (`enhance.device.upper_band`)."""
-    strength: float
-    """Share of the model's work that is kept."""
-    atten_limit: float | None
-    """Most dB by which anything is suppressed."""
-
-    @property
-    def wet(self) -> float:
-        """Share of the enhanced signal in the output."""
-
-    def new_stream(self) -> Self:
-        """Another stream of one channel, at its beginning."""
-
-    def process(self, chunk: np.ndarray) -> np.ndarray:
-        """Shape: (n,) -> (m,)"""
-
-    def flush(self) -> np.ndarray:
-        """Shape: -> (m,)"""
+if TYPE_CHECKING:
+    from enhance.device.offline import Model
 
 
 class AlignedStream:
@@ -106,12 +79,7 @@ class AlignedStream:
                 channels,
             )
         self._skip = enhancer.latency_samples
-        self._received = 0
-        self._emitted = 0
-
-    @property
-    def waiting(self) -> int:
-        return self._received - self._emitted
+        self.waiting = 0
 
     def process(self, block: np.ndarray) -> np.ndarray:
         """Take the next samples, give those that are ready.
@@ -129,9 +97,8 @@ class AlignedStream:
         check_samples("block", block)
         block = block.astype(np.float32)  # a copy: the caller may fill the same array again
         self._dry.put(block)
-        self._received += len(block)
         out = self._back.process(self._enhance(self._into.process(block)))
-        self._emitted += len(out)
+        self.waiting += len(block) - len(out)
         return self._blend(out)
 
     def flush(self) -> np.ndarray:
@@ -143,14 +110,17 @@ class AlignedStream:
         rest = np.stack([stream.flush() for stream in self._streams], axis=1)
         inner = np.concatenate([last, self._lower(last[:0], rest)])
         out = np.concatenate([self._back.process(inner), self._back.flush()])
-        return self._blend(out[: self._received - self._emitted])  # less what was rounded up
+        return self._blend(out[: self.waiting])  # less what was rounded up
 
     def _enhance(self, inner: np.ndarray) -> np.ndarray:
         columns = [s.process(inner[:, c]) for c, s in enumerate(self._streams)]
         return self._lower(inner, np.stack(columns, axis=1))
 
     def _lower(self, inner: np.ndarray, made: np.ndarray) -> np.ndarray:
-        return self._cut(made if self._upper is None else self._upper.lower(inner, made))
+        out = made if self._upper is None else self._upper.lower(inner, made)
+        skipped = min(self._skip, len(out))
+        self._skip -= skipped
+        return out[skipped:]
 
     def _blend(self, out: np.ndarray) -> np.ndarray:
         dry = self._dry.take(len(out))
@@ -161,11 +131,6 @@ class AlignedStream:
             self._wet = self.wet
             return dry + shares * (out - dry)
         return out if self._wet == 1 else mix(out, dry, self._wet)
-
-    def _cut(self, out: np.ndarray) -> np.ndarray:
-        skipped = min(self._skip, len(out))
-        self._skip -= skipped
-        return out[skipped:]
 
 
 def wet_share(strength: float = 1.0, atten_limit: float | None = None) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,17 +20,18 @@ from rich.progress import Progress, TaskID
 from enhance import progress
 from enhance.audio import ffmpeg
 from enhance.audio.read import AudioInfo, AudioReader, info
-from enhance.audio.write import SUFFIXES, can_write, output_format, writer
+from enhance.audio.write import SUFFIXES, AudioWriter, can_write, output_format, writer
 from enhance.device.aligned_stream import AlignedStream, wet_share
 from enhance.device.engine import Choice
 from enhance.device.enhancer import Enhancer
-from enhance.device.offline import OfflineEnhancer, open_model
+from enhance.device.offline import Model, open_model
 from enhance.device.upper_band import check_bandwidth
 from enhance.errors import EnhanceError
 from enhance.files import is_folder, kind_of, resolved, same_file, walk
 
 # Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.
 _KEPT = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
+_INPUTS = SUFFIXES | ffmpeg.SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,6 @@ class CleanedFile:
     """Seconds of audio."""
     clipped: int
     """Samples that were beyond full scale."""
-
-    def tell(self, say: Callable[[str], None], verbose: bool) -> None:
-        """Warn of what was clipped; name the file if asked."""
-        if self.clipped:
-            say(
-                f"{self.output}: warning: {self.clipped} samples clipped; "
-                "lower the level of the input"
-            )
-        if verbose:
-            say(f"{self.input} -> {self.output}")
 
 
 @dataclass
@@ -101,7 +93,7 @@ def writable(path: Path) -> Path:
 def clean_file(
     source: Path | str,
     target: Path | str,
-    enhancer: Enhancer | OfflineEnhancer,
+    enhancer: Model,
     *,
     force: bool = False,
     advance: Callable[[float], None] = lambda seconds: None,
@@ -132,16 +124,7 @@ def clean_file(
     with AudioReader(source) as reader:
         about = reader.info
         stream = AlignedStream(enhancer, about.sample_rate, about.channels)
-        with writer(
-            target,
-            about.sample_rate,
-            about.channels,
-            subtype=kept_subtype(about, target),
-            frames=about.frames,
-            tags=about.tags,
-            speakers=about.speakers,
-            force=force,
-        ) as out:
+        with writer_like(about, target, force) as out:
             for block in reader:
                 out.write(stream.process(block))
                 advance(len(block) / about.sample_rate)
@@ -149,11 +132,30 @@ def clean_file(
     return CleanedFile(source, target, about.duration, out.clipped)
 
 
+def writer_like(about: AudioInfo, target: Path, force: bool) -> AbstractContextManager[AudioWriter]:
+    """Write a file with all that the input says of itself, as far as its format holds it."""
+    return writer(
+        target,
+        about.sample_rate,
+        about.channels,
+        subtype=kept_subtype(about, target),
+        frames=about.frames,
+        tags=about.tags,
+        speakers=about.speakers,
+        force=force,
+    )
+
+
+def clipped_line(output: Path, clipped: int) -> str:
+    """The warning of samples beyond full scale."""
+    return f"{output}: warning: {clipped} samples clipped; lower the level of the input"
+
+
 def run_path(
     source: Path | str,
     target: Path | str | None = None,
     *,
-    model: Path | str | Enhancer | OfflineEnhancer = "default",
+    model: Path | str | Model = "default",
     force: bool = False,
     num_threads: int = 1,
     strength: float | None = None,
@@ -207,7 +209,7 @@ def run_path(
     lengths = _measure(jobs, result)
     if not folder and result.failures:
         raise EnhanceError(result.failures[0][1])
-    if not isinstance(model, (Enhancer, OfflineEnhancer)):
+    if not isinstance(model, Model):
         model = open_model(model, num_threads, engine)
     enhancer = model.new_stream()  # the caller's keeps its settings
     asked = {"strength": strength, "atten_limit": atten_limit, "bandwidth": bandwidth}
@@ -238,7 +240,10 @@ def run_path(
                 result.failures.append((path, str(error)))
                 continue
             result.files.append(cleaned)
-            cleaned.tell(say, verbose)
+            if cleaned.clipped:
+                say(clipped_line(output, cleaned.clipped))
+            if verbose:
+                say(f"{path} -> {output}")
         bar.update(task, completed=total)
         if not quiet:
             result.tell(say, time.monotonic() - began)
@@ -262,9 +267,7 @@ def _counter(bar: Progress, task: TaskID) -> Callable[[float], None]:
 
 
 def _tell_band(
-    enhancer: Enhancer | OfflineEnhancer,
-    lengths: Mapping[Path, AudioInfo],
-    say: Callable[[str], None],
+    enhancer: Model, lengths: Mapping[Path, AudioInfo], say: Callable[[str], None]
 ) -> None:
     """Say once that a part of the band is lost, by the first file of which it is."""
     if enhancer.bandwidth == "full":
@@ -292,6 +295,12 @@ def _job(source: Path, target: Path | str | None, force: bool) -> tuple[Path, Pa
 def _folder_jobs(
     source: Path, target: Path | str | None, result: RunResult
 ) -> list[tuple[Path, Path]]:
+    """The audio files of a tree, in a fixed order, and their outputs."""
+
+    def unreadable(error: OSError) -> None:
+        path = Path(error.filename)
+        result.failures.append((path, f"{path}: cannot be read ({error.strerror or error})"))
+
     target = default_output(source) if target is None else Path(target)
     if kind_of(target) is not None and not is_folder(target):
         raise EnhanceError(f"{target}: is a file, the output of a folder is a folder")
@@ -299,11 +308,10 @@ def _folder_jobs(
         raise EnhanceError(f"{target}: is the input folder too; choose another output")
     # An output inside the input is not input.
     inside = resolved(target)
-    found = [path for path in _search(source, result) if inside not in path.parents]
-    if not found and not result.failures:
-        kinds = ", ".join(sorted(SUFFIXES | ffmpeg.SUFFIXES))
-        raise EnhanceError(f"{source}: holds no audio files ({kinds})")
     root = resolved(source)
+    found = [path for path in walk(root, _INPUTS, unreadable) if inside not in path.parents]
+    if not found and not result.failures:
+        raise EnhanceError(f"{source}: holds no audio files ({', '.join(sorted(_INPUTS))})")
     jobs: dict[Path, Path] = {}  # inputs by output
     # First those that keep their name: no video takes it from the recording beside it.
     for path in sorted(found, key=lambda path: writable(path) != path):
@@ -315,16 +323,6 @@ def _folder_jobs(
         else:
             jobs[output] = inner
     return [(inner, output) for output, inner in jobs.items()]
-
-
-def _search(source: Path, result: RunResult) -> Iterator[Path]:
-    """Absolute paths of the audio files of a tree, in a fixed order."""
-
-    def unreadable(error: OSError) -> None:
-        path = Path(error.filename)
-        result.failures.append((path, f"{path}: cannot be read ({error.strerror or error})"))
-
-    yield from walk(resolved(source), SUFFIXES | ffmpeg.SUFFIXES, unreadable)
 
 
 def _measure(jobs: list[tuple[Path, Path]], result: RunResult) -> dict[Path, AudioInfo]:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -45,33 +45,9 @@ _OTHER_FILE = re.compile(rb"\x0a(?:\x08|\x88\x80*\x00)location\x12")
 """The entry by which a tensor of an ONNX file names another file."""
 
 
-class Engine(Protocol):
-    """What `enhance.Enhancer` streams through."""
-
-    name: str
-    path: Path
-    metadata: dict[str, str]
-    sample_rate: int
-    hop_length: int
-    latency_samples: int
-    shapes: Shapes
-
-    def zeros(self) -> Any:
-        """The state of a stream at its beginning."""
-
-    def arrays(self, state: Any) -> dict[str, np.ndarray]:
-        """A state by name, as copies."""
-
-    def state_of(self, arrays: Mapping[str, np.ndarray]) -> Any:
-        """What `arrays` took apart; types and shapes were looked at."""
-
-    def run(self, audio: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
-        """Shape: (T * hop,), state -> (T * hop,), state; the one that came in is left alone."""
-
-
 def open_engine(
     path: Path, choice: Choice = "onnx", num_threads: int = 1, library: Path | str | None = None
-) -> Engine:
+) -> OnnxEngine | NativeEngine:
     """Open a model.
 
     Parameters
@@ -163,13 +139,16 @@ class OnnxEngine:
         return {name: value.copy() for name, value in state.items()}
 
     def state_of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What `arrays` took apart."""
+        """What `arrays` took apart; types and shapes were looked at."""
         return {name: arrays[name] for name in self.shapes}
 
     def run(
         self, audio: np.ndarray, state: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Enhance whole hops. Shape: (T * hop,), state -> (T * hop,), state"""
+        """Enhance whole hops; ``state`` is left as it was.
+
+        Shape: (T * hop,), state -> (T * hop,), state
+        """
         audio, out = without_traces(audio), np.empty_like(audio)
         for start in range(0, len(audio), self.hop_length):
             hop = slice(start, start + self.hop_length)
@@ -189,8 +168,7 @@ class OnnxEngine:
 
     def _read_signature(self) -> Shapes:
         """Checks the graph against the contract."""
-        inputs = self._session.get_inputs()
-        hop = [1, self.hop_length]
+        inputs, hop = self._session.get_inputs(), [1, self.hop_length]
         if not inputs:
             raise self._not_ours(f"it has no input 'audio' {hop}")
         first, *states = inputs
@@ -206,21 +184,19 @@ class OnnxEngine:
             kind = _TYPES.get(node.type)
             if kind is None or not all(isinstance(size, int) for size in node.shape):
                 raise self._not_ours(f"state {node.name!r} is {node.type} {node.shape}")
-            if f"{node.name}.out" not in outputs:
+            out = outputs.get(f"{node.name}.out")
+            if out is None:
                 raise self._not_ours(f"state {node.name!r} has no output '{node.name}.out'")
-            out = outputs[f"{node.name}.out"]
             if out.shape != node.shape or out.type != node.type:
                 raise self._not_ours(
                     f"state {node.name!r} is {node.type} {node.shape}, its output {out.type} "
                     f"{out.shape}"
                 )
+            shapes[node.name] = (tuple(node.shape), kind)
             total += math.prod(node.shape)
             if total > _MOST_VALUES:
-                raise self._not_ours(
-                    f"its states up to {node.name!r} {node.shape} hold more than {_MOST_VALUES} "
-                    "values"
-                )
-            shapes[node.name] = (tuple(node.shape), kind)
+                where = f"its states up to {node.name!r} {node.shape}"
+                raise self._not_ours(f"{where} hold more than {_MOST_VALUES} values")
         return shapes
 
     def _not_ours(self, why: str) -> EnhanceError:

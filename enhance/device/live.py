@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from enhance.audio.samples import LOUDEST
 from enhance.device.aligned_stream import AlignedStream, wet_share
 from enhance.device.enhancer import Enhancer
-from enhance.device.offline import OfflineEnhancer
+from enhance.device.offline import Model, OfflineEnhancer
 from enhance.device.sound_thread import SoundThread, answered
 from enhance.device.terminal import level, meter, overwrite, pressed
 from enhance.errors import EnhanceError
@@ -42,31 +43,21 @@ class Live:
         The model; its settings are where the strength keys begin.
     sample_rate
         Of both devices.
-
-    Attributes
-    ----------
-    enhancer, sample_rate
-        As given.
-    bypass
-        Whether the input comes out, as late as the enhanced signal does.
-    strength
-        Share of the model's work that is kept.
-    levels
-        dB of the last blocks, in and out.
-    underruns, overruns
-        Blocks that came too late for the output, and that were lost: at the input, or because the
-        output had no room.
     """
 
     def __init__(self, enhancer: Enhancer, sample_rate: int) -> None:
         self.enhancer = enhancer
-        self._limit = enhancer.atten_limit
         self._stream = AlignedStream(enhancer, sample_rate, 1, low_delay=True)
         self.sample_rate = sample_rate
         self.bypass = False
+        """Whether the input comes out, as late as the enhanced signal does."""
         self.strength = enhancer.strength
+        """Share of the model's work that is kept."""
         self.levels = level(np.zeros(1)), level(np.zeros(1))
+        """dB of the last blocks, in and out."""
         self.underruns = self.overruns = 0
+        """Blocks that came too late for the output, and that were lost: at the input, or because
+        the output had no room."""
         self.over = False
         """Whether the quit key was pressed."""
 
@@ -76,7 +67,8 @@ class Live:
         A sound card's samples are taken as they are: what is no number is silence.
         """
         block = np.clip(np.nan_to_num(block), -LOUDEST, LOUDEST)
-        self._stream.wet = 0.0 if self.bypass else wet_share(self.strength, self._limit)
+        limit = self.enhancer.atten_limit
+        self._stream.wet = 0.0 if self.bypass else wet_share(self.strength, limit)
         out = np.clip(self._stream.process(block), -1, 1)
         self.levels = level(block), level(out) if len(out) else self.levels[1]
         return out
@@ -132,15 +124,14 @@ def device_list() -> str:
     EnhanceError
         If there are none.
     """
-    sounds = _sounddevice()
-    text = str(answered(sounds.query_devices))
+    text = str(answered(_sounddevice().query_devices))
     if not text:
         raise EnhanceError("no sound device is there; connect one")
     return text
 
 
 def run_live(
-    enhancer: Enhancer | OfflineEnhancer,
+    enhancer: Model,
     *,
     source: str | None = None,
     sink: str | None = None,
@@ -181,12 +172,27 @@ def run_live(
         Live(live.enhancer, live.sample_rate).process(np.zeros((4 * hop, 1), np.float32))
         pump = _Pump(live, hop)
         devices = SoundThread(sounds, *asked, pump.run)
+        # Keys and Ctrl-C are heard here, whatever the devices do.
         with pressed() as keys, devices.at_work():
-            return _loop(live, devices, pump, keys, seconds, quiet, ready)
+            while not devices.running and devices.turn():
+                pass
+            ready()
+            begun = time.monotonic()
+            end = begun + (seconds or math.inf)
+            try:
+                while not live.over and time.monotonic() < end and devices.turn():
+                    for key in keys():
+                        live.key(key)
+                    if not quiet:
+                        overwrite(live.picture(pump.delay))
+            finally:
+                if not quiet:
+                    overwrite("")
+            return Session(time.monotonic() - begun, pump.delay, live.underruns, live.overruns)
 
 
 def measure_delay(
-    enhancer: Enhancer | OfflineEnhancer,
+    enhancer: Model,
     *,
     source: str | None = None,
     sink: str | None = None,
@@ -195,10 +201,7 @@ def measure_delay(
 ) -> tuple[float, float]:
     """Play a sweep, and hear when it comes back: loudspeaker to microphone, or a cable.
 
-    Parameters
-    ----------
-    enhancer, source, sink, sample_rate, latency
-        As `run_live`, whose delay it is.
+    The delay is that of `run_live` with the same arguments.
 
     Returns
     -------
@@ -270,7 +273,7 @@ def _told(sounds: Any) -> Iterator[None]:
 
 def _found(
     sounds: Any,
-    enhancer: Enhancer | OfflineEnhancer,
+    enhancer: Model,
     source: str | None,
     sink: str | None,
     sample_rate: int | None,
@@ -279,14 +282,15 @@ def _found(
     """What becomes of the sound, the samples of a hop at the devices' rate, and their options."""
     if isinstance(enhancer, OfflineEnhancer):
         raise EnhanceError(f"{enhancer.path}: hears whole recordings and cannot stream")
-    about = answered(lambda: sounds.query_devices(_named(source), "input"))
+    # sounddevice takes numbers as such.
+    heard, played = (int(x) if x is not None and x.isdecimal() else x for x in (source, sink))
+    about = answered(lambda: sounds.query_devices(heard, "input"))
     rate = int(sample_rate or about["default_samplerate"])
-    answered(lambda: sounds.query_devices(_named(sink), "output"))
+    answered(lambda: sounds.query_devices(played, "output"))
     live = Live(enhancer, rate)
     hop = -(-enhancer.hop_length * rate // enhancer.sample_rate)
     form = {"samplerate": rate, "channels": 1, "dtype": "float32", "latency": latency}
-    heard = {"device": _named(source), "blocksize": hop, **form}
-    return live, hop, (heard, {"device": _named(sink), **form})
+    return live, hop, ({"device": heard, "blocksize": hop, **form}, {"device": played, **form})
 
 
 def _begin(devices: SoundThread, hop: int) -> int:
@@ -340,37 +344,6 @@ class _Pump:
             # What has been heard and not yet been played stands before what is heard now.
             full = heard.read_available + max(0, room - played.write_available)
             self._delays.append(live.waiting + full / live.sample_rate)
-
-
-def _loop(
-    live: Live,
-    devices: SoundThread,
-    pump: _Pump,
-    keys: Callable[[], str],
-    seconds: float,
-    quiet: bool,
-    ready: Callable[[], None],
-) -> Session:
-    """What the main thread does: keys and Ctrl-C are heard whatever the devices do."""
-    while not devices.running and devices.turn():
-        pass
-    ready()
-    begun = time.monotonic()
-    try:
-        while not live.over and not 0 < seconds <= time.monotonic() - begun and devices.turn():
-            for key in keys():
-                live.key(key)
-            if not quiet:
-                overwrite(live.picture(pump.delay))
-    finally:
-        if not quiet:
-            overwrite("")
-    return Session(time.monotonic() - begun, pump.delay, live.underruns, live.overruns)
-
-
-def _named(name: str | None) -> int | str | None:
-    """sounddevice takes numbers as such."""
-    return int(name) if name is not None and name.isdecimal() else name
 
 
 def _sounddevice() -> types.ModuleType:

@@ -27,8 +27,7 @@ CONTEXT_SECONDS = 4.0
 
 
 class OfflineEnhancer:
-    """An offline model, ready to enhance; to `AlignedStream` a stream that holds
-    everything back until the end.
+    """An offline model; to `AlignedStream` a stream that holds everything back until the end.
 
     Parameters
     ----------
@@ -172,25 +171,21 @@ class OfflineEnhancer:
         )
 
 
+Model = Enhancer | OfflineEnhancer
+"""What `AlignedStream` takes."""
+
+
 def is_offline(path: Path | str) -> bool:
     """Whether an ONNX file holds an offline model."""
     found = open_session(Path(path), 1).get_modelmeta().custom_metadata_map
     return found.get("model_type") == KIND
 
 
-def open_model(
-    name_or_path: Path | str, num_threads: int = 1, engine: Choice = "onnx"
-) -> Enhancer | OfflineEnhancer:
-    """Open a model of either kind by shipped name, path or hub id (see
-    `enhance.device.hub.find_model`).
+def open_model(name_or_path: Path | str, num_threads: int = 1, engine: Choice = "onnx") -> Model:
+    """Open a model of either kind by shipped name, path or hub id (`find_model`).
 
     ``engine`` is what computes a stream (see `enhance.Enhancer`); models of the other kind are for
-    ONNX Runtime alone.
-
-    Raises
-    ------
-    EnhanceError
-        If there is none, or it is of neither kind.
+    ONNX Runtime alone. An `EnhanceError` tells that there is none, or one of neither kind.
     """
     path = find_model(name_or_path)
     try:

@@ -17,11 +17,10 @@ from enhance.audio.read import AudioReader
 from enhance.audio.resampling import held_back, resampled_length
 from enhance.audio.samples import MOST_CHANNELS, check_samples, rate_of, whole_number
 from enhance.audio.wav_pipe import STDIN, WavReader, WavWriter
-from enhance.audio.write import AudioWriter, writer
+from enhance.audio.write import AudioWriter
 from enhance.device.aligned_stream import AlignedStream
-from enhance.device.clean import check_target, kept_subtype
-from enhance.device.enhancer import Enhancer
-from enhance.device.offline import OfflineEnhancer
+from enhance.device.clean import check_target, clipped_line, kept_subtype, writer_like
+from enhance.device.offline import Model, OfflineEnhancer
 from enhance.errors import EnhanceError
 from enhance.files import is_folder
 
@@ -31,9 +30,7 @@ FORMATS = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FL
 """Raw samples by FFmpeg's names."""
 
 
-def clean_piped(
-    source: Path, target: Path, enhancer: Enhancer | OfflineEnhancer, *, force: bool = False
-) -> list[str]:
+def clean_piped(source: Path, target: Path, enhancer: Model, *, force: bool = False) -> list[str]:
     """Enhance WAV from standard input, or a file, into standard output as WAV, or a file.
 
     Rate, channels, length and, as far as it is known to WAV, encoding are kept; the output is
@@ -41,12 +38,8 @@ def clean_piped(
 
     Parameters
     ----------
-    source, target
-        One of them at least is `PIPE`.
-    enhancer
-        The model; its own stream is not touched.
-    force
-        Overwrite ``target``.
+    source, target, enhancer, force
+        As `enhance.device.clean.clean_file`; one of the first two at least is `PIPE`.
 
     Returns
     -------
@@ -74,36 +67,23 @@ def clean_piped(
             reader = stack.enter_context(AudioReader(source))
         about = reader.info
         remarks = [f"{source}: warning: {about.remark}"] if about.remark else []
-        stream = AlignedStream(enhancer, about.sample_rate, about.channels)
         form = about.sample_rate, about.channels
-        subtype = kept_subtype(about, Path("-.wav") if target == PIPE else target)
-        if target == PIPE and subtype not in WIDTHS:
-            subtype = "PCM_16"
+        stream = AlignedStream(enhancer, *form)
         if target == PIPE:
-            out = stack.enter_context(
-                contextlib.closing(
-                    WavWriter(sys.stdout.buffer, *form, str(subtype), about.frames, about.speakers)
-                )
-            )
+            kept = kept_subtype(about, Path("-.wav"))
+            subtype = kept if kept and kept in WIDTHS else "PCM_16"
+            wav = WavWriter(sys.stdout.buffer, *form, subtype, about.frames, about.speakers)
+            out = stack.enter_context(contextlib.closing(wav))
         else:
-            out = stack.enter_context(
-                writer(
-                    target,
-                    *form,
-                    subtype=subtype,
-                    frames=about.frames,
-                    speakers=about.speakers,
-                    force=force,
-                )
-            )
+            out = stack.enter_context(writer_like(about, target, force))
         for block in reader:
             out.write(stream.process(block))
         out.write(stream.flush())
-    return [*remarks, *_ends(str(STDIN), getattr(reader, "odd", 0), out.clipped)]
+    return [*remarks, *_ends(getattr(reader, "odd", 0), out.clipped)]
 
 
 def clean_raw(
-    enhancer: Enhancer | OfflineEnhancer,
+    enhancer: Model,
     source: BinaryIO,
     sink: BinaryIO,
     sample_rate: int,
@@ -156,12 +136,10 @@ def clean_raw(
         check_samples(str(STDIN), block)
         put(stream.process(block))
     put(stream.flush())
-    return _ends(str(STDIN), reader.odd, clipped)
+    return _ends(reader.odd, clipped)
 
 
-def check_raw(
-    enhancer: Enhancer | OfflineEnhancer, sample_rate: int, form: str, channels: int
-) -> str:
+def check_raw(enhancer: Model, sample_rate: int, form: str, channels: int) -> str:
     """The encoding of a format; an `EnhanceError` refuses what `clean_raw` does not take."""
     if form not in FORMATS:
         raise EnhanceError(f"format {form!r}: is unknown; choose {', '.join(FORMATS)}")
@@ -174,7 +152,7 @@ def check_raw(
     return FORMATS[form]
 
 
-def latency(enhancer: Enhancer | OfflineEnhancer, sample_rate: int) -> str:
+def latency(enhancer: Model, sample_rate: int) -> str:
     """How late a stream is, in words: the model's own delay, and what resampling holds back."""
     own = enhancer.latency_samples + enhancer.hop_length
     line = f"latency: {1000 * own / enhancer.sample_rate:g} ms"
@@ -191,12 +169,13 @@ def _check_terminal(file: object, message: str) -> None:
         raise EnhanceError(message)
 
 
-def _ends(name: str, odd: int, clipped: int) -> list[str]:
+def _ends(odd: int, clipped: int) -> list[str]:
+    """Warnings of bytes left over, and of samples beyond full scale."""
     lines = []
     if odd:
         lines.append(
-            f"{name}: warning: {odd} bytes at the end are no whole sample and were left out"
+            f"{STDIN}: warning: {odd} bytes at the end are no whole sample and were left out"
         )
     if clipped:
-        lines.append(f"{name}: warning: {clipped} samples clipped; lower the level of the input")
+        lines.append(clipped_line(STDIN, clipped))
     return lines

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,20 +40,11 @@ class SoundThread:
     work
         What is done once both run; it ends soon after `over` is true.
 
-    Attributes
-    ----------
-    heard, played
-        The streams, while ``work`` runs.
-    blocks
-        How many have been read.
-    running
-        Whether ``work`` has come as far as it calls a beginning: it sets it.
-    over
-        Whether ``work`` is to end.
     """
 
     heard: Any
     played: Any
+    """The streams, while ``work`` runs."""
 
     def __init__(
         self,
@@ -63,11 +55,14 @@ class SoundThread:
     ) -> None:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._sounds, self._source, self._sink, self._work = sounds, source, sink, work
-        self._done = threading.Event()
-        self._failed: BaseException | None = None
+        self._end: Future[None] = Future()
         self._seen, self._deaf = 0, 0
         self.blocks = 0
-        self.running = self.over = False
+        """How many have been read."""
+        self.running = False
+        """Whether ``work`` has come as far as it calls a beginning: it sets it."""
+        self.over = False
+        """Whether ``work`` is to end."""
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -84,10 +79,10 @@ class SoundThread:
             self.heard = self._started(streams, self._sounds.InputStream, self._source)
             self.played = self._started(streams, self._sounds.OutputStream, self._sink)
             self._work(self)
+            self._end.set_result(None)
         except BaseException as error:
-            self._failed = error  # raised by `turn`
+            self._end.set_exception(error)
         finally:
-            self._done.set()
             for stream in reversed(streams):
                 stream.abort()  # to stop would be to wait until all is played
                 stream.close()
@@ -113,9 +108,8 @@ class SoundThread:
         BaseException
             What the work, or the opening of the devices, has raised.
         """
-        if self._done.wait(EVERY):
-            if self._failed is not None:
-                raise self._failed
+        if wait([self._end], EVERY).done:
+            self._end.result()
             return False
         # By turns and not by a clock: a process that was stopped for a while has missed nothing.
         self._deaf = self._deaf + 1 if self.blocks == self._seen else 0
@@ -146,43 +140,33 @@ def answered(ask: Callable[[], T]) -> T:
     BaseException
         What the question raises.
     """
-    answers: list[T] = []
-    failed: list[BaseException] = []
+    answer: Future[T] = Future()
 
     def put() -> None:
         try:
-            answers.append(ask())
+            answer.set_result(ask())
         except BaseException as error:
-            failed.append(error)
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=put, daemon=True)
     # sounddevice turns standard error off while PortAudio begins: a hanging one would leave it so.
-    stderr = _second(2)
-    thread.start()
+    stderr = None
+    with contextlib.suppress(OSError):  # it may be closed
+        stderr = os.dup(2)
+    threading.Thread(target=put, daemon=True).start()
     try:
-        thread.join(_ASKED)
+        wait([answer], _ASKED)
     finally:
-        if thread.is_alive():
+        if not answer.done():
             if stderr is not None:
                 os.dup2(stderr, 2)
             _abandon()
         if stderr is not None:
             os.close(stderr)
-    if failed:
-        raise failed[0]
-    if not answers:
+    if not answer.done():
         raise EnhanceError(
             f"sound device: the sound system gave no answer for {_ASKED:.0f} s; start it again"
         )
-    return answers[0]
-
-
-def _second(number: int) -> int | None:
-    """Another descriptor of the same; None where it is closed."""
-    try:
-        return os.dup(number)
-    except OSError:
-        return None
+    return answer.result()
 
 
 def _abandon() -> None:
