@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from enhance.errors import EnhanceError
-from enhance.files import atomic
+from enhance.files import atomic, temporary_folder
 
 SOURCE = Path(__file__).parent / "source"
 
@@ -31,7 +31,6 @@ LIBRARY_FLAGS = (
 
 COMPILERS = ("clang", "gcc", "cc")
 """Tried in this order; clang's code was the faster one."""
-
 
 HEADERS = ("enhance.h", "stream.h")
 """What a program includes; they lie in `SOURCE`."""
@@ -76,15 +75,12 @@ def command_of(compiler: str) -> list[str]:
     return [compiler, "cc"] if Path(compiler).stem == "zig" else [compiler]
 
 
-def target(compiler: str, flags: Sequence[str] = LIBRARY_FLAGS) -> str:
+def target(compiler: str) -> str:
     """All that a compiler predefines: its version, and every instruction set of the target.
 
-    Raises
-    ------
-    EnhanceError
-        If it cannot be run.
+    An `EnhanceError` tells that it cannot be run.
     """
-    command = [*command_of(compiler), *FLAGS, *flags, "-E", "-dM", "-x", "c", os.devnull]
+    command = [*command_of(compiler), *FLAGS, *LIBRARY_FLAGS, "-E", "-dM", "-x", "c", os.devnull]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
@@ -106,35 +102,27 @@ def as_array(data: bytes, name: str) -> str:
 def compile_library(
     out: Path, compiler: str, flags: Sequence[str] = LIBRARY_FLAGS, more: str = ""
 ) -> Path:
-    """Compile the shared library, whole or not at all.
+    """Compile the shared library, with ``more`` source behind that of the stream.
 
-    Parameters
-    ----------
-    out
-        Where.
-    compiler, flags
-        With what.
-    more
-        Source behind that of the stream.
-
-    Raises
-    ------
-    EnhanceError
-        If the compiler fails; with the first line of what it says.
+    Whole or not at all; an `EnhanceError` as `compiled`.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(out) as temporary:
-        code = temporary.with_suffix(".c")
-        try:
-            code.write_text(source() + more)
-            command = [*command_of(compiler), *FLAGS, *flags, "-I", str(SOURCE)]
-            command += [str(code), "-o", str(temporary)]
-            done = subprocess.run(command, capture_output=True, text=True)
-        except OSError as error:
-            raise EnhanceError(f"{compiler}: cannot be run ({error})") from error
-        finally:
-            code.unlink(missing_ok=True)
-        if done.returncode:
-            why = next((x for x in done.stderr.splitlines() if "error" in x), "no reason given")
-            raise EnhanceError(f"{compiler}: could not compile the native step ({why.strip()})")
+    with temporary_folder() as folder, atomic(out) as temporary:
+        code = folder / "enhance.c"
+        code.write_text(source() + more)
+        command = [*command_of(compiler), *FLAGS, *flags, "-I", SOURCE, code, "-o", temporary]
+        compiled(command, "the native step")
     return out
+
+
+def compiled(command: Sequence[object], what: str) -> None:
+    """Run a compiler.
+
+    An `EnhanceError` tells that it cannot be run, or the first line of what was wrong.
+    """
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    except OSError as error:
+        raise EnhanceError(f"{command[0]}: cannot be run ({error})") from error
+    if done.returncode:
+        why = next((x for x in done.stderr.splitlines() if "error" in x), "no reason given")
+        raise EnhanceError(f"{command[0]}: could not compile {what} ({why.strip()})")

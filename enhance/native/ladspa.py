@@ -28,14 +28,7 @@ def refuse_place(folder: Path, *, force: bool = False) -> None:
 def build_plugin(weights: Path, folder: Path, *, force: bool = False) -> Path:
     """Compile the plug-in for this processor, and write a configuration of PipeWire beside it.
 
-    Parameters
-    ----------
-    weights
-        For plain C; they become part of the library.
-    folder
-        Made if absent.
-    force
-        Replace a plug-in.
+    The weights, those for plain C, become part of the library. The folder is made if absent.
 
     Raises
     ------

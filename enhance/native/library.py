@@ -43,41 +43,32 @@ _SIGNATURES: dict[str, tuple[Any, str]] = {
 
 @cache
 def _name(compiler: str) -> str:
-    """Made from the source, the compiler and the processor."""
+    """Another source, compiler or processor has another file."""
     text = source() + target(compiler)
     return f"enhance-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
 
 
-def library_path() -> Path | None:
-    """Where the library for this machine lies, or will once it is built; None without a compiler.
-
-    Another source, compiler or processor has another file.
-    """
-    compiler = find_compiler()
-    if compiler is None:
-        return None
+def _path(compiler: str) -> Path:
     return cache_folder() / "native" / _name(compiler)
 
 
 def installed_library() -> Path | None:
     """The library for this machine, where it was built already."""
-    path = library_path()
-    return path if path is not None and path.is_file() else None
+    compiler = find_compiler()
+    return _path(compiler) if compiler is not None and _path(compiler).is_file() else None
 
 
 def build_library(*, quiet: bool = False) -> Path:
     """The library for this machine; it is compiled if it was not.
 
-    Raises
-    ------
-    EnhanceError
-        If there is no compiler, or it fails.
+    An `EnhanceError` tells that there is no compiler, or that it fails.
     """
-    path, compiler = library_path(), find_compiler()
-    if path is None or compiler is None:
+    compiler = find_compiler()
+    if compiler is None:
         raise EnhanceError(
             f"engine native: {NO_COMPILER}, or name a library that was compiled elsewhere"
         )
+    path = _path(compiler)
     if not path.is_file():
         if not quiet:
             print(f"compiling the native step with {compiler} (once)", file=sys.stderr)
@@ -132,19 +123,8 @@ class _Stream(threading.local):
 class NativeEngine:
     """A model in plain C: whole hops and the state in, the same out.
 
-    Threads may call it at once, each has memory of its own.
-
-    Parameters
-    ----------
-    weights
-        What `export.native` wrote.
-    library
-        The shared library; None builds it.
-
-    Raises
-    ------
-    EnhanceError
-        If one of them cannot be used.
+    Threads may call it at once, each has memory of its own. ``weights`` are what `export.native`
+    wrote; without a ``library`` it is built. An `EnhanceError` tells which cannot be used, and why.
     """
 
     name = "native"

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
 from pathlib import Path
 
 from enhance.errors import EnhanceError
 from enhance.files import atomic, temporary_folder
-from enhance.native.build import FLAGS, HEADERS, SOURCE, source
+from enhance.native.build import FLAGS, HEADERS, SOURCE, compiled, source
 
 WEB = Path(__file__).parent / "source"
 """Modules, page and WebAssembly."""
@@ -66,10 +65,7 @@ def section() -> bytes:
 def compile_wasm(out: Path) -> Path:
     """Compile the step, whole or not at all.
 
-    Raises
-    ------
-    EnhanceError
-        If clang or its linker is missing, or fails.
+    An `EnhanceError` tells that clang or its linker is missing, or fails.
     """
     missing = [tool for tool in ("clang", "wasm-ld") if shutil.which(tool) is None]
     if missing:
@@ -78,11 +74,7 @@ def compile_wasm(out: Path) -> Path:
         (folder / "string.h").write_text(_STRING)
         (folder / "enhance.c").write_text(source())
         files = ["-isystem", folder, "-I", SOURCE, folder / "enhance.c", "-o", temporary]
-        command = ["clang", *FLAGS, *WASM_FLAGS, *map(str, files)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            why = next((x for x in done.stderr.splitlines() if "error" in x), "no reason given")
-            raise EnhanceError(f"clang: could not compile the step for WebAssembly ({why.strip()})")
+        compiled(["clang", *FLAGS, *WASM_FLAGS, *files], "the step for WebAssembly")
         with temporary.open("ab") as file:
             file.write(section())
     return out
