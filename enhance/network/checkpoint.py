@@ -48,16 +48,9 @@ class CheckpointInfo:
 
 
 def save_model(folder: Path | str, model: WaveformModel, info: CheckpointInfo) -> None:
-    """Write weights and config, each atomically.
+    """Write weights and config, each atomically; the folder is made if absent.
 
-    Parameters
-    ----------
-    folder
-        Made if absent; ``info.folder`` is not looked at.
-    model
-        Its parameters and running statistics are kept in float32.
-    info
-        Record to write beside them.
+    Parameters and running statistics are kept in float32. ``info.folder`` is not looked at.
     """
     folder = Path(folder)
     config = to_dict(info.config)
@@ -71,7 +64,7 @@ def save_model(folder: Path | str, model: WaveformModel, info: CheckpointInfo) -
 def load_model(
     path: Path | str, companion: Factory | None = None
 ) -> tuple[WaveformModel, CheckpointInfo]:
-    """Load a model, ready to enhance.
+    """Load a model, in evaluation mode on the CPU, and its record.
 
     Parameters
     ----------
@@ -80,13 +73,6 @@ def load_model(
     companion
         Finds what makes the features beside the recurrent output, for models that need some
         (mode concat); `distill.modes.choose.load_model` brings its own.
-
-    Returns
-    -------
-    model
-        In evaluation mode, on the CPU.
-    info
-        Its record.
 
     Raises
     ------
@@ -108,20 +94,21 @@ def load_model(
                 "way of loading does not bring; load it with distill.modes.choose.load_model"
             )
         beside = companion(info.companion, info.config)
-        _check_companion(info, beside)
+        changed = difference(identity(info.companion), identity(beside.describe()))
+        if changed:
+            key, theirs, ours = changed[0]
+            raise EnhanceError(
+                f"{info.folder}: needs {info.companion.get('needs')}, found another one "
+                f"({key} was {theirs!r}, is {ours!r}); name the right one in "
+                f"{info.folder / CONFIG}, companion.place"
+            )
     model = WaveformModel(info.config, beside)
     load_exactly(model, tensors, str(weights))
     return model.eval(), info
 
 
 def read_info(path: Path | str) -> CheckpointInfo:
-    """The record of a checkpoint, without its weights; as `load_model`, and as strict.
-
-    Raises
-    ------
-    EnhanceError
-        If files are missing or damaged, were written by other code, or do not belong together.
-    """
+    """The record of a checkpoint, without its weights; refused as by `load_model`."""
     path = Path(path)
     folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
     if not is_folder(folder):
@@ -131,7 +118,12 @@ def read_info(path: Path | str) -> CheckpointInfo:
         early = missing == [WEIGHTS] and is_file(folder / "history.jsonl")
         why = "the run has not kept a model yet" if early else "this is no checkpoint of enhance"
         raise EnhanceError(f"{folder}: no {' and no '.join(missing)} ({why}); name a run folder")
-    record = _read_config(folder / CONFIG)
+    record = read_json(folder / CONFIG)
+    found = record.get("format")
+    if found != FORMAT or "model" not in record:
+        raise EnhanceError(
+            f"{folder / CONFIG}: written by other code (its format is {found!r}, need {FORMAT!r})"
+        )
     config = parse(ModelConfig, record["model"], str(folder / CONFIG))
     _, header = load_tensors(folder / WEIGHTS, FORMAT, tensors=False)
     beside = record.get("companion")
@@ -151,31 +143,11 @@ def identity(companion: dict[str, Any] | None) -> dict[str, Any] | None:
     return {key: value for key, value in companion.items() if key not in ("place", "needs")}
 
 
-def _check_companion(info: CheckpointInfo, found: Companion) -> None:
-    changed = difference(identity(info.companion), identity(found.describe()))
-    if changed:
-        key, theirs, ours = changed[0]
-        raise EnhanceError(
-            f"{info.folder}: needs {(info.companion or {}).get('needs')}, found another one "
-            f"({key} was {theirs!r}, is {ours!r}); name the right one in {info.folder / CONFIG}, "
-            "companion.place"
-        )
-
-
 def newest_run(root: Path | str = Path("runs"), *, kept: bool = True) -> Path:
-    """The run below ``root`` that was written last.
+    """The run below ``root`` that was written last; an `EnhanceError` if there is none.
 
-    Parameters
-    ----------
-    root
-        Folder of runs.
-    kept
-        Only runs that have kept a model; False for those to resume too, which may not have yet.
-
-    Raises
-    ------
-    EnhanceError
-        If there is none.
+    Only runs that have kept a model count; without ``kept`` those to resume too, which may not
+    have yet.
     """
     root = Path(root)
     names = (WEIGHTS,) if kept else (WEIGHTS, "trainer.safetensors", "config.yaml")
@@ -189,12 +161,8 @@ def start_from(model: WaveformModel, config: ModelConfig, path: Path | str) -> C
     """Copy the weights of a checkpoint into ``model``.
 
     Its framing may be another where no weight depends on the number of bins, as in `dual_path`, and
-    its network a smaller one, see `enhance.network.grow`.
-
-    Raises
-    ------
-    EnhanceError
-        If the checkpoint's model has another configuration; the first difference is named.
+    its network a smaller one, see `enhance.network.grow`. Of any other model an `EnhanceError`
+    names the first setting that differs.
     """
     info = read_info(path)
     mine = None if model.companion is None else to_dict(model.companion.describe())
@@ -230,13 +198,3 @@ def difference(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
             found += difference(old.get(name), new.get(name), inner)
         return found
     return [] if old == new else [(key, old, new)]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    record = read_json(path)
-    found = record.get("format")
-    if found != FORMAT or "model" not in record:
-        raise EnhanceError(
-            f"{path}: written by other code (its format is {found!r}, need {FORMAT!r})"
-        )
-    return record

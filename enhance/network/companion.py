@@ -53,10 +53,7 @@ class Companion(nn.Module, abc.ABC):
     def one_wave(self) -> OneWave:
         """The same features, made by something that an exporter can follow.
 
-        Raises
-        ------
-        EnhanceError
-            If there is no such thing.
+        An `EnhanceError` tells that there is no such thing.
         """
         raise EnhanceError(f"export: {type(self).__name__} cannot be a part of an ONNX graph")
 

@@ -19,36 +19,32 @@ from enhance.config import GcrnConfig
 
 _HEAD = 16  # channels of one head of attention
 
+KINDS: dict[str, type[nn.LSTM | nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+"""Recurrent layers by `GcrnConfig.cell`."""
+STATES = {"lstm": ("h", "c"), "gru": ("h",)}
+"""Names of the states of a layer, without its own name."""
+GATES = {"lstm": 4, "gru": 3}
+
 
 class DualPath(nn.Module):
-    """One block.
+    """One block, over F frequency positions.
 
-    Parameters
-    ----------
-    config
-        ``cell`` and ``hidden`` are those of the recurrence over time, ``mixing`` is what mixes
-        the positions of a frame.
-    positions
-        Frequency positions F.
+    ``cell`` and ``hidden`` are those of the recurrence over time, ``mixing`` is what mixes the
+    positions of a frame.
     """
 
     def __init__(self, config: GcrnConfig, positions: int) -> None:
         super().__init__()
         channels = config.channels[-1]
         self.cell, self.hidden = config.cell, config.hidden
-        kind = nn.LSTM if config.cell == "lstm" else nn.GRU
+        self.state_names = STATES[config.cell]
         # Time first, as the library's own kernels have it.
-        self.time = kind(channels, config.hidden)
+        self.time = KINDS[config.cell](channels, config.hidden)
         self.time_out = nn.Linear(config.hidden, channels)
         self.time_norm = nn.BatchNorm2d(channels)
         self.mix = mixer(config.mixing, config.cell, channels, positions)
         self.mix_out = nn.Linear(channels, channels)
         self.mix_norm = nn.BatchNorm2d(channels)
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the states of this block, without the block's own name."""
-        return ("h", "c") if self.cell == "lstm" else ("h",)
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run T frames.
@@ -112,8 +108,7 @@ class RecurrentMixer(nn.Module):
 
     def __init__(self, cell: Literal["lstm", "gru"], channels: int) -> None:
         super().__init__()
-        kind = nn.LSTM if cell == "lstm" else nn.GRU
-        self.rnn = kind(channels, channels // 2, bidirectional=True)
+        self.rnn = KINDS[cell](channels, channels // 2, bidirectional=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (N, F, C) -> (N, F, C)"""

@@ -20,12 +20,7 @@ from torch.nn import functional as F
 class GatedConv(nn.Module):
     """Convolution over frequency, stride 2, with a sigmoid gate (GLU), batch norm and ELU.
 
-    Parameters
-    ----------
-    inputs, outputs
-        Channels.
-    frames
-        Frames that the kernel sees: this one and those before it.
+    Its kernel sees so many ``frames``: this one and those before it.
     """
 
     def __init__(self, inputs: int, outputs: int, frames: int = 1) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from enhance.config import GcrnConfig
-from enhance.network.dual_path import DualPath
+from enhance.network.dual_path import GATES, KINDS, STATES, DualPath
 from enhance.network.gated import GatedConv, GatedDeconv
 
 State = dict[str, Tensor]
@@ -74,17 +74,11 @@ class GroupedRnn(nn.Module):
 
     def __init__(self, cell: Literal["lstm", "gru"], inputs: int, hidden: int, groups: int) -> None:
         super().__init__()
-        kind = nn.LSTM if cell == "lstm" else nn.GRU
-        self.cell = cell
-        self.hidden = hidden
+        self.cell, self.hidden = cell, hidden
+        self.state_names = STATES[cell]
         self.groups = nn.ModuleList(
-            kind(inputs // groups, hidden // groups, batch_first=True) for _ in range(groups)
+            KINDS[cell](inputs // groups, hidden // groups, batch_first=True) for _ in range(groups)
         )
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the states of this layer, without the layer's own name."""
-        return ("h", "c") if self.cell == "lstm" else ("h",)
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run T steps.
@@ -116,15 +110,7 @@ def frequency_sizes(bins: int, layers: int) -> tuple[int, ...]:
 
 
 class Gcrn(nn.Module):
-    """The network: complex spectrum in, enhanced complex spectrum out, state carried.
-
-    Parameters
-    ----------
-    config
-        Architecture.
-    bins
-        Number of frequency bins F of the spectrum (`StftConfig.bins`).
-    """
+    """The network: complex spectrum of F bins in, enhanced complex spectrum out, state carried."""
 
     def __init__(self, config: GcrnConfig, bins: int) -> None:
         super().__init__()
@@ -163,10 +149,9 @@ class Gcrn(nn.Module):
             # The mask starts near one: the first thing learned need not be to let sound through.
             last = cast(list[list[GatedDeconv]], self.decoders)[0][-1]
             bias = cast(Tensor, last.conv.bias)
+            ones = [0, 2] if config.output == "magnitude_phase" else [0]
             with torch.no_grad():  # the gate halves it, 2 tanh makes it 1
-                bias[0] = 2 * math.atanh(0.5)
-                if config.output == "magnitude_phase":
-                    bias[2] = 2 * math.atanh(0.5)
+                bias[ones] = 2 * math.atanh(0.5)
 
     def initial_state(self, batch: int = 1) -> State:
         """Zero states, by name, in a fixed order; ``batch`` is their first dimension."""
@@ -177,8 +162,7 @@ class Gcrn(nn.Module):
         c = (2, *self.config.channels)
         for i, layer in enumerate(cast(Iterable[GatedConv], self.encoder)):
             if layer.past:
-                past = zeros(batch, c[i], layer.past, self.sizes[i])
-                state[f"encoder{i + 1}.past"] = past
+                state[f"encoder{i + 1}.past"] = zeros(batch, c[i], layer.past, self.sizes[i])
         for i, rnn in enumerate(cast(Iterable[GroupedRnn | DualPath], self.rnns), 1):
             size = (self.sizes[-1],) if self.config.bottleneck == "dual_path" else ()
             for name in rnn.state_names:
@@ -228,9 +212,9 @@ class Gcrn(nn.Module):
             names = [f"rnn{i}.{name}" for name in rnn.state_names]
             y, carried = rnn(y, tuple(state[name] for name in names))
             new.update(zip(names, carried, strict=True))
-        if dual and extra is None:
-            return y, new
         if dual:
+            if extra is None:
+                return y, new
             y = y.transpose(2, 3).flatten(2)  # (B, T, C F')
         if extra is not None:
             y = torch.cat([y, extra], -1)
@@ -286,23 +270,10 @@ class Gcrn(nn.Module):
     def forward(
         self, spec: Tensor, state: State | None = None, extra: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Enhance T frames, or one.
+        """Enhance T frames, or one; the state that comes out is to be handed to the next call.
 
-        Parameters
-        ----------
-        spec
-            Noisy spectrum, real and imaginary part, (B, 2, T, F).
-        state
-            What an earlier call returned; None stands for zeros.
-        extra
-            Features that stand beside the recurrent output, (B, T, extra_features).
-
-        Returns
-        -------
-        spec
-            Enhanced spectrum (B, 2, T, F).
-        state
-            To be handed to the next call.
+        Shape: spec (B, 2, T, F), real and imaginary part; extra (B, T, extra_features), what stands
+        beside the recurrent output -> (B, 2, T, F), state
         """
         out, state, _ = self._run(spec, state, extra)
         return out, state
@@ -321,13 +292,11 @@ def macs_per_frame(config: GcrnConfig, bins: int) -> int:
     for i, o, f in zip(reversed(c), outs, reversed(sizes[1:]), strict=True):
         # inputs double by the skip, outputs by the gate
         total += config.decoders * (2 * i) * (2 * o) * 3 * f
-    gates = 4 if config.cell == "lstm" else 3
-    encoding = c[-1] * sizes[-1]
+    width = encoding = c[-1] * sizes[-1]
     if config.bottleneck == "dual_path":
         total += config.rnn_layers * sizes[-1] * dual_path_macs(config, sizes[-1])
-        width = encoding
     else:
-        width = encoding
+        gates = GATES[config.cell]
         for _ in range(config.rnn_layers):
             total += gates * (width + config.hidden) * config.hidden // config.groups
             width = config.hidden
@@ -338,8 +307,7 @@ def macs_per_frame(config: GcrnConfig, bins: int) -> int:
 
 def dual_path_macs(config: GcrnConfig, positions: int) -> int:
     """Of one block, per frame and frequency position."""
-    c, h = config.channels[-1], config.hidden
-    gates = 4 if config.cell == "lstm" else 3
+    c, h, gates = config.channels[-1], config.hidden, GATES[config.cell]
     mixing = {
         "recurrent": 2 * gates * (c + c // 2) * (c // 2),
         "attention": 3 * c * c + 2 * positions * c,

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from enhance.config import GcrnConfig
+from enhance.network.dual_path import GATES
 from enhance.network.gcrn import Gcrn
 
 _HALVES = re.compile(r"(encoder|decoders)\..*\.conv\.")
 _SKIPS = re.compile(r"decoders\..*\.conv\.weight|rnns\.\d+\.mix_out\.weight")
 _GATES = re.compile(r"rnns\.\d+\.(time|mix\.rnn)\.")
-_SWITCHES = re.compile(r"rnns\.(\d+)\.(time_norm|mix_norm)\.weight")
+_SWITCHES = re.compile(r"rnns\.\d+\.(time_norm|mix_norm)\.weight")
 
 
 def can_hold(large: GcrnConfig, small: GcrnConfig) -> bool:
@@ -45,10 +46,9 @@ def grow(large: Gcrn, small: Gcrn) -> None:
 
     What is new keeps the random weights that it has. See `can_hold` for what fits.
     """
-    gates = 4 if large.config.cell == "lstm" else 3
+    gates = GATES[large.config.cell]
     theirs = small.state_dict()
     for name, x in large.state_dict().items():
-        switch = _SWITCHES.fullmatch(name)
         if name in theirs:
             # Groups of units that lie one behind the other: halves of a gated layer, gates of a
             # cell, and as inputs what was joined (a skip, the two directions).
@@ -57,7 +57,7 @@ def grow(large: Gcrn, small: Gcrn) -> None:
             transposed = name.startswith("decoders") and x.ndim == 4
             _embed(x, theirs[name], (inputs, outputs) if transposed else (outputs, inputs),
                    0 if transposed else 1)  # fmt: skip
-        elif switch:
+        elif _SWITCHES.fullmatch(name):
             x.zero_()
 
 

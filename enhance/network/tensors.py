@@ -15,18 +15,10 @@ from enhance.files import atomic
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], tag: str) -> None:
-    """Write tensors and a JSON header, atomically.
+    """Write tensors and a JSON header of plain data, atomically.
 
-    Parameters
-    ----------
-    path
-        The file.
-    tensors
-        Any device, any strides; views of one storage are written apart.
-    header
-        Plain data.
-    tag
-        Name of the format, checked by `load_tensors`.
+    Tensors may be of any device and strides; views of one storage are written apart. ``tag`` is
+    the name of the format, checked by `load_tensors`.
     """
     plain = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
     with atomic(path) as temporary:
@@ -48,21 +40,9 @@ def _in_order(data: bytes) -> bytes:
 def load_tensors(
     path: Path, tag: str, *, tensors: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote.
+    """Read what `save_tensors` wrote under this tag; without ``tensors`` the header only.
 
-    Parameters
-    ----------
-    path
-        The file.
-    tag
-        Format that the file must have.
-    tensors
-        False reads the header only.
-
-    Raises
-    ------
-    EnhanceError
-        If the file is missing, damaged, or was written by other code.
+    An `EnhanceError` tells that the file is missing, damaged, or was written by other code.
     """
     if not path.is_file():
         raise EnhanceError(f"{path}: no such file")
@@ -89,13 +69,7 @@ def load_tensors(
 
 
 def load_exactly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Load a state dict; missing, unexpected or misshapen tensors are named.
-
-    Raises
-    ------
-    EnhanceError
-        If the names or shapes differ.
-    """
+    """Load a state dict; an `EnhanceError` names missing, unexpected and misshapen tensors."""
     own = module.state_dict()
     problems = [f"missing {n}" for n in own if n not in tensors]
     problems += [f"unexpected {n}" for n in tensors if n not in own]

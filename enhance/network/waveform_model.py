@@ -92,18 +92,9 @@ class Stft(nn.Module):
 class WaveformModel(nn.Module):
     """Analysis, network, synthesis: noisy audio in, enhanced audio out, state carried.
 
-    Parameters
-    ----------
-    config
-        Framing and network.
-    companion
-        What makes the features beside the recurrent output from the noisy waveform, for networks
-        with ``gcrn.extra_features``. Such a model enhances whole signals only.
-
-    Raises
-    ------
-    EnhanceError
-        If the companion's features have another width than the network takes.
+    A companion makes the features beside the recurrent output from the noisy waveform, for
+    networks with ``gcrn.extra_features``; such a model enhances whole signals only. One whose
+    features have another width than the network takes is refused by an `EnhanceError`.
     """
 
     def __init__(self, config: ModelConfig, companion: Companion | None = None) -> None:
