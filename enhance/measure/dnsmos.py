@@ -47,22 +47,11 @@ def _network() -> InferenceSession:
 
 
 def dnsmos(wave: Any, sample_rate: int = SAMPLE_RATE) -> dict[str, float]:
-    """Figures of one clip: the mean over segments of 9.01 s, one every second.
+    """Figures of one clip (N,), by the names of `DNSMOS`: means over segments of 9.01 s.
 
-    A clip shorter than a segment is doubled until it is longer, as in the package. Segments that
-    begin at the same sample of a repeated clip are equal and computed once.
-
-    Parameters
-    ----------
-    wave
-        Signal (N,); samples beyond full scale are clipped, as a file would hold them.
-    sample_rate
-        Must be 16000.
-
-    Returns
-    -------
-    dict
-        By the names of `DNSMOS`.
+    One segment begins every second. A clip shorter than one is doubled until it is longer, as in
+    the package. Segments that begin at the same sample of a repeated clip are equal and computed
+    once. Samples beyond full scale are clipped, as a file would hold them.
 
     Raises
     ------

@@ -53,7 +53,6 @@ or a wrong score) when there are more; an utterance and its gap last at least 50
 _SILENCE = 1e-20
 """Energy of a signal without its mean, relative to full scale: at or below it is silence."""
 
-
 _TOO_LITTLE = "too little speech: STOI needs 30 frames (0.4 s) that hold some"
 
 
@@ -86,31 +85,21 @@ def _pair(clean: Any, estimate: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     if not reference.size:
         raise MetricRefused("the clip has no samples")
-    if not np.isfinite(reference).all():
-        raise MetricRefused("the reference holds NaN or infinite samples")
-    if not np.isfinite(signal).all():
-        raise MetricRefused("the estimate holds NaN or infinite samples")
-    for name, wave in (("reference", reference), ("estimate", signal)):
+    both = {"reference": reference, "estimate": signal}
+    for name, wave in both.items():
+        if not np.isfinite(wave).all():
+            raise MetricRefused(f"the {name} holds NaN or infinite samples")
+    for name, wave in both.items():
         if np.mean((wave - wave.mean()) ** 2) <= _SILENCE:
             raise MetricRefused(f"the {name} is silent")
     return reference, signal
 
 
 def si_sdr(clean: Any, estimate: Any) -> float:
-    """Scale-invariant signal-to-distortion ratio of zero-mean signals.
+    """Scale-invariant signal-to-distortion ratio of signals (N,) of any scale, in dB.
 
     With ``s`` the reference and ``e`` the estimate, both without their means, and
     ``a = <e, s> / <s, s>``: ``10 log10(|a s|^2 / |e - a s|^2)`` (Le Roux et al. 2019, eq. 3).
-
-    Parameters
-    ----------
-    clean, estimate
-        Signals (N,), any scale.
-
-    Returns
-    -------
-    float
-        dB.
 
     Raises
     ------
@@ -134,19 +123,13 @@ def si_sdr(clean: Any, estimate: Any) -> float:
 
 
 def pesq_wb(clean: Any, estimate: Any, sample_rate: int = 16000) -> float:
-    """Wideband PESQ (ITU-T P.862.2), mean opinion score from 1.04 to 4.64.
-
-    Parameters
-    ----------
-    clean, estimate
-        Signals (N,) at 16 kHz, at most `PESQ_LONGEST_SECONDS`.
-    sample_rate
-        Must be 16000.
+    """Wideband PESQ (ITU-T P.862.2) of signals (N,), mean opinion score from 1.04 to 4.64.
 
     Raises
     ------
     MetricRefused
-        If the clip is silent, shorter than 1/4 s, too long, or has no utterance.
+        If the clip is silent, shorter than 1/4 s, longer than `PESQ_LONGEST_SECONDS`, or has no
+        utterance.
     EnhanceError
         If the sample rate is not 16 kHz or the shapes differ.
     """
@@ -200,14 +183,9 @@ def _pystoi(clean: Any, estimate: Any, sample_rate: int, extended: bool) -> floa
 
 
 def stoi(clean: Any, estimate: Any, sample_rate: int = 16000) -> float:
-    """Short-time objective intelligibility, about 0 to 1 (Taal et al. 2011).
+    """Short-time objective intelligibility of signals (N,), about 0 to 1 (Taal et al. 2011).
 
-    Parameters
-    ----------
-    clean, estimate
-        Signals (N,).
-    sample_rate
-        Samples per second; the library resamples to 10 kHz.
+    The library resamples to 10 kHz.
 
     Raises
     ------

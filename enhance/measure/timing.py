@@ -58,10 +58,7 @@ class FrameTimes:
     def summary(self, hop_seconds: float) -> dict[str, Any]:
         """Percentiles in milliseconds, real-time factors and deadline misses.
 
-        Parameters
-        ----------
-        hop_seconds
-            Duration of one frame's audio; a frame whose wall time is longer misses its deadline.
+        A frame whose wall time is longer than its audio, ``hop_seconds``, misses its deadline.
 
         Returns
         -------
@@ -85,7 +82,7 @@ class FrameTimes:
             "other_threads_share": float(self.other_threads_ns / max(1.0, cpu.sum())),
         }
         if self.late_ns:
-            result["late_ms"] = percentiles(np.asarray(self.late_ns, dtype=np.float64) / 1e6)
+            result["late_ms"] = percentiles(np.asarray(self.late_ns) / 1e6)
         return result
 
 
@@ -192,21 +189,9 @@ def instruction_sets() -> list[str]:
                 flags |= {"asimddp"}
             if "FEAT_I8MM: 1" in text:
                 flags |= {"i8mm"}
-    names = {
-        "avx2": "avx2",
-        "fma": "fma",
-        "avx512f": "avx512",
-        "avx512_vnni": "avx512_vnni",
-        "avx_vnni": "avx_vnni",
-        "amx_tile": "amx",
-        "amx_int8": "amx_int8",
-        "neon": "neon",
-        "asimd": "neon",
-        "asimddp": "dotprod",
-        "i8mm": "i8mm",
-        "sve": "sve",
-    }
-    return sorted({names[flag] for flag in flags if flag in names})
+    as_they_are = {"avx2", "fma", "avx512_vnni", "avx_vnni", "amx_int8", "neon", "i8mm", "sve"}
+    other = {"avx512f": "avx512", "amx_tile": "amx", "asimd": "neon", "asimddp": "dotprod"}
+    return sorted((flags & as_they_are) | {other[flag] for flag in flags & set(other)})
 
 
 def _cpuinfo(*keys: str) -> str:
