@@ -35,20 +35,10 @@ class AlignedStream:
     ----------
     enhancer
         The model; its own stream is not touched, its settings are taken as they are now.
-    sample_rate
-        Samples per second, in and out.
-    channels
-        Number of channels C.
+    sample_rate, channels
+        Of the input, and of the output.
     low_delay
         Resample with a short filter (`enhance.audio.low_delay`).
-
-    Attributes
-    ----------
-    wet
-        Share of the enhanced signal in the output. It may be set between two blocks, and is then
-        reached within the next that comes out.
-    waiting
-        Samples that have gone in and whose output has not come yet.
 
     Raises
     ------
@@ -68,6 +58,8 @@ class AlignedStream:
         for stream in self._streams:
             stream.strength, stream.atten_limit = 1.0, None
         self.wet = self._wet = enhancer.wet
+        """Share of the enhanced signal in the output. It may be set between two blocks, and is
+        then reached within the next that comes out."""
         self._dry = Queue(np.zeros((0, channels), np.float32))  # input without its output yet
         self._upper: UpperBand | None = None
         if enhancer.bandwidth == "full" and sample_rate > enhancer.sample_rate:
@@ -80,6 +72,7 @@ class AlignedStream:
             )
         self._skip = enhancer.latency_samples
         self.waiting = 0
+        """Samples that have gone in and whose output has not come yet."""
 
     def process(self, block: np.ndarray) -> np.ndarray:
         """Take the next samples, give those that are ready.

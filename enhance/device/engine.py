@@ -48,23 +48,10 @@ _OTHER_FILE = re.compile(rb"\x0a(?:\x08|\x88\x80*\x00)location\x12")
 def open_engine(
     path: Path, choice: Choice = "onnx", num_threads: int = 1, library: Path | str | None = None
 ) -> OnnxEngine | NativeEngine:
-    """Open a model.
+    """Open a model: an ONNX file, or weights for plain C (``.bin``).
 
-    Parameters
-    ----------
-    path
-        ONNX file, or weights for plain C (``.bin``).
-    choice
-        Which engine.
-    num_threads
-        Threads of ONNX Runtime.
-    library
-        Shared library of plain C; None for the one that is compiled here.
-
-    Raises
-    ------
-    EnhanceError
-        If the model cannot be opened so.
+    ``num_threads`` are those of ONNX Runtime, ``library`` is the shared library of plain C (None
+    for the one that is compiled here). An `EnhanceError` tells why it cannot be opened so.
     """
     if choice not in ("onnx", "native", "auto"):
         raise EnhanceError(f"engine {choice!r}: unknown; choose onnx, native or auto")
@@ -103,19 +90,8 @@ def _same_model(engine: NativeEngine, path: Path) -> bool:
 class OnnxEngine:
     """A model as one ONNX file: a hop of audio and named states in, the same out.
 
-    It allocates zeros for every state that the graph names.
-
-    Parameters
-    ----------
-    path
-        ONNX file.
-    num_threads
-        Threads of the model.
-
-    Raises
-    ------
-    EnhanceError
-        If it is no ONNX file, or one that does not keep the contract.
+    It allocates zeros for every state that the graph names. An `EnhanceError` refuses what is no
+    ONNX file, or one that does not keep the contract.
     """
 
     name = "onnx"
@@ -124,9 +100,12 @@ class OnnxEngine:
         self.path = path
         self._session = open_session(path, num_threads)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.sample_rate = self._number("sample_rate", RATES[0], RATES[-1])
-        self.hop_length = self._number("hop_length", 1, _MOST_SAMPLES)
-        self.latency_samples = self._number("latency_samples", 0, _MOST_SAMPLES)
+        try:
+            self.sample_rate = number_in(self.metadata, "sample_rate", RATES[0], RATES[-1])
+            self.hop_length = number_in(self.metadata, "hop_length", 1, _MOST_SAMPLES)
+            self.latency_samples = number_in(self.metadata, "latency_samples", 0, _MOST_SAMPLES)
+        except ValueError as error:
+            raise self._not_ours(str(error)) from None
         self.shapes = self._read_signature()
         self._output_names = ["enhanced", *(f"{name}.out" for name in self.shapes)]
 
@@ -159,12 +138,6 @@ class OnnxEngine:
             state = dict(zip(self.shapes, values, strict=True))
             out[hop] = enhanced[0]
         return out, state
-
-    def _number(self, key: str, least: int, most: int) -> int:
-        try:
-            return number_in(self.metadata, key, least, most)
-        except ValueError as error:
-            raise self._not_ours(str(error)) from None
 
     def _read_signature(self) -> Shapes:
         """Checks the graph against the contract."""

@@ -66,8 +66,7 @@ class Enhancer:
     _state: Any  # the engine's
     _pending: np.ndarray
     _dry: np.ndarray  # the last `latency_samples` of the input whose output was given
-    _received: int
-    _emitted: int
+    _received: int  # samples since the beginning
 
     def __init__(
         self,
@@ -238,7 +237,6 @@ class Enhancer:
         self._dry = dry[whole:].copy()
         self._pending = joined[whole:].copy()
         self._received += len(chunk)
-        self._emitted += whole
         return out
 
     def flush(self) -> np.ndarray:
@@ -248,7 +246,7 @@ class Enhancer:
 
         Shape: -> float32 (m,)
         """
-        missing = self._received + self.latency_samples - self._emitted
+        missing = len(self._pending) + self.latency_samples
         fill = -(-missing // self.hop_length) * self.hop_length - len(self._pending)
         out = self.process(np.zeros(max(fill, 0), np.float32))[:missing]
         self.reset()
@@ -260,18 +258,18 @@ class Enhancer:
         self._pending = np.zeros(0, np.float32)
         self._dry = np.zeros(self.latency_samples, np.float32)
         self._received = 0
-        self._emitted = 0
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything the stream remembers, as named arrays (`numpy.savez` keeps them).
 
         Settings are no memory: `strength` and `atten_limit` are not in it.
         """
+        given = self._received - len(self._pending)
         return {
             **self._engine.arrays(self._state),
             "stream.pending": self._pending.copy(),
             "stream.dry": self._dry.copy(),
-            "stream.samples": np.array([self._received, self._emitted], np.int64),
+            "stream.samples": np.array([self._received, given], np.int64),
         }
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
@@ -300,17 +298,17 @@ class Enhancer:
                     f"state {name!r}: not of {self.path.name} ({state[name].dtype} "
                     f"{state[name].shape} instead of {np.dtype(kind)} {shape})"
                 )
-        received, emitted = self._counts(pending, dry, samples)
+        received = self._count(pending, dry, samples)
         for name, value in {**state, "stream.pending": pending, "stream.dry": dry}.items():
             if not np.isfinite(value).all():
                 raise EnhanceError(f"state {name!r}: holds NaN or infinity; reset() starts anew")
         self._state = self._engine.state_of(state)
         self._pending = pending.astype(np.float32)
         self._dry = dry.astype(np.float32)
-        self._received, self._emitted = received, emitted
+        self._received = received
 
-    def _counts(self, pending: np.ndarray, dry: np.ndarray, samples: np.ndarray) -> tuple[int, int]:
-        """Samples that came and that went, of a state in which all agrees."""
+    def _count(self, pending: np.ndarray, dry: np.ndarray, samples: np.ndarray) -> int:
+        """Samples that came, of a state in which all agrees."""
         fits = (
             all(part.dtype.kind == "f" for part in (pending, dry))
             and samples.dtype.kind in "iu"
@@ -324,7 +322,7 @@ class Enhancer:
             raise EnhanceError(
                 f"state: not of {self.path.name} (stream.pending, stream.dry, stream.samples)"
             )
-        return received, emitted
+        return received
 
 
 def _reopened(path: Path, settings: dict[str, Any], state: dict[str, np.ndarray]) -> Enhancer:

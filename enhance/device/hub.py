@@ -60,10 +60,7 @@ def find_model(name: Path | str) -> Path:
 def find_weights(name: Path | str) -> Path:
     """The weights for plain C beside the ONNX file that `find_model` finds.
 
-    Raises
-    ------
-    EnhanceError
-        If there is no such model, or nothing beside it.
+    An `EnhanceError` tells that there is no such model, or nothing beside it.
     """
     weights = find_model(name).with_suffix(WEIGHTS)
     if not is_file(weights):

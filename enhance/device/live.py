@@ -47,6 +47,7 @@ class Live:
 
     def __init__(self, enhancer: Enhancer, sample_rate: int) -> None:
         self.enhancer = enhancer
+        self._limit = enhancer.atten_limit
         self._stream = AlignedStream(enhancer, sample_rate, 1, low_delay=True)
         self.sample_rate = sample_rate
         self.bypass = False
@@ -67,8 +68,7 @@ class Live:
         A sound card's samples are taken as they are: what is no number is silence.
         """
         block = np.clip(np.nan_to_num(block), -LOUDEST, LOUDEST)
-        limit = self.enhancer.atten_limit
-        self._stream.wet = 0.0 if self.bypass else wet_share(self.strength, limit)
+        self._stream.wet = 0.0 if self.bypass else wet_share(self.strength, self._limit)
         out = np.clip(self._stream.process(block), -1, 1)
         self.levels = level(block), level(out) if len(out) else self.levels[1]
         return out
@@ -119,10 +119,7 @@ class Session:
 def device_list() -> str:
     """The sound devices in a table; ``>`` marks the default input, ``<`` the default output.
 
-    Raises
-    ------
-    EnhanceError
-        If there are none.
+    An `EnhanceError` tells that there are none.
     """
     text = str(answered(_sounddevice().query_devices))
     if not text:

@@ -29,34 +29,7 @@ CONTEXT_SECONDS = 4.0
 class OfflineEnhancer:
     """An offline model; to `AlignedStream` a stream that holds everything back until the end.
 
-    Parameters
-    ----------
-    path
-        ONNX file.
-    num_threads
-        Threads of the model.
-
-    Attributes
-    ----------
-    metadata
-        What the exporter wrote about the model.
-    sample_rate
-        Samples per second of its input.
-    least_samples
-        Shortest recording that it takes.
-    longest_samples
-        Longest recording that goes through at once, None for no bound. Longer ones are cut into
-        windows that overlap by twice `CONTEXT_SECONDS`.
-    bandwidth
-        What becomes of the band above the model's, see `enhance.device.upper_band`.
-    strength, atten_limit
-        How much of the input stays in the output, see
-        `enhance.device.aligned_stream.wet_share`. They hold for streams, not for a call.
-
-    Raises
-    ------
-    EnhanceError
-        If the file cannot be read or holds another kind of model.
+    An `EnhanceError` refuses a file that cannot be read or holds another kind of model.
     """
 
     latency_samples = 0
@@ -71,7 +44,10 @@ class OfflineEnhancer:
         try:
             self.sample_rate = number_in(self.metadata, "sample_rate", RATES[0], RATES[-1])
             self.least_samples = number_in(self.metadata, "least_samples", 0, _MOST_LEAST)
+            """Shortest recording that it takes."""
             self.longest_samples = None
+            """Longest recording that goes through at once, None for no bound. Longer ones are cut
+            into windows that overlap by twice `CONTEXT_SECONDS`."""
             if self.metadata.get("equal_up_to_samples"):
                 least = self.least_samples + 2 * int(CONTEXT_SECONDS * self.sample_rate)
                 self.longest_samples = number_in(
@@ -85,8 +61,10 @@ class OfflineEnhancer:
         if "enhanced" not in [node.name for node in self._session.get_outputs()]:
             raise self._not_ours("it has no output 'enhanced'")
         self.bandwidth = "full"
+        """What becomes of the band above the model's, see `enhance.device.upper_band`."""
         self.strength = 1.0
         self.atten_limit: float | None = None
+        """How much of the input stays in a stream's output, see `wet_share`; not in a call's."""
         self._heard: list[np.ndarray] = []
 
     @property

@@ -94,17 +94,9 @@ def clean_raw(
 ) -> list[str]:
     """Enhance raw samples from one pipe into another, until the first ends.
 
-    Parameters
-    ----------
-    enhancer
-        The model; its own stream is not touched.
-    source, sink
-        Open for reading (buffered) and writing.
-    sample_rate, form, channels
-        Of the samples, in and out; ``form`` is one of `FORMATS`.
-    align
-        Leave the model's delay out. Otherwise the output begins with that much silence, and is
-        longer by it than the input.
+    ``form``, one of `FORMATS`, rate and channels are those of both. With ``align`` the model's
+    delay is left out; otherwise the output begins with that much silence, and is longer by it than
+    the input. The enhancer's own stream is not touched.
 
     Returns
     -------

@@ -54,7 +54,8 @@ class SoundThread:
         work: Callable[[SoundThread], None],
     ) -> None:
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._sounds, self._source, self._sink, self._work = sounds, source, sink, work
+        self._asked = (sounds.InputStream, source), (sounds.OutputStream, sink)
+        self._work = work
         self._end: Future[None] = Future()
         self._seen, self._deaf = 0, 0
         self.blocks = 0
@@ -76,8 +77,10 @@ class SoundThread:
     def _run(self) -> None:
         streams: list[Any] = []
         try:
-            self.heard = self._started(streams, self._sounds.InputStream, self._source)
-            self.played = self._started(streams, self._sounds.OutputStream, self._sink)
+            for kind, asked in self._asked:
+                streams.append(kind(**asked))
+                streams[-1].start()
+            self.heard, self.played = streams
             self._work(self)
             self._end.set_result(None)
         except BaseException as error:
@@ -86,11 +89,6 @@ class SoundThread:
             for stream in reversed(streams):
                 stream.abort()  # to stop would be to wait until all is played
                 stream.close()
-
-    def _started(self, streams: list[Any], kind: Callable[..., Any], asked: dict[str, Any]) -> Any:
-        streams.append(kind(**asked))
-        streams[-1].start()
-        return streams[-1]
 
     def read(self, count: int) -> tuple[np.ndarray, bool]:
         """A block, and whether something was lost before it."""
@@ -101,12 +99,8 @@ class SoundThread:
     def turn(self) -> bool:
         """Wait a little; whether the work goes on.
 
-        Raises
-        ------
-        EnhanceError
-            If nothing was heard for `DEAF` seconds.
-        BaseException
-            What the work, or the opening of the devices, has raised.
+        An `EnhanceError` tells that nothing was heard for `DEAF` seconds; what the work, or the
+        opening of the devices, has raised comes through.
         """
         if wait([self._end], EVERY).done:
             self._end.result()
@@ -133,12 +127,7 @@ class SoundThread:
 def answered(ask: Callable[[], T]) -> T:
     """What a question to PortAudio gives, which may wait for ever for a server that hangs.
 
-    Raises
-    ------
-    EnhanceError
-        If there is no answer.
-    BaseException
-        What the question raises.
+    An `EnhanceError` tells that there is no answer; what the question raises comes through.
     """
     answer: Future[T] = Future()
 

@@ -78,14 +78,8 @@ class Queue:
 class UpperBand:
     """The gain of the upper band, and the lower band less what it adds.
 
-    Parameters
-    ----------
-    model_rate, hop_length, latency_samples
-        Of the model: samples per second, per computation, and by which y is late.
-    sample_rate
-        Of the input x.
-    channels
-        Number of channels C.
+    The model computes ``hop_length`` samples at a time, at its own rate, and y is
+    ``latency_samples`` late; the input x has another rate and C channels.
     """
 
     def __init__(
@@ -109,16 +103,9 @@ class UpperBand:
         self._given = 0
 
     def lower(self, heard: np.ndarray, made: np.ndarray) -> np.ndarray:
-        """y - g d.
+        """y - g d, of what has gone into the model since the last call and what has come out.
 
-        Shape: d (n, C), the model's input; y (m, C), its output so far -> (m, C)
-
-        Parameters
-        ----------
-        heard
-            What has gone into the model since the last call.
-        made
-            What has come out: whole hops but for the last call.
+        Shape: d (n, C); y (m, C), whole hops but for the last call -> (m, C)
         """
         self._heard.put(heard)
         heard = self._heard.take(len(made))  # as late as y is
