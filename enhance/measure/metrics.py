@@ -213,14 +213,10 @@ def measure(
     metrics: Sequence[str] = METRICS,
     words: Callable[[Any, Any], float] | None = None,
 ) -> dict[str, float | MetricRefusal]:
-    """Metrics of one clip.
+    """Metrics of one clip, two aligned signals (N,); PESQ and DNSMOS need 16 kHz.
 
     Parameters
     ----------
-    clean, estimate
-        Signals (N,), aligned.
-    sample_rate
-        Samples per second; PESQ and DNSMOS need 16000.
     metrics
         Names out of `ALL_METRICS`, in the order wanted.
     words

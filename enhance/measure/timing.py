@@ -167,9 +167,7 @@ class CacheDisturber:
 
 def split_frames(wave: np.ndarray, hop_length: int, count: int) -> list[np.ndarray]:
     """``count`` frames (hop,) of a signal, repeated from its start where it is too short."""
-    needed = hop_length * count
-    tiled = np.resize(np.ascontiguousarray(wave, dtype=np.float32), needed)
-    return [tiled[i * hop_length : (i + 1) * hop_length] for i in range(count)]
+    return list(np.resize(np.asarray(wave, dtype=np.float32), (count, hop_length)))
 
 
 def instruction_sets() -> list[str]:

@@ -24,6 +24,7 @@ KINDS: dict[str, type[nn.LSTM | nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 STATES = {"lstm": ("h", "c"), "gru": ("h",)}
 """Names of the states of a layer, without its own name."""
 GATES = {"lstm": 4, "gru": 3}
+"""How many a unit has."""
 
 
 class DualPath(nn.Module):

@@ -270,7 +270,7 @@ class Gcrn(nn.Module):
     def forward(
         self, spec: Tensor, state: State | None = None, extra: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Enhance T frames, or one; the state that comes out is to be handed to the next call.
+        """Enhance T frames, or one; the state that comes out is for the next call, None is zeros.
 
         Shape: spec (B, 2, T, F), real and imaginary part; extra (B, T, extra_features), what stands
         beside the recurrent output -> (B, 2, T, F), state
