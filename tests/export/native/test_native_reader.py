@@ -16,8 +16,7 @@ from tiny_native import META, NETWORKS, compile_driver, need
 from enhance.errors import EnhanceError
 from enhance.native.build import find_compiler
 from enhance.native.library import aligned, build_library, load_library
-from export.native.layout import checksum
-from export.native.weights import native_weights
+from export.native.weights import checksum, native_weights
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="NO C COMPILER: nothing was run")
 NAME = "two decoders, gru"
