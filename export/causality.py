@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from enhance.network.waveform_model import WaveformModel
-from enhance.stft import StftConfig, window
+from enhance.stft import window
 
 FIRST, HOPS = 6, 16
 """Signals of 16 hops; every sample of a hop is tried, in the hops from 6 to 13 by turns, so that
@@ -30,12 +30,7 @@ def look_ahead(model: WaveformModel) -> dict[str, Any]:
     The input is changed from sample n on, once to other noise and once to silence; m is the first
     output sample, aligned with the input, that differs in any bit. Sample n lies in frame
     ``t = n // H``, which begins O samples before its hop, so that of a model that looks ahead only
-    within its frame ``m >= t H - O + zeros``.
-
-    Parameters
-    ----------
-    model
-        In evaluation mode, on the CPU.
+    within its frame ``m >= t H - O + zeros``. The model is in evaluation mode, on the CPU.
 
     Returns
     -------
@@ -59,7 +54,8 @@ def look_ahead(model: WaveformModel) -> dict[str, Any]:
                 unchanged += 1
                 continue
             reach = max(reach, n - m + 1)
-            beyond = max(beyond, _bound(config, n) + zeros - m)
+            first = n // hop * hop - config.overlap  # of the frame that hears sample n first
+            beyond = max(beyond, first + zeros - m)
     return {
         "measured_samples": reach,
         "algorithmic_samples": config.algorithmic_latency_samples,
@@ -75,11 +71,6 @@ def look_ahead(model: WaveformModel) -> dict[str, Any]:
             "signal_samples": [HOPS * hop, far_hops * hop],
         },
     }
-
-
-def _bound(config: StftConfig, n: int) -> int:
-    """First sample of the frame that hears sample n first."""
-    return n // config.hop_length * config.hop_length - config.overlap
 
 
 def _first_changes(

@@ -52,13 +52,11 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Clip:
-    """One pair of signals to certify on."""
+    """One pair of signals to certify on, float32 (N,)."""
 
     name: str
     clean: np.ndarray
-    """(N,) float32"""
     noisy: np.ndarray
-    """(N,) float32"""
 
 
 @dataclass
@@ -125,12 +123,8 @@ def snr_db(reference: Streams, other: Streams, clips: Sequence[Clip]) -> dict[st
     -------
     dict
         `worst`, `worst_clip` (its name) and `mean` over the clips that differ, None if none does;
-        `equal_clips`, the number of the others.
-
-    Raises
-    ------
-    EnhanceError
-        If the reference is silent on every clip.
+        `equal_clips`, the number of the others. An `EnhanceError` refuses a reference that is
+        silent on every clip.
     """
     found: list[tuple[float, str]] = []
     silent = True
@@ -179,13 +173,7 @@ def compare_scores(reference: Streams, other: Streams, clips: Sequence[Clip]) ->
 
 
 def judge(record: Mapping[str, Any], bounds: Bounds, name: str, require_faster: bool) -> None:
-    """Refuse an artefact whose figures are out of bounds.
-
-    Raises
-    ------
-    EnhanceError
-        Names the first figure that refuses it, and its bound.
-    """
+    """Refuse an artefact by the first figure out of bounds, which the `EnhanceError` names."""
     faults = [_look_ahead_faults(record["look_ahead"]), _equality_faults(record, bounds)]
     if record["quantization"] != "none":
         faults.append(_quantized_faults(record, bounds, require_faster))
@@ -266,12 +254,10 @@ def certificate(
     bounds: Bounds,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The record of one artefact.
+    """The record of one artefact; ``facts`` are further entries (name, size, hash, speed).
 
     Parameters
     ----------
-    config
-        Framing of the model.
     ahead
         What `export.causality.look_ahead` found of the model.
     clips, source
@@ -282,8 +268,6 @@ def certificate(
         that are scored, if torch's is: what equals it to 1e-5 scores alike.
     bounds
         What `judge` will hold it against; written down.
-    facts
-        Further entries: name, size, hash, operators, speed.
     """
     reference = ways["torch_offline"]
     others = {key: streams for key, streams in ways.items() if key != "torch_offline"}

@@ -71,11 +71,7 @@ def export_offline(
     least, longest = _range(model)
     pairs, source = certifying_clips(clips, clip_count, rate, quiet)
     pairs = _lengths(pairs, least, longest)
-    with (
-        progress_bar(quiet=quiet) as bar,
-        temporary_folder() as folder,
-        torch_threads(1),
-    ):
+    with progress_bar(quiet=quiet) as bar, temporary_folder() as folder, torch_threads(1):
         task = bar.add_task("export", total=3, speed="tracing (minutes)")
         graph = whole_graph(model, _metadata(model, info, licence, least, longest))
         bar.update(task, advance=1, speed="torch on the clips")

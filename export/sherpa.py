@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from enhance.device.engine import open_session
 from enhance.errors import EnhanceError
 from enhance.files import check_writable, temporary_folder
-from enhance.network.checkpoint import load_model, read_info
+from enhance.network.checkpoint import load_model
 from enhance.network.waveform_model import WaveformModel
 from enhance.parallel import torch_threads
 from enhance.stft import StftConfig
@@ -39,7 +39,7 @@ from export.stream import (
     Artefact,
     certifying_clips,
     identified,
-    refuse_companions,
+    read_streamable,
     refuse_places,
     write,
 )
@@ -84,13 +84,7 @@ def check_framing(config: StftConfig) -> None:
 
 
 def sherpa_graph(model: WaveformModel, metadata: Mapping[str, str]) -> ModelProto:
-    """The graph of a model for sherpa-onnx, in fp32.
-
-    Raises
-    ------
-    EnhanceError
-        If the framing is none that it has.
-    """
+    """The graph of a model for sherpa-onnx, in fp32, refused as by `check_framing`."""
     config = model.config.stft
     check_framing(config)
     step = SpectrumStep(model).eval()
@@ -145,9 +139,7 @@ def export_sherpa(
     out = Path(out)
     paths = {"none": out} | ({"int8": out.with_suffix(".int8.onnx")} if int8 else {})
     refuse_places(out, paths.values(), force)
-    about = read_info(checkpoint)
-    refuse_companions(about, checkpoint)
-    check_framing(about.config.stft)
+    check_framing(read_streamable(checkpoint).config.stft)
     for path in paths.values():
         check_writable(path)
     model, info = load_model(checkpoint)
@@ -163,12 +155,13 @@ def export_sherpa(
                 graph = fp32 if mode == "none" else quantize(fp32, mode, share)
                 trial = save(graph, folder / path.name)
                 snr = proof.snr_db(reference, through(trial, model, pairs), pairs)
-                if snr["worst"] is None or snr["worst"] >= least:
+                worst = math.inf if snr["worst"] is None else snr["worst"]
+                if worst >= least:
                     break
-            if snr["worst"] is not None and not snr["worst"] >= least:
+            else:
                 raise EnhanceError(
-                    f"{path.name}: refused, it is {snr['worst']:.1f} dB from torch on the worst "
-                    f"clip (bound {least:g} dB); it was not written"
+                    f"{path.name}: refused, it is {worst:.1f} dB from torch on the worst clip "
+                    f"(bound {least:g} dB); it was not written"
                 )
             record: dict[str, Any] = {
                 "file": path.name,
@@ -183,10 +176,8 @@ def export_sherpa(
             }
             written.append(write(graph, path, record))
             if not quiet:
-                worst = "equal to" if snr["worst"] is None else f"{snr['worst']:.1f} dB from"
-                print(
-                    f"{path.name}: {record['bytes'] / 1e6:.2f} MB, {worst} torch", file=sys.stderr
-                )
+                far = "equal to" if worst == math.inf else f"{worst:.1f} dB from"
+                print(f"{path.name}: {record['bytes'] / 1e6:.2f} MB, {far} torch", file=sys.stderr)
     return written
 
 

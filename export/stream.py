@@ -107,7 +107,7 @@ def export_model(
     modes = [m for m, wanted in (("int8", int8), ("int8-weights", int8_weights)) if wanted]
     paths = {"none": out, **{mode: out.with_suffix(SUFFIXES[mode]) for mode in modes}}
     refuse_places(out, paths.values(), force)
-    refuse_companions(read_info(checkpoint), checkpoint)
+    read_streamable(checkpoint)
     for path in paths.values():
         check_writable(path)
     model, info = load_model(checkpoint)
@@ -137,7 +137,13 @@ def export_model(
                 first = first or enhancer
                 bar.update(task, speed=f"{path.name}: proving")
                 streams = proof.runtime(enhancer, pairs)
-                facts = _facts(path.name, mode, graph, fp32, trial)
+                facts = {
+                    "file": path.name,
+                    **identified(trial),
+                    "fp32_bytes": len(fp32.SerializeToString(deterministic=True)),
+                    "quantization": mode,
+                    "operators": inspect(graph, fp32),
+                }
                 if mode == "none":
                     ways["onnx_fp32"] = streams
                 else:
@@ -188,8 +194,9 @@ def identified(file: Path) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def refuse_companions(info: CheckpointInfo, checkpoint: Path | str) -> None:
-    """A stream has nothing but the audio so far."""
+def read_streamable(checkpoint: Path | str) -> CheckpointInfo:
+    """The record of a checkpoint; refused if it needs more than the audio so far."""
+    info = read_info(checkpoint)
     if info.companion is not None:
         raise EnhanceError(
             f"{checkpoint}: cannot be a stream: it needs {info.companion.get('needs')}, which look "
@@ -201,6 +208,7 @@ def refuse_companions(info: CheckpointInfo, checkpoint: Path | str) -> None:
             f"{checkpoint}: needs features beside the audio at run time (extra_features "
             f"{info.config.gcrn.extra_features}); a stream has none, train without them"
         )
+    return info
 
 
 def remember(info: CheckpointInfo, out: Path) -> None:
@@ -234,18 +242,6 @@ def summary(record: Mapping[str, Any]) -> str:
         worst = f"{snr['worst']:.1f} dB SNR against fp32 at worst"
     sets = "+".join(speed["instruction_sets"]) or speed["architecture"]
     return f"{line}{worst}, {changes}, {speed['ratio']:.2f} of fp32's time ({sets})"
-
-
-def _facts(
-    name: str, mode: str, graph: ModelProto, fp32: ModelProto, trial: Path
-) -> dict[str, Any]:
-    return {
-        "file": name,
-        **identified(trial),
-        "fp32_bytes": len(fp32.SerializeToString(deterministic=True)),
-        "quantization": mode,
-        "operators": inspect(graph, fp32),
-    }
 
 
 def write(graph: ModelProto, path: Path, record: dict[str, Any]) -> Artefact:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +9,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from enhance.device.enhancer import Enhancer
+from enhance.files import temporary_folder
 from enhance.measure.timing import hardware, hot, split_frames
 from export.graph.quantize import products
 from export.graph.step import operators
@@ -28,13 +26,16 @@ INT8_OPERATORS = (
 )
 """Operators of ONNX Runtime that multiply with int8 weights."""
 
+_ROUNDS, _FRAMES = 15, 40
+"""Turns in which the speed of two models is compared, and frames in each."""
+
 
 def optimised(graph: ModelProto) -> ModelProto:
     """The graph as ONNX Runtime runs it on this processor."""
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimised.onnx"
+    with temporary_folder() as folder:
+        path = folder / "optimised.onnx"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
@@ -46,14 +47,7 @@ def optimised(graph: ModelProto) -> ModelProto:
 
 
 def inspect(graph: ModelProto, fp32: ModelProto) -> dict[str, Any]:
-    """Which products are int8, from the graphs themselves.
-
-    Parameters
-    ----------
-    graph
-        The artefact.
-    fp32
-        The float graph that it came from; tells what there was to quantise.
+    """Which products are int8, from the graphs: the artefact, and the fp32 one it was made of.
 
     Returns
     -------
@@ -89,19 +83,8 @@ def inspect(graph: ModelProto, fp32: ModelProto) -> dict[str, Any]:
     }
 
 
-def compare_speed(
-    fp32: Enhancer, other: Enhancer, wave: np.ndarray, *, rounds: int = 15, frames: int = 40
-) -> dict[str, Any]:
-    """CPU time of a frame, both models in turn, one thread, frames back to back.
-
-    Parameters
-    ----------
-    fp32, other
-        Models with the same hop.
-    wave
-        Audio (N,).
-    rounds, frames
-        Turns, and frames in each.
+def compare_speed(fp32: Enhancer, other: Enhancer, wave: np.ndarray) -> dict[str, Any]:
+    """CPU time of a frame, two models of one hop in turn, one thread, frames back to back.
 
     Returns
     -------
@@ -111,13 +94,12 @@ def compare_speed(
         (medians, microseconds); `regime` and `threads`; what `enhance.measure.timing.hardware`
         gives.
     """
-    pieces = split_frames(wave, fp32.hop_length, frames)
+    pieces = split_frames(wave, fp32.hop_length, _FRAMES)
     streams = [fp32.new_stream(), other.new_stream()]
-    medians: list[Sequence[float]] = []
-    for _ in range(rounds):
-        medians.append(
-            [float(np.median(hot(s.process, pieces, warm_up=4).cpu_ns)) for s in streams]
-        )
+    medians = [
+        [np.median(hot(s.process, pieces, warm_up=4).cpu_ns) for s in streams]
+        for _ in range(_ROUNDS)
+    ]
     first, second = np.array(medians).T
     return {
         "ratio": float(np.median(second / first)),

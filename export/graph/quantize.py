@@ -25,7 +25,7 @@ three quarters of the whole error, and in a `gcrn-dual` the second encoder layer
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -43,16 +43,12 @@ FLOAT_WEIGHTS = ("stft.basis",)
 """Endings of the names of weights that always stay in float."""
 
 
-@dataclass(frozen=True)
-class Product:
-    """A matrix product with a constant matrix."""
+class Product(NamedTuple):
+    """A matrix product with a constant matrix: its name, its rows K and columns N."""
 
     name: str
-    """Name of the matrix."""
     inputs: int
-    """Rows K of the matrix."""
     outputs: int
-    """Columns N of the matrix."""
 
 
 def products(
@@ -84,12 +80,10 @@ def smallest(sizes: Mapping[str, int], share: float) -> set[str]:
 
 
 def quantize(graph: ModelProto, mode: str, share: float = FLOAT_SHARES[0]) -> ModelProto:
-    """An int8 version of a float step graph.
+    """An int8 version of what `export.graph.step.step_graph` made, which is not changed.
 
     Parameters
     ----------
-    graph
-        What `export.graph.step.step_graph` made; it is not changed.
     mode
         ``"int8"`` or ``"int8-weights"``; written into the metadata as ``quantization``.
     share
@@ -113,7 +107,10 @@ def quantize(graph: ModelProto, mode: str, share: float = FLOAT_SHARES[0]) -> Mo
     constants = []
     for tensor in main.initializer:
         if tensor.name in chosen:
-            constants += _round_columns(tensor, WEIGHT_BITS[mode])
+            rounded, scale = round_columns(numpy_helper.to_array(tensor), WEIGHT_BITS[mode])
+            parts = {"s8": rounded, "scale": scale, "zero": np.zeros(len(scale), np.int8)}
+            for end, values in parts.items():
+                constants.append(numpy_helper.from_array(values, f"{tensor.name}.{end}"))
         else:
             constants.append(tensor)
     nodes: list[NodeProto] = []
@@ -144,16 +141,6 @@ def round_columns(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray
     scale[scale == 0] = 1.0
     rounded = np.clip(np.rint(weight / scale), -largest, largest).astype(np.int8)
     return rounded, scale.astype(np.float32)
-
-
-def _round_columns(tensor: TensorProto, bits: int) -> list[TensorProto]:
-    """S8 matrix, its zero point and the scale of each column, symmetric about zero."""
-    rounded, scale = round_columns(numpy_helper.to_array(tensor), bits)
-    return [
-        numpy_helper.from_array(rounded, f"{tensor.name}.s8"),
-        numpy_helper.from_array(scale, f"{tensor.name}.scale"),
-        numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{tensor.name}.zero"),
-    ]
 
 
 def _weights_only(node: NodeProto) -> list[NodeProto]:

@@ -37,8 +37,10 @@ class MatmulConv(nn.Module):
 
     def __init__(self, layer: GatedConv) -> None:
         super().__init__()
-        scale, self.shift = _fold(layer.norm, layer.conv.out_channels // 2)
-        self.weight, self.bias = _matrix(layer.conv, scale)  # (taps C, 2 C'), (2 C',)
+        scale, self.shift = _fold_gated(layer)
+        weight = layer.conv.weight.double().permute(2, 3, 1, 0).flatten(0, 2) * scale
+        self.weight = _constant(weight)  # (taps C, 2 C')
+        self.bias = _constant(cast(Tensor, layer.conv.bias).double() * scale)  # (2 C',)
         self.past = layer.past
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,9 +67,10 @@ class JointDecoder(nn.Module):
         ends: list[Tensor] = []
         shifts: list[Tensor] = []
         for layer in layers:
-            scale, shift = _fold(layer.norm, layer.conv.out_channels // 2)
-            taps, bias = _transposed_matrix(layer.conv, scale)  # (C, 6 C'), (2 C',)
-            self.weights.append(taps)
+            scale, shift = _fold_gated(layer)
+            taps = layer.conv.weight[:, :, 0].double() * scale[:, None]  # (C, 2 C', 3)
+            self.weights.append(_constant(taps.transpose(1, 2).flatten(1)))  # (C, 6 C')
+            bias = _constant(cast(Tensor, layer.conv.bias).double() * scale)  # (2 C',)
             end = torch.cat([bias, bias])  # (4 C',)
             self.biases.append(_constant(torch.cat([end, torch.zeros_like(bias)])))
             ends.append(end)
@@ -169,17 +172,9 @@ class StepGcrn(Gcrn):
 
 
 def for_single_frames(model: WaveformModel) -> WaveformModel:
-    """A copy of a model that is the same function on one hop, in matrix products only.
+    """A copy of a model, in evaluation mode, that is the same function on one hop of one clip.
 
-    Parameters
-    ----------
-    model
-        Any model; batch norms are taken as in evaluation. It is not changed.
-
-    Returns
-    -------
-    WaveformModel
-        In evaluation mode, for one clip and one hop per call.
+    It works in matrix products only.
     """
     model = copy.deepcopy(model).eval()
     network = model.network
@@ -205,15 +200,10 @@ def _fold(norm: nn.Module, channels: int) -> tuple[Tensor, nn.Parameter]:
     return scale.detach(), _constant(shift)
 
 
-def _matrix(conv: nn.Conv2d, scale: Tensor) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight (t k C, 2 C') and bias (2 C',) of a convolution of kernel (t, k).
-
-    The gated half of the outputs is scaled, the half under the sigmoid is not.
-    """
-    both = torch.cat([scale, torch.ones_like(scale)])  # (2C',)
-    weight = conv.weight.double().permute(2, 3, 1, 0).flatten(0, 2) * both  # (t k C, 2C')
-    assert conv.bias is not None
-    return _constant(weight), _constant(conv.bias.double() * both)
+def _fold_gated(layer: GatedConv | GatedDeconv) -> tuple[Tensor, nn.Parameter]:
+    """As `_fold` of a layer; the half of its outputs under the sigmoid is not scaled: (2 C',)."""
+    scale, shift = _fold(layer.norm, layer.conv.out_channels // 2)
+    return torch.cat([scale, torch.ones_like(scale)]), shift
 
 
 def gate_weights(
@@ -232,16 +222,6 @@ def _linear(layer: nn.Linear, norm: nn.Module) -> tuple[nn.Parameter, nn.Paramet
     scale, shift = _fold(norm, layer.out_features)
     bias = layer.bias.double() * scale + shift
     return _constant(layer.weight.double().T * scale), _constant(bias)
-
-
-def _transposed_matrix(
-    conv: nn.ConvTranspose2d, scale: Tensor
-) -> tuple[nn.Parameter, nn.Parameter]:
-    """Taps 0, 1, 2 side by side (C, 3 * 2 C') and bias (2 C',), scaled as in `_matrix`."""
-    both = torch.cat([scale, torch.ones_like(scale)])  # (2C',)
-    taps = conv.weight[:, :, 0].double() * both[:, None]  # (C, 2C', 3)
-    assert conv.bias is not None
-    return _constant(taps.transpose(1, 2).flatten(1)), _constant(conv.bias.double() * both)
 
 
 def _constant(value: Tensor) -> nn.Parameter:

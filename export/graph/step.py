@@ -52,14 +52,7 @@ class Step(nn.Module):
 
 
 def step_graph(model: WaveformModel, metadata: Mapping[str, str]) -> ModelProto:
-    """The streaming graph of a model.
-
-    Parameters
-    ----------
-    model
-        Any `WaveformModel`; it is not changed.
-    metadata
-        What `export.metadata.describe` says about it; written into the file.
+    """The streaming graph of a model, with what `export.metadata.describe` says about it.
 
     Returns
     -------

@@ -71,24 +71,9 @@ class Whole(nn.Module):
 
 
 def whole_graph(model: WaveformModel, metadata: Mapping[str, str]) -> ModelProto:
-    """The graph of a model on whole recordings.
+    """The graph of a model on whole recordings: ``audio`` to ``enhanced``, both (1, samples).
 
-    Parameters
-    ----------
-    model
-        Any `WaveformModel` whose companion, if it has one, can be exported; it is not changed.
-    metadata
-        Written into the file.
-
-    Returns
-    -------
-    ModelProto
-        Input ``audio`` (1, samples), output ``enhanced`` (1, samples).
-
-    Raises
-    ------
-    EnhanceError
-        If the companion cannot be exported.
+    An `EnhanceError` tells that the model's companion, if it has one, cannot be exported.
     """
     whole = Whole(model).eval()
     samples = torch.export.Dim("samples", min=whole.least_samples, max=1 << 24)

@@ -17,7 +17,7 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, is_folder, kind_of, temporary_folder, write_json
 from enhance.native.build import FLAGS, HEADERS, SOURCE, as_array, source
 from enhance.native.library import build_library
-from enhance.network.checkpoint import load_model, read_info
+from enhance.network.checkpoint import load_model
 from enhance.parallel import torch_threads
 from enhance.progress import progress_bar
 from export import certificate as proof
@@ -28,7 +28,7 @@ from export.graph.quantize import quantize
 from export.graph.step import save, step_graph
 from export.metadata import describe
 from export.native.weights import check_native, native_weights
-from export.stream import Artefact, certifying_clips, identified, refuse_companions
+from export.stream import Artefact, certifying_clips, identified, read_streamable
 
 WEIGHTS = {"none": "enhance.bin", "int8": "enhance.int8.bin"}
 ARRAYS = {"none": "enhance_weights", "int8": "enhance_weights_int8"}
@@ -76,7 +76,7 @@ def export_native(
     bounds, folder = bounds or Bounds(), Path(folder)
     modes = ["none", "int8"] if int8 else ["none"]
     _refuse_place(folder, force)
-    refuse_companions(read_info(checkpoint), checkpoint)
+    read_streamable(checkpoint)
     model, info = load_model(checkpoint)
     check_native(model.config.gcrn)
     library = build_library(quiet=quiet)
@@ -85,11 +85,7 @@ def export_native(
     about = describe(model, info, licence)
     proven: list[tuple[str, bytes, dict[str, Any]]] = []
     refused: list[str] = []
-    with (
-        progress_bar(quiet=quiet) as bar,
-        temporary_folder() as trials,
-        torch_threads(1),
-    ):
+    with progress_bar(quiet=quiet) as bar, temporary_folder() as trials, torch_threads(1):
         task = bar.add_task("export", total=1 + 2 * len(modes), speed="torch on the clips")
         ways = {"torch_offline": proof.offline(model, pairs)}
         ways["torch_streaming"] = proof.streaming(model, pairs)

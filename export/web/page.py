@@ -26,14 +26,7 @@ PAGE = "index.html"
 _FILES = {False: "enhance.int8.bin", True: "enhance.bin"}
 """Weights by whether they are fp32."""
 
-_MODULES = (
-    "worklet.js",
-    "index.js",
-    "spectrogram.js",
-    "recording.js",
-    "microphone.js",
-    "page.js",
-)
+_MODULES = ("worklet.js", "index.js", "spectrogram.js", "recording.js", "microphone.js", "page.js")
 """In the order of their imports."""
 
 
@@ -99,13 +92,7 @@ def export_page(
 
 
 def page(name: str, weights: bytes) -> str:
-    """The page of a model by its name and weights.
-
-    Raises
-    ------
-    EnhanceError
-        If the weights have no metadata.
-    """
+    """The page of a model by its name and weights, which must have their metadata."""
     about, _ = read_metadata(weights, Path(name))
     licence = about.get("licence", "unknown")
     facts = {
