@@ -10,15 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from enhance.data.formulas import (
-    broadband,
-    creatures,
-    machines,
-    radio,
-    strokes,
-    telephone,
-    tones,
-)  # fmt: skip
+from enhance.data.formulas import broadband, creatures, machines, radio, strokes, telephone, tones
 
 Kind = Callable[[np.random.Generator, int, int], np.ndarray]
 

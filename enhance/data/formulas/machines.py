@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from enhance.data.formulas.parts import (
-    Rng,
-    log_uniform,
-    oscillate,
-    shaped,
-    slow,
-    unit,
-)  # fmt: skip
+from enhance.data.formulas.parts import Rng, log_uniform, oscillate, shaped, slow, unit
 
 
 def hum(rng: Rng, n: int, rate: int) -> np.ndarray:

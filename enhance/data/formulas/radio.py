@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from enhance.data.formulas.parts import (
-    Rng,
-    gate,
-    log_uniform,
-    oscillate,
-    shaped,
-    slow,
-    steps,
-    unit,
-)  # fmt: skip
+from enhance.data.formulas.parts import Rng, gate, log_uniform, oscillate, shaped, slow, steps, unit
 
 
 def static(rng: Rng, n: int, rate: int) -> np.ndarray:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -26,26 +28,19 @@ Key = tuple[int, int, MixingConfig | None]
 """Epoch, index, and how to mix: None for the mixer's own configuration."""
 
 
-class MixtureDataset(Dataset[Mixture]):
-    """Mixtures by their keys."""
+class _Mixtures(Dataset[Any]):
+    """Mixtures by their keys.
+
+    An `EnhanceError` is handed on as a value: torch would wrap it in a traceback of the worker.
+    """
 
     def __init__(self, mixer: Mixer) -> None:
         self.mixer = mixer
 
-    def __getitem__(self, key: Key) -> Mixture:
-        epoch, index, config = key
-        return (self.mixer.using(config) if config else self.mixer)(epoch, index)
-
-
-class _Reporting(Dataset[Any]):
-    """Hands an `EnhanceError` on as a value: torch would wrap it in a traceback of the worker."""
-
-    def __init__(self, inner: MixtureDataset) -> None:
-        self.inner = inner
-
     def __getitem__(self, key: Key) -> Mixture | EnhanceError:
+        epoch, index, config = key
         try:
-            return self.inner[key]
+            return (self.mixer.using(config) if config else self.mixer)(epoch, index)
         except EnhanceError as error:
             return error
 
@@ -132,13 +127,13 @@ def batches(
         raise EnhanceError(
             f"batch_size {batch_size} cannot be shared by {world} processes; make it a multiple"
         )
-    steps = _Steps(batch_size, epoch_size, start_step, rank, world, mixing_of)
+    steps = _Steps(start_step, batch_size, epoch_size, rank, world, mixing_of)
     return _batches(mixer, steps, workers)
 
 
 def _batches(mixer: Mixer, steps: _Steps, workers: int) -> Generator[dict[str, Any], None, None]:
     loader: DataLoader[Any] = DataLoader(
-        _Reporting(MixtureDataset(mixer)),
+        _Mixtures(mixer),
         batch_sampler=steps,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_collate_or_report,
@@ -154,27 +149,22 @@ def _batches(mixer: Mixer, steps: _Steps, workers: int) -> Generator[dict[str, A
         yield batch
 
 
+@dataclass(frozen=True)
 class _Steps:
     """Endless batch sampler; an object, so that it can be started anew."""
 
-    def __init__(
-        self,
-        batch: int,
-        epoch: int,
-        start: int,
-        rank: int,
-        world: int,
-        mixing_of: Callable[[int], MixingConfig] | None,
-    ) -> None:
-        self.settings = batch, epoch, start, rank, world
-        self.mixing_of = mixing_of
+    start: int
+    batch_size: int
+    epoch_size: int
+    rank: int
+    world: int
+    mixing_of: Callable[[int], MixingConfig] | None
 
     def __iter__(self) -> Iterator[list[Key]]:
-        batch, epoch, step, rank, world = self.settings
-        while True:
+        sizes = (self.batch_size, self.epoch_size, self.rank, self.world)
+        for step in count(self.start):
             config = self.mixing_of(step) if self.mixing_of else None
-            yield [(*key, config) for key in keys_of_step(step, batch, epoch, rank, world)]
-            step += 1
+            yield [(*key, config) for key in keys_of_step(step, *sizes)]
 
 
 def _collate_or_report(items: Sequence[Mixture | EnhanceError]) -> dict[str, Any] | EnhanceError:

@@ -7,7 +7,6 @@ sample. The early part ends ``early_ms`` after the direct path.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 from enhance.config.mixing import MixingConfig
 from enhance.data.corpus.manifest import scan_folder
 from enhance.errors import EnhanceError, require
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 
 _LARGEST_ORDER = 40  # reflections; later ones are below what noise leaves audible
 
@@ -89,14 +88,10 @@ def simulated_bank(
 
     # Sums in one order whatever the machine, so that the same seed gives the same bank.
     pyroomacoustics.constants.set("num_threads", 1)
-    bank = []
-    with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("simulating rooms", total=count, speed="")
-        for i in range(count):
-            rng = np.random.default_rng(np.random.SeedSequence([seed, i]))
-            bank.append(_simulate(rng, sample_rate, rt60))
-            bar.update(task, advance=1)
-    return bank
+    return [
+        _simulate(np.random.default_rng(np.random.SeedSequence([seed, i])), sample_rate, rt60)
+        for i in tracked(range(count), "simulating rooms", count, quiet=quiet)
+    ]
 
 
 def folder_bank(
@@ -136,11 +131,6 @@ def tail(seed: int, sample_rate: int = 16000) -> Response:
     wave *= np.exp(fall, out=fall)
     wave[0] = np.sqrt(np.square(wave[1:]).sum())
     return Response(wave / wave[0], 0)
-
-
-def longest(bank: Sequence[Response]) -> int:
-    """Samples of the longest response; 0 for an empty bank."""
-    return max((len(r.wave) for r in bank), default=0)
 
 
 def _simulate(rng: np.random.Generator, sample_rate: int, rt60: tuple[float, float]) -> Response:
