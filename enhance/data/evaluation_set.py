@@ -10,20 +10,22 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from enhance.config import DataConfig
+from enhance.audio.write import SUFFIXES, write
+from enhance.config import DataConfig, MixingConfig
+from enhance.data.corpus import demo_corpus
+from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.clips import load_clips, manifest_of, of_kind, split
 from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
 from enhance.data.formulas import FAMILIES
+from enhance.data.mixing.mixer import Mixer
 from enhance.data.mixing.recipe import Formula, Piece, Recipe
 from enhance.errors import EnhanceError
-from enhance.files import atomic_folder, cache_folder, is_file, is_folder, sha256, write_jsonl
-
-if TYPE_CHECKING:
-    from enhance.data.mixing.mixer import Mixer
+from enhance.files import atomic_folder, cache_folder, is_folder, sha256, write_jsonl
+from enhance.progress import tracked
 
 BUILTIN_SEED = 7001
 """Of the built-in set's voices, noises and mixtures; training uses another."""
@@ -73,32 +75,20 @@ def make_set(
         To be made.
     snr_db
         10 log10(sum s^2 / sum n^2) over each whole clip; kept to 0.01 dB by the 16-bit files.
-    count, seconds
-        Number of pairs, and the length of each.
-    seed
-        Another seed, another set.
-    sample_rate
-        Of the files.
+    count, seconds, sample_rate
+        Number of pairs, and what each is.
     balance
         A source is drawn with probability in proportion to its hours to this power.
     formulas
         Share of the noises that come from formulas, of streams that training never draws.
     force
         Replace what stands at ``folder``.
-    quiet
-        No progress bar.
 
     Raises
     ------
     EnhanceError
         If something stands at ``folder`` already, or a number makes no sense.
     """
-    from enhance.audio.write import write
-    from enhance.config.mixing import MixingConfig
-    from enhance.data.corpus.clip_store import ClipStore
-    from enhance.data.mixing.mixer import Mixer
-    from enhance.progress import progress_bar
-
     if not 1 <= count <= 100_000:
         raise EnhanceError(f"count {count}: must be from 1 to 100000")
     if not -60 <= snr_db <= 60:
@@ -123,30 +113,25 @@ def make_set(
         ]
         mixer = Mixer(stores[0], stores[1], config, seed, balance)
         rows = []
-        with progress_bar(quiet=quiet) as bar:
-            task = bar.add_task("mixing", total=count, speed="")
-            for index in range(count):
-                recipe = _held_out(mixer.draw(0, index))
-                mixture = mixer.render(recipe)
-                name = f"{index:0{digits}d}"
-                clean, noisy = _sixteen_bits(mixture.clean, mixture.noisy, snr_db, name)
-                hashes = {}
-                for part, wave in (("clean", clean), ("noisy", noisy)):
-                    path = place / part / f"{name}.flac"
-                    write(path, wave / np.float32(32768), sample_rate)
-                    hashes[part] = sha256(path)
-                labels = _labels(mixer, recipe, snr_db)
-                rows.append({
-                    "name": name,
-                    "path": f"noisy/{name}.flac",
-                    "duration": len(clean) / sample_rate,
-                    "sample_rate": sample_rate,
-                    "clean_sha256": hashes["clean"],
-                    "noisy_sha256": hashes["noisy"],
-                    "seed": seed,
-                    "labels": labels,
-                })  # fmt: skip
-                bar.update(task, advance=1)
+        for index in tracked(range(count), "mixing", count, quiet=quiet):
+            recipe = _held_out(mixer.draw(0, index))
+            mixture = mixer.render(recipe)
+            name = f"{index:0{digits}d}"
+            clean, noisy = _sixteen_bits(mixture.clean, mixture.noisy, snr_db, name)
+            hashes = {}
+            for part, wave in (("clean", clean), ("noisy", noisy)):
+                path = place / part / f"{name}.flac"
+                write(path, wave / np.float32(32768), sample_rate)
+                hashes[f"{part}_sha256"] = sha256(path)
+            rows.append({
+                "name": name,
+                "path": f"noisy/{name}.flac",
+                "duration": len(clean) / sample_rate,
+                "sample_rate": sample_rate,
+                **hashes,
+                "seed": seed,
+                "labels": _labels(mixer, recipe, snr_db),
+            })  # fmt: skip
         write_jsonl(place / "manifest.jsonl", rows)
     return open_set(folder)
 
@@ -208,21 +193,14 @@ def builtin_set(snr_db: float = -5.0, count: int = 500, *, quiet: bool = False) 
 
     Its voices, noises and mixtures come from another seed than the built-in training corpus.
     """
-    from enhance.data.corpus import demo_corpus
-
     version = f"v{demo_corpus.VERSION}.{_BUILTIN_VERSION}"
     folder = cache_folder("sets", f"synthetic-{version}-snr{snr_db:g}-count{count}")
-    if not is_file(folder / "manifest.jsonl"):
-        speech, noise = _builtin_clips(quiet)
-        # Two processes may get here at once: both make the same set, the first one's stays.
-        try:
-            make_set(
-                speech, noise, folder, snr_db=snr_db, count=count, seed=BUILTIN_SEED, quiet=quiet
-            )
-        except EnhanceError:
-            if not is_file(folder / "manifest.jsonl"):
-                raise
-    return open_set(folder)
+
+    def making() -> None:
+        clips = _builtin_clips(quiet)
+        make_set(*clips, folder, snr_db=snr_db, count=count, seed=BUILTIN_SEED, quiet=quiet)
+
+    return open_set(demo_corpus.once(folder, making))
 
 
 def mix(
@@ -258,8 +236,6 @@ def mix(
 
 
 def _builtin_clips(quiet: bool) -> tuple[list[Clip], list[Clip]]:
-    from enhance.data.corpus import demo_corpus
-
     clips = read_manifest(demo_corpus.ensure_held_out(BUILTIN_SEED, quiet=quiet) / "manifest.jsonl")
     return of_kind(clips, "speech"), of_kind(clips, "noise")
 
@@ -332,8 +308,6 @@ def _main_noise(mixer: Mixer, piece: Piece | Formula) -> tuple[str, str]:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    from enhance.audio.write import SUFFIXES
-
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):

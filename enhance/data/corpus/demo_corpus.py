@@ -7,15 +7,17 @@ synthetic voices of `enhance.data.synthetic.voice` from the noises of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from enhance.audio.write import write
 from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.data.synthetic.noise import NOISES, RATE
 from enhance.data.synthetic.voice import Voice, utterance
 from enhance.errors import EnhanceError
-from enhance.files import atomic_folder, cache_folder
+from enhance.files import atomic_folder, cache_folder, is_file
 from enhance.progress import progress_bar
 
 VERSION = 1
@@ -39,28 +41,9 @@ def make(
 
     Voices and noises of different seeds have nothing in common but the formulas.
 
-    Parameters
-    ----------
-    folder
-        To be made; refused if it holds something, unless ``force``.
-    minutes_speech, minutes_noise
-        Durations; at least one clip for each speaker and each kind of noise is made.
-    seed
-        Decides every sample.
-    speakers
-        Number of voices.
-    force
-        Replace what stands at ``folder``.
-    quiet
-        No progress bar.
-
-    Returns
-    -------
-    Path
-        ``folder``.
+    At least one clip is made for each speaker and each kind of noise. A folder that holds something
+    is refused, unless ``force`` replaces it; else it is what comes back.
     """
-    from enhance.audio.write import write
-
     if minutes_speech <= 0 or minutes_noise <= 0 or speakers < 1 or seed < 0:
         raise EnhanceError("a synthetic corpus needs positive minutes, speakers and seed")
     folder = Path(folder)
@@ -98,23 +81,24 @@ def make(
 
 def ensure(*, quiet: bool = False) -> Path:
     """Folder of the built-in training corpus; made on first use, in about 15 s of one core."""
-    return _once(cache_folder(f"demo-corpus-v{VERSION}"), 12, 6, 0, 16, quiet)
+    folder = cache_folder(f"demo-corpus-v{VERSION}")
+    return once(folder, lambda: make(folder, 12, 6, 0, quiet=quiet))
 
 
 def ensure_held_out(seed: int, *, quiet: bool = False) -> Path:
     """Folder of a smaller corpus of other voices and noises, for evaluation."""
-    return _once(cache_folder(f"demo-corpus-v{VERSION}-seed{seed}"), 8, 4, seed, 12, quiet)
+    folder = cache_folder(f"demo-corpus-v{VERSION}-seed{seed}")
+    return once(folder, lambda: make(folder, 8, 4, seed, speakers=12, quiet=quiet))
 
 
-def _once(
-    folder: Path, minutes_speech: float, minutes_noise: float, seed: int, speakers: int, quiet: bool
-) -> Path:
-    if not (folder / "manifest.jsonl").is_file():
-        # Two processes may get here at once: both make the same corpus, the first one's stays.
+def once(folder: Path, making: Callable[[], object]) -> Path:
+    """The folder, which ``making`` makes if it has no manifest yet."""
+    if not is_file(folder / "manifest.jsonl"):
+        # Two processes may get here at once: both make the same, the first one's stays.
         try:
-            make(folder, minutes_speech, minutes_noise, seed, speakers=speakers, quiet=quiet)
+            making()
         except EnhanceError:
-            if not (folder / "manifest.jsonl").is_file():
+            if not is_file(folder / "manifest.jsonl"):
                 raise
     return folder
 
