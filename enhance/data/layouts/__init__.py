@@ -36,11 +36,7 @@ def import_layout(
     source
         Where the corpus was unpacked; it must stay there.
     folder
-        To be made.
-    force
-        Replace what stands at ``folder``.
-    quiet
-        No progress bar.
+        To be made; ``force`` replaces what stands there.
 
     Raises
     ------

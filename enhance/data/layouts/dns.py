@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from enhance.audio.write import SUFFIXES
-from enhance.data.corpus.manifest import Clip, scan_folder, write_manifest
-from enhance.data.layouts.parts import Found, Pair, paired, write_pairs
+from enhance.data.corpus.manifest import Clip, scan_folder
+from enhance.data.layouts.parts import Found, Pair, paired, write_pairs, write_training
 from enhance.errors import EnhanceError
 from enhance.files import is_folder, walk
 
@@ -75,9 +75,7 @@ def _training(parts: list[tuple[str, Path]], place: Path, quiet: bool) -> Found:
             labels = {"recording": cut[1]} if cut and kind == "noise" else {}
             clips.append(replace(clip, source=f"dns-{name}", labels=labels))
         problems += refused
-    write_manifest(place / "manifest.jsonl", clips)
-    hours = sum(clip.duration for clip in clips if clip.kind == "speech") / 3600
-    return Found("train", len(clips), hours, tuple(problems))
+    return write_training(place, clips, problems)
 
 
 def _pairs(folder: Path) -> list[Pair]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError
 from enhance.files import sha256, unwritable, write_jsonl
 
@@ -26,6 +27,13 @@ class Found:
     """Of a training corpus."""
     problems: tuple[str, ...] = ()
     """One line for each file that was left out."""
+
+
+def write_training(folder: Path, clips: Sequence[Clip], problems: Sequence[str]) -> Found:
+    """The manifest of a training corpus."""
+    write_manifest(folder / "manifest.jsonl", clips)
+    hours = sum(clip.duration for clip in clips if clip.kind == "speech") / 3600
+    return Found(folder.name, len(clips), hours, tuple(problems))
 
 
 def write_pairs(folder: Path, pairs: Sequence[Pair]) -> None:

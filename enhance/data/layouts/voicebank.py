@@ -6,28 +6,21 @@ Speech and noise come as sums; the noise is noisy minus clean, which is exact: b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from enhance.audio import read as audio
 from enhance.audio.write import SUFFIXES, write
-from enhance.data.corpus.manifest import Clip, scan_folder, write_manifest
-from enhance.data.layouts.parts import Found, paired, write_pairs
+from enhance.data.corpus.manifest import Clip, scan_folder
+from enhance.data.layouts.parts import Found, paired, write_pairs, write_training
 from enhance.errors import EnhanceError
 from enhance.files import is_file, is_folder, walk
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 
 TRAINING = ("trainset_28spk", "trainset_56spk")
 TEST = "testset"
 SOURCE = "voicebank-demand"
-
-
-@dataclass(frozen=True)
-class _Mixed:
-    """A line of a log: which noise is in a file, and how loud."""
-
-    noise: str
-    snr_db: str
+_Log = Mapping[str, tuple[str, str]]
+"""Which noise is in a file, by the file's name, and its SNR in dB."""
 
 
 def import_layout(source: Path, place: Path, quiet: bool) -> list[Found]:
@@ -47,9 +40,9 @@ def import_layout(source: Path, place: Path, quiet: bool) -> list[Found]:
         log = _log(source, TEST)
         pairs = []
         for name in paired(clean, noisy, source / f"noisy_{TEST}_wav"):
-            labels = {"source": SOURCE, "speaker": _speaker(name)}
+            labels = {"source": SOURCE, "speaker": name.split("_", 1)[0]}
             if name in log:
-                labels |= {"noise_name": log[name].noise, "snr_db": log[name].snr_db}
+                labels |= dict(zip(("noise_name", "snr_db"), log[name], strict=True))
             pairs.append((name, clean[name], noisy[name], labels))
         write_pairs(place / "test", pairs)
         found.append(Found("test", len(pairs)))
@@ -70,21 +63,16 @@ def _training(source: Path, parts: list[str], place: Path, quiet: bool) -> Found
         clips += speech
         problems += refused
         whole = {clip.path.stem: clip for clip in speech}
-        with progress_bar(quiet=quiet) as bar:
-            task = bar.add_task("noise", total=len(names), speed="")
-            for name in names:
-                if name in whole:
-                    try:
-                        clips.append(_noise(whole[name], noisy[name], place / "noise" / part, log))
-                    except EnhanceError as error:
-                        problems.append(str(error))
-                bar.update(task, advance=1)
-    write_manifest(place / "manifest.jsonl", clips)
-    hours = sum(clip.duration for clip in clips if clip.kind == "speech") / 3600
-    return Found("train", len(clips), hours, tuple(problems))
+        for name in tracked(names, "noise", len(names), quiet=quiet):
+            if name in whole:
+                try:
+                    clips.append(_noise(whole[name], noisy[name], place / "noise" / part, log))
+                except EnhanceError as error:
+                    problems.append(str(error))
+    return write_training(place, clips, problems)
 
 
-def _noise(speech: Clip, noisy: Path, folder: Path, log: Mapping[str, _Mixed]) -> Clip:
+def _noise(speech: Clip, noisy: Path, folder: Path, log: _Log) -> Clip:
     """Noisy minus clean, written; what plays of one recording is labelled as such."""
     there = audio.info(noisy)
     mixture, voice = audio.read(noisy), audio.read(speech.path)
@@ -97,7 +85,7 @@ def _noise(speech: Clip, noisy: Path, folder: Path, log: Mapping[str, _Mixed]) -
     write(path, wave, speech.sample_rate, subtype="PCM_16")
     labels = {}
     if mixed := log.get(speech.path.stem):
-        labels = {"type": mixed.noise, "recording": mixed.noise}
+        labels = {"type": mixed[0], "recording": mixed[0]}
     return Clip(path, speech.duration, speech.sample_rate, "noise", SOURCE, labels=labels)
 
 
@@ -113,7 +101,7 @@ def _files(source: Path, part: str) -> tuple[dict[str, Path], dict[str, Path]]:
     return clean, noisy
 
 
-def _log(source: Path, part: str) -> dict[str, _Mixed]:
+def _log(source: Path, part: str) -> _Log:
     """Lines such as ``p232_001 bus 17.5``; empty where there is no log."""
     for place in (source, source / "logfiles"):
         path = place / f"log_{part}.txt"
@@ -125,9 +113,5 @@ def _log(source: Path, part: str) -> dict[str, _Mixed]:
             for number, words in enumerate(lines, 1):
                 if len(words) not in (0, 3):
                     raise EnhanceError(f"{path}, line {number}: expected a name, a noise, an SNR")
-            return {words[0]: _Mixed(words[1], words[2]) for words in lines if words}
+            return {words[0]: (words[1], words[2]) for words in lines if words}
     return {}
-
-
-def _speaker(name: str) -> str:
-    return name.split("_", 1)[0]
