@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import soundfile
 
+from enhance.audio import read as audio
+from enhance.audio.resampling import resample, resampled_length
+from enhance.audio.write import native
 from enhance.data.corpus.decoded_cache import DecodedCache
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
+from enhance.parallel import cores
 from enhance.progress import progress_bar
 
 SEEKABLE_SUBTYPES = frozenset({
@@ -45,8 +49,6 @@ class ClipStore:
         together, in gigabytes (10^9 bytes); 0 keeps none.
     name
         Word for the progress bar.
-    quiet
-        No progress bar.
 
     Raises
     ------
@@ -117,8 +119,6 @@ class ClipStore:
         if wave is not None:
             samples = wave[start : start + length]
         elif self._cuts_exactly(i):
-            from enhance.audio import read as audio
-
             samples = _quantise(audio.read(self.clips[i].path, start=start, frames=length))
         else:
             samples = self._recently(i)[start : start + length]
@@ -139,12 +139,6 @@ class ClipStore:
         return wave
 
     def _decode(self, i: int) -> np.ndarray:
-        import soundfile
-
-        from enhance.audio import read as audio
-        from enhance.audio.resampling import resample
-        from enhance.audio.write import native
-
         path, rate = self.clips[i].path, self.sample_rate
         found = audio.info(path)
         if (found.subtype, found.channels, found.sample_rate) == ("PCM_16", 1, rate):
@@ -158,17 +152,12 @@ class ClipStore:
         return _quantise(resample(wave, found.sample_rate, rate))
 
     def _declared(self, i: int) -> int:
-        from enhance.audio import read as audio
-        from enhance.audio.resampling import resampled_length
-
         # A manifest's duration may be rounded: what it adds is not there, what it lacks unheard.
         found = audio.info(self.clips[i].path)
         return resampled_length(found.frames, found.sample_rate, self.sample_rate)
 
     def _cuts_exactly(self, i: int) -> bool:
         if i not in self._seekable:
-            from enhance.audio import read as audio
-
             found = audio.info(self.clips[i].path)
             self._seekable[i] = (
                 found.sample_rate == self.sample_rate and found.subtype in SEEKABLE_SUBTYPES
@@ -199,7 +188,7 @@ class ClipStore:
         waves = []
         seconds = sum(self.clips[i].duration for i in chosen)
         # libsndfile decodes outside Python's lock, so that threads help.
-        pool = ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)) if _AFFINITY else 2))
+        pool = ThreadPoolExecutor(min(4, cores()))
         try:
             with progress_bar(quiet=quiet) as bar:
                 task = bar.add_task(
@@ -211,9 +200,6 @@ class ClipStore:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return waves
-
-
-_AFFINITY = hasattr(os, "sched_getaffinity")
 
 
 def _quantise(wave: np.ndarray) -> np.ndarray:

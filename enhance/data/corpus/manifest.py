@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from enhance.audio import read as audio
+from enhance.audio.write import SUFFIXES
 from enhance.errors import EnhanceError
 from enhance.files import is_file, is_folder, kind_of, read_jsonl, resolved, walk, write_jsonl
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 
 KINDS = {"speech": "speech", "clean": "speech", "noise": "noise"}
 """Words for a clip's kind that folders and manifests use, and what they mean here."""
@@ -143,8 +145,6 @@ def scan_folder(
     speaker
         A regular expression searched in each path relative to the folder; its first group (or
         the whole match) names the speaker. Empty: speakers are unknown.
-    quiet
-        No progress bar.
 
     Returns
     -------
@@ -158,8 +158,6 @@ def scan_folder(
     EnhanceError
         If the folder is missing, or the expression is none.
     """
-    from enhance.audio.write import SUFFIXES
-
     folder = Path(folder)
     if not is_folder(folder):
         raise EnhanceError(f"{folder}: no such folder")
@@ -171,28 +169,25 @@ def scan_folder(
     clips: list[Clip] = []
     problems: list[str] = []
     paths = list(walk(root, SUFFIXES))
-    with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("scanning", total=len(paths), speed="")
-        for path in paths:
-            relative = path.relative_to(root).as_posix()
-            try:
-                frames, rate = _probe(path)
-            except EnhanceError as error:
-                problems.append(str(error))
-            else:
-                found = pattern.search(relative) if pattern else None
-                name = found.group(1 if found.re.groups else 0) if found else ""
-                clips.append(
-                    Clip(
-                        path=path,
-                        duration=frames / rate,
-                        sample_rate=rate,
-                        kind=kind or _kind_of(relative, root.name),
-                        source=source or root.name,
-                        speaker=name or "",
-                    )
-                )
-            bar.update(task, advance=1)
+    for path in tracked(paths, "scanning", len(paths), quiet=quiet):
+        relative = path.relative_to(root).as_posix()
+        try:
+            frames, rate = _probe(path)
+        except EnhanceError as error:
+            problems.append(str(error))
+            continue
+        found = pattern.search(relative) if pattern else None
+        name = found.group(1 if found.re.groups else 0) if found else ""
+        clips.append(
+            Clip(
+                path=path,
+                duration=frames / rate,
+                sample_rate=rate,
+                kind=kind or _kind_of(relative, root.name),
+                source=source or root.name,
+                speaker=name or "",
+            )
+        )
     return clips, problems
 
 
@@ -237,8 +232,6 @@ def _kind_of(relative: str, root: str) -> str:
 
 def _probe(path: Path) -> tuple[int, int]:
     # The header may promise more than the file holds: the last sample must be readable.
-    from enhance.audio import read as audio
-
     found = audio.info(path)
     audio.read(path, start=max(found.frames - 1, 0), frames=1)
     return found.frames, found.sample_rate
@@ -252,18 +245,12 @@ def _clip(row: Mapping[str, Any], folder: Path, where: str) -> Clip:
     seconds = row.pop("duration", None)
     seconds = row.pop("seconds", None) if seconds in (None, "") else seconds
     place = Path(os.path.normpath(folder / path))
-    try:
-        rate = float(row.pop("sample_rate", None) or 0)
-    except (OverflowError, TypeError, ValueError):
-        rate = math.nan
+    rate = _number(row.pop("sample_rate", None) or 0)
     if not (rate >= 0 and rate.is_integer()):
         raise EnhanceError(f"{where}: `sample_rate` is no whole number")
     duration = 1.0  # a file that is not there is told with all others
     if seconds not in (None, ""):
-        try:
-            duration = float(seconds)
-        except (OverflowError, TypeError, ValueError):
-            duration = math.nan
+        duration = _number(seconds)
     elif is_file(place):
         frames, rate = _probe(place)
         duration = frames / rate
@@ -283,6 +270,14 @@ def _clip(row: Mapping[str, Any], folder: Path, where: str) -> Clip:
         speaker="" if speaker.lower() in UNKNOWN else speaker,
         labels={str(k): str(v) for k, v in {**row, **labels}.items() if v not in (None, "")},
     )
+
+
+def _number(value: Any) -> float:
+    """NaN for what is none."""
+    try:
+        return float(value)
+    except (OverflowError, TypeError, ValueError):
+        return math.nan
 
 
 def _by_name(row: Mapping[str, Any], where: str) -> dict[str, Any]:
