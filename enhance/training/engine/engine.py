@@ -187,7 +187,7 @@ class Engine:
             stopped = "finished" if plan.over(state) else interrupt.caught or "SIGTERM"
             on_first(fabric, partial(self.save, last=True))
             if record:
-                record.event("stop", record.step, reason=stopped, seconds=round(state.seconds, 3))
+                record.event("stop", reason=stopped, seconds=round(state.seconds, 3))
         return stopped
 
     def _stops(self, interrupt: Interrupt) -> bool:

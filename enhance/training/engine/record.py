@@ -1,14 +1,16 @@
-"""What the first process keeps and shows of a training: its history, and the screen."""
+"""What the first process keeps and shows of a training: its files, TensorBoard, and the screen."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from enhance.files import append_jsonl
 from enhance.progress import progress_bar, say
-from enhance.training.engine.history import History
+from enhance.training.engine.history import HISTORY, TIMING, cut
 
 if TYPE_CHECKING:
     from enhance.training.engine.engine import Engine
@@ -17,34 +19,44 @@ LINE_EVERY = 30.0
 """Seconds between lines where standard error is no terminal."""
 
 
-class Record(History):
-    """The history of an engine's training, told on standard error too: a context manager.
+class Record(contextlib.AbstractContextManager["Record"]):
+    """The record of an engine's training, told on standard error too; see `Engine.train`.
 
-    Parameters
-    ----------
-    engine
-        Its state says where training stands.
-    folder, before, place, quiet
-        See `Engine.train`.
+    What the folder's record holds beyond the engine's state is cut.
     """
 
     def __init__(
         self, engine: Engine, folder: Path, before: int, place: Mapping[str, Any], quiet: bool
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self.engine, self.before, self.quiet = engine, before, quiet
-        super().__init__(folder, self.step, place)
+        self._folder, self._place = folder, place
+        cut(folder / HISTORY, self.step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=self.step + 1)
+        self.stack = contextlib.ExitStack()
+        self.stack.callback(self._board.close)
         self._bar = self.stack.enter_context(progress_bar(quiet=quiet))
         self._task = self._bar.add_task(engine.learner.name, total=None, speed="")
         self._begin = self._last = time.monotonic()
         self._first = engine.state.step
         self._mark = (self._begin, engine.state.audio)
         self._speed = 0.0
-        self.event("resume" if engine.resumed else "start", self.step)
+        self.event("resume" if engine.resumed else "start")
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
 
     @property
     def step(self) -> int:
         """Of the history."""
         return self.before + self.engine.state.step
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Note a start, resume, stop or other event in timing.jsonl."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        row = {"type": name, "step": self.step, "time": now, **fields}
+        append_jsonl(self._folder / TIMING, row)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
@@ -91,5 +103,18 @@ class Record(History):
         self._mark = (self._mark[0] + passed, self._mark[1])
 
     def _add(self, kind: str, figures: dict[str, Any], clock: dict[str, Any]) -> None:
-        row = self.add(kind, self.step, figures, clock)
+        """Note figures (deterministic, nested by one level at most) and what the clock says."""
+        row = {"type": kind, **self._place, "step": self.step, **figures}
+        append_jsonl(self._folder / HISTORY, row)
+        append_jsonl(self._folder / TIMING, {"type": kind, "step": self.step, **clock})
+        self._scalars(kind, figures)
+        if kind == "train":
+            self._scalars("clock", clock)
         self.say(self.engine.learner.tell(row, self.engine.state.seconds))
+
+    def _scalars(self, prefix: str, row: dict[str, Any]) -> None:
+        for key, value in row.items():
+            if isinstance(value, dict):
+                self._scalars(f"{prefix}/{key}", value)
+            elif isinstance(value, (int, float)):
+                self._board.add_scalar(f"{prefix}/{key}", value, self.step)
