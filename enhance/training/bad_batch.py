@@ -21,20 +21,9 @@ def suspects(
 ) -> list[dict[str, Any]]:
     """One row for each clip of a batch, with the losses of the clip alone.
 
-    Parameters
-    ----------
-    losses_of
-        A batch to named losses; the weights are those before the bad step.
-    batch
-        See `enhance.data.mixing.loader`.
-    seed
-        Of the run: (seed, epoch, index) make the mixture again.
-
-    Returns
-    -------
-    list
-        Rows with ``seed``, ``epoch``, ``index``, ``files``, ``losses`` and ``bad``: whether its
-        samples or its losses are not finite.
+    Rows have ``seed`` (of the run), ``epoch`` and ``index``, which make the mixture again,
+    ``files``, ``losses`` and ``bad``: whether its samples or its losses are not finite.
+    ``losses_of`` turns a batch into named losses, with the weights before the bad step.
     """
     rows = []
     for i, (epoch, index) in enumerate(batch["index"]):

@@ -15,18 +15,9 @@ from enhance.config.mixing import MixingConfig
 def mixing_at(found: Sequence[tuple[int, MixingConfig]], step: int) -> MixingConfig:
     """The configuration with which the mixtures of a step are drawn.
 
-    Parameters
-    ----------
-    found
-        What `enhance.config.knots` returned.
-    step
-        Steps that were finished before: 0 in the first.
-
-    Returns
-    -------
-    MixingConfig
-        Between two knots numbers change in a straight line, ranges at both ends; what counts
-        (`noise_layers`, `babble_voices`) changes at the knot. Behind the last all stays.
+    ``found`` is what `enhance.config.knots` returned; ``step`` steps were finished before, 0 in the
+    first. Between two knots numbers change in a straight line, ranges at both ends; what counts
+    (`noise_layers`, `babble_voices`) changes at the knot. Behind the last all stays.
     """
     after = next((i for i, (at, _) in enumerate(found) if at > step), None)
     if after is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 
@@ -37,13 +38,9 @@ class TrainingData:
         See `Mixer`.
     validates
         Whether something must be held back.
-    quiet
-        No progress bars.
 
     Attributes
     ----------
-    config, mixing
-        As given.
     parts
         All clips by part, ``"train"`` and ``"validation"``.
     mixer
@@ -115,10 +112,8 @@ class TrainingData:
         """Hours of training audio by kind and source."""
         table: dict[str, dict[str, float]] = {}
         for kind, store in (("speech", self.mixer.speech), ("noise", self.mixer.noise)):
-            row = table.setdefault(kind, {})
+            hours: dict[str, float] = defaultdict(float)
             for clip in store.clips:
-                row[clip.source] = row.get(clip.source, 0.0) + clip.duration / 3600
-        return {
-            kind: {name: round(value, 4) for name, value in sorted(row.items())}
-            for kind, row in table.items()
-        }
+                hours[clip.source] += clip.duration / 3600
+            table[kind] = {name: round(value, 4) for name, value in sorted(hours.items())}
+        return table

@@ -24,18 +24,8 @@ SEED = 20240607
 class Validation:
     """Mixtures of held-back speakers and noises, kept in memory.
 
-    Parameters
-    ----------
-    speech, noise
-        Held-back clips.
-    mixing
-        How to mix, see `MixingConfig.for_validation`.
-    count
-        Mixtures.
-    balance
-        See `DataConfig.balance`.
-    responses
-        Room impulse responses, where the mixtures have some.
+    ``count`` of them, mixed as `MixingConfig.for_validation` says; ``responses`` are those of
+    rooms, where the mixtures have some.
     """
 
     def __init__(

@@ -39,14 +39,9 @@ class Hardware:
         return self.devices * self.num_nodes
 
     def launch(self, precision: str = "fp32", *, partial: bool = False) -> Fabric:
-        """Start Lightning Fabric.
+        """Start Lightning Fabric, ``precision`` as in `resolve`.
 
-        Parameters
-        ----------
-        precision
-            As in `resolve`.
-        partial
-            Some steps leave weights without a gradient.
+        ``partial`` says that some steps leave weights without a gradient.
 
         Raises
         ------
@@ -127,12 +122,7 @@ def on_cpu(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def on_first(fabric: Fabric, action: Callable[[], R]) -> R | None:
-    """Run ``action`` on the first process only, while the others wait.
-
-    Returns
-    -------
-    object
-        The result on the first process, None elsewhere.
+    """Run ``action`` on the first process only, while the others wait; None is their result.
 
     Raises
     ------

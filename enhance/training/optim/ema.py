@@ -50,15 +50,8 @@ class Ema(Generic[M]):
         As for stochastic weight averaging (Izmailov et al. 2018, section 3.2): plain means over all
         batches. The next `update` takes the model's again.
 
-        Parameters
-        ----------
-        model
-            The model: where a batch norm of it is in evaluation mode, it is frozen, and so is the
-            average's.
-        hear
-            Lets the average hear a batch, ``hear(average, waves)``.
-        waves
-            Batches of training audio, (B, N) each.
+        ``hear(average, batch)`` lets the average hear a batch of training audio, (B, N). Where a
+        batch norm of ``model`` is in evaluation mode, it is frozen, and so is the average's.
         """
         pairs = zip(self.model.modules(), model.modules(), strict=True)
         norms = [m for m, own in pairs if isinstance(m, _BatchNorm) and own.training]

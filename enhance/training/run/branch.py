@@ -27,14 +27,8 @@ _SAME = ("mode", "model.", "described.", "training.optimizer")
 def check(run: Path, parent: Path, config: dict[str, Any], describe: dict[str, Any]) -> None:
     """Refuse what cannot be branched; nothing is written.
 
-    Parameters
-    ----------
-    run
-        Folder of the new run.
-    parent
-        Folder with the state of another.
-    config, describe
-        Of the new run: its configuration, and what its objective says of itself, as plain data.
+    ``run`` is the folder of the new run, ``parent`` has the state of another; ``config`` and
+    ``describe`` are the new run's configuration and what its objective says of itself, plain data.
 
     Raises
     ------
@@ -61,19 +55,9 @@ def check(run: Path, parent: Path, config: dict[str, Any], describe: dict[str, A
 
 
 def begin(run: Path, parent: Path, config: dict[str, Any], data: str) -> list[str]:
-    """Write the state from which the branch is resumed.
+    """Write the state from which the branch is resumed; see `check`.
 
-    Parameters
-    ----------
-    run, parent, config
-        As for `check`.
-    data
-        Fingerprint of the new run's files.
-
-    Returns
-    -------
-    list
-        Lines that the user should read.
+    ``data`` is the fingerprint of the new run's files. Returns lines that the user should read.
     """
     tensors, header = load_tensors(parent / FILE, FORMAT)
     # Where it lay on this machine is nobody's business, unless it was named from here.

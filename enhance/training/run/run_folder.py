@@ -20,7 +20,7 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic, read_jsonl, sha256, unwritable, write_jsonl
 from enhance.network.checkpoint import HEARD, WEIGHTS, difference
 from enhance.network.tensors import load_tensors
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 from enhance.training.engine.history import HISTORY
 from enhance.training.engine.processes import resolve
 from enhance.training.engine.state import FILE, read_header
@@ -52,23 +52,8 @@ def precision(
 ) -> tuple[str, list[str]]:
     """The precision of a run: what was asked for, or, where that is `auto`, what it began in.
 
-    Parameters
-    ----------
-    file, tag
-        State of the run, and its format.
-    asked
-        See `TrainingConfig.precision`.
-    resume
-        Whether to go on.
-    accelerator
-        Where.
-
-    Returns
-    -------
-    precision
-        ``fp32`` or ``bf16``.
-    notes
-        Lines that the user should read.
+    ``file`` is the state of the run, ``tag`` its format. Returns ``fp32`` or ``bf16``, and lines
+    that the user should read.
     """
     here = resolve(asked, accelerator)
     if asked != "auto" or not resume or not file.is_file():
@@ -84,21 +69,8 @@ def precision(
 def check(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool) -> list[str]:
     """Check that a new run finds an empty folder, or that an old one can go on.
 
-    Parameters
-    ----------
-    run
-        The folder.
-    config
-        Resolved configuration.
-    describe
-        The objective's `describe()`.
-    resume
-        Whether to go on.
-
-    Returns
-    -------
-    list
-        Lines that the user should read.
+    ``config`` is resolved, ``describe`` the objective's `describe()`. Returns lines that the user
+    should read.
 
     Raises
     ------
@@ -269,18 +241,9 @@ def write_heard(
 ) -> None:
     """Write heard.jsonl: every file of training and validation with the SHA-256 of its bytes.
 
-    Paths count from the folder that all of them share.
-
-    Parameters
-    ----------
-    run
-        The folder.
-    parts
-        Clips by part, ``"train"`` and ``"validation"``.
-    keep
-        Take the hashes of files that have not changed since the list was written from it.
-    quiet
-        No progress bar.
+    Paths count from the folder that all of them share. ``parts`` are clips by part, ``"train"`` and
+    ``"validation"``. ``keep`` takes the hashes of files that have not changed since the list was
+    written from it.
 
     Raises
     ------
@@ -301,12 +264,9 @@ def write_heard(
         return old if old and unchanged else sha256(clip.path)
 
     places = below_common([clip.path for _, clip in clips])
-    hashes = []
-    with progress_bar(quiet=quiet) as bar, ThreadPoolExecutor(4) as pool:
-        task = bar.add_task("hashing files", total=len(clips), speed="")
-        for value in pool.map(digest, places, [clip for _, clip in clips]):
-            hashes.append(value)
-            bar.update(task, advance=1)
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(digest, places, [clip for _, clip in clips])
+        hashes = list(tracked(found, "hashing files", len(clips), quiet=quiet))
     rows = [
         {
             "path": place,

@@ -26,21 +26,8 @@ def snapshot(run: Path, out: Path, *, limit_mb: float = 4.0, force: bool = False
     as their squares leave float16's range; vectors and counts as they are), config.yaml without
     this machine's places, and a README.md with the command that goes on.
 
-    Parameters
-    ----------
-    run
-        Folder with a state; it is only read.
-    out
-        Folder to make.
-    limit_mb
-        Largest size of the folder, in 10^6 bytes.
-    force
-        Replace what stands at ``out``.
-
-    Returns
-    -------
-    dict
-        ``step``, ``seconds`` of training, and ``bytes`` of the folder.
+    ``run`` is only read. ``limit_mb`` bounds the folder in 10^6 bytes, ``force`` replaces what
+    stands at ``out``. Returns ``step``, ``seconds`` of training, and ``bytes`` of the folder.
 
     Raises
     ------
