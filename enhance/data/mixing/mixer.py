@@ -146,7 +146,8 @@ class Mixer:
         speech_speed = _perhaps(more, c.speed_probability, c.speed) or 1.0
         noise_speed = _perhaps(more, c.noise_speed_probability, c.noise_speed) or 1.0
         formant = _perhaps(more, c.formant_probability, c.formant) or 1.0
-        gains = [self._draw_gain(more) for _ in range(2)]
+        points = augment.gain_points(c.segment_seconds)
+        gains = [_curve(more, c.gain_probability, c.gain_db, points) for _ in range(2)]
         clip_level = _perhaps(more, c.clip_probability, c.clip_level)
         easy_snr = _perhaps(more, c.easy_probability, c.easy_snr)
 
@@ -163,7 +164,8 @@ class Mixer:
         rir = None
         if rng.random() < c.rir_probability:
             rir = int(rng.integers(len(self.responses)))
-        curves = [self._draw_curve(rng) for _ in range(2)]
+        points = len(filters.EQUALISER_HZ)
+        curves = [_curve(rng, c.equaliser_probability, c.equaliser_db, points) for _ in range(2)]
         cutoff = None
         if rng.random() < c.band_limit_probability:
             cutoff = float(rng.uniform(*c.band_limit_hz))
@@ -339,18 +341,6 @@ class Mixer:
 
         return distant.draw(self.config, clips, pieces_of, self.segment, len(self.responses), rng)
 
-    def _draw_curve(self, rng: np.random.Generator) -> tuple[float, ...]:
-        c = self.config
-        wanted = rng.random() < c.equaliser_probability
-        points = rng.uniform(-c.equaliser_db, c.equaliser_db, len(filters.EQUALISER_HZ))
-        return tuple(points.tolist()) if wanted else ()
-
-    def _draw_gain(self, rng: np.random.Generator) -> tuple[float, ...]:
-        c = self.config
-        wanted = rng.random() < c.gain_probability
-        points = rng.uniform(-c.gain_db, c.gain_db, augment.gain_points(c.segment_seconds))
-        return tuple(points.tolist()) if wanted else ()
-
     def _spoken(self, recipe: Recipe) -> np.ndarray:
         """Speech as it leaves the mouth."""
         n, speed = self.segment, recipe.speech_speed
@@ -393,3 +383,11 @@ def _perhaps(rng: np.random.Generator, chance: float, bounds: tuple[float, float
     # Both numbers are drawn always, so that one setting does not move the draws of the next.
     wanted, value = rng.random() < chance, float(rng.uniform(*bounds))
     return value if wanted else None
+
+
+def _curve(
+    rng: np.random.Generator, chance: float, most_db: float, points: int
+) -> tuple[float, ...]:
+    """Points of an equaliser or a gain, or none; drawn always, as in `_perhaps`."""
+    wanted, curve = rng.random() < chance, rng.uniform(-most_db, most_db, points)
+    return tuple(curve.tolist()) if wanted else ()
