@@ -65,14 +65,9 @@ def _decoder(words: tuple[str, ...]) -> Any:
 
 
 def phones_of(words: tuple[str, ...], item: tuple[Path, str]) -> tuple[str, list[Phone]] | str:
-    """Words and phones of one recording, or why there are none.
+    """Words and phones of one recording (its file and text), or why there are none.
 
-    Parameters
-    ----------
-    words
-        To be recognised where there is no text; none for the language model.
-    item
-        The file, and its text; empty to recognise it.
+    Without a text ``words`` are recognised, or those of the language model where there are none.
     """
     path, text = item
     samples = np.clip(read(path, SAMPLE_RATE) * 32768, -32768, 32767).astype("<i2").tobytes()
@@ -125,25 +120,9 @@ def align(
 ) -> list[str]:
     """Write ``phones.csv`` and ``manifest.csv`` (with the column ``text``) of English clips.
 
-    Parameters
-    ----------
-    clips
-        To be aligned.
-    out
-        Folder to be made, as `benchmarks.analysis.parts.phones.read_phones` reads it.
-    texts
-        What is said, by path: only these clips are taken. None recognises all.
-    words
-        Recognise these only.
-    workers
-        Who does it.
-    force
-        Replace what stands at ``out``.
-
-    Returns
-    -------
-    list
-        One line for each clip left out.
+    The folder ``out`` is what `benchmarks.analysis.parts.phones.read_phones` reads; ``force``
+    replaces what stands there. ``texts`` say what is said, by path: only these clips are taken.
+    None recognises all, or ``words`` only. Returns one line for each clip left out.
 
     Raises
     ------

@@ -26,14 +26,7 @@ def load_clips(
 ) -> tuple[list[Clip], list[Clip]]:
     """Speech and noise clips that a configuration names, without duplicates.
 
-    Parameters
-    ----------
-    data
-        Names them.
-    held_out
-        Only those of `DataConfig.held_out`, instead of all others.
-    quiet
-        No progress bar.
+    ``held_out`` takes only those of `DataConfig.held_out`, instead of all others.
 
     Raises
     ------

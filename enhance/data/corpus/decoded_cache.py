@@ -31,15 +31,8 @@ DECODING = 1
 class DecodedCache:
     """The shelf of one set of clips, to be loaded or made.
 
-    Parameters
-    ----------
-    clips
-        In the order of their samples, at least one.
-    sample_rate
-        Of the samples.
-    limit_gb
-        Bound on all such shelves together (10^9 bytes); the longest unused are removed for a new
-        one.
+    ``limit_gb`` bounds all such shelves together (10^9 bytes); the longest unused are removed for a
+    new one.
     """
 
     def __init__(self, clips: Sequence[Clip], sample_rate: int, limit_gb: float) -> None:

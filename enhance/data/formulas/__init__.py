@@ -70,23 +70,10 @@ def draw_kind(rng: np.random.Generator) -> str:
 def make(
     kind: str, seed: int, samples: int, sample_rate: int = 16000, *, held_out: bool = False
 ) -> np.ndarray:
-    """A piece of noise.
+    """A piece of noise of a kind of `KINDS`: float32 (samples,), rms 0.1.
 
-    Parameters
-    ----------
-    kind
-        Of `KINDS`.
-    seed
-        Not negative; another seed is another alarm, engine, room of keys.
-    samples, sample_rate
-        Its length, and samples a second.
-    held_out
-        From streams that training never draws, whatever its seeds: for measuring.
-
-    Returns
-    -------
-    numpy.ndarray
-        Float32 (samples,), rms 0.1.
+    Another seed, not negative, is another alarm, engine, room of keys. ``held_out`` takes streams
+    that training never draws, whatever its seeds: for measuring.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(held_out),)))
     wave = KINDS[kind](rng, max(samples, round(_SHORTEST * sample_rate)), sample_rate)

@@ -30,24 +30,11 @@ def log_uniforms(rng: Rng, bounds: tuple[float, float], count: int) -> np.ndarra
 def oscillate(
     rng: Rng, hz: np.ndarray | float, n: int, rate: int, partials: Sequence[float] | np.ndarray
 ) -> np.ndarray:
-    """A periodic sound without aliases.
+    """A periodic sound without aliases: (n,), of random phases.
 
-    Parameters
-    ----------
-    rng
-        Draws the phases.
-    hz
-        Fundamental: a number, or a curve (n,).
-    n, rate
-        Samples, and how many a second.
-    partials
-        Strengths of the harmonics 1, 2, ...; those that would pass the band's end anywhere on the
-        curve are left out.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,), rms 1 where nothing was left out but a vanishing rest.
+    The fundamental ``hz`` is a number or a curve (n,), ``rate`` samples a second. ``partials`` are
+    strengths of the harmonics 1, 2, ...; those that would pass the band's end anywhere on the
+    curve are left out. Rms 1 where nothing was left out but a vanishing rest.
     """
     partials = np.asarray(partials, np.float64)
     highest = float(np.max(hz))
@@ -180,24 +167,11 @@ def frequencies(size: int, rate: int) -> np.ndarray:
 def struck(
     rng: Rng, rate: int, hz: np.ndarray, decay: np.ndarray, strength: np.ndarray, longest: float
 ) -> np.ndarray:
-    """Modes that ring and die away.
+    """Modes of random phases that ring and die away.
 
-    Parameters
-    ----------
-    rng
-        Draws the phases.
-    rate
-        Samples a second.
-    hz, decay, strength
-        Of each mode: frequency, seconds to fall by 60 dB, amplitude. Modes above the band are
-        silent.
-    longest
-        Seconds at most.
-
-    Returns
-    -------
-    numpy.ndarray
-        (m,), as long as the longest mode lasts, peak at most the sum of the strengths.
+    Each has a frequency, seconds to fall by 60 dB, and an amplitude; those above the band are
+    silent. The result (m,) lasts as long as the longest mode, at most ``longest`` seconds; its peak
+    is at most the sum of the strengths.
     """
     seconds = min(longest, float(decay.max()))
     t = np.arange(max(8, round(seconds * rate)), dtype=np.float32) / np.float32(rate)

@@ -25,19 +25,9 @@ def speed(wave: np.ndarray, factor: float, length: int) -> np.ndarray:
     than a DFT of the segment; interpolation between samples alone would fold what stands above
     the new band edge. Below 1, the band above ``factor`` times half the rate is empty.
 
-    Parameters
-    ----------
-    wave
-        Float32 (`stretch`,): as much as fills ``length``.
-    factor
-        What stood at sample n stands at n / factor.
-    length
-        Samples wanted.
+    What stood at sample n stands at n / factor.
 
-    Returns
-    -------
-    numpy.ndarray
-        Float32 (length,).
+    Shape: float32 (`stretch`,), as much as fills ``length`` -> float32 (length,)
     """
     import soxr
 
@@ -58,19 +48,7 @@ def shift_formants(wave: np.ndarray, factor: float, sample_rate: int) -> np.ndar
     ``f``, at most 20 dB. The smoothing keeps quefrencies below 1.5 ms and fades out up to 3 ms:
     longer ones would hold the pitch of high voices, shorter ones blur the first formant.
 
-    Parameters
-    ----------
-    wave
-        Float32 (N,).
-    factor
-        Above zero.
-    sample_rate
-        Hz.
-
-    Returns
-    -------
-    numpy.ndarray
-        Float32 (N,).
+    Shape: float32 (N,) -> float32 (N,)
     """
     from scipy import fft
 

@@ -31,22 +31,10 @@ def draw(
     responses: int,
     rng: np.random.Generator,
 ) -> tuple[Distant, ...]:
-    """Decide how clips are heard.
+    """Decide how clips, one for each voice, are heard in a mixture of ``segment`` samples.
 
-    Parameters
-    ----------
-    config
-        How to mix.
-    clips
-        One for each voice.
-    pieces_of
-        Of a clip and a number of samples: audible pieces that fill them; none of a silent voice.
-    segment
-        Samples of the mixture.
-    responses
-        How many room responses there are; half of the voices take one, where there are any.
-    rng
-        Decides.
+    ``pieces_of`` a clip and a number of samples are audible pieces that fill them, none of a silent
+    voice. There are ``responses`` of rooms; half of the voices take one, where there are any.
     """
     voices = []
     for i, clip in enumerate(clips):

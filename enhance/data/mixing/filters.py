@@ -35,15 +35,11 @@ def apply(
     curves_db
         Points of the speech's and of the noise's equaliser; empty for none.
     cutoff_hz
-        See `band_limit`; None for none.
-    response
-        The speech's room; None for none.
+        See `band_limit`.
+    response, noise_response
+        The speech's room and the noise's.
     early
         Samples after the direct path that the target keeps.
-    sample_rate
-        Hz.
-    noise_response
-        The noise's room.
 
     Returns
     -------

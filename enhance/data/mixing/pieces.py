@@ -103,20 +103,9 @@ def audible_crop(
 ) -> tuple[Piece, ...]:
     """A crop drawn from all that are audible, of the first clip that has one; none without.
 
-    Parameters
-    ----------
-    store, first
-        The clips are tried from ``first`` on, those of its source and speaker before others.
-    n, floor
-        Samples of the crop, and their least energy.
-    step
-        Crops begin at multiples of this.
-    rng
-        Decides.
-    fill
-        Repeat a clip that is shorter than ``n``; otherwise silence follows it.
-    voice
-        Try no clip of another source or speaker.
+    The clips are tried from ``first`` on, those of its source and speaker before others, which
+    ``voice`` leaves out. The crop has ``n`` samples and an energy of at least ``floor``, and begins
+    at a multiple of ``step``. ``fill`` repeats a shorter clip; otherwise silence follows it.
     """
     key = (store.clips[first].source, store.clips[first].speaker)
     order = rng.permutation(len(store))

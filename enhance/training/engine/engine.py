@@ -34,8 +34,6 @@ from enhance.training.engine.memory import keep_heap
 from enhance.training.engine.processes import on_first, precision_of, share, together
 from enhance.training.engine.record import Record
 
-Header = Callable[[], dict[str, Any]]
-
 
 class Sealed:
     """A batch that Fabric's precision plugins do not look into.
@@ -104,7 +102,7 @@ class Engine:
         plan: Plan,
         file: Path,
         tag: str,
-        header: Header,
+        header: Callable[[], dict[str, Any]],
         state: State | None = None,
         tensors: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -195,16 +193,10 @@ class Engine:
         return self._asked or (self.fabric.world_size == 1 and bool(interrupt.caught))
 
     def advance(self, batch: Any, clock: Callable[[], float], stop: bool) -> None:
-        """One optimiser step.
+        """One optimiser step on this process's batch, which is on the device.
 
-        Parameters
-        ----------
-        batch
-            This process's, on the device.
-        clock
-            Tells the seconds of training so far.
-        stop
-            Whether this process was asked to stop.
+        ``clock`` tells the seconds of training so far, ``stop`` whether this process was asked to
+        stop.
 
         Raises
         ------

@@ -42,19 +42,9 @@ def multi_resolution_error(
     Yamamoto, Song and Kim, "Parallel WaveGAN", ICASSP 2020, with the error of Braun and Tashev.
     One framing sees little of what lies between its frames; three see it from elsewhere.
 
-    Parameters
-    ----------
-    estimate, target
-        Aligned waveforms (B, N).
-    sizes
-        Transform lengths in samples.
-    power
-        Of the magnitude.
+    ``sizes`` are transform lengths in samples, ``power`` is that of the magnitude.
 
-    Returns
-    -------
-    Tensor
-        Scalar.
+    Shape: aligned (B, N), (B, N) -> scalar
     """
     losses = []
     for size in sizes:

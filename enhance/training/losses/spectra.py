@@ -79,16 +79,9 @@ def power_spectra(
 ) -> Tensor:
     """``(|DFT|^2 + floor) ** exponent`` of half-overlapping frames.
 
-    Parameters
-    ----------
-    wave
-        At least a window long.
-    window
-        Of even length, which is that of the transform.
-    exponent, floor
-        A root's slope at zero is infinite: it needs a floor.
-    pad
-        Put half a window of zeros around the wave, so that frame t has its middle at t hops.
+    The wave is at least a window long; the window's length is even, and that of the transform. A
+    root's slope at zero is infinite: it needs a floor. ``pad`` puts half a window of zeros around
+    the wave, so that frame t has its middle at t hops.
 
     Shape: (B, N) -> (B, T, F)
     """
@@ -149,16 +142,9 @@ def compressed_errors(estimate: Tensor, target: Tensor, power: float) -> tuple[T
     The square root's slope at zero is infinite: 1e-8 under it keeps silence differentiable. No
     gradient reaches the target.
 
-    Parameters
-    ----------
-    estimate, target
-        Spectra (B, 2, T, F).
-    power
-        Of the magnitude.
+    ``power`` is that of the magnitude. Returns two scalars, of the complex spectra (both parts
+    summed) and of the magnitudes.
 
-    Returns
-    -------
-    tuple
-        Two scalars, of the complex spectra (both parts summed) and of the magnitudes.
+    Shape: (B, 2, T, F), (B, 2, T, F) -> (), ()
     """
     return _CompressedErrors.apply(estimate, target, power)
