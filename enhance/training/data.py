@@ -24,20 +24,8 @@ what another holds back."""
 class TrainingData:
     """Clips, split and decoded.
 
-    Parameters
-    ----------
-    config
-        What to draw from.
-    mixing, curriculum
-        How to mix, and how that changes in the course of the run.
-    seed
-        Of the mixtures.
-    sample_rate
-        Of the model.
-    alignment
-        See `Mixer`.
-    validates
-        Whether something must be held back.
+    ``mixing`` says how to mix, ``curriculum`` how that changes in the course of the run; seed and
+    alignment are those of `Mixer`. Where it ``validates``, something must be held back.
 
     Attributes
     ----------

@@ -99,28 +99,11 @@ class EnhancerPlan(Plan):
 
 
 class Enhancer(Learner):
-    """A model and its objective.
+    """A model and its objective, which is on its device and prepared.
 
-    Parameters
-    ----------
-    fabric
-        Launched.
-    config
-        Framing and network.
-    plan
-        Budget, optimiser, validation.
-    objective
-        On its device, prepared.
-    data
-        Clips.
-    run
-        Folder that keeps the model.
-    init
-        Checkpoint to start from.
-    header
-        Of the state to go on from; empty for a new run.
-    record
-        The run's configuration as plain data, for the header of its state.
+    The folder ``run`` keeps the model; ``init`` is a checkpoint to start from. ``header`` is that
+    of the state to go on from, empty for a new run; ``record`` is the run's configuration as plain
+    data, for the header of its own state.
     """
 
     def __init__(

@@ -82,14 +82,8 @@ class Objective(nn.Module, abc.ABC):
 
         For objectives with phases: here parts of the model are frozen (no gradient, evaluation
         mode) or set free. What is set must follow from ``step`` alone, so that a resumed run does
-        the same.
-
-        Parameters
-        ----------
-        step
-            Steps that were finished before: 0 in the first.
-        model
-            In training mode, on its device.
+        the same. ``step`` steps were finished before, 0 in the first; ``model`` is in training
+        mode, on its device.
         """
 
     def trains_enhancer(self, step: int) -> bool:
@@ -110,16 +104,9 @@ class Objective(nn.Module, abc.ABC):
 def enhance_batch(model: WaveformModel, noisy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One pass of the model, with the transforms in float32 whatever the precision of the network.
 
-    A model with a companion hears it on the same noisy signals.
-
-    Returns
-    -------
-    spec
-        Estimated spectrum (B, 2, T, F) of the signal padded to whole hops.
-    wave
-        Aligned estimate (B, N).
-    encoding
-        Output of the encoder (B, T, C F').
+    A model with a companion hears it on the same noisy signals. Returns the estimated spectrum
+    (B, 2, T, F) of the signal padded to whole hops, the aligned estimate (B, N), and the output of
+    the encoder (B, T, C F').
     """
     late, length = model.config.stft.latency_samples, noisy.shape[1]
     with torch.autocast(noisy.device.type, enabled=False):

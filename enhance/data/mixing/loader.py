@@ -46,13 +46,8 @@ class _Mixtures(Dataset[Any]):
 
 
 def collate(mixtures: Sequence[Mixture]) -> dict[str, Any]:
-    """Stack mixtures into a batch.
-
-    Returns
-    -------
-    dict
-        ``noisy`` and ``clean`` (B, N) float32 tensors; ``pieces``, ``altered``, ``files``,
-        ``index`` (epoch, index) and ``snr_db``: lists with an entry for each mixture.
+    """Stack mixtures into a batch: ``noisy`` and ``clean`` (B, N) float32 tensors; ``pieces``,
+    ``altered``, ``files``, ``index`` (epoch, index) and ``snr_db``, lists with an entry for each.
     """
     return {
         "noisy": torch.from_numpy(np.stack([m.noisy for m in mixtures])),
@@ -94,10 +89,8 @@ def batches(
     ----------
     mixer
         Its seed decides what is mixed.
-    batch_size
-        Mixtures per step over all processes.
-    epoch_size
-        Mixtures per epoch.
+    batch_size, epoch_size
+        Mixtures per step over all processes, and per epoch.
     start_step
         Batches before it are passed over at no cost.
     rank, world

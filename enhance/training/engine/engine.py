@@ -72,22 +72,8 @@ def seed_everything(seed: int, *more: int) -> None:
 class Engine:
     """A learner on its device, its optimiser, and its state in a file.
 
-    Parameters
-    ----------
-    fabric
-        Launched.
-    learner, plan
-        What is trained, and how.
-    file
-        Of the state.
-    tag
-        Format of that file.
-    header
-        What else its header holds; plain data.
-    state
-        Where the training stands.
-    tensors
-        What the file held, for a training that goes on.
+    ``tag`` is the format of the state's ``file``, ``header`` what else its header holds, plain
+    data. A training that goes on has the ``state`` where it stands, and the file's ``tensors``.
 
     Raises
     ------
@@ -135,18 +121,9 @@ class Engine:
     ) -> str:
         """Train until the budget is used ("finished") or a signal comes (its name).
 
-        Parameters
-        ----------
-        interrupt
-            Looked at before and after each batch is made.
-        folder
-            Where history.jsonl, timing.jsonl and tensorboard/ are.
-        before
-            Steps of the history that lie before this training.
-        place
-            What each line of history tells beside the step.
-        quiet
-            Show nothing.
+        Signals are looked at before and after each batch is made. ``folder`` has history.jsonl,
+        timing.jsonl and tensorboard/; ``before`` steps of the history lie before this training, and
+        each line of it tells ``place`` beside the step.
 
         Raises
         ------

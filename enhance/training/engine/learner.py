@@ -139,14 +139,8 @@ class Learner(abc.ABC):
     ) -> NoReturn:
         """Say why training cannot go on; called on all processes.
 
-        Parameters
-        ----------
-        batch, found
-            Of this process.
-        at
-            Seed, and number of the bad step, from 1.
-        loss, figures
-            The loss, the step's means and ``gradient_norm``, over all processes.
+        ``batch`` and ``found`` are this process's; ``loss`` and ``figures`` (the step's means and
+        ``gradient_norm``) are those of all. ``at`` is the seed, and the bad step's number, from 1.
 
         Raises
         ------
