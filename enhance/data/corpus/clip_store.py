@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from enhance.audio import read as audio
-from enhance.audio.resampling import resample, resampled_length
+from enhance.audio.resampling import resampled_length
 from enhance.audio.write import native
 from enhance.data.corpus.decoded_cache import DecodedCache
 from enhance.data.corpus.manifest import Clip
@@ -146,10 +146,7 @@ class ClipStore:
             if len(samples) == found.frames and len(samples):
                 return samples
         # Anything unusual, a truncated file too, goes through the one place that names it.
-        wave = audio.read(path)
-        if found.sample_rate == rate:
-            return _quantise(wave)
-        return _quantise(resample(wave, found.sample_rate, rate))
+        return _quantise(audio.read(path, rate))
 
     def _declared(self, i: int) -> int:
         # A manifest's duration may be rounded: what it adds is not there, what it lacks unheard.

@@ -15,14 +15,8 @@ class Voices:
 
     A speaker is a voice, wherever the clips come from. Clips of a source whose speakers are
     unknown form one uncertain voice: it might be any known speaker of that source, and may lend
-    several clips to one babble. Voices that share a recording might be one person, too.
-
-    Parameters
-    ----------
-    store
-        All speech.
-    balance
-        A voice is drawn as often as its clips are as targets, see `source_weights`.
+    several clips to one babble. Voices that share a recording might be one person, too. A voice is
+    drawn as often as its clips are as targets, see `source_weights`.
     """
 
     def __init__(self, store: ClipStore, balance: float) -> None:

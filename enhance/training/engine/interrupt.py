@@ -21,12 +21,7 @@ class Interrupt(contextlib.AbstractContextManager["Interrupt"]):
     """Collects SIGINT and SIGTERM while the context lasts.
 
     A second SIGINT interrupts at once, as usual. Outside the main thread, where Python delivers no
-    signals, only `ask` is heard.
-
-    Attributes
-    ----------
-    caught
-        Name of the signal (`"SIGINT"`), empty before one.
+    signals, only `ask` is heard. ``caught`` is the signal's name (`"SIGINT"`), empty before one.
     """
 
     def __init__(self) -> None:
