@@ -31,11 +31,6 @@ def clusters_of(labels: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
 
     Unknown speakers (or noises) of one source count as one: who cannot be told apart may be the
     same. A factor of one cluster is left out too: nothing can be said of others.
-
-    Parameters
-    ----------
-    labels
-        Of each clip.
     """
     found: dict[str, list[str]] = {}
     for factor, keys in FACTORS.items():
@@ -52,13 +47,6 @@ def coarse(labels: Sequence[Mapping[str, str]], most: int) -> dict[str, list[int
 
     As `clusters_of`; beyond ``most`` several become one, which is as valid and has fewer degrees of
     freedom. Where no factor is told, clips are dealt out as if independent: factor ``clip``.
-
-    Parameters
-    ----------
-    labels
-        Of each clip.
-    most
-        Clusters of a factor.
     """
     named: Clusters = clusters_of(labels) or {"clip": range(len(labels))}
     found = {}

@@ -19,26 +19,13 @@ from enhance.measure.timing import REGIMES
 def quality_plot(models: Sequence[Row], clips: Path, path: Path) -> bool:
     """Mean of each metric with its interval, and the SI-SDR gain of every clip.
 
-    Parameters
-    ----------
-    models
-        Quality rows of one set.
-    clips
-        ``clips.jsonl`` with the rows of every clip.
-    path
-        Image to write.
-
-    Returns
-    -------
-    bool
-        False, and nothing written, where there is nothing to draw.
+    Of quality rows of one set and its ``clips.jsonl``. False, and nothing written, where there is
+    nothing to draw.
     """
-    from matplotlib.figure import Figure
-
     models = [row for row in models if row["metrics"]["si_sdr"]["mean"] is not None]
     if not models:
         return False
-    figure = Figure(figsize=(11, 2.6 + 0.25 * len(models)), layout="constrained")
+    figure = _figure(11, 2.6 + 0.25 * len(models))
     axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.6])
     names = [row["model"] for row in models]
     colours = ["0.5" if row["model_kind"] == "noisy" else "C0" for row in models]
@@ -92,18 +79,8 @@ def _gains(axis: Any, models: Sequence[Row], clips: Path) -> None:
 
 
 def latency_plot(rows: Sequence[Row], path: Path) -> None:
-    """CPU time per frame of each model and regime: median, 95th and 99th percentile.
-
-    Parameters
-    ----------
-    rows
-        Latency rows of one bench run.
-    path
-        Image to write.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 1.4 + 0.55 * len(rows)), layout="constrained")
+    """CPU time per frame of each model and regime of one bench run: median and percentiles."""
+    figure = _figure(7, 1.4 + 0.55 * len(rows))
     axis = figure.subplots()
     colours = dict(zip(REGIMES, ("C3", "C0", "C2"), strict=True))
     for index, row in enumerate(reversed(rows)):
@@ -125,30 +102,18 @@ def latency_plot(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
-def difference_plot(rows: Sequence[Row], path: Path) -> bool:
+def difference_plot(rows: Sequence[Row], path: Path) -> None:
     """Paired difference of each run to its baseline, with its interval, one panel a metric.
 
-    Coloured where the difference holds among all of them (`benchmarks.figures.seeds.claims`).
-
-    Parameters
-    ----------
-    rows
-        One row of a study for each run (`benchmarks.study.report.shown_rows`).
-    path
-        Image to write.
-
-    Returns
-    -------
-    bool
-        False, and nothing written, where no run has a finished baseline.
+    Coloured where the difference holds among all of them (`benchmarks.figures.seeds.claims`). Of
+    one row for each run (`benchmarks.study.report.shown_rows`); nothing is written where none has
+    a finished baseline.
     """
-    from matplotlib.figure import Figure
-
     rows = [row for row in rows if row["difference"]]
     if not rows:
-        return False
+        return
     held = claims(rows)
-    figure = Figure(figsize=(11, 1.2 + 0.3 * len(rows)), layout="constrained")
+    figure = _figure(11, 1.2 + 0.3 * len(rows))
     axes = figure.subplots(1, len(METRICS))
     names = [f"{row['name']} - {row['baseline']}" for row in rows]
     for axis, metric in zip(axes, METRICS, strict=True):
@@ -158,7 +123,13 @@ def difference_plot(rows: Sequence[Row], path: Path) -> bool:
         axis.locator_params(axis="x", nbins=4)
         names = [""] * len(names)
     _save(figure, path)
-    return True
+
+
+def _figure(width: float, height: float) -> Any:
+    """Without pyplot: no global state, no display; the PNG backend is Agg."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _clean(axis: Any) -> None:
@@ -169,6 +140,5 @@ def _clean(axis: Any) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    # Figure without pyplot: no global state, no display; the PNG backend is Agg.
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

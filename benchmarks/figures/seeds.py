@@ -59,10 +59,7 @@ def crossed_interval(values: np.ndarray, clusters: Clusters | None = None) -> In
 def mean_scores(runs: Sequence[Scores]) -> dict[str, Row]:
     """Mean and interval of each metric over the runs (seeds) of one name.
 
-    Returns
-    -------
-    dict
-        By metric: the interval's row, and ``refused``, the clips that not every run measured.
+    By metric: the interval's row, and ``refused``, the clips that not every run measured.
     """
     result = {}
     for metric in METRICS:
@@ -76,17 +73,10 @@ def mean_scores(runs: Sequence[Scores]) -> dict[str, Row]:
 def differences(base: Sequence[Scores], own: Sequence[Scores]) -> dict[str, Row | None]:
     """Paired difference ``own - base`` of each metric, clip by clip and seed by seed.
 
-    Parameters
-    ----------
-    base, own
-        Runs of the same seeds in the same order.
-
-    Returns
-    -------
-    dict
-        By metric: as `benchmarks.figures.statistics.Difference.row`; None where no clip was
-        measured by all. ``wins`` counts clips whose mean over seeds is higher. With fewer than
-        `ENOUGH` seeds ``verdict`` is ``"no claim"``.
+    Of runs of the same seeds in the same order. By metric: as
+    `benchmarks.figures.statistics.Difference.row`; None where no clip was measured by all. ``wins``
+    counts clips whose mean over seeds is higher. With fewer than `ENOUGH` seeds ``verdict`` is
+    ``"no claim"``.
     """
     result: dict[str, Row | None] = {}
     for metric in METRICS:
@@ -124,30 +114,27 @@ def by_group(runs: Sequence[Scores], label: str) -> dict[str, list[dict[str, Row
 def claims(rows: Sequence[Row]) -> set[tuple[str, str]]:
     """Differences of a study that hold together: ``(name, metric)`` of each.
 
-    All differences of runs with `ENOUGH` seeds are one family, corrected by Holm's method.
-
-    Parameters
-    ----------
-    rows
-        One row of a study for each name (`benchmarks.study.report.shown_rows`).
+    All differences of runs with `ENOUGH` seeds are one family, corrected by Holm's method. Of one
+    row for each name (`benchmarks.study.report.shown_rows`).
     """
-    family = [
-        (row["name"], metric, row["difference"][metric])
+    family = {
+        (row["name"], metric): row["difference"][metric]
         for row in rows
-        if row["difference"] and len(_compared_seeds(row)) >= ENOUGH
+        if row["difference"] and len(compared_seeds(row)) >= ENOUGH
         for metric in METRICS
-    ]
-    held = holm([entry and entry.get("p") for _, _, entry in family])
-    return {(name, metric) for (name, metric, _), one in zip(family, held, strict=True) if one}
+    }
+    held = holm([entry and entry.get("p") for entry in family.values()])
+    return {key for key, one in zip(family, held, strict=True) if one}
 
 
 def no_claim(row: Row) -> str:
     """``"one seed: no claim"`` where a row's difference has too few seeds; else nothing."""
-    count = len(_compared_seeds(row))
+    count = len(compared_seeds(row))
     return "" if count >= ENOUGH else f"{'one seed' if count == 1 else 'two seeds'}: no claim"
 
 
-def _compared_seeds(row: Row) -> Sequence[int]:
+def compared_seeds(row: Row) -> Sequence[int]:
+    """Seeds of a row's difference; its own where it has none."""
     seeds: Sequence[int] = row.get("difference_seeds") or row["seeds"]
     return seeds
 

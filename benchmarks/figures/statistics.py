@@ -68,14 +68,8 @@ def combined(mean: float, n: int, method: str, errors: Sequence[tuple[float, flo
     """95 % interval of a mean with independent random parts.
 
     The half width is the root of the sum of the squares of the parts' t intervals, each with its
-    own degrees of freedom (Howe 1974, J. Am. Stat. Assoc. 69, 789).
-
-    Parameters
-    ----------
-    mean, n, method
-        Of the interval.
-    errors
-        Standard error and degrees of freedom of each part.
+    own degrees of freedom (Howe 1974, J. Am. Stat. Assoc. 69, 789); ``errors`` are the standard
+    error and the degrees of freedom of each part.
     """
     half = _half_width(errors, 0.05)
     return Interval(mean, mean - half, mean + half, n, method, tuple(errors))
@@ -127,17 +121,10 @@ def mean_interval(
 
 
 def row_interval(rows: Sequence[Mapping[str, Any]], part: str, metric: str) -> dict[str, Any]:
-    """Mean of one metric over clips, clustered by their labels, as plain data.
+    """Mean of one metric over clips, clustered by the ``labels`` of their rows, as plain data.
 
-    Parameters
-    ----------
-    rows
-        One of each clip, with ``labels``.
-    part
-        Where the metric stands in a row, such as ``"metrics"`` or ``"gains"``; clips that lack it
-        are left out.
-    metric
-        Its name.
+    ``part`` is where the metric stands in a row, such as ``"metrics"`` or ``"gains"``; clips that
+    lack it are left out.
     """
     found = [row for row in rows if metric in row[part]]
     if not found:
@@ -154,14 +141,8 @@ def group_difference(
     """Mean of ``b`` less mean of ``a``, two groups of other clips, with its interval.
 
     A noise that both groups hold is one cluster, so that what it does to both cancels. A factor
-    counts only where each group has two clusters of it. Without clusters it is Welch's interval.
-
-    Parameters
-    ----------
-    a, b
-        One value per clip, at least two in each.
-    clusters
-        Of both, see `mean_interval`.
+    counts only where each group has two clusters of it (`mean_interval`). Without clusters it is
+    Welch's interval.
 
     Raises
     ------
@@ -187,25 +168,15 @@ def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
     """Which of many differences hold together (Holm 1979, Scand. J. Stat. 6, 65).
 
     The probability that any of them is false stays below ``level``, whatever their dependence.
-
-    Parameters
-    ----------
-    p_values
-        Of each difference; None counts as one that was looked at and shows nothing.
-    level
-        Family-wise error.
+    None counts as a difference that was looked at and shows nothing.
     """
-    order = sorted(range(len(p_values)), key=lambda i: _or_one(p_values[i]))
-    held = [False] * len(p_values)
-    for rank, i in enumerate(order):
-        if _or_one(p_values[i]) > level / (len(order) - rank):
+    known = [1.0 if p is None else p for p in p_values]
+    held = [False] * len(known)
+    for rank, i in enumerate(sorted(range(len(known)), key=known.__getitem__)):
+        if known[i] > level / (len(known) - rank):
             break
         held[i] = True
     return held
-
-
-def _or_one(p: float | None) -> float:
-    return 1.0 if p is None else p
 
 
 @dataclass(frozen=True)
@@ -243,19 +214,10 @@ def paired_difference(
     b: Mapping[Any, float],
     labels: Mapping[Any, Mapping[str, str]] | None = None,
 ) -> Difference | None:
-    """Mean of ``b - a`` over the clips of both, with its interval.
+    """Mean of ``b - a`` over the clips of both, with its interval; None where they share none.
 
-    Parameters
-    ----------
-    a, b
-        Value of each clip, by clip name; clips that were refused are absent.
-    labels
-        Of each clip, for `clusters_of`; None for independent clips.
-
-    Returns
-    -------
-    Difference or None
-        None where the two have no clip in common.
+    Values and labels (for `clusters_of`; None for independent clips) go by clip name; clips that
+    were refused are absent.
     """
     common: list[Hashable] = sorted(set(a) & set(b))
     if not common:
@@ -288,12 +250,8 @@ def ratio_of_medians(a: np.ndarray, b: np.ndarray) -> Interval:
     """``median(b) / median(a)`` of two interleaved time series, with a block bootstrap interval.
 
     Frame times drift with the machine, so that neighbours are alike: whole blocks of neighbours
-    are drawn, the same ones for both series (Kuensch 1989).
-
-    Parameters
-    ----------
-    a, b
-        Times in the order they were taken, interleaved; lengths may differ.
+    are drawn, the same ones for both series (Kuensch 1989). Times stand in the order they were
+    taken; lengths may differ.
 
     Raises
     ------

@@ -59,22 +59,22 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
 
 def plus_minus(entry: Mapping[str, Any] | None, digits: int = 3, signed: bool = False) -> str:
     """``mean ±half`` of a symmetric interval's row; the mean alone where there is no interval."""
-    if not entry or entry.get("mean") is None:
-        return "-"
-    text = number(entry["mean"], digits, signed)
-    low, high = entry.get("low"), entry.get("high")
+    mean, low, high = _limits(entry)
+    text = number(mean, digits, signed)
     return text if low is None or high is None else f"{text} ±{number((high - low) / 2, digits)}"
 
 
 def with_interval(entry: Mapping[str, Any] | None, digits: int = 3, signed: bool = False) -> str:
     """``mean [low, high]`` of an interval's row; the mean alone where there is no interval."""
+    mean, low, high = (number(value, digits, signed) for value in _limits(entry))
+    return mean if "-" in (low, high) else f"{mean} [{low}, {high}]"
+
+
+def _limits(entry: Mapping[str, Any] | None) -> tuple[float | None, ...]:
+    """Mean and limits of an interval's row; no limits without a mean."""
     if not entry or entry.get("mean") is None:
-        return "-"
-    text = number(entry["mean"], digits, signed)
-    low, high = entry.get("low"), entry.get("high")
-    if low is None or high is None:
-        return text
-    return f"{text} [{number(low, digits, signed)}, {number(high, digits, signed)}]"
+        return None, None, None
+    return entry["mean"], entry.get("low"), entry.get("high")
 
 
 def size(count: float | None, unit: str = "B") -> str:
