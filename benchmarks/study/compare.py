@@ -1,15 +1,7 @@
 """Many training runs under one budget, compared in pairs (``enhance compare``).
 
-A study file (its form: `benchmarks.study.file`) such as::
-
-    base: {include: gcrn-tiny.yaml, training: {steps: 4000, batch_size: 8}}
-    seeds: [0]
-    runs:
-      plain: {}
-      gru: {model.gcrn.cell: gru, why: the lighter cell}
-      wide: {model.gcrn.hidden: 480, why: is width worth its time}
-
-is run, resumed and finished by one and the same command::
+A study file (its form: `benchmarks.study.file`) is run, resumed and finished by one and the same
+command::
 
     enhance compare STUDY.yaml -o runs/trials --set DEV --base data.corpus=CORPUS
 
@@ -28,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import Timeout
 
@@ -137,17 +129,16 @@ def compare(
     memory = _remember(folder, clips, snr, base, report)
     study = read_study(study_file, memory["base"])
     chosen = study.select(only)
+    if report and "set_hash" not in memory:
+        raise EnhanceError(f"{folder}: nothing was evaluated there yet; run it without --report")
+    stopped, failures = "", []
     if not report:
         for trial in chosen:
             if not force:
                 check_unchanged(trial, folder / trial.key, read_record(folder / trial.key))
         _check_data(chosen)
-        memory |= _measure_noisy(memory, folder, cluster, quiet)
+        memory["set_hash"] = _measure_noisy(memory, folder, cluster, quiet)
         write_json(folder / MEMORY, memory)
-    if "set_hash" not in memory:
-        raise EnhanceError(f"{folder}: nothing was evaluated there yet; run it without --report")
-    stopped, failures = "", []
-    if not report:
         many = bool(cluster) or jobs > 1
         conditions = Conditions(
             clips=memory["set"],
@@ -208,15 +199,14 @@ def _remember(
 
 def _check_data(trials: Sequence[Trial]) -> None:
     """Refuse missing training data before anything is trained."""
-    seen: list[Any] = []
-    for trial in trials:
-        if trial.config.data not in seen:
-            seen.append(trial.config.data)
-            load_clips(trial.config.data, quiet=True)
+    configs = [trial.config.data for trial in trials]
+    for index, data in enumerate(configs):
+        if data not in configs[:index]:
+            load_clips(data, quiet=True)
 
 
-def _measure_noisy(memory: Row, folder: Path, cluster: str, quiet: bool) -> Row:
-    """The set's hash, and scores of its noisy files, which every evaluation needs."""
+def _measure_noisy(memory: Row, folder: Path, cluster: str, quiet: bool) -> str:
+    """Score the set's noisy files, which every evaluation needs. Returns the set's hash."""
     if not (folder / MEMORY).exists():  # a set that is refused leaves nothing behind
         open_pairs(memory["set"], memory["snr"], quiet=True)
     mine = lock(folder, NOISY)
@@ -228,10 +218,9 @@ def _measure_noisy(memory: Row, folder: Path, cluster: str, quiet: bool) -> Row:
         mine.acquire(timeout=-1)
     try:
         what, place = (memory["set"], memory["snr"]), folder / NOISY
-        found = evaluate(NOISY, *what, place, cores(), cluster=cluster, quiet=quiet)
+        return evaluate(NOISY, *what, place, cores(), cluster=cluster, quiet=quiet).set_hash
     finally:
         mine.release()
-    return {"set_hash": found.set_hash}
 
 
 def _write(study: Study, folder: Path, memory: Row, table: Path | str | None) -> list[Row]:

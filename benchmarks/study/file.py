@@ -117,7 +117,6 @@ class Trial:
     baseline: str
     """Name of the run it is compared with; empty for the study's baseline itself."""
     why: str
-    """What it asks."""
 
     @property
     def seed(self) -> int:
@@ -140,19 +139,16 @@ class Study:
     """A study file, resolved."""
 
     path: str
-    """The file."""
     title: str
-    """Heading of the report."""
     baseline: str
     """The run that others are compared with."""
     seeds: tuple[int, ...]
     """In the order of the file."""
     trials: tuple[Trial, ...]
     """Every run with the first seed, then with the next."""
-    of_modes: bool = False
+    of_modes: bool
     """Whether it has a grid of modes."""
-    budget: Budget = "audio"
-    """What all runs get as much of."""
+    budget: Budget
 
     @property
     def names(self) -> list[str]:
@@ -166,10 +162,7 @@ class Study:
     def select(self, only: Sequence[str]) -> list[Trial]:
         """Trials by run name or by folder name; all of them for none.
 
-        Raises
-        ------
-        EnhanceError
-            If there is no such run.
+        An `EnhanceError` if there is no such run.
         """
         known = {*self.names, *(trial.key for trial in self.trials)}
         for name in only:
@@ -181,14 +174,7 @@ class Study:
 
 
 def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
-    """Read a study file.
-
-    Parameters
-    ----------
-    path
-        See the module's text for its form.
-    assignments
-        ``"a.b=c"``: settings put over `base`; a run's own keys stay above them.
+    """Read a study file. ``assignments`` (``"a.b=c"``) are put over `base`, below a run's own keys.
 
     Raises
     ------
@@ -226,19 +212,13 @@ def read_study(path: Path | str, assignments: Sequence[str] = ()) -> Study:
     for trial in trials.values():
         _known(trial.baseline or default, runs, f"{path}: runs.{trial.name}: baseline")
     _check_budget(list(trials.values()), found.budget, path)
-    return Study(
-        str(path),
-        found.title or path.stem,
-        default,
-        tuple(found.seeds),
-        tuple(
-            replace(trial, config=replace(trial.config, seed=seed))
-            for seed in found.seeds
-            for trial in trials.values()
-        ),
-        found.modes is not None,
-        found.budget,
+    seeded = tuple(
+        replace(trial, config=replace(trial.config, seed=seed))
+        for seed in found.seeds
+        for trial in trials.values()
     )
+    title, seeds, of_modes = found.title or path.stem, tuple(found.seeds), found.modes is not None
+    return Study(str(path), title, default, seeds, seeded, of_modes, found.budget)
 
 
 def hours_heard(training: TrainingConfig, mixing: MixingConfig, steps: int) -> float:
@@ -252,15 +232,10 @@ def changes(old: Any, new: Any) -> list[Change]:
 
 
 def changes_since(record: Any, trial: Trial) -> list[Change]:
-    """Settings of a trial that differ from those a run was trained with.
+    """Settings of a trial, as the study has it now, that differ from those it was trained with.
 
-    Parameters
-    ----------
-    record
-        The run's configuration as plain data, of this version or an older one: settings that did
-        not exist then count as their defaults.
-    trial
-        As the study has it now.
+    ``record`` is the run's configuration as plain data, of this version or an older one: settings
+    that did not exist then count as their defaults.
     """
     now = to_dict(trial.config)
     try:

@@ -30,31 +30,17 @@ REGIMES = ("hot", "cold")
 
 def time_networks(
     folder: Path, trials: Sequence[Trial], seconds: float, *, quiet: bool = False
-) -> dict[str, Any]:
-    """Time the networks of these trials, unless that was done.
+) -> None:
+    """Time the networks of finished trials, unless that was done or another process does it.
 
-    Parameters
-    ----------
-    folder
-        Of the study; takes ``networks/`` and ``networks.json``.
-    trials
-        Finished runs.
-    seconds
-        Measuring time per network and regime.
-    quiet
-        No progress bar.
-
-    Returns
-    -------
-    dict
-        As `read_times`. Left as it was where another process is timing.
+    The study's folder takes ``networks/`` and ``networks.json`` (`read_times`); ``seconds`` is the
+    measuring time per network and regime.
     """
     wanted: dict[str, Trial] = {}
     for trial in trials:
         wanted.setdefault(digest(trial.config.model), trial)
-    found = read_times(folder)
-    if set(wanted) <= set(found.get("networks", {})):
-        return found
+    if set(wanted) <= set(read_times(folder).get("networks", {})):
+        return
     with contextlib.suppress(Timeout), lock(folder, "networks"):
         networks: dict[str, Any] = {}
         files: dict[str, Path] = {}
@@ -78,19 +64,12 @@ def time_networks(
             # Late frames say how busy the machine was, nothing of CPU time.
             result["warnings"] = [w for w in measured.warnings if "than their hop" not in w]
         write_json(folder / TIMES, result)
-        return result
-    return found
 
 
 def read_times(folder: Path) -> dict[str, Any]:
     """What was timed: rows of `benchmarks.latency.bench.bench`, or the reason why not, by hash of
     the model's settings in ``networks``; ``hardware`` and ``settings``. Empty before the first
-    time.
-
-    Raises
-    ------
-    EnhanceError
-        If the file is damaged.
+    time. An `EnhanceError` if the file is damaged.
     """
     path = folder / TIMES
     value = read_json(path) if path.exists() else {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures.seeds import ENOUGH, Row, claims, no_claim
+from benchmarks.figures.seeds import ENOUGH, Row, claims, compared_seeds, no_claim
 from benchmarks.figures.tables import (
     Table,
     difference_cell,
@@ -20,7 +20,7 @@ from benchmarks.figures.tables import (
     visible,
 )
 from benchmarks.latency.tables import machine_lines
-from benchmarks.study.grid import PAPER, paper_table
+from benchmarks.study.grid import PAPER, PAPER_TABLE
 from distill.training import card
 from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
@@ -82,7 +82,7 @@ def difference_table(rows: Sequence[Row]) -> Table:
             cells = [
                 difference_cell(row["difference"][m], m, (row["name"], m) in held) for m in METRICS
             ]
-            seeds = _seeds(row.get("difference_seeds") or row["seeds"])
+            seeds = _seeds(compared_seeds(row))
             seeds += f" ({silence})" if (silence := no_claim(row)) else ""
             name = f"{row['name']} - {row['baseline']}"
             table.rows.append([name, what_differs(row), seeds, *cells])
@@ -117,14 +117,9 @@ def what_differs(row: Row) -> str:
 
 
 def sentence(row: Row, held: Collection[tuple[str, str]]) -> str:
-    """What the figures of a run support, in one or two sentences.
+    """What the figures of a run, a row of `shown_rows`, support, in one or two sentences.
 
-    Parameters
-    ----------
-    row
-        Of `shown_rows`.
-    held
-        Differences that hold, see `benchmarks.figures.seeds.claims`.
+    ``held`` are the differences that hold, see `benchmarks.figures.seeds.claims`.
     """
     name = f"`{row['name']}`"
     if not row["baseline"]:
@@ -143,25 +138,18 @@ def sentence(row: Row, held: Collection[tuple[str, str]]) -> str:
     start = f"{name} against `{row['baseline']}`: "
     if silence := no_claim(row):
         return f"{start}{_and(sides['undecided'])}; {silence}."
-    told = []
-    if sides["higher"]:
-        told.append(f"significantly higher {_and(sides['higher'])}")
-    if sides["lower"]:
-        told.append(f"significantly lower {_and(sides['lower'])}")
-    if sides["undecided"]:
-        told.append(f"no significant difference in {_and(sides['undecided'])}")
-    seeds = row.get("difference_seeds") or row["seeds"]
+    words = ("significantly higher", "significantly lower", "no significant difference in")
+    told = [f"{word} {_and(x)}" for word, x in zip(words, sides.values(), strict=True) if x]
     return (
         f"{start}{'; '.join(told)}. The intervals hold for new clips and new seeds "
-        f"({len(seeds)} seeds)."
+        f"({len(compared_seeds(row))} seeds)."
     )
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
     """The tables that are printed at the end."""
-    found = [score_table(rows, brief=True)]
-    differences = difference_table(rows)
-    return [*found, differences] if differences.rows else found
+    found = [score_table(rows, brief=True), difference_table(rows)]
+    return found if found[1].rows else found[:1]
 
 
 def left_out(rows: Sequence[Row]) -> list[str]:
@@ -194,7 +182,7 @@ def page(rows: Sequence[Row]) -> str:
         listed=_and,
         scores=[score_table(rows), difference_table(rows)],
         paper=PAPER,
-        paper_table=paper_table,
+        paper_table=PAPER_TABLE,
         sentence=lambda row: sentence(row, held),
         whys={row["name"]: row["why"] for row in trials},
         judged=len(judged) * len(METRICS),

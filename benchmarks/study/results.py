@@ -18,18 +18,9 @@ from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import GROUP_LABELS
 from benchmarks.study.file import Study, Trial, changes, digest, newer_settings
 from benchmarks.study.networks import read_times
-from benchmarks.study.trial import (
-    CLIPS,
-    DONE,
-    EVALUATION,
-    STALE,
-    Record,
-    read_record,
-    state_of,
-)
+from benchmarks.study.trial import CLIPS, DONE, EVALUATION, STALE, Record, read_record, state_of
 from distill.backbones.find import SHIPPED
 from distill.training import card
-from distill.training.card import leaves
 from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import versions
@@ -39,21 +30,9 @@ _SAME = ("config_hash", "parameters", "cpu_ms_p50", "cpu_cold_ms_p50", "cpu")
 
 
 def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list[Row]:
-    """All rows of a study as its folder stands.
+    """All rows of a study as its folder stands, with scores on one set.
 
-    Parameters
-    ----------
-    study
-        As the study file has it now.
-    folder
-        Of the study.
-    set_name, set_hash
-        Set whose scores are wanted.
-
-    Raises
-    ------
-    EnhanceError
-        If a file of the folder is damaged.
+    An `EnhanceError` if a file of the folder is damaged.
     """
     found = _Found(study, folder, set_hash)
     times = found.times
@@ -205,7 +184,7 @@ def _teachers(study: Study) -> dict[str, Row | None]:
     """Each teacher of a study of modes, and how far its phone probe lies over the best of MFCC."""
     found: dict[str, Row | None] = {}
     for trial in study.trials:
-        for key, value in leaves(json.loads(json.dumps(to_dict(trial.config)))):
+        for key, value in card.leaves(json.loads(json.dumps(to_dict(trial.config)))):
             if key.startswith("objective.") and key.endswith("teacher") and value:
                 found[str(value)] = None
     for name in found:  # nothing is fetched: of a published teacher no record is known
@@ -243,17 +222,11 @@ def _cpu(found: Row | None) -> Row:
         refused = {"refused": found["refused"]} if found else None
         return {"cpu_ms_p50": None, "cpu_cold_ms_p50": None, "cpu": refused}
     regimes = found["regimes"]
+    kept = ("hop_ms", "regimes", "ratio", "macs_per_second", "file_bytes")
     return {
         "cpu_ms_p50": regimes["hot"]["cpu_ms"]["p50"],
         "cpu_cold_ms_p50": regimes["cold"]["cpu_ms"]["p50"],
-        "cpu": {
-            "timed": found["run"],
-            "hop_ms": found["hop_ms"],
-            "regimes": regimes,
-            "ratio": found["ratio"],
-            "macs_per_second": found["macs_per_second"],
-            "file_bytes": found["file_bytes"],
-        },
+        "cpu": {"timed": found["run"], **{key: found[key] for key in kept}},
     }
 
 

@@ -49,11 +49,7 @@ Record = dict[str, Any]
 
 
 class Stopped(Exception):
-    """A signal stopped a run; it is saved and goes on with the same command."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.signal = name
+    """A signal, whose name it holds, stopped a run; it is saved, the same command goes on."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,6 @@ class Conditions:
     snr: float | None
     """SNR that its pairs must have."""
     set_hash: str
-    """Hash of the set."""
     accelerator: str
     """As in Lightning Fabric."""
     threads: int
@@ -80,12 +75,8 @@ def lock(folder: Path, name: str) -> FileLock:
     """The lock of a part of a study (a run by its key), which no second process shall work on.
 
     It is the operating system's: it goes when its holder goes. Not taken yet: use it as a context
-    manager, which does not wait and raises `filelock.Timeout` where another holds it.
-
-    Raises
-    ------
-    EnhanceError
-        If the study's folder cannot be written.
+    manager, which does not wait and raises `filelock.Timeout` where another holds it. An
+    `EnhanceError` if the study's folder cannot be written.
     """
     place = folder / LOCKS
     try:
@@ -100,10 +91,7 @@ def lock(folder: Path, name: str) -> FileLock:
 def read_record(folder: Path) -> Record | None:
     """The record in a run's folder; None where there is none.
 
-    Raises
-    ------
-    EnhanceError
-        If it is damaged or of another version.
+    An `EnhanceError` if it is damaged or of another version.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -131,13 +119,7 @@ def state_of(trial: Trial, folder: Path, record: Record | None, set_hash: str) -
 
 
 def check_unchanged(trial: Trial, folder: Path, record: Record | None) -> None:
-    """Refuse to go on with a run whose settings are others now.
-
-    Raises
-    ------
-    EnhanceError
-        Names the settings, and what to do.
-    """
+    """Refuse to go on with a run whose settings are others now: the `EnhanceError` names them."""
     changed = changes_since(record["config"], trial) if record else []
     if changed:
         raise EnhanceError(
@@ -146,7 +128,7 @@ def check_unchanged(trial: Trial, folder: Path, record: Record | None) -> None:
         )
 
 
-def set_aside(folder: Path, record: Record) -> Path:
+def set_aside(folder: Path, record: Record) -> None:
     """Move a run's folder to ``old/`` beside it, so that the run can be trained anew."""
     place = folder.parent / "old"
     name = f"{folder.name}-{record['config_hash']}"
@@ -160,7 +142,6 @@ def set_aside(folder: Path, record: Record) -> Path:
         folder.rename(target)
     except OSError as error:
         raise EnhanceError(f"{folder}: cannot be moved to {target} ({error.strerror})") from error
-    return target
 
 
 def is_done(trial: Trial, folder: Path, set_hash: str) -> bool:
@@ -169,20 +150,10 @@ def is_done(trial: Trial, folder: Path, set_hash: str) -> bool:
 
 
 def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
-    """Train and evaluate one run from wherever it stopped. The caller holds its lock.
+    """Train and evaluate one run, in its own folder, from wherever it stopped.
 
-    Parameters
-    ----------
-    trial, conditions
-        What to do.
-    folder
-        Of the run.
-
-    Returns
-    -------
-    str
-        Why it failed, empty if it did not: it stands in the record (`failed`) too, so that a run
-        that diverges does not end the study.
+    The caller holds its lock. Returns why it failed, empty if it did not: it stands in the record
+    (`failed`) too, so that a run that diverges does not end the study.
 
     Raises
     ------
@@ -193,7 +164,14 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
     EnhanceError
         If the record cannot be read or written.
     """
-    record = read_record(folder) or _new_record(trial)
+    record = read_record(folder) or {
+        "format": FORMAT,
+        "name": trial.name,
+        "seed": trial.seed,
+        "config_hash": digest(trial.config),
+        "config": to_dict(trial.config),
+        "stints": [],
+    }
     record.pop("failed", None)
     _write(folder, record)
     try:
@@ -229,17 +207,6 @@ def steps_done(folder: Path) -> int:
     return 0
 
 
-def _new_record(trial: Trial) -> Record:
-    return {
-        "format": FORMAT,
-        "name": trial.name,
-        "seed": trial.seed,
-        "config_hash": digest(trial.config),
-        "config": to_dict(trial.config),
-        "stints": [],
-    }
-
-
 def _write(folder: Path, record: Record) -> None:
     write_json(folder / RECORD, record)
 
@@ -247,9 +214,7 @@ def _write(folder: Path, record: Record) -> None:
 def _header(folder: Path) -> dict[str, Any]:
     """Header of the state for resuming; empty before the first checkpoint."""
     path = folder / trainer_state.FILE
-    if not path.is_file():
-        return {}
-    return trainer_state.read_header(path)
+    return trainer_state.read_header(path) if path.is_file() else {}
 
 
 def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -> None:
@@ -316,14 +281,8 @@ def _evaluate(folder: Path, conditions: Conditions) -> dict[str, Any]:
     if noisy.is_file() and not (place / CLIPS).exists():
         with atomic(place / CLIPS) as temporary:
             shutil.copyfile(noisy, temporary)
-    found = evaluate(
-        [str(folder)],
-        conditions.clips,
-        conditions.snr,
-        place,
-        conditions.evaluation_jobs,
-        quiet=True,
-    )
+    asked = (conditions.clips, conditions.snr, place, conditions.evaluation_jobs)
+    found = evaluate([str(folder)], *asked, quiet=True)
     _, own = found.models
     return {
         "set_hash": found.set_hash,

@@ -43,21 +43,8 @@ def repeated(look: Callable[[], None], seconds: float) -> Iterator[None]:
 class Watch(contextlib.ExitStack):
     """Counts the steps of runs that are trained elsewhere, from their histories.
 
-    Parameters
-    ----------
-    trials
-        What is to be done.
-    folder
-        Of the study.
-    set_hash
-        Set on which a run must be evaluated to be done.
-    quiet
-        Show nothing.
-
-    Attributes
-    ----------
-    at_each_look
-        Called every `EVERY` seconds.
+    A run is done when it is evaluated on the set of ``set_hash``. ``at_each_look`` is called every
+    `EVERY` seconds.
     """
 
     def __init__(self, trials: Sequence[Trial], folder: Path, set_hash: str, quiet: bool) -> None:

@@ -61,19 +61,10 @@ def run_study(
     cluster: str,
     quiet: bool,
 ) -> tuple[list[Outcome], str]:
-    """Do runs until each has ended, or a signal comes.
+    """Do runs until each has ended, or a signal comes; an `EnhanceError` as `enhance.parallel.run`.
 
-    Returns
-    -------
-    list of Outcome
-        Of the runs that were tried, in the order of their end.
-    str
-        Name of the signal that stopped them, empty if none did.
-
-    Raises
-    ------
-    EnhanceError
-        As `enhance.parallel.run`.
+    Returns the outcomes of the runs that were tried, in the order of their end, and the name of the
+    signal that stopped them, empty if none did.
     """
     stop = folder / LOCKS / f"stop-{secrets.token_hex(6)}"
     one = partial(work, folder, conditions, force, stop)
@@ -114,18 +105,8 @@ a process several at once where a worker has several threads."""
 
 
 def work(folder: Path, conditions: Conditions, force: bool, stop: Path, trial: Trial) -> Outcome:
-    """Do one run from wherever it stopped.
-
-    Parameters
-    ----------
-    folder
-        Of the study.
-    conditions, trial
-        What to do.
-    force
-        Train it anew if its settings changed.
-    stop
-        Mark that asks all workers of this command to stop.
+    """Do one run of a study's folder from wherever it stopped, or anew if its settings changed and
+    ``force`` is set. ``stop`` is the mark that asks all workers of this command to stop.
     """
     place = folder / trial.key
 
@@ -150,7 +131,7 @@ def work(folder: Path, conditions: Conditions, force: bool, stop: Path, trial: T
         except Timeout:
             return Outcome(trial.key, "held")
         except Stopped as stopped:
-            return Outcome(trial.key, "stopped", stopped.signal)
+            return Outcome(trial.key, "stopped", str(stopped))
         except EnhanceError as error:
             message = str(error)
     return Outcome(trial.key, "failed" if message else "done", message)
