@@ -30,9 +30,8 @@ from benchmarks.analysis.parts import heard, record
 from benchmarks.analysis.parts.pairs import Item, Pairs, waves
 from benchmarks.analysis.parts.plots import ENDS
 from benchmarks.analysis.parts.work import Work
-from benchmarks.figures.cells import Cells
 from benchmarks.figures.clusters import clustering, coarse
-from benchmarks.figures.statistics import Interval
+from benchmarks.figures.statistics import Cells, Interval
 from benchmarks.figures.tables import Table, number, with_interval
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.errors import EnhanceError

@@ -36,10 +36,7 @@ def merge_results(folder: Path, rows: Sequence[Row]) -> None:
 def read_results(place: Path | str) -> list[Row]:
     """Rows of this format in a folder or file.
 
-    Raises
-    ------
-    EnhanceError
-        If there is no such file, or a line of it is not JSON.
+    An `EnhanceError` if there is no such file, or a line of it is not JSON.
     """
     path = Path(place) / RESULTS if Path(place).is_dir() else Path(place)
     if not path.is_file():
@@ -61,10 +58,7 @@ def _question(row: Row) -> tuple[Any, ...]:
 def read_rows(path: Path) -> list[Row]:
     """Rows of an earlier evaluation; a last line that was cut off in writing is left out.
 
-    Raises
-    ------
-    EnhanceError
-        If another line is not JSON, or the file cannot be read.
+    An `EnhanceError` if another line is not JSON, or the file cannot be read.
     """
     rows = read_jsonl(path, unfinished=True) if path.exists() else []
     known = {"clip", "model_hash", "clip_hash", "set_hash"}

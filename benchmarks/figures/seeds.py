@@ -32,19 +32,10 @@ Scores = Mapping[str, Row]
 
 
 def crossed_interval(values: np.ndarray, clusters: Clusters | None = None) -> Interval:
-    """Mean of a table of clips and seeds, with its interval.
+    """Mean of one value per clip and seed (C, S), with its interval.
 
-    Parameters
-    ----------
-    values
-        One value per clip and seed (C, S).
-    clusters
-        Of the clips, as in `benchmarks.figures.statistics.mean_interval`.
-
-    Raises
-    ------
-    EnhanceError
-        If the table is empty or a value is not finite.
+    Clusters of the clips as in `benchmarks.figures.statistics.mean_interval`. An `EnhanceError` if
+    the table is empty or a value is not finite.
     """
     if values.ndim != 2 or not values.size:
         raise EnhanceError(f"crossed_interval: values of shape {values.shape}; needs (C, S)")

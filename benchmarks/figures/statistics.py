@@ -12,7 +12,7 @@ clips of a small group stays honest where a percentile bootstrap is far too narr
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,37 @@ def mean_interval(
     return combined(mean, clips, method, [error])
 
 
+class Cells:
+    """Sums of the arrays of clips, by the clusters of each: memory does not grow with clips.
+
+    The standard error of a mean needs the sum of the values of each cluster, not the values: clips
+    of the same clusters may be added up beforehand. ``factors``: by factor, the cluster of each
+    clip (`benchmarks.figures.clusters.coarse`).
+    """
+
+    def __init__(self, factors: dict[str, list[int]]) -> None:
+        self.factors = factors
+        self._sums: dict[tuple[int, ...], np.ndarray] = {}
+        self._counts: dict[tuple[int, ...], int] = {}
+
+    def add(self, clip: int, values: np.ndarray) -> None:
+        """Add the array of clip number ``clip``; all have one shape."""
+        key = tuple(own[clip] for own in self.factors.values())
+        if key in self._sums:
+            self._sums[key] += values
+        else:
+            self._sums[key] = np.array(values, np.float64)
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def interval(self, take: Callable[[np.ndarray], float]) -> Interval:
+        """Mean over clips of one figure of their arrays, a linear one, with its 95 % interval."""
+        keys = sorted(self._sums)  # not the order in which workers were done
+        counts = np.array([self._counts[key] for key in keys], np.float64)
+        means = [take(self._sums[key] / self._counts[key]) for key in keys]
+        clusters = {f: [key[i] for key in keys] for i, f in enumerate(self.factors)}
+        return mean_interval(means, clusters, counts=counts)
+
+
 def row_interval(rows: Sequence[Mapping[str, Any]], part: str, metric: str) -> dict[str, Any]:
     """Mean of one metric over clips, clustered by the ``labels`` of their rows, as plain data.
 
@@ -142,12 +173,7 @@ def group_difference(
 
     A noise that both groups hold is one cluster, so that what it does to both cancels. A factor
     counts only where each group has two clusters of it (`mean_interval`). Without clusters it is
-    Welch's interval.
-
-    Raises
-    ------
-    EnhanceError
-        If a group has fewer than two values, or one is not finite.
+    Welch's interval. An `EnhanceError` if a group has fewer than two values, or one is not finite.
     """
     parts = [np.asarray(x, dtype=np.float64) for x in (a, b)]
     if min(x.size for x in parts) < 2 or not all(np.isfinite(x).all() for x in parts):
@@ -251,12 +277,8 @@ def ratio_of_medians(a: np.ndarray, b: np.ndarray) -> Interval:
 
     Frame times drift with the machine, so that neighbours are alike: whole blocks of neighbours
     are drawn, the same ones for both series (Kuensch 1989). Times stand in the order they were
-    taken; lengths may differ.
-
-    Raises
-    ------
-    EnhanceError
-        If a series is empty or the median of ``a`` is zero.
+    taken; lengths may differ. An `EnhanceError` if a series is empty or the median of ``a`` is
+    zero.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if not a.size or not b.size or np.median(a) <= 0:

@@ -14,7 +14,7 @@ from benchmarks.analysis.parts import heard, record
 from benchmarks.analysis.parts.pairs import Pairs, waves
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.temporal import curves, half_lag
-from benchmarks.figures.cells import Cells
+from benchmarks.figures.statistics import Cells
 from benchmarks.quality.clips import snr_db
 from enhance.data.corpus.manifest import write_manifest
 from enhance.errors import EnhanceError
