@@ -86,7 +86,6 @@ class Check:
     low: float | None = None
     """Lower limit of the value's interval; None for an exact figure, or where there is none."""
     high: float | None = None
-    """Upper limit."""
     detail: str = ""
     """What the figure does not tell."""
 
@@ -158,19 +157,9 @@ class _Checks:
 
 
 def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
-    """Hold one model's figures against the bounds.
+    """Hold `cases`, `groups` and `levels` of one model's row of kind ``harm`` against bounds.
 
-    Parameters
-    ----------
-    summary
-        Its `cases`, `groups` and `levels`, as in a row of kind ``harm``.
-    bounds
-        What to hold them against.
-
-    Returns
-    -------
-    list of Check
-        Always the same checks in the same order; what was not measured says so.
+    Always the same checks in the same order; what was not measured says so.
     """
     cases: Mapping[str, Row] = summary["cases"]
     groups: Mapping[str, Row] = summary["groups"]
@@ -194,10 +183,7 @@ def judge(summary: Mapping[str, Any], bounds: Harm) -> list[Check]:
         name = f"alarms against other noise: {c.NAMES[metric]} gain"
         checks.hold(name, apart.get(metric), ">=", bounds.signals, c.UNITS[metric])
     for case in c.LEVELS:
-        for metric, bound in (
-            ("pesq_wb", bounds.level_pesq),
-            ("si_sdr", bounds.level_si_sdr_db),
-        ):
+        for metric, bound in (("pesq_wb", bounds.level_pesq), ("si_sdr", bounds.level_si_sdr_db)):
             name = f"{case}: change of {c.NAMES[metric]} gain"
             checks.metric(name, case, metric, summary["levels"][case][metric], -bound)
     for case in (c.SILENCE, c.TAIL):

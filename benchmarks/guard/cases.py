@@ -30,7 +30,7 @@ from benchmarks.guard.signals import (
     rms_dbfs,
 )
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance
-from benchmarks.quality.clips import Pair, Row, Task
+from benchmarks.quality.clips import Pair, Row, Task, parted
 from enhance.data import formulas
 from enhance.data.corpus.manifest import UNKNOWN, Clip, read_manifest, scan_folder
 from enhance.errors import EnhanceError
@@ -158,11 +158,7 @@ class Probe(Task):
             found = measure(played.reference, estimate, SAMPLE_RATE, self.metrics)
             if "si_sdr" in found:
                 found["si_sdr"] = _capped(found["si_sdr"], played.reference, estimate)
-            for key, value in found.items():
-                if isinstance(value, MetricRefusal):
-                    row["refusals"].append(value.row())
-                else:
-                    row["metrics"][key] = value
+            row |= parted(found)
             row["metrics"][KEPT] = kept_db(played.reference, estimate)
         return row
 
@@ -177,12 +173,7 @@ def kept_db(reference: np.ndarray, estimate: np.ndarray) -> float:
     """Level of the reference in a signal: its projection on the reference, against the reference.
 
     0 where all of it is there, whatever was added that does not resemble it; negative where some
-    is gone. SI-SDR, PESQ and ESTOI look at no level.
-
-    Parameters
-    ----------
-    reference, estimate
-        Signals (N,), aligned.
+    is gone. SI-SDR, PESQ and ESTOI look at no level. Signals are (N,), aligned.
     """
     x, y = reference.astype(np.float64), estimate.astype(np.float64)
     share = abs(float(np.sum(x * y))) / float(np.sum(x * x))
@@ -207,20 +198,11 @@ def make_cases(
     noise: Sequence[Clip] = (),
     music: Sequence[Clip] = (),
 ) -> list[Case]:
-    """All conditions that the data allow.
+    """All conditions that the data allow, of ``limit`` clips each.
 
-    Parameters
-    ----------
-    pairs
-        The set.
-    limit
-        Clips of each case; `GROUP_FACTOR` times as many of the case that groups are taken from.
-    speech
-        Of another language.
-    noise
-        To be used alone and with that language instead of the set's own.
-    music
-        Empty for a piece made here.
+    The case that groups are taken from has `GROUP_FACTOR` times as many. ``speech`` is of another
+    language; ``noise`` is used alone and with that instead of the set's own; without ``music`` a
+    piece is made here.
     """
     wide = spread(pairs, GROUP_FACTOR * limit, stratum)
     few = spread(wide, limit, stratum)
@@ -262,8 +244,8 @@ def make_cases(
         add(LANGUAGE, f"speech of another language at {HARD}", METRICS, foreign)
     add(NOISE, "noise without speech in", (), [(_noise_only(p), own) for p, own in noises])
     tunes = spread(music, limit, lambda clip: clip.path.name)
-    quiet = Level("rms", -20.0)
     if tunes:
+        quiet = Level("rms", -20.0)
         played = [(_named(clip), Recording(str(clip.path), quiet)) for clip in tunes]
         add(MUSIC, "music in, -20 dBFS", (), played)
     else:
@@ -323,10 +305,7 @@ def spread(items: Sequence[T], count: int, key: Callable[[T], Any]) -> list[T]:
 def find_clips(place: Path | str, kind: str) -> list[Clip]:
     """Recordings of a folder or manifest, of one kind where it tells the kind.
 
-    Raises
-    ------
-    EnhanceError
-        If there is nothing, or nothing of a second or more.
+    An `EnhanceError` if there is nothing, or nothing of a second or more.
     """
     path = Path(place)
     if path.is_dir():

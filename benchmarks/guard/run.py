@@ -31,6 +31,7 @@ from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import check_writable, sha256, write_jsonl
 from enhance.measure.metrics import versions
+from enhance.parallel import Workers
 
 CLIPS = "guard-clips.jsonl"
 
@@ -120,7 +121,7 @@ def guard(
     given = {kind: c.find_clips(place, kind) if place else [] for kind, place in places.items()}
     cases = c.make_cases(pairs, limit, **given)
     check_writable(folder / CLIPS)  # after what may be refused, before the long work
-    rows = _measure(candidates, cases, jobs, quiet)
+    rows = _measure(candidates, cases, Workers(jobs, quiet=quiet))
     sources = {kind: _describe(place, given[kind]) for kind, place in places.items()}
     hashes = {kind: source and source["hash"] for kind, source in sources.items()}
     settings = json.dumps([limit, hashes, asdict(bounds), sex], sort_keys=True)
@@ -147,9 +148,7 @@ def guard(
     return Guard(folder, summaries, warnings)
 
 
-def _measure(
-    candidates: Sequence[Candidate], cases: Sequence[Case], jobs: int, quiet: bool
-) -> Rows:
+def _measure(candidates: Sequence[Candidate], cases: Sequence[Case], workers: Workers) -> Rows:
     probes = [
         Probe(pair, index, case.name, stimulus, case.metrics)
         for case in cases
@@ -157,7 +156,7 @@ def _measure(
         for index in range(len(candidates))
     ]
     rows: Rows = {(case.name, own.sha256): [] for own in candidates for case in cases}
-    with contextlib.closing(rows_of.run(probes, candidates, jobs, quiet=quiet)) as stream:
+    with contextlib.closing(rows_of.run(probes, candidates, workers)) as stream:
         for row in stream:
             rows[row["case"], row["model_hash"]].append(row)
     for case in cases:
@@ -182,13 +181,12 @@ def _describe(place: Path | str | None, clips: Sequence[Clip]) -> Row | None:
     def stated(key: str) -> list[str]:
         return sorted({clip.labels.get(key, "") for clip in clips} - {""})
 
-    digest = hashlib.sha256()
-    for clip in sorted(clips, key=lambda clip: clip.path.name):
-        digest.update(f"{clip.path.name}\t{sha256(clip.path)}\n".encode())
+    ordered = sorted((clip.path for clip in clips), key=lambda path: path.name)
+    lines = "".join(f"{path.name}\t{sha256(path)}\n" for path in ordered)
     return {
         "place": str(place),
         "files": len(clips),
-        "hash": digest.hexdigest(),
+        "hash": hashlib.sha256(lines.encode()).hexdigest(),
         "sources": sorted({clip.source for clip in clips} - {""}),
         "languages": stated("language"),
         "licences": stated("licence"),

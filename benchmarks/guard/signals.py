@@ -70,13 +70,7 @@ class Level:
     dbfs: float
 
     def gain(self, wave: np.ndarray, name: str) -> float:
-        """Factor that brings ``wave`` (N,) to this level.
-
-        Raises
-        ------
-        EnhanceError
-            If it is silent; ``name`` is told.
-        """
+        """Factor that brings ``wave`` (N,) to this level; an `EnhanceError` if it is silent."""
         now = rms_dbfs(wave) if self.kind == "rms" else peak_dbfs(wave)
         if now <= FLOOR_DBFS:
             raise EnhanceError(f"{name}: is silent; leave it out")
@@ -91,7 +85,6 @@ class Recording:
     level: Level
 
     def make(self) -> Played:
-        """The samples."""
         wave = _read(self.path)
         wave = _single(wave * self.level.gain(wave, self.path))
         return Played(wave, wave)
@@ -110,12 +103,8 @@ class Noise:
         return np.resize(self.wave(), samples)
 
     def wave(self) -> np.ndarray:
-        """Shape: -> float32 (N,)
-
-        Raises
-        ------
-        EnhanceError
-            If the two files are not equally long, or there is no noise.
+        """Shape: -> float32 (N,); an `EnhanceError` if the two files are not equally long, or there
+        is no noise.
         """
         wave = _read(self.path)
         if self.minus:
@@ -131,7 +120,6 @@ class Noise:
         return wave
 
     def make(self) -> Played:
-        """The samples."""
         return Played(self.wave())
 
 
@@ -161,7 +149,6 @@ class Mixture:
     """Of the mixture; None leaves the speech at its own level."""
 
     def make(self) -> Played:
-        """The samples."""
         speech = _read(self.speech).astype(np.float64)
         noise = self.noise.fill(speech.size).astype(np.float64)
         energies = float(np.sum(speech**2)), float(np.sum(noise**2))
@@ -184,7 +171,6 @@ class SilenceAfter:
     seconds: float
 
     def make(self) -> Played:
-        """The samples."""
         wave = _read(self.path)
         tail = round(self.seconds * SAMPLE_RATE)
         joined = np.concatenate([wave, np.zeros(tail, np.float32)])
@@ -204,7 +190,6 @@ class Made:
     seed: int = 0
 
     def make(self) -> Played:
-        """The samples."""
         makers = {"silence": silence, "dither": dither, "room": room_noise, "music": music}
         wave = makers[self.what](self.seconds, self.seed)
         return Played(wave, wave if self.what == "music" else None)
@@ -262,11 +247,12 @@ def music(seconds: float, seed: int = 0) -> np.ndarray:
         add(start, 0.3 * _note(55 * key * 2 ** (chord[0] / 12), 2 * beat, 5.0))
         t = np.arange(beat // 2) / SAMPLE_RATE
         if number % 2 == 0:  # kick: a falling tone
-            add(start, 0.8 * np.sin(2 * np.pi * (45 * t + 4 * (1 - np.exp(-30 * t)))) * _fall(t, 9))
+            tone = np.sin(2 * np.pi * (45 * t + 4 * (1 - np.exp(-30 * t))))
+            add(start, 0.8 * tone * np.exp(-9 * t))
         else:  # snare: noise
-            add(start, 0.3 * rng.standard_normal(t.size) * _fall(t, 22))
+            add(start, 0.3 * rng.standard_normal(t.size) * np.exp(-22 * t))
         for half in (0, beat // 2):  # hi-hat: differenced noise
-            add(start + half, 0.06 * np.diff(rng.standard_normal(t.size + 1)) * _fall(t, 60))
+            add(start + half, 0.06 * np.diff(rng.standard_normal(t.size + 1)) * np.exp(-60 * t))
     wave = wave[:n]
     return _single(wave * Level("rms", -20.0).gain(wave, "music"))
 
@@ -281,10 +267,6 @@ def _note(hertz: float, samples: int, decay: float) -> np.ndarray:
         for k in range(1, count + 1)
     )
     return np.asarray(np.sum(list(tones), axis=0) * np.minimum(1.0, 200 * t))
-
-
-def _fall(t: np.ndarray, rate: float) -> np.ndarray:
-    return np.asarray(np.exp(-rate * t))
 
 
 def _read(path: str) -> np.ndarray:

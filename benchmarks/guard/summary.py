@@ -29,15 +29,11 @@ def summary(candidate: Candidate, rows: Rows, cases: Sequence[Case], bounds: Har
     own = {case.name: rows[case.name, candidate.sha256] for case in cases}
     place, listed = list_of(candidate)
     speakers = {str(row.get("speaker", "")) for row in listed} if place else None
+    by_sex = _parted(own[c.HARD], lambda row: c.sex_of(row["labels"], sex))
+    by_speaker = _parted(own[c.HARD], lambda row: c.heard_of(row["labels"], speakers))
     groups: Row = {
-        "sex": _groups(
-            _parted(own[c.HARD], lambda row: c.sex_of(row["labels"], sex)), "female", "male"
-        ),
-        "speaker": _groups(
-            _parted(own[c.HARD], lambda row: c.heard_of(row["labels"], speakers)),
-            "heard",
-            "unheard",
-        ),
+        "sex": _groups(by_sex, "female", "male"),
+        "speaker": _groups(by_speaker, "heard", "unheard"),
     }
     if c.LANGUAGE in own:
         both = {"other": own[c.LANGUAGE], "the set's": own[c.HARD]}
@@ -163,11 +159,7 @@ def _mean_gains(rows: Sequence[Row]) -> Row:
 def gap(a: Sequence[Row], b: Sequence[Row], metric: str) -> Row | None:
     """Mean gain of rows ``a`` less that of rows ``b``, other clips, with its clustered interval.
 
-    Returns
-    -------
-    dict or None
-        `mean`, `low`, `high` (None where a group has one value) and `n` of both; None where a
-        group has none.
+    No limits where a group has one value, and None where it has none. `n` is of both.
     """
     both = [[row for row in rows if metric in row["gains"]] for rows in (b, a)]
     second, first = ([row["gains"][metric] for row in rows] for rows in both)

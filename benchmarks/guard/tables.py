@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 SIGNS = {">=": "≥", "<=": "≤", "within": "±"}
 
-VERDICTS = {"pass": "pass", "fail": "FAIL", "not shown": "not shown"}
-"""As tables show them; a check that was not measured has no figure beside it."""
-
 
 def checks_table(rows: Sequence[Row]) -> Table:
     """Every check with its bound, one column per model; empty without a model."""
@@ -43,12 +40,12 @@ def checks_table(rows: Sequence[Row]) -> Table:
 
 
 def _verdict(check: Row) -> str:
-    if check["verdict"] == "not measured":
-        return "not measured"
-    value = check["value"]
+    told, value = check["verdict"], check["value"]
+    if told == "not measured":
+        return told
     entry = {"mean": value, "low": check.get("low"), "high": check.get("high")}
     figure = str(value) if isinstance(value, int) else with_interval(entry, bounds.DIGITS)
-    return f"{figure} {VERDICTS[check['verdict']]}"
+    return f"{figure} {'FAIL' if told == 'fail' else told}"
 
 
 def cases_table(rows: Sequence[Row]) -> Table:
@@ -63,18 +60,13 @@ def cases_table(rows: Sequence[Row]) -> Table:
             number(metrics.get(metric, {}).get("worst_tenth"), DIGITS[metric])
             for metric in ("pesq_wb", "si_sdr")
         )
-        table.rows.append(
-            [
-                _case(case, entry),
-                str(entry["clips"]),
-                model["model"],
-                *(metric_cell(metrics.get(metric), metric) for metric in METRICS),
-                *worst,
-                plus_minus(entry["change_db"], 2, True),
-                number(entry["overshoot_db"], 2, True),
-                number(entry["peak_out_dbfs"], 1),
-            ]
+        levels = (
+            plus_minus(entry["change_db"], 2, True),
+            number(entry["overshoot_db"], 2, True),
+            number(entry["peak_out_dbfs"], 1),
         )
+        cells = (metric_cell(metrics.get(metric), metric) for metric in METRICS)
+        table.rows.append([*_start(case, model), *cells, *worst, *levels])
     return table
 
 
@@ -87,7 +79,7 @@ def gains_table(rows: Sequence[Row]) -> Table:
         if model["model_kind"] == "noisy" or not set(METRICS) <= entry["metrics"].keys():
             continue
         gains = (metric_cell(entry["metrics"][m]["gain"], m, True) for m in METRICS)
-        table.rows.append([_case(case, entry), str(entry["clips"]), model["model"], *gains])
+        table.rows.append([*_start(case, model), *gains])
         if case in model["levels"]:
             changes = model["levels"][case]
             cells = (metric_cell(changes[m], m, True) for m in METRICS)
@@ -193,5 +185,8 @@ def _by_case(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     return [(case, row) for case in names for row in rows if case in row["cases"]]
 
 
-def _case(name: str, entry: Row) -> str:
-    return f"{name} (made)" if entry["synthetic"] else name
+def _start(case: str, model: Row) -> list[str]:
+    """Condition, clips and model: what a line begins with."""
+    entry = model["cases"][case]
+    name = f"{case} (made)" if entry["synthetic"] else case
+    return [name, str(entry["clips"]), model["model"]]

@@ -28,7 +28,6 @@ class Candidate:
     """A model that was found, small enough to send to another process."""
 
     name: str
-    """Short name for tables."""
     kind: Literal["noisy", "checkpoint", "onnx"]
     """How it is run: not at all, by torch offline, or by ONNX Runtime, as a stream if it can."""
     path: str
@@ -38,17 +37,9 @@ class Candidate:
 
 
 def resolve(model: str | Path) -> Candidate:
-    """Find a model by name or path.
+    """Find ``"noisy"``, a run or checkpoint folder, an ONNX file, a shipped name or a hub id.
 
-    Parameters
-    ----------
-    model
-        ``"noisy"``, a run or checkpoint folder, an ONNX file, a shipped name or a hub id.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no such model.
+    An `EnhanceError` if there is no such model.
     """
     text = str(model)
     if text == NOISY:
@@ -68,10 +59,7 @@ def resolve(model: str | Path) -> Candidate:
 def resolve_all(models: str | Path | Sequence[str | Path]) -> list[Candidate]:
     """The noisy input, then models, each once, under its own name, and opened once.
 
-    Raises
-    ------
-    EnhanceError
-        If a model cannot be found or opened.
+    An `EnhanceError` if a model cannot be found or opened.
     """
     given = [models] if isinstance(models, str | Path) else models
     found = [resolve(model) for model in (NOISY, *given)]
@@ -90,10 +78,7 @@ def resolve_all(models: str | Path | Sequence[str | Path]) -> list[Candidate]:
 def load(candidate: Candidate) -> Enhance:
     """Open a model on one thread.
 
-    Raises
-    ------
-    EnhanceError
-        If it cannot be read, or changed since `resolve`.
+    An `EnhanceError` if it cannot be read, or changed since `resolve`.
     """
     if candidate.kind == "noisy":
         return lambda wave: wave
@@ -119,10 +104,7 @@ def _load_offline(path: str) -> Enhance:
     from enhance.device.offline import OfflineEnhancer
 
     enhancer = OfflineEnhancer(path)
-    if enhancer.sample_rate != SAMPLE_RATE:
-        raise EnhanceError(
-            f"{path}: works at {enhancer.sample_rate} Hz (metrics are computed at {SAMPLE_RATE} Hz)"
-        )
+    _check_rate(path, enhancer.sample_rate)
     return enhancer
 
 
@@ -132,18 +114,20 @@ def _load_checkpoint(path: str) -> Enhance:
     from distill.modes.choose import load_model
 
     model, info = load_model(Path(path))
-    rate = info.config.stft.sample_rate
-    if rate != SAMPLE_RATE:
-        raise EnhanceError(
-            f"{path}: works at {rate} Hz (metrics are computed at {SAMPLE_RATE} Hz); "
-            "export it and evaluate the ONNX file, which resamples"
-        )
+    advice = "; export it and evaluate the ONNX file, which resamples"
+    _check_rate(path, info.config.stft.sample_rate, advice)
 
     def run(wave: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return model.enhance(torch.from_numpy(wave)[None])[0].numpy()
 
     return run
+
+
+def _check_rate(path: str, rate: int, advice: str = "") -> None:
+    if rate != SAMPLE_RATE:
+        why = f"works at {rate} Hz (metrics are computed at {SAMPLE_RATE} Hz)"
+        raise EnhanceError(f"{path}: {why}{advice}")
 
 
 def _folder_hash(folder: Path) -> str:
@@ -154,7 +138,4 @@ def _folder_hash(folder: Path) -> str:
         from enhance.network.checkpoint import read_info
 
         read_info(folder)  # raises, and says what the folder lacks
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(sha256(part).encode())
-    return digest.hexdigest()
+    return hashlib.sha256("".join(map(sha256, parts)).encode()).hexdigest()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,14 +15,11 @@ import numpy as np
 from benchmarks.figures.results import Row
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance, load
 from benchmarks.recognizers.words import word_errors
-from enhance import parallel
 from enhance.audio import read as audio
 from enhance.audio.resampling import resample
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, WER, MetricRefusal, measure
-from enhance.measure.timing import cores
-from enhance.parallel import torch_threads
-from enhance.progress import progress_bar
+from enhance.parallel import Workers, torch_threads
 
 
 @dataclass(frozen=True)
@@ -29,17 +27,14 @@ class Pair:
     """A clean file and its noisy version."""
 
     name: str
-    """Name of the pair."""
     clean: str
     """Path of the clean file."""
     noisy: str
     """Path of the noisy file."""
     labels: dict[str, str]
-    """Labels of the manifest."""
+    """Of the manifest."""
     clean_sha256: str
-    """Hash of the clean file's bytes."""
     noisy_sha256: str
-    """Hash of the noisy file's bytes."""
 
     @property
     def sha256(self) -> str:
@@ -52,7 +47,6 @@ class Task:
     """One clip for one model."""
 
     pair: Pair
-    """The clip."""
     candidate: int
     """Index of the model."""
     figures: tuple[str, ...] = field(default=METRICS, kw_only=True)
@@ -75,10 +69,7 @@ def snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:
 def read_pair(clean_path: str | Path, noisy_path: str | Path) -> tuple[np.ndarray, np.ndarray, int]:
     """Both files at their own rate, (N,) each.
 
-    Raises
-    ------
-    EnhanceError
-        If a file cannot be read, or rates or lengths differ.
+    An `EnhanceError` if a file cannot be read, or rates or lengths differ.
     """
     rates = [audio.info(path).sample_rate for path in (clean_path, noisy_path)]
     clean, noisy = audio.read(clean_path), audio.read(noisy_path)
@@ -115,51 +106,33 @@ def measure_pair(
         "model": candidate.name,
         "model_hash": candidate.sha256,
         "clip_hash": pair.sha256,
-        "metrics": {k: v for k, v in results.items() if not isinstance(v, MetricRefusal)},
-        "refusals": [v.row() for v in results.values() if isinstance(v, MetricRefusal)],
+        **parted(results),
         "labels": dict(pair.labels),
     }
 
 
+def parted(results: Mapping[str, float | MetricRefusal]) -> Row:
+    """What `measure` found: values of metrics, and the refusals of the others."""
+    return {
+        "metrics": {k: v for k, v in results.items() if not isinstance(v, MetricRefusal)},
+        "refusals": [v.row() for v in results.values() if isinstance(v, MetricRefusal)],
+    }
+
+
 def run(
-    tasks: Sequence[Task],
-    candidates: Sequence[Candidate],
-    jobs: int,
-    cluster: str = "",
-    *,
-    quiet: bool = False,
+    tasks: Sequence[Task], candidates: Sequence[Candidate], workers: Workers
 ) -> Generator[Row, None, None]:
-    """Rows of the tasks, as they are done, under a progress bar.
-
-    Parameters
-    ----------
-    tasks
-        What to measure.
-    candidates
-        The models that tasks point to.
-    jobs, cluster
-        As `enhance.parallel.run`; 0 for all cores. Each worker uses one thread.
-    quiet
-        No bar.
-
-    Raises
-    ------
-    EnhanceError
-        From a worker; or if workers died.
-    """
+    """Rows of the tasks, as they are done; each worker uses one thread."""
     torch = any(candidate.kind == "checkpoint" for candidate in candidates)
     work = [(task, candidates[task.candidate]) for task in tasks]
-    found = parallel.run(_measure, work, jobs=jobs or cores(), cluster=cluster)
-    start = time.perf_counter()
-    with (
-        progress_bar(quiet=quiet) as bar,
-        torch_threads(1) if torch else contextlib.nullcontext(),
-        contextlib.closing(found) as rows,
-    ):
-        job = bar.add_task("measuring", total=len(tasks), speed="")
-        for number, (_, row) in enumerate(rows, 1):
-            speed = number / (time.perf_counter() - start)
-            bar.update(job, advance=1, speed=f"{speed:.1f} clips/s")
+    done, start = itertools.count(1), time.perf_counter()
+
+    def speed() -> str:
+        return f"{next(done) / (time.perf_counter() - start):.1f} clips/s"
+
+    found = workers.each(_measure, work, "measuring", speed=speed)
+    with torch_threads(1) if torch else contextlib.nullcontext(), contextlib.closing(found) as rows:
+        for _, row in rows:
             yield row
 
 

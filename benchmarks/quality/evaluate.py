@@ -32,7 +32,7 @@ from enhance.errors import EnhanceError, require
 from enhance.files import append_jsonl, sha256, write_jsonl
 from enhance.measure.metrics import ALL_METRICS, DNSMOS, METRICS, WER, versions
 from enhance.measure.timing import hardware
-from enhance.parallel import check_cluster
+from enhance.parallel import Workers, check_cluster
 from enhance.progress import tracked
 
 CLIPS = "clips.jsonl"
@@ -54,7 +54,6 @@ class Evaluation:
     folder: Path
     """Where rows, report and plot lie."""
     set_hash: str
-    """Hash of the evaluation set."""
     models: list[Row]
     """One row per model, the noisy input first: the rows written to ``results.jsonl``."""
     comparisons: list[Row]
@@ -108,11 +107,6 @@ def evaluate(
     quiet
         No progress bar.
 
-    Returns
-    -------
-    Evaluation
-        Rows, comparisons and warnings.
-
     Raises
     ------
     EnhanceError
@@ -134,9 +128,8 @@ def evaluate(
     name, set_hash, pairs = open_pairs(set, snr, limit, quiet=quiet)
     labels = _group_labels(pairs, groups)
     tools = versions(metrics) | ({"recognizer": listener} if listener else {})
-    rows, reused = _measure(
-        candidates, pairs, metrics, tools, wer, set_hash, folder, jobs, cluster, quiet
-    )
+    workers = Workers(jobs, cluster, quiet)
+    rows, reused = _measure(candidates, pairs, metrics, tools, wer, set_hash, folder, workers)
     table = {(row["model_hash"], row["clip"]): row for row in rows}
     warnings: list[str] = []
     summaries = []
@@ -161,7 +154,7 @@ def evaluate(
     for a, b in combinations([c for c in candidates if c.kind != "noisy"], 2):
         first, second = ([table[c.sha256, pair.name] for pair in pairs] for c in (a, b))
         who = {"a": a.name, "b": b.name, "a_hash": a.sha256, "b_hash": b.sha256}
-        found = compare(first, second, metrics)
+        found = {metric: row_difference(first, second, "metrics", metric) for metric in metrics}
         comparisons.append({"kind": "comparison", **who, **common, "metrics": found})
     merge_results(folder, summaries + comparisons)
     return Evaluation(folder, set_hash, summaries, comparisons, warnings, reused)
@@ -187,20 +180,14 @@ def _summary(
     }
 
 
-def summarize(rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str, Any]:
+def summarize(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, Any]:
     """Mean, interval and number refused of each metric, and of its gain over the noisy input."""
     result: dict[str, Any] = {}
     for metric in metrics:
         entry = row_interval(rows, "metrics", metric)
-        entry["refused"] = len(rows) - entry["n"]
-        entry["gain"] = row_interval(rows, "gains", metric)
-        result[metric] = entry
+        more = {"refused": len(rows) - entry["n"], "gain": row_interval(rows, "gains", metric)}
+        result[metric] = entry | more
     return result
-
-
-def compare(a: Sequence[Row], b: Sequence[Row], metrics: Sequence[str] = METRICS) -> dict[str, Any]:
-    """Paired difference ``b - a`` of each metric over the clips that both measured."""
-    return {metric: row_difference(a, b, "metrics", metric) for metric in metrics}
 
 
 def refusal_lines(model: str, refusals: Sequence[Row], clips: int) -> list[str]:
@@ -209,9 +196,8 @@ def refusal_lines(model: str, refusals: Sequence[Row], clips: int) -> list[str]:
     for metric in ALL_METRICS:
         found = [item for item in refusals if item["metric"] == metric]
         if found:
-            names = ", ".join(item["clip"] for item in found[:5]) + (
-                " ..." if len(found) > 5 else ""
-            )
+            names = ", ".join(item["clip"] for item in found[:5])
+            names += " ..." if len(found) > 5 else ""
             lines.append(
                 f"{model}: {metric} refused {len(found)} of {clips} clips, its mean is over the "
                 f"rest: {names} ({found[0]['reason']})"
@@ -220,16 +206,9 @@ def refusal_lines(model: str, refusals: Sequence[Row], clips: int) -> list[str]:
 
 
 def check_snr(found: Sequence[tuple[str, float]], snr: float, where: str) -> None:
-    """Check that every pair has the SNR that was asked for.
+    """Check that every pair of the set ``where`` has the SNR that was asked for.
 
-    Parameters
-    ----------
-    found
-        (name, SNR in dB) of each pair; NaN where one file is silent or the two are the same.
-    snr
-        The SNR wanted.
-    where
-        Name of the set, for the message.
+    ``found`` is (name, SNR in dB) of each pair, NaN where one file is silent or both are the same.
 
     Raises
     ------
@@ -315,9 +294,7 @@ def _measure(
     recognizer: str | None,
     set_hash: str,
     folder: Path,
-    jobs: int,
-    cluster: str,
-    quiet: bool,
+    workers: Workers,
 ) -> tuple[list[Row], int]:
     """All rows with gains, measured or taken from the folder; and how many were taken."""
     path = folder / CLIPS
@@ -346,7 +323,7 @@ def _measure(
     order = {pair.name: number for number, pair in enumerate(pairs)}
     tasks.sort(key=lambda task: (order[task.pair.name], task.candidate))
     told = " ".join(f"{name} {version}" for name, version in sorted(tools.items()))
-    with contextlib.closing(rows_of.run(tasks, candidates, jobs, cluster, quiet=quiet)) as stream:
+    with contextlib.closing(rows_of.run(tasks, candidates, workers)) as stream:
         for row in stream:
             key = (row["model_hash"], row["clip_hash"], row["clip"])
             part = known.get(key, _NOTHING)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,24 +132,19 @@ def check(candidate: Candidate, clips: Sequence[Pair]) -> Heard:
             by_name.setdefault(name, str(row.get("path", "")))
     same_bytes, same_name = [], []
     for clip in clips:
-        hits = [
-            by_hash[value] for value in (clip.clean_sha256, clip.noisy_sha256) if value in by_hash
-        ]
-        same_bytes += [[clip.name, _short(file)] for file in dict.fromkeys(hits)]
+        hashes = (clip.clean_sha256, clip.noisy_sha256)
+        hits = dict.fromkeys(by_hash[value] for value in hashes if value in by_hash)
+        same_bytes += [[clip.name, Path(file).name] for file in hits]
         if not hits:
             names = sorted(source_names(clip.name, clip.labels) & by_name.keys())
-            same_name += [[clip.name, _short(by_name[name])] for name in names]
+            same_name += [[clip.name, Path(by_name[name]).name] for name in names]
     return Heard(place, len(rows), same_bytes, same_name)
 
 
-def _heard_names(row: Mapping[str, Any]) -> Iterable[str]:
-    yield from {telling_name(str(row.get("path", "")))} - {""}
+def _heard_names(row: Mapping[str, Any]) -> set[str]:
     labels = row.get("labels")
     labels = labels if isinstance(labels, dict) else {}
+    words = [str(row.get("path", ""))]
     for key in ("source_files", "recordings", "recording"):
-        for word in _words(row.get(key) or labels.get(key) or ""):
-            yield from {telling_name(word)} - {""}
-
-
-def _short(path: str) -> str:
-    return Path(path).name
+        words += _words(row.get(key) or labels.get(key) or "")
+    return {telling_name(word) for word in words} - {""}

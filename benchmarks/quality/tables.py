@@ -19,7 +19,7 @@ def quality_table(rows: Sequence[Row]) -> Table:
     """Mean and interval of each metric, one line per model."""
     title = f"{_set_title(rows[0])}: mean and 95 % interval"
     metrics = _measured(rows)
-    table = Table(title, ["model", *(metric_title(m) for m in metrics)])
+    table = Table(title, ["model", *map(metric_title, metrics)])
     for row in rows:
         table.rows.append([row["model"], *(_cell(row["metrics"].get(m), m) for m in metrics)])
     return table
@@ -33,9 +33,7 @@ def _measured(rows: Sequence[Row]) -> list[str]:
 def gain_table(rows: Sequence[Row]) -> Table:
     """Gain over the noisy input, paired clip by clip."""
     metrics = _measured(rows)
-    table = Table(
-        "gain over the noisy input (paired)", ["model", *(metric_title(m) for m in metrics)]
-    )
+    table = Table("gain over the noisy input (paired)", ["model", *map(metric_title, metrics)])
     for row in rows:
         if row["model_kind"] != "noisy":
             cells = (metric_cell(row["metrics"].get(m, {}).get("gain"), m, True) for m in metrics)
@@ -50,10 +48,9 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     known from one file each (`benchmarks.figures.seeds`).
     """
     metrics = _measured(rows)
-    table = Table(
-        "paired differences of these files, not of their recipes (* holds among all of this table)",
-        ["difference", *(metric_title(m) for m in metrics)],
-    )
+    title = "paired differences of these files, not of their recipes"
+    headers = ["difference", *map(metric_title, metrics)]
+    table = Table(f"{title} (* holds among all of this table)", headers)
     entries = [row["metrics"].get(metric) for row in rows for metric in metrics]
     held = iter(holm([entry and entry.get("p") for entry in entries]))
     for row in rows:
@@ -68,7 +65,7 @@ def group_tables(rows: Sequence[Row]) -> list[Table]:
     metrics = _measured(rows)
     labels = list(dict.fromkeys(label for row in rows for label in row["groups"]))
     for label in labels:
-        table = Table(f"by {label}", [label, "clips", "model", *(metric_title(m) for m in metrics)])
+        table = Table(f"by {label}", [label, "clips", "model", *map(metric_title, metrics)])
         values = dict.fromkeys(v for row in rows for v in row["groups"].get(label, {}))
         for value in values:
             for row in rows:
