@@ -50,13 +50,12 @@ class Subject:
     """A model under measurement."""
 
     name: str
-    """Short name for tables."""
     enhancer: Enhancer
     """Opened on one thread."""
     frames: list[np.ndarray]
     """Audio, hop by hop, taken round and round."""
     times: dict[str, FrameTimes] = field(default_factory=dict)
-    """Times of each regime."""
+    """By regime."""
     position: int = 0
     """Next frame."""
 
@@ -134,18 +133,13 @@ def bench(
     with progress_bar(quiet=quiet) as bar:
         total = len(subjects) * (len(regimes) + 1)
         job = bar.add_task("bench", total=total, speed="")
-
-        def done(what: str) -> None:
-            bar.update(job, advance=1, speed=what)
-
         starts = []
         for subject in subjects:
             starts.append(cold_start.measure(subject.enhancer.path, repeats))
-            done("cold start")
+            bar.update(job, advance=1, speed="cold start")
         for regime in regimes:
             _rounds(subjects, regime, seconds, disturb)
-            for _ in subjects:
-                done(regime)
+            bar.update(job, advance=len(subjects), speed=regime)
     run = secrets.token_hex(6)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     settings = {"seconds": seconds, "block": BLOCK, "disturb_mb": disturb.megabytes, "threads": 1}
@@ -163,9 +157,8 @@ def bench(
             f"the machine was busy (load {load:g} on {machine['cores']} cores): wall times, "
             "maxima and deadline misses are too high, CPU times and ratios less so"
         )
-    folder = None
-    if out is not None:
-        folder = Path(out)
+    folder = None if out is None else Path(out)
+    if folder is not None:
         merge_results(folder, rows)
     return Bench(folder, rows, machine, lines)
 

@@ -23,22 +23,18 @@ FRAMES = 20
 
 
 def measure(path: Path | str, repeats: int = 3) -> dict[str, Any]:
-    """Start a fresh process with the model several times.
+    """Start a fresh process several times with an ONNX file, or weights for plain C, which leave
+    ONNX Runtime out.
 
-    Parameters
-    ----------
-    path
-        ONNX file, or weights for plain C, which leave ONNX Runtime out.
-    repeats
-        Fresh processes; the median of each figure is returned. Files are in the page cache from
-        the second on, so that this is a warm disk and a cold process.
+    Files are in the page cache from the second time on, so that this is a warm disk and a cold
+    process.
 
     Returns
     -------
     dict
-        ``numpy_ms``, ``onnxruntime_ms``, ``enhance_ms`` (imports, in this order), ``session_ms``
-        (opening the model), ``total_ms`` (all of these), ``first_frame_ms``, ``second_frame_ms``
-        (wall times), ``resident_mb`` (10^6 bytes) and ``repeats``.
+        Medians: ``numpy_ms``, ``onnxruntime_ms``, ``enhance_ms`` (imports, in this order),
+        ``session_ms`` (opening the model), ``total_ms`` (all of these), ``first_frame_ms``,
+        ``second_frame_ms`` (wall times), ``resident_mb`` (10^6 bytes); and ``repeats``.
 
     Raises
     ------

@@ -26,7 +26,7 @@ from enhance.device.enhancer import Enhancer
 from enhance.files import write_json
 from enhance.measure.metrics import si_sdr
 from enhance.measure.timing import hardware
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 
 _RATE = 16000  # of the synthetic sounds
 _MATERIAL_SECONDS = 20.0
@@ -45,18 +45,8 @@ def live_through(
 ) -> dict[str, Any]:
     """Send hours of audio through one stream, as fast as it goes.
 
-    Parameters
-    ----------
-    model, engine
-        As `Enhancer.from_pretrained`.
-    hours
-        Of audio.
-    part_seconds
-        How long each kind of sound lasts before the next.
-    seed
-        Of sounds, levels and pieces.
-    quiet
-        No progress bar.
+    Each kind of sound lasts ``part_seconds`` before the next; ``seed`` is that of sounds, levels
+    and pieces.
 
     Returns
     -------
@@ -85,29 +75,26 @@ def live_through(
     parts = max(len(sounds), round(hours * 3600 / part_seconds))
     per_hour = min(parts, round(3600 / part_seconds))
     hour: dict[str, list[float]] = {kind: [] for kind in sounds}
-    with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("hours", total=parts, speed="")
-        for part in range(parts):
-            kind = list(sounds)[part % len(sounds)]
-            wave = sounds[kind](length)
-            cuts = np.cumsum(rng.integers(0, _PIECE, 2 + 3 * length // _PIECE))
-            pieces = np.split(wave, cuts[cuts < length])
-            begin = time.thread_time_ns()
-            out = np.concatenate([enhancer.process(piece) for piece in pieces])
-            took = time.thread_time_ns() - begin
-            done = len(out) // enhancer.hop_length
-            frames += done
-            hour[kind].append(took / 1e3 / done)
-            peak = max(peak, float(np.abs(out).max()))
-            subnormal = max(subnormal, _subnormals(enhancer))
-            if (part + 1) % per_hour == 0 or part + 1 == parts:
-                for name, times in hour.items():
-                    if times:
-                        cpu[name].append(float(np.median(times)))
-                hour = {name: [] for name in sounds}
-                quality.append(si_sdr(clean, _enhanced(enhancer, noisy)))
-                memory.append(resident_bytes() / 1e6)
-            bar.update(task, advance=1)
+    for part in tracked(range(parts), "hours", parts, quiet=quiet):
+        kind = list(sounds)[part % len(sounds)]
+        wave = sounds[kind](length)
+        cuts = np.cumsum(rng.integers(0, _PIECE, 2 + 3 * length // _PIECE))
+        pieces = np.split(wave, cuts[cuts < length])
+        begin = time.thread_time_ns()
+        out = np.concatenate([enhancer.process(piece) for piece in pieces])
+        took = time.thread_time_ns() - begin
+        done = len(out) // enhancer.hop_length
+        frames += done
+        hour[kind].append(took / 1e3 / done)
+        peak = max(peak, float(np.abs(out).max()))
+        subnormal = max(subnormal, _subnormals(enhancer))
+        if (part + 1) % per_hour == 0 or part + 1 == parts:
+            for name, times in hour.items():
+                if times:
+                    cpu[name].append(float(np.median(times)))
+            hour = {name: [] for name in sounds}
+            quality.append(si_sdr(clean, _enhanced(enhancer, noisy)))
+            memory.append(resident_bytes() / 1e6)
     enhancer.reset()
     base = np.array(cpu["noise"])
     return {
@@ -191,11 +178,9 @@ def _main() -> None:
     parser.add_argument("--hours", type=float, default=24.0)
     parser.add_argument("--part-seconds", type=float, default=20.0)
     parser.add_argument("-o", "--out", type=Path, required=True, help="record, JSON")
-    given = parser.parse_args()
-    record = live_through(
-        given.model, given.hours, engine=given.engine, part_seconds=given.part_seconds
-    )
-    write_json(given.out, record)
+    given = vars(parser.parse_args())
+    out = given.pop("out")
+    write_json(out, live_through(**given))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def times_table(found: Bench, name: str) -> Table:
     """CPU time per frame; the ratio to ONNX int8 of the same model."""
     rows = [row for row in found.models if Path(row["path"]).name.split(".")[0] == name]
     base = next(row for row in rows if row["model"] == f"{name}.int8")
-    titles = {f"{name}": "ONNX fp32", f"{name}.bin": "C fp32", f"{name}.int8": "ONNX int8",
+    titles = {name: "ONNX fp32", f"{name}.bin": "C fp32", f"{name}.int8": "ONNX int8",
               f"{name}.int8.bin": "C int8"}  # fmt: skip
     headers = ["engine", *(f"{r} p50 us" for r in REGIMES), *(f"{r} / ONNX int8" for r in REGIMES)]
     table = Table(f"{name}: CPU time of a hop of {base['hop_ms']:g} ms", headers)
@@ -204,7 +204,7 @@ def page(names: Sequence[str], seconds: float, out: Path) -> None:
         bits, missing = bits_table(weights, folder)
         found = bench(models, seconds=seconds, repeats=1)
         sizes = Table("Sizes", ["file", "bytes"])
-        for path in (p for model in models for p in (model, model.with_suffix(SUFFIX))):
+        for path in (file for pair in zip(models, weights, strict=True) for file in pair):
             sizes.rows.append([path.name, size(path.stat().st_size)])
     machine = found.hardware
     lines = [
@@ -221,8 +221,7 @@ def page(names: Sequence[str], seconds: float, out: Path) -> None:
     ]
     for name in names:
         lines += times_table(found, name).section()
-    for warning in found.warnings:
-        lines += [f"* {warning}"]
+    lines += [f"* {warning}" for warning in found.warnings]
     lines += ["", *bits.section()]
     lines += [
         f"Two seconds of noise through hops and through a stream at 44.1 kHz, with "

@@ -18,14 +18,9 @@ KEYS = ("p50", "p95", "p99", "max")
 
 
 def times_table(rows: Sequence[Row], clock: str) -> Table:
-    """Times per frame in each regime by one clock, one line per model and regime.
+    """Times per frame in each regime of one run by one clock, one line per model and regime.
 
-    Parameters
-    ----------
-    rows
-        Latency rows of one run.
-    clock
-        ``"cpu"`` (with real-time factor and ratio) or ``"wall"`` (with deadline misses).
+    ``clock`` is ``"cpu"`` (with real-time factor and ratio) or ``"wall"`` (with deadline misses).
     """
     last = ["RTF", "vs first"] if clock == "cpu" else ["late"]
     title = {"cpu": "CPU time per frame in ms, one thread", "wall": "wall time per frame in ms"}
@@ -47,43 +42,27 @@ def times_table(rows: Sequence[Row], clock: str) -> Table:
 
 def start_table(rows: Sequence[Row]) -> Table:
     """Start of a fresh process and its memory, one line per model."""
-    table = Table(
-        "fresh process: start, first frame, resident memory (median)",
-        ["model", "start ms", "of it model", "first frame ms", "second", "resident MB"],
-    )
+    headers = ["model", "start ms", "of it model", "first frame ms", "second", "resident MB"]
+    table = Table("fresh process: start, first frame, resident memory (median)", headers)
     for row in rows:
         start, times = row["cold_start"], row["relative"]
-        table.rows.append(
-            [
-                row["model"],
-                _times(number(start["total_ms"], 0), times["start"]),
-                number(start["session_ms"], 0),
-                number(start["first_frame_ms"], 2),
-                number(start["second_frame_ms"], 2),
-                _times(number(start["resident_mb"], 0), times["resident"]),
-            ]
-        )
+        whole = _times(number(start["total_ms"], 0), times["start"])
+        frames = (number(start[f"{which}_frame_ms"], 2) for which in ("first", "second"))
+        memory = _times(number(start["resident_mb"], 0), times["resident"])
+        table.rows.append([row["model"], whole, number(start["session_ms"], 0), *frames, memory])
     return table
 
 
 def size_table(rows: Sequence[Row]) -> Table:
     """Latency by design and size, one line per model."""
-    table = Table(
-        "algorithmic latency and size",
-        ["model", "hop ms", "latency ms", "file", "parameters", "MAC/s", "weights"],
-    )
+    headers = ["model", "hop ms", "latency ms", "file", "parameters", "MAC/s", "weights"]
+    table = Table("algorithmic latency and size", headers)
     for row in rows:
-        table.rows.append(
-            [
-                row["model"],
-                number(row["hop_ms"], 1),
-                number(row["algorithmic_latency_ms"], 1),
-                _times(size(row["file_bytes"]), row["relative"]["file"]),
-                _times(size(row["parameters"], ""), row["relative"]["parameters"]),
-                size(row["macs_per_second"], ""),
-                row["quantization"],
-            ]
-        )
+        delays = (number(row[key], 1) for key in ("hop_ms", "algorithmic_latency_ms"))
+        file = _times(size(row["file_bytes"]), row["relative"]["file"])
+        parameters = _times(size(row["parameters"], ""), row["relative"]["parameters"])
+        work = size(row["macs_per_second"], "")
+        table.rows.append([row["model"], *delays, file, parameters, work, row["quantization"]])
     return table
 
 
@@ -93,12 +72,8 @@ def _times(text: str, ratio: float | None) -> str:
 
 def latency_tables(rows: Sequence[Row]) -> list[Table]:
     """All tables of one bench run."""
-    return [
-        times_table(rows, "cpu"),
-        times_table(rows, "wall"),
-        start_table(rows),
-        size_table(rows),
-    ]
+    times = [times_table(rows, clock) for clock in ("cpu", "wall")]
+    return [*times, start_table(rows), size_table(rows)]
 
 
 def show_bench(found: Bench) -> None:
