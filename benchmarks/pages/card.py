@@ -137,9 +137,8 @@ def _results(row: Row) -> list[Any]:
 
 
 def _export_command(r: Records) -> str:
-    mode = {"int8": " --int8", "int8-weights": " --int8-weights"}.get(
-        r.metadata["quantization"], ""
-    )
+    kind = r.metadata["quantization"]
+    mode = f" --{kind}" if kind in ("int8", "int8-weights") else ""
     clips = "" if r.certificate["measured_on"]["synthetic"] else " --set DEV"
     run = r.command.rpartition("--run ")[2]
     licence, told = r.metadata["licence"], str(r.training.get("licence", UNKNOWN))

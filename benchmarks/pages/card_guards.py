@@ -24,12 +24,8 @@ def renew_guards(
 ) -> Path:
     """Write anew what a card tells of guards, all else as it stands; ``enhance card --guards``.
 
-    Parameters
-    ----------
-    model, results
-        As in `write_card`; of the rows only those of ``enhance guard`` count.
-    out
-        The card. None: ``NAME.md`` beside the model.
+    Arguments as those of `benchmarks.pages.card.write_card`; of the rows only those of ``enhance
+    guard`` count.
 
     Raises
     ------

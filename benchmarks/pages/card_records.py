@@ -95,10 +95,7 @@ def gather(
 ) -> Records:
     """Read and check all records; see `benchmarks.pages.card.write_card`.
 
-    Raises
-    ------
-    EnhanceError
-        Names the first record that is missing or belongs to another model.
+    The `EnhanceError` names the first record that is missing or belongs to another model.
     """
     path, run = find_model(model), Path(run)
     digest = sha256(path)
@@ -114,7 +111,6 @@ def gather(
     def wanted(kind: str, command: str) -> list[Row]:
         return _wanted(rows, path, digest, kind, command)
 
-    data = _data(run, settings.data, training, corpus)
     return Records(
         path=path,
         sha256=digest,
@@ -127,7 +123,7 @@ def gather(
         curve=curve,
         last_step=last_step,
         seconds=_seconds(run),
-        data=data,
+        data=_data(run, settings.data, training, corpus),
         quality=_by_set(wanted("quality", f"enhance evaluate {path} --set DIR -o DIR"), rows),
         harm=gather_guards(path, results),
         latency=max(wanted("latency", f"enhance bench {path} -o DIR"), key=lambda r: r["time"]),
@@ -138,10 +134,7 @@ def gather(
 def gather_guards(path: Path, results: Sequence[Path | str]) -> list[list[Row]]:
     """Guard rows of one ONNX file, one list for each set: the noisy input, then the model.
 
-    Raises
-    ------
-    EnhanceError
-        If there are none of this very file.
+    An `EnhanceError` if there are none of this very file.
     """
     rows = [row for place in results for row in read_results(place)]
     command = f"enhance guard {path} --set DIR -o DIR"
@@ -321,15 +314,14 @@ def _check_hours(run: Path, kind: str, found: Sequence[Row], told: Mapping[str, 
             )
 
 
-def _absent(written: Mapping[str, Any], full: Mapping[str, Any], key: str = "") -> list[str]:
+def _absent(written: Mapping[str, Any], full: Mapping[str, Any], before: str = "") -> list[str]:
     """Dotted keys of ``full`` that ``written`` does not have."""
     found = []
     for name, value in full.items():
-        inner = f"{key}.{name}" if key else name
         if name not in written:
-            found.append(inner)
+            found.append(f"{before}{name}")
         elif isinstance(value, dict) and isinstance(written[name], dict):
-            found += _absent(written[name], value, inner)
+            found += _absent(written[name], value, f"{before}{name}.")
     return found
 
 
@@ -337,12 +329,11 @@ def _command(
     written: Row, config: Path | str | None, run: Path, training: Mapping[str, Any]
 ) -> str:
     """A command whose settings are those of the run, found by comparing them."""
-    words = ["enhance", "train", "--config"]
     if config is None:
-        words.append("config.yaml")
+        preset = "config.yaml"
         assignments = [f"data.corpus={CORPUS}"] if written["data"]["corpus"] else []
     else:
-        words.append(Path(*Path(config).parts[-2:]).as_posix())
+        preset = Path(*Path(config).parts[-2:]).as_posix()
         base = portable(to_dict(load_run(config, [])))
         skipped = HARMLESS | set(_absent(written, base))
         assignments = [
@@ -350,6 +341,7 @@ def _command(
             for key, _, value in checkpoint.difference(base, written)
             if key not in skipped
         ]
+    words = ["enhance", "train", "--config", preset]
     for text in assignments:
         words += ["--set", text]
     option = "branch" if "branch" in training else "init"

@@ -6,9 +6,10 @@ all rows each time, so that quality and latency of one folder stand together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.figures.results import read_results
+from benchmarks.figures.results import Row, read_results
 from benchmarks.latency.tables import latency_section
 from benchmarks.quality.tables import quality_section
 from enhance.files import atomic
@@ -25,11 +26,8 @@ def write_report(folder: Path | str) -> Path:
     folder = Path(folder)
     rows = read_results(folder)
     parts = ["# Measurements", ""]
-    quality = [row for row in rows if row.get("kind") == "quality"]
-    for set_hash in dict.fromkeys(row["set_hash"] for row in quality):
-        models = [row for row in quality if row["set_hash"] == set_hash]
-        models.sort(key=lambda row: row["model_kind"] != "noisy")
-        present = {row["model_hash"] for row in models}
+    for models in _questions(rows, "quality", "set_hash"):
+        set_hash, present = models[0]["set_hash"], {row["model_hash"] for row in models}
         comparisons = [
             row
             for row in rows
@@ -38,12 +36,9 @@ def write_report(folder: Path | str) -> Path:
             and {row["a_hash"], row["b_hash"]} <= present
         ]
         parts += quality_section(folder, models, comparisons)
-    harm = [row for row in rows if row.get("kind") == "harm"]
-    for question in dict.fromkeys((row["set_hash"], row["settings"]) for row in harm):
+    for models in _questions(rows, "harm", "set_hash", "settings"):
         from benchmarks.guard.tables import harm_section
 
-        models = [row for row in harm if (row["set_hash"], row["settings"]) == question]
-        models.sort(key=lambda row: row["model_kind"] != "noisy")
         parts += harm_section(models)
     latency = [row for row in rows if row.get("kind") == "latency"]
     if latency:
@@ -53,3 +48,12 @@ def write_report(folder: Path | str) -> Path:
     with atomic(path) as temporary:
         temporary.write_text("\n".join(parts) + "\n", "utf-8")
     return path
+
+
+def _questions(rows: Sequence[Row], kind: str, *keys: str) -> list[list[Row]]:
+    """Rows of one kind, those that agree in the keys together, the noisy input first."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.get("kind") == kind:
+            found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return [sorted(own, key=lambda row: row["model_kind"] != "noisy") for own in found.values()]
