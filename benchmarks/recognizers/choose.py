@@ -72,19 +72,11 @@ class Listening:
 
 
 def listen_with(name: str | None) -> Listening:
-    """Find and load a recogniser.
+    """Find and load a recogniser; an `EnhanceError` if one was named and cannot be loaded.
 
-    Parameters
-    ----------
-    name
-        A folder or hub id of speechbrain's CRDNN recognisers or of a Whisper model for
-        faster-whisper, or a folder that ``enhance teacher finetune-ctc`` wrote. None tries
-        `DEFAULT` and goes without where it cannot be had; ``"none"`` wants none.
-
-    Raises
-    ------
-    EnhanceError
-        If a recogniser was named and cannot be loaded.
+    Its name is a folder or hub id of speechbrain's CRDNN recognisers or of a Whisper model for
+    faster-whisper, or a folder that ``enhance teacher finetune-ctc`` wrote. None tries `DEFAULT`
+    and goes without where it cannot be had; ``"none"`` wants none.
     """
     if name == "none":
         return Listening(None, "--recognizer none was given")
@@ -98,12 +90,8 @@ def listen_with(name: str | None) -> Listening:
 
 def load(name: str) -> Recognizer:
     """Load a recogniser by folder or hub id; a hub id with ``whisper`` in it is one for
-    faster-whisper, such as Systran/faster-whisper-tiny.en.
-
-    Raises
-    ------
-    EnhanceError
-        If it is neither, or cannot be loaded.
+    faster-whisper, such as Systran/faster-whisper-tiny.en. An `EnhanceError` if it is neither, or
+    cannot be loaded.
     """
     from benchmarks.recognizers import crdnn, whisper
 
@@ -133,19 +121,10 @@ def load(name: str) -> Recognizer:
 
 
 def references(path: Path, clips: Sequence[tuple[str, Path]]) -> dict[str, str]:
-    """What is said in the clips of a set.
+    """What is said in the clips of a set, each a name and an audio file.
 
-    Parameters
-    ----------
-    path
-        File of transcripts (`distill.ctc.transcripts.read_transcripts`).
-    clips
-        Name and audio file of each clip.
-
-    Raises
-    ------
-    EnhanceError
-        If the file cannot be used, or names none of the clips.
+    An `EnhanceError` if the file of transcripts (`distill.ctc.transcripts.read_transcripts`) cannot
+    be used, or names none of the clips.
     """
     texts = {row.path.resolve(): row.text for row in read_transcripts(path)}
     found = {name: texts[p.resolve()] for name, p in clips if p.resolve() in texts}

@@ -61,15 +61,7 @@ CLASSES = frozenset({
 
 
 class Crdnn:
-    """A loaded recogniser.
-
-    Parameters
-    ----------
-    model
-        speechbrain's ``EncoderDecoderASR``.
-    name
-        How it was asked for.
-    """
+    """A loaded recogniser: speechbrain's ``EncoderDecoderASR``, and how it was asked for."""
 
     def __init__(self, model: Any, name: str) -> None:
         self.model, self.name = model, name
@@ -176,15 +168,12 @@ def _check(value: Any, where: str) -> None:
 def download(repo: str) -> Path:
     """Folder of a hub repository, from the hub's cache or fetched, which is said.
 
-    Raises
-    ------
-    EnhanceError
-        If it is neither in the cache nor to be had.
+    An `EnhanceError` if it is neither in the cache nor to be had.
     """
     require("speaker", "huggingface_hub", "speechbrain")
 
     def needed(names: Collection[str]) -> list[str]:
         return [name for name in names if name == SETTINGS or Path(name).suffix == ".ckpt"]
 
-    otherwise = f"fetch {SETTINGS} and its .ckpt files on a machine with network and name their "
-    return fetch(repo, "recogniser", needed, read, f"{otherwise}folder")
+    advice = f"fetch {SETTINGS} and its .ckpt files on a machine with network and name their folder"
+    return fetch(repo, "recogniser", needed, read, advice)

@@ -29,15 +29,7 @@ WEIGHTS = "model.bin"
 
 
 class Whisper:
-    """A loaded recogniser.
-
-    Parameters
-    ----------
-    model
-        faster-whisper's ``WhisperModel``.
-    name
-        How it was asked for.
-    """
+    """A loaded recogniser: faster-whisper's ``WhisperModel``, and how it was asked for."""
 
     normalisation = (
         "Whisper's English normaliser without its list of British spellings, then every digit a "

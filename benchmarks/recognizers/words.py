@@ -33,16 +33,8 @@ def _heard(name: str, samples: bytes) -> list[str]:
 def word_errors(name: str) -> Callable[[Any, Any], float]:
     """How a recogniser counts the word errors of ``(clean, estimate)``, (N,) each at 16 kHz.
 
-    Parameters
-    ----------
-    name
-        As `benchmarks.recognizers.choose.load` takes it.
-
-    Returns
-    -------
-    callable
-        Substitutions, deletions and insertions over the words of the clean clip; it raises
-        `MetricRefused` where those are none.
+    Substitutions, deletions and insertions over the words of the clean clip; `MetricRefused` where
+    those are none.
     """
 
     def count(clean: Any, estimate: Any) -> float:
@@ -59,10 +51,7 @@ def word_errors(name: str) -> Callable[[Any, Any], float]:
 def identity(name: str) -> str:
     """Which recogniser it is, in one word: of a folder its name, and a hash of its files.
 
-    Raises
-    ------
-    EnhanceError
-        If it cannot be loaded.
+    An `EnhanceError` if it cannot be loaded.
     """
     load(name)
     folder = Path(name).expanduser()
