@@ -5,7 +5,7 @@ How much of the model's work is kept (`wet_share`) is decided here too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -14,8 +14,35 @@ from enhance.audio.samples import MOST_CHANNELS, check_samples, floats, rate_of,
 from enhance.device.upper_band import Queue, UpperBand
 from enhance.errors import EnhanceError
 
-if TYPE_CHECKING:
-    from enhance.device.offline import Model
+
+class Streamable(Protocol):
+    """What `enhance.Enhancer` and `enhance.device.offline.OfflineEnhancer` have in common."""
+
+    sample_rate: int
+    """Samples per second that `process` takes and gives."""
+    latency_samples: int
+    """Delay of the output against the input."""
+    hop_length: int
+    """Samples that come out at a time, or any number if all comes at the end."""
+    bandwidth: str
+    """Whether what lies above the model's band is kept (`enhance.device.upper_band`)."""
+    strength: float
+    """Share of the model's work that is kept."""
+    atten_limit: float | None
+    """Most dB by which anything is suppressed."""
+
+    @property
+    def wet(self) -> float:
+        """Share of the enhanced signal in the output."""
+
+    def new_stream(self) -> Self:
+        """Another stream of one channel, at its beginning."""
+
+    def process(self, chunk: np.ndarray) -> np.ndarray:
+        """Shape: (n,) -> (m,)"""
+
+    def flush(self) -> np.ndarray:
+        """Shape: -> (m,)"""
 
 
 class AlignedStream:
@@ -47,7 +74,7 @@ class AlignedStream:
     """
 
     def __init__(
-        self, enhancer: Model, sample_rate: int, channels: int, *, low_delay: bool = False
+        self, enhancer: Streamable, sample_rate: int, channels: int, *, low_delay: bool = False
     ) -> None:
         sample_rate = rate_of(sample_rate)
         channels = whole_number("channels", channels, 1, MOST_CHANNELS)

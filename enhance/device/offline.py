@@ -150,7 +150,7 @@ class OfflineEnhancer:
 
 
 Model = Enhancer | OfflineEnhancer
-"""What `AlignedStream` takes."""
+"""Any model that cleans audio."""
 
 
 def is_offline(path: Path | str) -> bool:
