@@ -17,6 +17,8 @@ from filelock import Timeout
 from benchmarks.latency.bench import bench
 from benchmarks.study.file import Trial, digest
 from benchmarks.study.trial import lock
+from enhance.config import ModelConfig
+from enhance.config.settings import parse, to_dict
 from enhance.errors import EnhanceError
 from enhance.files import read_json, write_json
 from enhance.network.checkpoint import CheckpointInfo
@@ -63,6 +65,8 @@ def time_networks(
             result |= {"hardware": measured.hardware, "settings": settings}
             # Late frames say how busy the machine was, nothing of CPU time.
             result["warnings"] = [w for w in measured.warnings if "than their hop" not in w]
+        for key, row in networks.items():
+            row["network"] = to_dict(wanted[key].config.model)
         write_json(folder / TIMES, result)
 
 
@@ -70,10 +74,20 @@ def read_times(folder: Path) -> dict[str, Any]:
     """What was timed: rows of `benchmarks.latency.bench.bench`, or the reason why not, by hash of
     the model's settings in ``networks``; ``hardware`` and ``settings``. Empty before the first
     time. An `EnhanceError` if the file is damaged.
+
+    A setting that came after the times were taken counts as its default.
     """
     path = folder / TIMES
     value = read_json(path) if path.exists() else {}
-    return value if value.get("format") == FORMAT else {}
+    if value.get("format") != FORMAT:
+        return {}
+    rows = {digest(_network(row, path)) if "network" in row else key: row
+            for key, row in value["networks"].items()}  # fmt: skip
+    return {**value, "networks": rows}
+
+
+def _network(row: dict[str, Any], path: Path) -> ModelConfig:
+    return parse(ModelConfig, row["network"], f"{path}: network of {row['run']}")
 
 
 def _export(folder: Path, trial: Trial) -> Path:
