@@ -44,6 +44,7 @@ def run(
     jobs: int,
     cluster: str = "",
     batch: int | Literal["auto"] = "auto",
+    threads: int = 1,
 ) -> Generator[tuple[int, Result], None, None]:
     """Results as they are done, each with the index of its item.
 
@@ -62,6 +63,8 @@ def run(
         workers see the same files under the same names.
     batch
         Items that go to a worker at once; short ones are best left to joblib.
+    threads
+        Of BLAS and OpenMP in each local process.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def run(
     folder = str(Path.cwd())
     for death in range(1, DEATHS + 1):
         # Never one worker: joblib would then work in this process, and what kills a worker is near.
-        with _backend(cluster, max(2, min(jobs, len(left)))) as settings:
+        with _backend(cluster, max(2, min(jobs, len(left))), threads) as settings:
             pool = Parallel(return_as="generator_unordered", batch_size=batch, **settings)
             found = pool(
                 delayed(_call)(function, folder, index, item) for index, item in list(left.items())
@@ -175,10 +178,10 @@ def _unreachable(address: str, error: Exception) -> EnhanceError:
 
 
 @contextlib.contextmanager
-def _backend(cluster: str, jobs: int) -> Iterator[dict[str, Any]]:
+def _backend(cluster: str, jobs: int, threads: int) -> Iterator[dict[str, Any]]:
     """What `joblib.Parallel` is told of where the work is done."""
     if not cluster:
-        local = {"inner_max_num_threads": 1, "initializer": _start}
+        local = {"inner_max_num_threads": threads, "initializer": _start}
         yield {"n_jobs": jobs, "backend": "loky", **local}
         return
     require("cluster", "dask", "distributed")
