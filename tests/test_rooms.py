@@ -33,6 +33,12 @@ def test_no_arrow_back_up_and_no_circle() -> None:
     assert found.returncode == 0, found.stdout
 
 
+def test_no_circle_of_rooms() -> None:
+    command = [sys.executable, "tests/rooms.py"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ", 0 circles" in told, told
+
+
 def test_planted_arrows_are_named(tmp_path: Path) -> None:
     for name in PACKAGES:
         shutil.copytree(

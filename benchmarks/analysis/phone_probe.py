@@ -19,8 +19,8 @@ from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.answers import answer, guess, hear
 from benchmarks.analysis.probes.read import of_frames
 from benchmarks.analysis.probes.tasks import TASKS
-from distill.ssl.data import FIELD, STRIDE
-from distill.ssl.units import mfcc_with_deltas
+from distill.ssl.data.crops import FIELD, STRIDE
+from distill.ssl.data.units import mfcc_with_deltas
 from distill.teacher.frames import FrameGrid
 from distill.training.accuracy import interval
 

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from distill.backbones.frozen import by_length
 from distill.backbones.hf import conv_geometry, needs_equal_lengths
-from distill.ssl.data import normalize
+from distill.ssl.data.crops import normalize
 from distill.ssl.families.transformer import with_fast_front_end
 from enhance.training.engine.engine import to_device
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from distill.ssl import card as ssl_card
-from distill.ssl.data import Crop, SslData, epochs
+from distill.ssl.data.crops import Crop, SslData, epochs
 from distill.ssl.families import family as families
 from distill.ssl.families.family import Family, SslConfig, Work
 from distill.ssl.families.transformer import KINDS

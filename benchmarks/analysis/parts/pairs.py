@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.work import Work
 from distill.speaker.data import speech_of
-from distill.ssl.data import Disturbance, disturb
+from distill.ssl.data.crops import Disturbance, disturb
 from enhance.audio import read as audio
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.inventory import by_source

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.analysis.reconstruct.config import DecoderConfig
 from benchmarks.analysis.reconstruct.spectrum import HOP, SAMPLE_RATE, WINDOW, level
-from distill.ssl.data import Disturbance, SslData, disturb
+from distill.ssl.data.crops import Disturbance, SslData, disturb
 from enhance.config import DataConfig
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.clips import load_clips, split

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from distill.ssl.data import Crop, SslData
+from distill.ssl.data.crops import Crop, SslData
 from distill.training.accuracy import Tally
 from distill.training.config import LoopConfig
 from enhance.config.checked import NonNegativeFloat, Part, PositiveFloat, PositiveInt, checked

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.ssl.data import Crop, Disturbance, SslData, disturb, normalize
+from distill.ssl.data.crops import Crop, Disturbance, SslData, disturb, normalize
+from distill.ssl.data.units import Units, mfcc_with_deltas
 from distill.ssl.families import transformer
 from distill.ssl.families.family import Family, Losses, Work
 from distill.ssl.families.transformer import FrontEndConfig, units_of, warm_up
 from distill.ssl.losses.masked_units import MaskedUnitLoss, evaluate, span_mask
-from distill.ssl.units import Units, mfcc_with_deltas
 from distill.training.accuracy import Tally, code_usage
 from enhance.config.checked import (
     Field,

@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 from distill.backbones import import_transformers
 from distill.backbones.folder import write_transformer
-from distill.ssl.data import normalize
+from distill.ssl.data.crops import normalize
+from distill.ssl.data.units import Units, cluster
 from distill.ssl.families.family import SslConfig, Work
 from distill.ssl.losses.masked_units import MaskedUnitLoss
-from distill.ssl.units import Units, cluster
 from enhance.config.checked import NonNegativeInt, PositiveFloat, checked
 from enhance.errors import EnhanceError
 from enhance.progress import tracked

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from distill.backbones.wav2vec.model import Wav2Vec, Wav2VecConfig
 from distill.backbones.wav2vec.teacher import save
-from distill.ssl.data import Crop, SslData
+from distill.ssl.data.crops import Crop, SslData
 from distill.ssl.families.family import Family, Losses, SslConfig
 from distill.ssl.losses.future import FuturePrediction, shared_hits
 from distill.training.accuracy import Tally, evaluating

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.ssl.data import Crop, SslData, normalize
+from distill.ssl.data.crops import Crop, SslData, normalize
+from distill.ssl.data.units import mfcc_with_deltas
 from distill.ssl.families import transformer
 from distill.ssl.families.family import Family, Losses, Work
 from distill.ssl.families.transformer import FrontEndConfig, units_of, warm_up
@@ -28,7 +29,6 @@ from distill.ssl.losses.contrastive import (
     temperature_at,
 )
 from distill.ssl.losses.masked_units import nearest_visible, span_mask
-from distill.ssl.units import mfcc_with_deltas
 from distill.training.accuracy import Tally, code_usage, evaluating, perplexity
 from enhance.config.checked import (
     Field,

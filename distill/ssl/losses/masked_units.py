@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.ssl.data import Disturbance, SslData, disturb, normalize
-from distill.ssl.units import Units
+from distill.ssl.data.crops import Disturbance, SslData, disturb, normalize
+from distill.ssl.data.units import Units
 from distill.training.accuracy import Tally, evaluating
 from enhance.data.mixing.rooms import Response
 

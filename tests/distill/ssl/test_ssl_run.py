@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, WavLMModel
 
 from distill.backbones.find import load
-from distill.ssl import data as crops
 from distill.ssl import run as pretrain_ssl
+from distill.ssl.data import crops
 from distill.ssl.families import masked_units, transformer
 from distill.ssl.families.family import PRESETS, SslConfig, configure
 from distill.ssl.families.masked_units import MaskedUnitsConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.ssl import data as crops
+from distill.ssl.data import crops
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.manifest import Clip
 from enhance.data.mixing.rooms import Response

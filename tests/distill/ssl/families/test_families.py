@@ -18,7 +18,7 @@ from benchmarks.analysis import teachers as teacher_table
 from distill.backbones import find as teacher
 from distill.ssl import card as ssl_card
 from distill.ssl import run as pretrain_ssl
-from distill.ssl.data import SslData
+from distill.ssl.data.crops import SslData
 from distill.ssl.families import family as families
 from distill.ssl.families import masked_units, wav2vec, wav2vec2
 from distill.ssl.families.family import SslConfig

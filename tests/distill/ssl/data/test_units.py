@@ -9,8 +9,8 @@ from scipy.fft import dct
 from transformers import WavLMConfig
 from transformers.models.wavlm.modeling_wavlm import WavLMFeatureEncoder
 
-from distill.ssl import units as kmeans
-from distill.ssl.units import deltas, frame_count, mfcc, mfcc_with_deltas
+from distill.ssl.data import units as kmeans
+from distill.ssl.data.units import deltas, frame_count, mfcc, mfcc_with_deltas
 from enhance.errors import EnhanceError
 
 

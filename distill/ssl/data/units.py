@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from distill.ssl.data import FIELD, SAMPLE_RATE, STRIDE, Crop, frame_count
+from distill.ssl.data.crops import FIELD, SAMPLE_RATE, STRIDE, Crop, frame_count
 from enhance.errors import EnhanceError
 from enhance.files import atomic
 

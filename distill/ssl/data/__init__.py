@@ -1,0 +1,1 @@
+"""What pre-training hears, and the units it learns to tell."""
