@@ -78,6 +78,11 @@ class CtcData:
         clips = [_clip(row, transcripts) for row in rows]
         if evaluation is None:
             kept, held_clips = split(clips, config.held_back, "speaker", config.seed)
+            if not kept:
+                raise EnhanceError(
+                    f"{transcripts}: with held_back {config.held_back:g} nothing is left to train "
+                    "on; lower it, or name more data"
+                )
         else:
             others = _prepare(read_transcripts(evaluation), evaluation, config.units)
             both = {row.path for row in rows} & {row.path for row in others}
@@ -129,8 +134,9 @@ class CtcData:
 
     def digest(self) -> str:
         """What identifies the recordings: names, lengths and texts, in order."""
+        held = set(self.held)
         rows = [
-            [clip.path.name, self.store.length(i), self.texts[i], i in set(self.held)]
+            [clip.path.name, self.store.length(i), self.texts[i], i in held]
             for i, clip in enumerate(self.store.clips)
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
