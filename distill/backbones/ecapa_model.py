@@ -140,10 +140,15 @@ class EcapaConfig:
         return count if samples > 0 and count >= self.min_frames else 0
 
     def build(self, seed: int) -> Ecapa:
-        """A network with random weights, those of ``seed``."""
+        """A network with random weights, those of ``seed``; an `EnhanceError` if there is none."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return Ecapa(self)
+            try:
+                return Ecapa(self)
+            except ValueError as error:  # such as groups that do not divide channels
+                raise EnhanceError(
+                    f"{MODEL_TYPE}: these sizes make no network ({error})"
+                ) from error
 
 
 class Ecapa(nn.Module):

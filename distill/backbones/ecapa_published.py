@@ -134,7 +134,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _LARGEST:
             raise EnhanceError(f"{path}: too long for settings ({path.stat().st_size} bytes)")
         values = yaml.load(path.read_text("utf-8"), Loader)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise EnhanceError(f"{path}: cannot be read as settings ({reason})") from error
     if not isinstance(values, dict):

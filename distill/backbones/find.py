@@ -45,6 +45,8 @@ def load(name_or_path: str | Path, *, left_pad: int | None = None) -> Teacher:
     kind, colon, rest = text.partition(":")
     if kind == "random" and colon:
         name, seed = _split_number(rest, 0)
+        if seed >= 2**32:
+            raise EnhanceError(f"{text}: the seed must be below 2^32")
         return load(name, left_pad=left_pad).twin(seed)
     if kind == "log-mel":
         require("train", "torch", "torchaudio")

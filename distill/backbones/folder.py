@@ -103,7 +103,7 @@ def prepared(folder: Path) -> dict[str, Any]:
     Raises
     ------
     EnhanceError
-        If the file is missing or does not say whether to normalise.
+        If the file is missing, does not say whether to normalise, or names no sample rate.
     """
     path = folder / "preprocessor_config.json"
     prepare = read_json(path, "do_normalize decides what the model hears")
@@ -111,7 +111,7 @@ def prepared(folder: Path) -> dict[str, Any]:
         raise EnhanceError(
             f"{path}: do_normalize must be true or false (it decides what the model hears)"
         )
-    return {
-        "do_normalize": prepare["do_normalize"],
-        "sample_rate": int(prepare.get("sampling_rate", 16000)),
-    }
+    rate = prepare.get("sampling_rate", 16000)
+    if not isinstance(rate, int) or rate < 1:
+        raise EnhanceError(f"{path}: sampling_rate is {rate!r}, not a number of samples a second")
+    return {"do_normalize": prepare["do_normalize"], "sample_rate": rate}

@@ -189,15 +189,15 @@ def _plain(value: Any) -> Any:
 
 def _settings(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     try:
-        found = _plain(state.get("args")) or _plain(state.get("cfg"))
+        for found in (_plain(state.get("args")), _plain(state.get("cfg"))):
+            if isinstance(found, dict) and found:
+                return flat(found)
     except RecursionError as error:
         raise EnhanceError(f"{path}: its settings contain themselves") from error
-    if not isinstance(found, dict):
-        raise EnhanceError(
-            f"{path}: holds no settings ('args' or 'cfg'), so that its architecture is unknown; "
-            "take the file as it was published"
-        )
-    return flat(found)
+    raise EnhanceError(
+        f"{path}: holds no settings ('args' or 'cfg'), so that its architecture is unknown; "
+        "take the file as it was published"
+    )
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

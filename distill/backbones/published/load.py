@@ -188,17 +188,17 @@ def load(path: str | Path, name: str, left_pad: int | None = None) -> Teacher:
         return wav2vec_published.load_published(kind, args, tensors, name, left_pad)
     if any(key.startswith(_FINE_TUNED) for key in tensors):
         args, tensors = _inner(args, tensors, path)
-    transformers = import_transformers()
-    made = settings(kind, args, path)
-    if "mask_emb" not in tensors:  # then the model has none either, instead of a random one
-        made |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    model_class = getattr(transformers, CLASSES[kind])
+    model_class = getattr(import_transformers(), CLASSES[kind])
     try:
+        made = settings(kind, args, path)
+        if "mask_emb" not in tensors:  # then the model has none either, instead of a random one
+            made |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+        rate = int(args.get("sample_rate") or 16000)
         config = model_class.config_class(**made)
         # No memory, and no random numbers are drawn: every weight comes from the file.
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             model = model_class(config)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnhanceError(
             f"{path}: its settings make no {model_class.__name__} ({reason})"
@@ -208,7 +208,7 @@ def load(path: str | Path, name: str, left_pad: int | None = None) -> Teacher:
     return HfTeacher(
         model,
         name,
-        sample_rate=int(args.get("sample_rate") or 16000),
+        sample_rate=rate,
         do_normalize=_normalize(args, path),
         normalize_eps=1e-5,  # theirs is torch's layer_norm over the clip
         left_pad=left_pad,

@@ -19,36 +19,40 @@ from typing import Any
 from torch import Tensor
 
 from distill.backbones.published.fairseq_files import literal
-from distill.backbones.wav2vec.model import VqWav2Vec, VqWav2VecConfig, Wav2Vec, Wav2VecConfig
-from distill.backbones.wav2vec.teacher import Wav2VecTeacher
+from distill.backbones.wav2vec.model import VqWav2VecConfig, Wav2Vec, Wav2VecConfig
+from distill.backbones.wav2vec.teacher import NETWORKS, Wav2VecTeacher
 from enhance.config.settings import parse
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_exactly
 
-_DEFAULTS: dict[str, Any] = {
-    "conv_feature_layers": "[(512, 10, 5)] + [(512, 8, 4)] + [(512, 4, 2)] * 3",
-    "conv_aggregator_layers": "[(512, 3, 1)] * 9",
-    "aggregator": "cnn",
-    "activation": "relu",
-    "log_compression": False,
-    "skip_connections_feat": False,
-    "skip_connections_agg": False,
-    "residual_scale": 0.5,
-    "no_conv_bias": False,
-    "agg_zero_pad": False,
-    "non_affine_group_norm": False,
-    "dropout": 0.0,
-    "dropout_features": 0.0,
-    "dropout_agg": 0.0,
-    "vq_type": "none",
-    "vq_vars": 320,
-    "vq_groups": 2,
-    "vq_dim": 0,
-    "vq_depth": 1,
-    "combine_groups": False,
-    "vq_temp": "(2.0, 0.5, 0.999995)",
-    "vq_gamma": 0.25,
+_SETTINGS: dict[str, tuple[str, Any]] = {
+    "encoder": ("conv_feature_layers", "[(512, 10, 5)] + [(512, 8, 4)] + [(512, 4, 2)] * 3"),
+    "aggregator": ("conv_aggregator_layers", "[(512, 3, 1)] * 9"),
+    "activation": ("activation", "relu"),
+    "log_compression": ("log_compression", False),
+    "skip_encoder": ("skip_connections_feat", False),
+    "skip_aggregator": ("skip_connections_agg", False),
+    "residual_scale": ("residual_scale", 0.5),
+    "aggregator_bias": ("no_conv_bias", False),
+    "zero_pad": ("agg_zero_pad", False),
+    "affine": ("non_affine_group_norm", False),
+    "dropout": ("dropout", 0.0),
+    "dropout_features": ("dropout_features", 0.0),
+    "dropout_context": ("dropout_agg", 0.0),
 }
+"""Fields of `Wav2VecConfig`, what they are called in a file, and what a file without them has."""
+_QUANTISER: dict[str, tuple[str, Any]] = {
+    "vq_type": ("vq_type", "none"),
+    "vq_codes": ("vq_vars", 320),
+    "vq_groups": ("vq_groups", 2),
+    "vq_shared": ("combine_groups", False),
+    "vq_depth": ("vq_depth", 1),
+    "vq_temperature": ("vq_temp", "(2.0, 0.5, 0.999995)"),
+    "vq_gamma": ("vq_gamma", 0.25),
+}
+"""The same of those that `VqWav2VecConfig` has besides."""
+_LITERAL = {"conv_feature_layers", "conv_aggregator_layers", "vq_temp"}
+_OPPOSITE = {"no_conv_bias", "non_affine_group_norm"}
 
 _RENAMED = (
     (r"feature_extractor\.conv_layers\.(\d+)\.0\.(weight)", r"encoder.\1.conv.\2"),
@@ -81,67 +85,47 @@ def load_published(
     EnhanceError
         If settings or weights are not those of such a model.
     """
-    given = _DEFAULTS | {k: v for k, v in args.items() if v is not None}
-    settings = _settings(given, name)
+    network: Any = NETWORKS[kind]
+    config: Wav2VecConfig = parse(network.config_type, _settings(args, kind, name), name)
+    if args.get("vq_dim") not in (None, 0, config.width):
+        raise EnhanceError(
+            f"{name}: codewords of {args['vq_dim']} features for z of {config.width} are not "
+            "supported"
+        )
     mine = {
         _renamed(key, name): tensor.float()
         for key, tensor in tensors.items()
         if not key.startswith(_UNUSED)
     }
-    if kind == VqWav2VecConfig.model_type:
-        config = parse(VqWav2VecConfig, settings | _quantiser(given, settings, name), name)
-        book = mine.get("quantizer.codebook")
-        if book is not None and book.ndim == 3:
-            groups = 1 if config.vq_shared else config.vq_groups
-            if config.vq_type == "gumbel":  # (1, G V, d), group by group
-                mine["quantizer.codebook"] = book.reshape(groups, -1, book.shape[-1])
-            else:  # (V, G, d)
-                mine["quantizer.codebook"] = book.transpose(0, 1)
-        model: Wav2Vec = VqWav2Vec(config)
-    else:
-        model = Wav2Vec(parse(Wav2VecConfig, settings, name))
+    book = mine.get("quantizer.codebook")
+    if isinstance(config, VqWav2VecConfig) and book is not None and book.ndim == 3:
+        groups = 1 if config.vq_shared else config.vq_groups
+        if config.vq_type == "gumbel":  # (1, G V, d), group by group
+            mine["quantizer.codebook"] = book.reshape(groups, -1, book.shape[-1])
+        else:  # (V, G, d)
+            mine["quantizer.codebook"] = book.transpose(0, 1)
+    model: Wav2Vec = network(config)
     load_exactly(model, mine, name)
     return Wav2VecTeacher(model, name, left_pad=left_pad)
 
 
-def _quantiser(given: dict[str, Any], settings: dict[str, Any], name: str) -> dict[str, Any]:
-    width = settings["encoder"][-1][0]
-    if given["vq_dim"] not in (0, width):
+def _settings(args: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    """Fields of our configuration of what a file says, and of defaults where it says nothing."""
+    if args.get("aggregator") not in (None, "cnn"):
         raise EnhanceError(
-            f"{name}: codewords of {given['vq_dim']} features for z of {width} are not supported"
-        )
-    return {
-        "vq_type": given["vq_type"],
-        "vq_codes": given["vq_vars"],
-        "vq_groups": given["vq_groups"],
-        "vq_shared": given["combine_groups"],
-        "vq_depth": given["vq_depth"],
-        "vq_temperature": literal(given["vq_temp"], f"{name}: vq_temp"),
-        "vq_gamma": given["vq_gamma"],
-    }
-
-
-def _settings(given: dict[str, Any], name: str) -> dict[str, Any]:
-    if given["aggregator"] != "cnn":
-        raise EnhanceError(
-            f"{name}: has a {given['aggregator']} aggregator; only the convolutional one of the "
+            f"{name}: has a {args['aggregator']} aggregator; only the convolutional one of the "
             "published models is supported"
         )
-    return {
-        "encoder": literal(given["conv_feature_layers"], f"{name}: conv_feature_layers"),
-        "aggregator": literal(given["conv_aggregator_layers"], f"{name}: conv_aggregator_layers"),
-        "activation": given["activation"],
-        "log_compression": bool(given["log_compression"]),
-        "skip_encoder": bool(given["skip_connections_feat"]),
-        "skip_aggregator": bool(given["skip_connections_agg"]),
-        "residual_scale": float(given["residual_scale"]),
-        "aggregator_bias": not given["no_conv_bias"],
-        "zero_pad": bool(given["agg_zero_pad"]),
-        "affine": not given["non_affine_group_norm"],
-        "dropout": float(given["dropout"]),
-        "dropout_features": float(given["dropout_features"]),
-        "dropout_context": float(given["dropout_agg"]),
-    }
+    names = _SETTINGS if kind == Wav2VecConfig.model_type else _SETTINGS | _QUANTISER
+    found = {}
+    for ours, (theirs, default) in names.items():
+        value = default if args.get(theirs) is None else args[theirs]
+        if theirs in _LITERAL:
+            value = literal(value, f"{name}: {theirs}")
+        elif isinstance(default, bool):
+            value = bool(value) != (theirs in _OPPOSITE)
+        found[ours] = value
+    return found
 
 
 def _renamed(published: str, name: str) -> str:

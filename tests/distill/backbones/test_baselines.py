@@ -89,6 +89,7 @@ def test_what_is_no_control_is_refused(checkpoint: Path) -> None:
         ("log-mel:x", "write log-mel"),
         ("random:log-mel", "no weights to draw"),
         ("random:nothing", "no teacher of this name"),
+        (f"random:mini-wavlm:{2**64}", "the seed must be below"),
         ("encoder:nowhere", "nowhere"),
     ):
         with pytest.raises(EnhanceError, match=why):

@@ -296,6 +296,9 @@ def test_settings_are_never_executed(published: Path, tmp_path: Path) -> None:
         ("lin_neurons: 12", "lin_neurons: 13", "do not fit the model"),
         ("lin_neurons: 12", "lin_neurons: twelve", "embedding: expected int"),
         ("lin_neurons: 12", "lin_neurons: 12\n    magic: 1", "magic"),
+        ("lin_neurons: 12", "lin_neurons: 12\n    groups: [3, 1, 1, 1, 1]", "make no network"),
+        ("out_n_neurons: 7", "out_n_neurons: 2001-99-99", "cannot be read as settings"),
+        ("n_mels: 80\n", "n_mels: 80\n? !a [1]\n: 2\n", "cannot be read as settings"),
     ],
 )
 def test_foreign_settings_are_refused(published: Path, old: str, new: str, message: str) -> None:

@@ -258,9 +258,10 @@ def test_folders_that_recognise_nothing(make_teacher, tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": true}')
     with pytest.raises(EnhanceError, match=r"weights are missing .*lm_head"):
         recognizer.load(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "wav2vec"}))
-    with pytest.raises(EnhanceError, match="none of wav2vec2, hubert, wavlm"):
-        load(tmp_path)
+    for kind in ("wav2vec", ["wavlm"]):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(EnhanceError, match="none of wav2vec2, hubert, wavlm"):
+            load(tmp_path)
 
 
 def test_backbones_without_a_ctc_class(tmp_path: Path, make_teacher) -> None:

@@ -363,6 +363,8 @@ def edit(folder: Path, tmp_path: Path, name: str, **changes: object) -> Path:
         ("config.json", {"num_hidden_layers": 3}, "weights are missing"),
         ("config.json", {"hidden_size": 32}, "cannot be loaded|another shape"),
         ("preprocessor_config.json", {"do_normalize": None}, "do_normalize"),
+        ("preprocessor_config.json", {"sampling_rate": "high"}, "sampling_rate is 'high'"),
+        ("config.json", {"model_type": ["wavlm"]}, "model_type .'wavlm'. is no teacher"),
     ],
 )
 def test_refusals(make_teacher, tmp_path, name, changes, match) -> None:

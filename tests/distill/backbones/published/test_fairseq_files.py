@@ -192,7 +192,8 @@ def test_broken_files(tmp_path: Path) -> None:
     assert "download it again" in refusal(tmp_path / "empty.pt")
     torch.save([1], tmp_path / "list.pt")
     assert "no 'model'" in refusal(tmp_path / "list.pt")
-    assert "no settings" in refusal(write(tmp_path / "n.pt", args=None))
+    for args in (None, torch.ones(2)):
+        assert "no settings" in refusal(write(tmp_path / "n.pt", args=args))
     assert "is no tensor" in refusal(write(tmp_path / "t.pt", model={"a": 1}))
     assert "holds nothing" in refusal(write(tmp_path / "e.pt", model={}))
     unknown = write(tmp_path / "u.pt", model={"a": torch.ones(1)}, args=Namespace(arch="bart"))

@@ -310,6 +310,10 @@ def test_weights_that_do_not_fit_are_named(make_file, key, value, match) -> None
         ("wav2vec2", {"encoder_layers": 4}, "missing .first: encoder.layers.3"),
         ("wav2vec2", {"encoder_attention_heads": 5}, "make no Wav2Vec2Model"),
         ("wav2vec2", {"conv_pos_groups": 5}, "make no Wav2Vec2Model"),
+        ("wav2vec2", {"encoder_attention_heads": 0}, "make no Wav2Vec2Model"),
+        ("hubert", {"encoder_layers": "three"}, "make no HubertModel"),
+        ("hubert", {"extractor_mode": ["default"]}, "make no HubertModel"),
+        ("hubert", {"sample_rate": "high"}, "make no HubertModel"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(make_file, kind, change, match) -> None:

@@ -77,6 +77,7 @@ def test_published_size() -> None:
 def test_published_refusals() -> None:
     for changes, match in (
         ({"vq_dim": 6}, "6 features"),
+        ({"conv_feature_layers": "[]"}, "encoder: expected 1 values or more"),
         ({"vq_type": "none"}, "vq_type"),
         ({"vq_temp": "(2, 1)"}, "vq_temperature"),
         ({"vq_vars": 8}, "do not fit"),

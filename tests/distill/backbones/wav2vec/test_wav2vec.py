@@ -119,6 +119,7 @@ def test_settings_that_a_file_lacks_have_the_defaults_of_its_time() -> None:
         ({"conv_aggregator_layers": "[(12, 2, 2)]"}, {}, "stride must be 1"),
         ({"conv_aggregator_layers": "[(12, 2, 1)] * 3"}, {}, "do not fit"),
         ({"activation": "tanh"}, {}, "activation"),
+        ({"residual_scale": "half"}, {}, "residual_scale: expected a number"),
         ({}, {"feature_extractor.other": torch.ones(1)}, r"feature_extractor\.other"),
         ({}, {"feature_extractor.conv_layers.0.0.weight": torch.ones(1)}, "need .6, 1, 10."),
     ],
