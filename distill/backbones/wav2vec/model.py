@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from distill.backbones.hf import conv_geometry
 from distill.backbones.wav2vec.quantizer import GumbelQuantizer, KmeansQuantizer, Quantizer
-from enhance.config.checked import Field, PositiveFloat, PositiveInt, checked
+from enhance.config.checked import Field, PositiveFloat, PositiveInt, Share, checked
 
 ConvLayers = Annotated[
     tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(min_length=1)
@@ -64,11 +64,11 @@ class Wav2VecConfig:
     """Zeros before the first frame of each aggregator layer instead of copies of that frame."""
     affine: bool = True
     """Whether the norms scale and shift each channel."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """In the aggregator's layers, training only."""
-    dropout_features: float = 0.0
+    dropout_features: Share = 0.0
     """Of what the aggregator is given, training only."""
-    dropout_context: float = 0.0
+    dropout_context: Share = 0.0
     """Of c, training only."""
 
     def __post_init__(self) -> None:

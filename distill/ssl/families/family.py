@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from distill.ssl.data.crops import Crop, SslData
 from distill.training.accuracy import Tally
 from distill.training.config import LoopConfig
-from enhance.config.checked import NonNegativeFloat, Part, PositiveFloat, PositiveInt, checked
+from enhance.config.checked import (
+    Field,
+    NonNegativeFloat,
+    Part,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
 from enhance.config.settings import merge, parse, to_dict
 from enhance.errors import EnhanceError
 from enhance.training.engine.interrupt import Interrupt
@@ -39,7 +46,7 @@ class SslConfig(LoopConfig):
     """Steps of each iteration; one number is for all iterations together; empty for no limit."""
     batch_seconds: PositiveFloat = 16.0
     """Audio of one step."""
-    crop_seconds: PositiveFloat = 5.0
+    crop_seconds: Annotated[float, Field(ge=0.04)] = 5.0
     """Longest crop."""
     held_back: Part = 0.05
     """Share of speech (by speaker, where known) and noise kept out of training."""

@@ -47,7 +47,10 @@ class MaskedUnitsConfig(FrontEndConfig):
     """`wavlm`, or `hubert`, which has no gated relative position bias."""
     iterations: PositiveInt = 2
     """Rounds of making units and training on them."""
-    units: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = (100, 200)
+    units: Annotated[tuple[Annotated[int, Field(ge=2, le=2**15)], ...], Field(min_length=1)] = (
+        100,
+        200,
+    )
     """Number K of units in each iteration; the last one holds for later iterations too."""
     unit_layer: NonNegativeInt = 4
     """Hidden state whose k-means makes the units from the second iteration on."""

@@ -29,7 +29,7 @@ from distill.ssl.data.crops import normalize
 from distill.ssl.data.units import Units, cluster
 from distill.ssl.families.family import SslConfig, Work
 from distill.ssl.losses.masked_units import MaskedUnitLoss
-from enhance.config.checked import NonNegativeInt, PositiveFloat, checked
+from enhance.config.checked import NonNegativeInt, PositiveFloat, PositiveInt, checked
 from enhance.errors import EnhanceError
 from enhance.progress import tracked
 
@@ -45,19 +45,19 @@ KINDS = {
 class Architecture:
     """Size of the model. Kernels and strides of the front end are those of wav2vec 2.0."""
 
-    hidden: int = 192
+    hidden: PositiveInt = 192
     """Width D of the transformer."""
-    layers: int = 6
+    layers: PositiveInt = 6
     """Transformer blocks L."""
-    heads: int = 4
+    heads: PositiveInt = 4
     """Attention heads."""
-    feed_forward: int = 768
+    feed_forward: PositiveInt = 768
     """Inner width of each block."""
-    conv_channels: tuple[int, ...] = (32, 32, 64, 64, 128, 128, 192)
+    conv_channels: tuple[PositiveInt, ...] = (32, 32, 64, 64, 128, 128, 192)
     """Channels of the seven convolutions; narrow where the frame rate is high."""
-    positions: int = 64
+    positions: PositiveInt = 64
     """Kernel of the convolution that tells positions, frames."""
-    position_groups: int = 12
+    position_groups: PositiveInt = 12
     """Groups of that convolution."""
 
     def build(

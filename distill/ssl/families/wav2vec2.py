@@ -65,7 +65,7 @@ class Wav2Vec2Config(FrontEndConfig):
     """Divisor of the cosine similarities."""
     diversity_weight: NonNegativeFloat = 0.1
     """Weight of the diversity loss."""
-    front_end_units: Annotated[int, Field(ge=2)] = 100
+    front_end_units: Annotated[int, Field(ge=2, le=2**15)] = 100
     """Number of the units that the convolutions learn first."""
     visible_weight: NonNegativeFloat = 0.0
     """Weight of the same loss over the frames that are not masked, told from other visible frames;
