@@ -199,10 +199,8 @@ class FamilyLearner(Learner):
             heard=f"files {names}, ...",
         )
 
-    def validate(self) -> dict[str, Any] | None:
+    def validate(self) -> dict[str, Any]:
         """The family's figures on held-back files."""
-        if not self.data.held:
-            return None
         with on_cpu(self.learnt().values()):
             return self.family.validate(self.data)
 

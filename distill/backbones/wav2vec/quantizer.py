@@ -35,8 +35,7 @@ class Quantized:
     code_perplexity: Tensor
     """Number of codewords in even use, summed over the groups: G to G * V. Scalar, no gradient."""
     diversity: Tensor | None = None
-    """(G V - P) / (G V), 0 at even use (Gumbel only): wav2vec 2.0's loss. P is the perplexity of
-    the mean softmax over the batch. Scalar, with gradient."""
+    """`diversity_loss` (Gumbel only). Scalar, with gradient."""
     codebook_loss: Tensor | None = None
     """Both pulling terms of k-means; to be added to the objective with weight 1."""
 
@@ -49,6 +48,17 @@ def code_use(codes: Tensor, size: int) -> Tensor:
     groups = codes.shape[-1]
     places = codes.reshape(-1, groups) + torch.arange(groups, device=codes.device) * size
     return torch.bincount(places.flatten(), minlength=groups * size).view(groups, size)
+
+
+def diversity_loss(soft: Tensor) -> Tensor:
+    """wav2vec 2.0's share of the codebooks' entries that are not in even use: (G V - P) / (G V).
+
+    P are the perplexities of the mean softmax over M frames, summed over the groups.
+
+    Shape: (M, G, V) to ().
+    """
+    entries = soft.shape[1] * soft.shape[2]
+    return (entries - perplexity(soft.mean(0)).sum()) / entries
 
 
 class Quantizer(nn.Module):
@@ -133,8 +143,6 @@ class GumbelQuantizer(Quantizer):
     def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Quantized:
         """Quantise features (B, T, C); ``generator`` draws the noise in training, None torch's."""
         scores = self.project(features).unflatten(-1, (self.groups, self.size)).float()
-        mean = scores.softmax(-1).flatten(0, 1).mean(0)  # (G, V)
-        spread = perplexity(mean).sum()
         noisy = scores
         if self.training:
             noise = torch.empty_like(scores).exponential_(generator=generator)
@@ -145,9 +153,9 @@ class GumbelQuantizer(Quantizer):
             soft = noisy.softmax(-1)
             choice = choice - soft.detach() + soft
         values = torch.einsum("btgv,gvd->btgd", choice, self.words())
-        whole = self.groups * self.size
         use = self._use(scores.detach().argmax(-1))
-        return Quantized(values.flatten(2), codes, use, diversity=(whole - spread) / whole)
+        diversity = diversity_loss(scores.softmax(-1).flatten(0, 1))
+        return Quantized(values.flatten(2), codes, use, diversity=diversity)
 
 
 class KmeansQuantizer(Quantizer):

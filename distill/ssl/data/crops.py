@@ -178,25 +178,20 @@ def disturb(
 def _in_rooms(
     clean: np.ndarray, rooms: Sequence[Response], probability: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Crops, some of them convolved with a response: nothing is drawn where none is."""
+    """Crops, some of them as they arrive in a room, the direct path neither delayed nor scaled.
+
+    Nothing is drawn where there is no room.
+    """
     if not rooms or probability == 0:
         return clean
+    from scipy.signal import fftconvolve
+
     arriving = clean.copy()
     for b, dry in enumerate(clean):
         if rng.random() < probability:
-            arriving[b] = reverberate(dry, rooms[int(rng.integers(len(rooms)))])
+            room = rooms[int(rng.integers(len(rooms)))]
+            arriving[b] = fftconvolve(dry, room.wave)[room.direct : room.direct + len(dry)]
     return arriving
-
-
-def reverberate(wave: np.ndarray, room: Response) -> np.ndarray:
-    """What arrives in a room, the direct path neither delayed nor scaled.
-
-    Shape: (N,) to (N,) float32.
-    """
-    from scipy.signal import fftconvolve
-
-    full = fftconvolve(wave, room.wave)
-    return full[room.direct : room.direct + len(wave)].astype(np.float32)
 
 
 def _noise(
@@ -264,6 +259,10 @@ class SslData:
             )
         train_noise, held_noise = _split(noises, held_back, seed) if noises else ([], [])
         return cls(speech, train, held, noise, train_noise, held_noise)
+
+    def waves(self, crops: Sequence[Crop]) -> np.ndarray:
+        """Samples of crops of one length: float32 (B, N)."""
+        return np.stack([crop.read(self.speech) for crop in crops])
 
     def measured(self, seed: int) -> tuple[list[list[Crop]], np.random.Generator]:
         """Held-back crops in batches, the same at every call, and what else to draw from."""

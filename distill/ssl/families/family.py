@@ -203,11 +203,8 @@ class Family(abc.ABC):
         ``clean`` (and ``disturbed``): loss, ``accuracy`` with a 95 % interval by file, ``chance``,
         guesses that need no model; and what `facts` and `measure` tell.
         """
-        row = self.facts()
-        if data.held:
-            tally, more = self.measure(data)
-            row |= {"clean": tally.full(), **more}
-        return row
+        tally, more = self.measure(data)
+        return {**self.facts(), "clean": tally.full(), **more}
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:

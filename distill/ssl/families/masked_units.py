@@ -5,14 +5,20 @@ of an inner layer of the model so made, and again. WavLM (Chen et al. 2022) is t
 relative position bias and a mixed input, the units being those of the clean one. Every later
 iteration goes on from the weights of the one before (the papers start anew, with days of computing
 time).
+
+Beside the units of masked frames that a model never trained on stand guesses that need none: one
+unit in K at random (chance), the most frequent unit of the training files (majority), and the unit
+of the nearest frame that is not masked (nearest visible), which is the strongest thing that can be
+had without knowing speech.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +29,8 @@ from distill.ssl.data.units import Units, mfcc_with_deltas
 from distill.ssl.families import transformer
 from distill.ssl.families.family import Family, Losses, Work
 from distill.ssl.families.transformer import FrontEndConfig, units_of, warm_up
-from distill.ssl.losses.masked_units import MaskedUnitLoss, evaluate, span_mask
-from distill.training.accuracy import Tally, code_usage
+from distill.ssl.losses.masked_units import MaskedUnitLoss, nearest_visible, span_mask
+from distill.training.accuracy import Tally, code_usage, evaluating
 from enhance.config.checked import (
     Field,
     NonNegativeFloat,
@@ -35,6 +41,8 @@ from enhance.config.checked import (
 )
 from enhance.data.mixing.rooms import Response, simulated_bank
 from enhance.errors import EnhanceError
+
+T = TypeVar("T")
 
 log = logging.getLogger("enhance")
 
@@ -80,14 +88,6 @@ class MaskedUnitsConfig(FrontEndConfig):
         rest = (1.0 - self.first_share) / (self.iterations - 1)
         return rest if iteration else self.first_share
 
-    def units_of(self, iteration: int) -> int:
-        """K of one iteration."""
-        return self.units[min(iteration, len(self.units) - 1)]
-
-    def visible_weight_of(self, iteration: int) -> float:
-        """Weight of the visible frames in one iteration."""
-        return self.visible_weight[min(iteration, len(self.visible_weight) - 1)]
-
 
 class MaskedUnits(Family):
     """The model, its units and its head; see `distill.ssl.families.family.Family`."""
@@ -130,7 +130,7 @@ class MaskedUnits(Family):
         if work.begun or (path.exists() and work.reuse):
             return Units.load(path)
         what, make = ("features", self._inner) if i else ("MFCC", mfcc_with_deltas)
-        made = units_of(work, what, make, config.units_of(i), config.seed)
+        made = units_of(work, what, make, _of(i, config.units), config.seed)
         if made is None:
             return None
         made.save(path)
@@ -146,9 +146,8 @@ class MaskedUnits(Family):
         self, crops: list[Crop], data: SslData, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Waves (B, N), mixed; units (B, T) of the clean ones; mask (B, T)."""
-        clean = np.stack([crop.read(data.speech) for crop in crops])
         mix = self.config.disturbance
-        mixed = disturb(clean, data.noise, data.train_noise, mix, rng, self.rooms)
+        mixed = disturb(data.waves(crops), data.noise, data.train_noise, mix, rng, self.rooms)
         mask = np.stack([span_mask(crop.frames, rng) for crop in crops])
         return (
             torch.from_numpy(normalize(mixed)),
@@ -159,7 +158,7 @@ class MaskedUnits(Family):
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> Losses:
         """Cross-entropy over masked frames, and over visible ones by their weight."""
         waves, wanted, mask = batch
-        weight = self.config.visible_weight_of(self.iteration)
+        weight = _of(self.iteration, self.config.visible_weight)
         states = self.model(waves, mask_time_indices=mask).last_hidden_state  # (B, T, D)
         found = self.head(states, wanted, mask, visible=weight > 0)
         loss = found.masked_loss
@@ -169,7 +168,36 @@ class MaskedUnits(Family):
 
     def measure(self, data: SslData) -> tuple[Tally, dict[str, Any]]:
         """Masked units of clean held-back files."""
-        return evaluate(self.model, self.head, data, self.targets, self.config.seed), {}
+        return self._answers(data), {}
+
+    def _answers(self, data: SslData, mix: Disturbance | None = None) -> Tally:
+        """Predictions of masked units of the held-back files; ``mix`` lays held-back noise and
+        other held-back speech over the input, through held-back rooms.
+        """
+        targets = self.targets
+        seen = np.concatenate([targets.labels[i] for i in data.train])
+        common = int(np.bincount(seen, minlength=targets.count).argmax())
+        tally = Tally(1.0 / targets.count, ("majority", "nearest_visible"))
+        batches, rng = data.measured(self.config.seed)
+        for crops in batches:
+            waves = data.waves(crops)
+            mask = np.stack([span_mask(crop.frames, rng) for crop in crops])
+            if mix is not None:
+                waves = disturb(waves, data.noise, data.held_noise, mix, rng, self.held_rooms)
+            wanted, masked = targets.of(crops), torch.from_numpy(mask)
+            with evaluating(self.model):
+                heard = self.model(torch.from_numpy(normalize(waves)), mask_time_indices=masked)
+                logits = self.head.logits(heard.last_hidden_state.float())  # (B, T, K)
+            scores = logits.log_softmax(dim=-1)
+            picked = scores.gather(2, torch.from_numpy(wanted)[..., None])[..., 0]
+            tally.loss -= float(picked[masked].sum())
+            guess = logits.argmax(dim=-1).numpy()
+            for b, crop in enumerate(crops):
+                m, y = mask[b], wanted[b]
+                near = nearest_visible(m)
+                guesses = (guess[b], np.full_like(y, common), np.where(near < 0, -1, y[near]))
+                tally.add(crop.clip, int(m.sum()), *(int(((x == y) & m).sum()) for x in guesses))
+        return tally
 
     def facts(self) -> dict[str, Any]:
         """Units, and what they were made of."""
@@ -179,13 +207,8 @@ class MaskedUnits(Family):
     def report(self, data: SslData) -> dict[str, Any]:
         """And the same on disturbed files, and how often each unit stands in them."""
         row, mix, targets = super().report(data), self.config.disturbance, self.targets
-        if not data.held:
-            return row
         if mix.noise_probability + mix.speech_probability + mix.reverberation_probability > 0:
-            found = evaluate(
-                self.model, self.head, data, targets, self.config.seed, mix, self.held_rooms
-            )
-            row["disturbed"] = found.full()
+            row["disturbed"] = self._answers(data, mix).full()
         labels = np.concatenate([targets.labels[i] for i in data.held])
         row["codes"] = [code_usage(np.bincount(labels, minlength=targets.count))]
         return row
@@ -193,6 +216,11 @@ class MaskedUnits(Family):
     def save(self, folder: Path) -> None:
         """Write the model without its head, as transformers do."""
         transformer.save(self.model, folder)
+
+
+def _of(iteration: int, values: Sequence[T]) -> T:
+    """The value for an iteration; the last one holds for later iterations too."""
+    return values[min(iteration, len(values) - 1)]
 
 
 FAMILY = (MaskedUnitsConfig, MaskedUnits)

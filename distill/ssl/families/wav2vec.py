@@ -60,7 +60,7 @@ class Future(Family):
 
     def batch(self, crops: list[Crop], data: SslData, rng: np.random.Generator) -> Tensor:
         """Waves (B, N)."""
-        return torch.from_numpy(np.stack([crop.read(data.speech) for crop in crops]))
+        return torch.from_numpy(data.waves(crops))
 
     def targets(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, float], Tensor | None]:
         """What is predicted of z and read by the aggregator (B, T, C), here z itself; a loss of its

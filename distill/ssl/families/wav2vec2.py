@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.backbones.wav2vec.quantizer import diversity_loss
 from distill.ssl.data.crops import Crop, SslData, normalize
 from distill.ssl.data.units import mfcc_with_deltas
 from distill.ssl.families import transformer
@@ -22,7 +23,6 @@ from distill.ssl.losses.contrastive import (
     Codes,
     Contrast,
     contrast,
-    diversity_loss,
     draw_distinct,
     draw_distractors,
     quantize,
@@ -125,12 +125,16 @@ class Wav2Vec2(Family):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Waves (B, N), mask (B, T), distractors of masked (M, K) and visible frames (V, K)."""
         config = self.config
-        waves = np.stack([crop.read(data.speech) for crop in crops])
         spans = (config.mask_probability, config.mask_length)
         mask = np.stack([span_mask(crop.frames, rng, *spans) for crop in crops])
         drawn = [draw_distractors(frames, config.distractors, rng) for frames in (mask, ~mask)]
         masked, visible = map(torch.from_numpy, drawn)
-        return torch.from_numpy(normalize(waves)), torch.from_numpy(mask), masked, visible
+        return (
+            torch.from_numpy(normalize(data.waves(crops))),
+            torch.from_numpy(mask),
+            masked,
+            visible,
+        )
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], step: int) -> Losses:
         """Contrastive loss over masked and, by their weight, visible frames; diversity loss."""

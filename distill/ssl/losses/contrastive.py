@@ -22,8 +22,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill.training.accuracy import perplexity
-
 
 def draw_distractors(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw ``count`` distractors of every masked frame, with replacement.
@@ -96,15 +94,6 @@ def quantize(quantizer: Any, features: Tensor, temperature: float | None) -> Cod
 def temperature_at(step: int, start: float, end: float, steps: int) -> float:
     """Gumbel temperature after ``steps`` steps at its end, falling by the same factor each step."""
     return max(end, start * (end / start) ** (step / steps)) if steps else end
-
-
-def diversity_loss(soft: Tensor) -> Tensor:
-    """Share of the codebooks' entries that are not in even use: (G V - perplexities) / (G V).
-
-    Shape: (M, G, V) to ().
-    """
-    entries = soft.shape[1] * soft.shape[2]
-    return (entries - perplexity(soft.mean(0)).sum()) / entries
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,20 @@
-"""Masked prediction of units: the pre-training loss of HuBERT and WavLM, and how well it is met.
+"""Masked prediction of units: the pre-training loss of HuBERT and WavLM.
 
 Sources: span masking as in wav2vec 2.0 (Baevski et al. 2020, section 3.1 and 4.2: a share
 p = 0.065 of the frames is drawn without replacement as span starts, each span is 10 frames);
 the loss is that of HuBERT (Hsu et al. 2021, section II-B and equation 3): softmax over cosine
 similarities between the projected state and one embedding per unit, divided by a temperature of
 0.1, cross-entropy over the masked frames, and, where wanted, over the visible ones too.
-
-Beside the units of masked frames that a model never trained on stand guesses that need none: one
-unit in K at random (chance), the most frequent unit of the training files (majority), and the unit
-of the nearest frame that is not masked (nearest visible), which is the strongest thing that can be
-had without knowing speech.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from distill.ssl.data.crops import Disturbance, SslData, disturb, normalize
-from distill.ssl.data.units import Units
-from distill.training.accuracy import Tally, evaluating
-from enhance.data.mixing.rooms import Response
 
 
 def span_mask(
@@ -116,43 +104,3 @@ def nearest_visible(mask: np.ndarray) -> np.ndarray:
         return np.full(len(mask), -1)
     distance = np.abs(np.arange(len(mask))[:, None] - visible)  # (T, V)
     return visible[distance.argmin(axis=1)]
-
-
-def evaluate(
-    model: Any,
-    head: MaskedUnitLoss,
-    data: SslData,
-    targets: Units,
-    seed: int,
-    mix: Disturbance | None = None,
-    rooms: Sequence[Response] = (),
-) -> Tally:
-    """Predict masked units of the held-back files; the same crops and masks at every call.
-
-    ``mix`` lays held-back noise and other held-back speech over the input, through ``rooms`` (room
-    impulse responses); None leaves it clean. Modes are restored.
-    """
-    seen = np.concatenate([targets.labels[i] for i in data.train])
-    common = int(np.bincount(seen, minlength=targets.count).argmax())
-    tally = Tally(1.0 / targets.count, ("majority", "nearest_visible"))
-    batches, rng = data.measured(seed)
-    for crops in batches:
-        waves = np.stack([crop.read(data.speech) for crop in crops])
-        mask = np.stack([span_mask(crop.frames, rng) for crop in crops])
-        if mix is not None:
-            waves = disturb(waves, data.noise, data.held_noise, mix, rng, rooms)
-        wanted = targets.of(crops)
-        with evaluating(model):
-            heard = model(
-                torch.from_numpy(normalize(waves)), mask_time_indices=torch.from_numpy(mask)
-            )
-            logits = head.logits(heard.last_hidden_state.float())  # (B, T, K)
-        picked = logits.log_softmax(dim=-1).gather(2, torch.from_numpy(wanted)[..., None])[..., 0]
-        tally.loss -= float(picked[torch.from_numpy(mask)].sum())
-        guess = logits.argmax(dim=-1).numpy()
-        for b, crop in enumerate(crops):
-            m, y = mask[b], wanted[b]
-            near = nearest_visible(m)
-            guesses = (guess[b], np.full_like(y, common), np.where(near < 0, -1, y[near]))
-            tally.add(crop.clip, int(m.sum()), *(int(((x == y) & m).sum()) for x in guesses))
-    return tally
