@@ -46,12 +46,8 @@ class Extracted:
 def extract(clips: Sequence[Clip], wanted: Wanted, workers: Workers) -> Extracted:
     """Fill the cache with the features of clips of any sample rate; the teacher hears its own.
 
-    May be stopped at any time: what is stored stays, and is found by the next call.
-
-    Raises
-    ------
-    EnhanceError
-        If the teacher or a clip cannot be read, or the cache is full.
+    May be stopped at any time: what is stored stays, and is found by the next call. An
+    `EnhanceError` if the teacher or a clip cannot be read, or the cache is full.
     """
     _features(wanted)  # a wrong name is told before the long work
     result, heard, begin = Extracted(), 0.0, time.perf_counter()

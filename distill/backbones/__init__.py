@@ -40,14 +40,10 @@ PACKAGED: dict[str, str] = {
 def import_transformers() -> ModuleType:
     """Import `transformers`, also beside a torchaudio that does not fit the installed torch.
 
-    transformers imports torchaudio wherever it is installed, though no speech model here uses
-    it. A torchaudio built for another torch raises `RuntimeError` or `OSError` at import and
-    would take transformers with it; such a torchaudio is hidden for this process.
-
-    Raises
-    ------
-    EnhanceError
-        If transformers is missing or cannot be imported.
+    transformers imports torchaudio wherever it is installed, though no speech model here uses it. A
+    torchaudio built for another torch raises `RuntimeError` or `OSError` at import and would take
+    transformers with it; such a torchaudio is hidden for this process. An `EnhanceError` if
+    transformers is missing or cannot be imported.
     """
     require("train", "torch", "transformers")
     try:
@@ -70,10 +66,7 @@ def import_transformers() -> ModuleType:
 def read_json(path: Path, why: str) -> dict[str, Any]:
     """Read one JSON object of a model folder.
 
-    Raises
-    ------
-    EnhanceError
-        If the file is missing or no JSON object.
+    An `EnhanceError` if the file is missing or no JSON object.
     """
     return files.read_json(
         path,
@@ -86,10 +79,7 @@ def read_json(path: Path, why: str) -> dict[str, Any]:
 def packaged(name: str) -> Path:
     """File of weights in an installed package of `PACKAGED`, which is not imported.
 
-    Raises
-    ------
-    EnhanceError
-        If the package is missing, or is not the version that has the file.
+    An `EnhanceError` if the package is missing, or is not the version that has the file.
     """
     require("teachers", name)
     spec = importlib.util.find_spec(name)
@@ -105,13 +95,9 @@ def packaged(name: str) -> Path:
 def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
     """Load the teacher in a folder, or in a checkpoint file as its authors published it.
 
-    ``left_pad`` zeros stand before the input; None takes what the teacher is used to.
-
-    Raises
-    ------
-    EnhanceError
-        If it is no model folder and no known file, or no backbone here reads its kind; if a file
-        is missing, a setting is not one that is known, or weights are missing or do not fit.
+    ``left_pad`` zeros stand before the input; None takes what the teacher is used to. An
+    `EnhanceError` if it is no model folder and no known file, or no backbone here reads its kind;
+    if a file is missing, a setting is not one that is known, or weights are missing or do not fit.
     """
     if name in PACKAGED and path.is_file():
         module = f"distill.backbones.{name}"

@@ -118,9 +118,6 @@ class Encoder(FrozenTeacher):
 def load_encoder(path: str, name: str, left_pad: int | None = None) -> Encoder:
     """The `Encoder` of a checkpoint or run folder.
 
-    Raises
-    ------
-    EnhanceError
-        If there is none, or it is of mode concat, whose bottleneck needs a teacher.
+    An `EnhanceError` if there is none, or it is of mode concat, whose bottleneck needs a teacher.
     """
     return Encoder(load_model(Path(path).expanduser())[0], name, left_pad)

@@ -65,10 +65,7 @@ class EcapaTeacher(FrozenTeacher):
 
         Shape: waves (B, N), lengths (B,) or None for N each -> (B, E)
 
-        Raises
-        ------
-        EnhanceError
-            If shapes do not fit together, or a clip is too short.
+        An `EnhanceError` if shapes do not fit together, or a clip is too short.
         """
         if lengths is None:
             lengths = torch.full((len(waves),), waves.shape[-1])

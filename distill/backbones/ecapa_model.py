@@ -51,14 +51,10 @@ _FRONT_END = {
 def import_speechbrain(module: str) -> ModuleType:
     """Import a module of speechbrain.
 
-    speechbrain imports torchaudio though nothing here reads audio with it, and allows TF32 in
-    this process, which would round every other model too: that is undone.
-
-    Raises
-    ------
-    EnhanceError
-        If speechbrain is missing, or it cannot be imported, such as beside a torchaudio built for
-        another torch.
+    speechbrain imports torchaudio though nothing here reads audio with it, and allows TF32 in this
+    process, which would round every other model too: that is undone. An `EnhanceError` if
+    speechbrain is missing, or it cannot be imported, such as beside a torchaudio built for another
+    torch.
     """
     require("speaker", "torch", "speechbrain")
     matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -206,10 +202,7 @@ class Ecapa(nn.Module):
 def save(model: Ecapa, folder: Path) -> None:
     """Write ``config.json``, ``preprocessor_config.json`` and ``model.safetensors`` (fp32).
 
-    Raises
-    ------
-    EnhanceError
-        If a weight is not finite, or a file cannot be written.
+    An `EnhanceError` if a weight is not finite, or a file cannot be written.
     """
     prepare = _FRONT_END | {"n_mels": model.config.n_mels}
     config = {"model_type": MODEL_TYPE, **asdict(model.config)}
@@ -219,10 +212,8 @@ def save(model: Ecapa, folder: Path) -> None:
 def read(folder: Path) -> Ecapa:
     """Build what `save` wrote.
 
-    Raises
-    ------
-    EnhanceError
-        If a file is missing, a setting unknown, or weights missing, damaged or of another shape.
+    An `EnhanceError` if a file is missing, a setting unknown, or weights missing, damaged or of
+    another shape.
     """
     config = read_json(folder / "config.json", "it holds the sizes of the network")
     prepare = read_json(folder / "preprocessor_config.json", "it holds the front end's settings")

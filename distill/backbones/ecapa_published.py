@@ -63,10 +63,7 @@ def is_published(folder: Path) -> bool:
 def read(folder: Path) -> Ecapa:
     """Build the encoder of a published folder.
 
-    Raises
-    ------
-    EnhanceError
-        If it is no ECAPA-TDNN with the front end known here, or a file is damaged.
+    An `EnhanceError` if it is no ECAPA-TDNN with the front end known here, or a file is damaged.
     """
     path = folder / SETTINGS
     settings = read_settings(path)
@@ -111,10 +108,7 @@ def read(folder: Path) -> Ecapa:
 def read_settings(path: Path) -> dict[str, Any]:
     """Entries of a HyperPyYAML file; tags stay data, plain references are followed.
 
-    Raises
-    ------
-    EnhanceError
-        If it is no YAML mapping, has Python tags, or refers to nothing.
+    An `EnhanceError` if it is no YAML mapping, has Python tags, or refers to nothing.
     """
     require("train", "yaml")
     import yaml

@@ -89,10 +89,8 @@ def _split_number(text: str, default: int) -> tuple[str, int]:
 def resolve(name_or_path: str | Path) -> Path:
     """Folder or file of a teacher, downloaded from the hub where the name asks for it.
 
-    Raises
-    ------
-    EnhanceError
-        If the name is neither shipped nor a folder or file nor a hub id that can be had.
+    An `EnhanceError` if the name is neither shipped nor a folder or file nor a hub id that can be
+    had.
     """
     text = str(name_or_path)
     if re.fullmatch(r"[\w.-]+", text) and (SHIPPED / text / "config.json").is_file():

@@ -25,10 +25,7 @@ def write(
 ) -> None:
     """Write ``model.safetensors``, ``preprocessor_config.json`` and, last, ``config.json``.
 
-    Raises
-    ------
-    EnhanceError
-        If a weight is not finite, or a file cannot be written.
+    An `EnhanceError` if a weight is not finite, or a file cannot be written.
     """
     plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
     bad = [name for name, tensor in plain.items() if not torch.isfinite(tensor).all()]
@@ -44,12 +41,8 @@ def write(
 def read_weights(path: Path, part: str = "") -> dict[str, Tensor]:
     """Tensors of a file: safetensors, or a pickle of torch, of which no code is run.
 
-    They lie under the key ``part`` in what is pickled; empty where they are the whole.
-
-    Raises
-    ------
-    EnhanceError
-        If it cannot be read, or holds anything but tensors.
+    They lie under the key ``part`` in what is pickled; empty where they are the whole. An
+    `EnhanceError` if it cannot be read, or holds anything but tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -100,10 +93,8 @@ def write_transformer(
 def prepared(folder: Path) -> dict[str, Any]:
     """``do_normalize`` and ``sample_rate`` of a folder's ``preprocessor_config.json``.
 
-    Raises
-    ------
-    EnhanceError
-        If the file is missing, does not say whether to normalise, or names no sample rate.
+    An `EnhanceError` if the file is missing, does not say whether to normalise, or names no sample
+    rate.
     """
     path = folder / "preprocessor_config.json"
     prepare = read_json(path, "do_normalize decides what the model hears")

@@ -107,10 +107,7 @@ class FrozenTeacher(nn.Module, abc.ABC):
 
         Shape: waves (B, N), lengths (B,) -> (L + 1, B, T', D), counts (B,)
 
-        Raises
-        ------
-        EnhanceError
-            If the shapes do not fit together.
+        An `EnhanceError` if the shapes do not fit together.
         """
         sizes = check_lengths(waves, lengths)
         counts = [self.frames(n) for n in sizes]

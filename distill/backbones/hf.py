@@ -176,13 +176,9 @@ def load(folder: Path, name: str, left_pad: int | None = None) -> HfTeacher:
 def from_pretrained(cls: Any, folder: Path, hint: str) -> tuple[nn.Module, bool]:
     """A model of a class of transformers in float32, and whether its mask embedding is missing.
 
-    That serves pre-training only; everything else must come from the file.
-
-    Raises
-    ------
-    EnhanceError
-        If the folder holds none, or weights are missing or of another shape; ``hint`` says then
-        what that means.
+    That serves pre-training only; everything else must come from the file. An `EnhanceError` if the
+    folder holds none, or weights are missing or of another shape; ``hint`` says then what that
+    means.
     """
     try:
         with silent():

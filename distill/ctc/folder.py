@@ -28,10 +28,7 @@ def ctc_class(kind: str) -> Any:
 def open_backbone(name: str) -> HfTeacher:
     """Find a backbone that can be fine-tuned.
 
-    Raises
-    ------
-    EnhanceError
-        If it is not found, is no transformer, or hears another sample rate.
+    An `EnhanceError` if it is not found, is no transformer, or hears another sample rate.
     """
     found = teacher.load(name, left_pad=0)
     if not isinstance(found, HfTeacher):
@@ -47,10 +44,7 @@ def open_backbone(name: str) -> HfTeacher:
 def build(backbone: HfTeacher, vocabulary: Vocabulary, config: CtcConfig) -> CtcModel:
     """Put a head of random weights (from the seed) on a backbone.
 
-    Raises
-    ------
-    EnhanceError
-        If this transformers names its weights in another way.
+    An `EnhanceError` if this transformers names its weights in another way.
     """
     base: Any = backbone.model
     settings = base.config.to_dict() | {
@@ -117,10 +111,7 @@ def save(model: CtcModel, vocabulary: Vocabulary, folder: Path) -> None:
 def load(folder: Path) -> tuple[CtcModel, Vocabulary]:
     """Read what `save` wrote, or any such folder of transformers, in eval mode.
 
-    Raises
-    ------
-    EnhanceError
-        If it holds no model with a CTC head that its vocabulary fits.
+    An `EnhanceError` if it holds no model with a CTC head that its vocabulary fits.
     """
     kind = read_json(folder / "config.json", "it names the kind of model").get("model_type")
     if str(kind) not in CLASSES:

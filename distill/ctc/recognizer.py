@@ -29,12 +29,8 @@ class Recognizer:
         """What is said in a wave (N,) at 16 kHz: words, or tokens parted by spaces.
 
         The whole of it is heard at once: memory grows with the square of its length. Under 25 ms
-        the text is empty.
-
-        Raises
-        ------
-        EnhanceError
-            If the wave is not (N,), or holds a sample that is not finite.
+        the text is empty. An `EnhanceError` if the wave is not (N,), or holds a sample that is not
+        finite.
         """
         wave = np.asarray(wave, np.float32)
         if wave.ndim != 1:
@@ -50,10 +46,7 @@ class Recognizer:
 def load(folder: Path | str) -> Recognizer:
     """Load a folder that `enhance teacher finetune-ctc` wrote, or a CTC model like it.
 
-    Raises
-    ------
-    EnhanceError
-        If it holds no such model.
+    An `EnhanceError` if it holds no such model.
     """
     require("train", "torch", "transformers", "safetensors")
     return Recognizer(str(folder), *ctc_folder.load(Path(folder).expanduser()))

@@ -21,10 +21,7 @@ Text = Sequence[str]
 def edits() -> Callable[[Text, Text], int]:
     """Torchaudio's edit distance of two sequences.
 
-    Raises
-    ------
-    EnhanceError
-        If torchaudio is missing, or does not fit the torch there.
+    An `EnhanceError` if torchaudio is missing, or does not fit the torch there.
     """
     require("train", "torchaudio")
     try:

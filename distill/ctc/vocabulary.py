@@ -55,10 +55,7 @@ class Vocabulary:
     def of(cls, texts: Iterable[str], units: str) -> Vocabulary:
         """All tokens of normalised texts, in the order of their code points.
 
-        Raises
-        ------
-        EnhanceError
-            If a word is one of `RESERVED`.
+        An `EnhanceError` if a word is one of `RESERVED`.
         """
         found = {token for text in texts for token in tokens_of(text, units)}
         if units == "word" and found.intersection(RESERVED):
@@ -111,10 +108,7 @@ class Vocabulary:
     def read(cls, folder: Path) -> Vocabulary:
         """Read ``vocab.json``: characters where it has a word boundary, else words.
 
-        Raises
-        ------
-        EnhanceError
-            If it is missing, or does not number its tokens from 0.
+        An `EnhanceError` if it is missing, or does not number its tokens from 0.
         """
         path = folder / "vocab.json"
         hint = "not there; a recogniser is a folder that `enhance teacher finetune-ctc` wrote"

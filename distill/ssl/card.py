@@ -40,12 +40,8 @@ _BUDGET = {"minutes", "steps", "units", "iterations", "seed", "threads", "family
 def write(folder: Path, probe: dict[str, Any] | None = None) -> Path:
     """Write ``README.md`` of a model folder from its ``record.json``.
 
-    A result of `benchmarks.analysis.phone_probe.probe` is put into the record first.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no record.
+    A result of `benchmarks.analysis.phone_probe.probe` is put into the record first. An
+    `EnhanceError` if there is no record.
     """
     more = None if probe is None else {**card.read(folder), "phone_probe": probe}
     return card.write(folder, text, more)

@@ -43,11 +43,8 @@ def read(path: str | Path) -> Checkpoint:
     """Read a published ``.pt`` file such as ``wav2vec_large.pt``, ``vq-wav2vec_kmeans.pt``,
     ``wav2vec_small.pt``, ``hubert_base_ls960.pt`` or ``WavLM-Base+.pt``.
 
-    Raises
-    ------
-    EnhanceError
-        If the file cannot be read, holds a type off the allow-list (it is named), or is no
-        checkpoint of a known kind.
+    An `EnhanceError` if the file cannot be read, holds a type off the allow-list (it is named), or
+    is no checkpoint of a known kind.
     """
     path = Path(path)
     state = _unpickle(path)
@@ -71,12 +68,8 @@ def literal(text: Any, what: str) -> Any:
 
     ``"[(512, 10, 5)] + [(512, 4, 2)] * 3"`` and ``"512*3"`` are such settings. Only literals,
     ``+``, ``-`` and ``*`` are understood; nothing is called or looked up. What is no string is
-    given back as it is.
-
-    Raises
-    ------
-    EnhanceError
-        If the text holds anything else, or would make a list of more than a thousand items.
+    given back as it is. An `EnhanceError` if the text holds anything else, or would make a list of
+    more than a thousand items.
     """
     if not isinstance(text, str):
         return text

@@ -71,12 +71,8 @@ def published_name(name: str, group_norm: bool) -> str:
     """Name that a weight (key of the transformers model's state dict) has in a published file.
 
     A group norm of the first convolution is the third member of its block (``0.2.weight``); a layer
-    norm stands between two transpositions (``0.2.1.weight``).
-
-    Raises
-    ------
-    EnhanceError
-        If no published model has such a weight (another version of transformers).
+    norm stands between two transpositions (``0.2.1.weight``). An `EnhanceError` if no published
+    model has such a weight (another version of transformers).
     """
     if name in _WHOLE:
         return _WHOLE[name]
@@ -98,12 +94,8 @@ def published_name(name: str, group_norm: bool) -> str:
 def settings(kind: str, args: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """Settings of the `transformers` configuration that a file's own flat settings describe.
 
-    ``kind`` is ``wav2vec2``, ``hubert`` or ``wavlm``; messages name the path.
-
-    Raises
-    ------
-    EnhanceError
-        If a setting is missing, or describes what `transformers` cannot compute.
+    ``kind`` is ``wav2vec2``, ``hubert`` or ``wavlm``; messages name the path. An `EnhanceError` if
+    a setting is missing, or describes what `transformers` cannot compute.
     """
 
     def need(key: str) -> Any:

@@ -78,12 +78,8 @@ def load_published(
     """Make a teacher of what `fairseq_files.read` found in a published file.
 
     The kind is ``wav2vec`` (``wav2vec_large.pt`` and its like) or ``vq-wav2vec``
-    (``vq-wav2vec.pt``, its k-means form); name and ``left_pad`` as in `FrozenTeacher`.
-
-    Raises
-    ------
-    EnhanceError
-        If settings or weights are not those of such a model.
+    (``vq-wav2vec.pt``, its k-means form); name and ``left_pad`` as in `FrozenTeacher`. An
+    `EnhanceError` if settings or weights are not those of such a model.
     """
     network: Any = NETWORKS[kind]
     config: Wav2VecConfig = parse(network.config_type, _settings(args, kind, name), name)

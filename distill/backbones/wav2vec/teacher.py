@@ -74,10 +74,7 @@ class Wav2VecTeacher(FrozenTeacher):
 def save(model: Wav2Vec, folder: Path) -> None:
     """Write a model folder: ``model.safetensors``, two JSON files, ``config.json`` last.
 
-    Raises
-    ------
-    EnhanceError
-        If a weight is not finite, or a file cannot be written.
+    An `EnhanceError` if a weight is not finite, or a file cannot be written.
     """
     tensors = {name: tensor.float() for name, tensor in model.state_dict().items()}
     prepare = {"do_normalize": False, "sampling_rate": SAMPLE_RATE}
@@ -87,10 +84,7 @@ def save(model: Wav2Vec, folder: Path) -> None:
 def read_model(folder: Path) -> Wav2Vec:
     """Read what `save` wrote, in eval mode.
 
-    Raises
-    ------
-    EnhanceError
-        If a file is missing, or the weights do not fit the architecture.
+    An `EnhanceError` if a file is missing, or the weights do not fit the architecture.
     """
     values: dict[str, Any] = read_json(folder / "config.json", "it names the kind of model")
     kind: Any = NETWORKS[values["model_type"]]

@@ -240,10 +240,7 @@ class SslData:
     def open(cls, corpus: Path, held_back: float, seed: int, quiet: bool = False) -> SslData:
         """Decode a corpus and hold a part back, by speaker where the speaker is known.
 
-        Raises
-        ------
-        EnhanceError
-            If there is no speech long enough, or a file cannot be read.
+        An `EnhanceError` if there is no speech long enough, or a file cannot be read.
         """
         clips, noises = load_clips(DataConfig(corpus=str(corpus)), quiet=quiet)
         clips = [c for c in clips if frame_count(int(c.duration * 16000)) >= MIN_FRAMES]

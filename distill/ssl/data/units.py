@@ -110,10 +110,7 @@ def fit(features: np.ndarray, count: int, seed: int) -> np.ndarray:
 
     Shape: (T, D) to float32 (K, D)
 
-    Raises
-    ------
-    EnhanceError
-        If there are fewer frames than units.
+    An `EnhanceError` if there are fewer frames than units.
     """
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning

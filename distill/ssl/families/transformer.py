@@ -66,10 +66,7 @@ class Architecture:
         """Make the model of one of `KINDS` with weights drawn from ``seed``, in eval mode; ``more``
         are further fields of the configuration class of transformers.
 
-        Raises
-        ------
-        EnhanceError
-            If the sizes do not fit together.
+        An `EnhanceError` if the sizes do not fit together.
         """
         if self.hidden % self.heads or self.hidden % self.position_groups:
             raise EnhanceError(

@@ -106,10 +106,7 @@ class FuturePrediction(nn.Module):
         """Draw the negatives of every frame: indices into the flattened frames of the batch, int64
         (negatives, B, T), of the same clip. None is the frame itself.
 
-        Raises
-        ------
-        EnhanceError
-            If there is no other frame to draw from.
+        An `EnhanceError` if there is no other frame to draw from.
         """
         if frames < 2:
             raise EnhanceError("future prediction: clips of one frame leave no negative to draw")
@@ -153,10 +150,7 @@ class FuturePrediction(nn.Module):
 
         Shape: targets (B, T, C of z), context (B, T, C of c).
 
-        Raises
-        ------
-        EnhanceError
-            If the clips are too short for a prediction.
+        An `EnhanceError` if the clips are too short for a prediction.
         """
         items, frames = targets.shape[:2]
         if frames <= self.offset:
