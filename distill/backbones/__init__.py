@@ -107,7 +107,7 @@ def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
         module = ECAPA
     else:
         kind = read_json(path / "config.json", "it names the kind of model").get("model_type")
-        if str(kind) not in BACKBONES:
+        if not isinstance(kind, str) or kind not in BACKBONES:
             raise EnhanceError(
                 f"{path}: model_type {kind!r} is no teacher this package reads; "
                 f"known are {', '.join(BACKBONES)}"

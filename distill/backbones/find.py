@@ -144,21 +144,10 @@ def fetch(
 ) -> Path:
     """Folder of a hub repository, from the hub's cache or fetched, which is said.
 
-    Parameters
-    ----------
-    repo, what
-        Its id, and a word for it.
-    needed
-        Of the names of its files those that are wanted.
-    complete
-        Whether an earlier call fetched all of them; false, or raises `EnhanceError`.
-    otherwise
-        What to do where it cannot be had.
-
-    Raises
-    ------
-    EnhanceError
-        If it is neither in the cache nor to be had.
+    ``what`` is a word for it. Of the names of its files ``needed`` gives those that are wanted;
+    ``complete`` tells whether an earlier call fetched all of them: it is false, or raises
+    `EnhanceError`, where not. An `EnhanceError`, which ends with ``otherwise``, what to do then, if
+    the repository is neither in the cache nor to be had.
     """
     import huggingface_hub
     from huggingface_hub import errors

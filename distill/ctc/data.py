@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from distill.ctc.config import CtcConfig
 from distill.ctc.model import SAMPLE_RATE, least_frames
 from distill.ctc.transcripts import Transcript, read_transcripts
 from distill.ctc.vocabulary import Vocabulary, normalise
+from distill.ssl.data.crops import endless
 from enhance.audio import read as audio
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.clips import split
@@ -57,22 +59,10 @@ class CtcData:
     ) -> CtcData:
         """Read and decode; without a file for evaluation, a share is held back, by speaker.
 
-        Parameters
-        ----------
-        transcripts, evaluation
-            See `distill.ctc.transcripts.read_transcripts`.
-        config
-            Units, limits, share held back.
-        frames
-            Frames that a clip of so many samples gives.
-        quiet
-            No progress bar.
-
-        Raises
-        ------
-        EnhanceError
-            If a file cannot be read, a recording stands on both sides, has a text without a
-            token, is too long, or too short for its text.
+        Both files are as `distill.ctc.transcripts.read_transcripts` takes them; ``frames`` gives
+        the frames of a clip of so many samples. An `EnhanceError` if a file cannot be read, a
+        recording stands on both sides, has a text without a token, is too long, or too short for
+        its text, or nothing is left to train on.
         """
         rows = _prepare(read_transcripts(transcripts), transcripts, config.units)
         clips = [_clip(row, transcripts) for row in rows]
@@ -161,14 +151,9 @@ class CtcData:
     def batches(self, config: CtcConfig, step: int = 0) -> Iterator[list[int]]:
         """Batches of clips that train, without end, from any step on."""
         lengths = [self.store.length(i) for i in self.train]
-        passed = epoch = 0
-        while True:
-            rng = np.random.default_rng(np.random.SeedSequence([config.seed, 1, epoch]))
-            plan = batch_up(lengths, config.batch_seconds * SAMPLE_RATE, rng)
-            for batch in plan[max(0, step - passed) :]:
-                yield [self.train[j] for j in batch]
-            passed += len(plan)
-            epoch += 1
+        plan = partial(batch_up, lengths, config.batch_seconds * SAMPLE_RATE)
+        for _, batch in endless(plan, [config.seed, 1], step):
+            yield [self.train[j] for j in batch]
 
 
 def batch_up(
@@ -176,14 +161,8 @@ def batch_up(
 ) -> list[list[int]]:
     """Put clips of similar length together, every clip once.
 
-    Parameters
-    ----------
-    lengths
-        Samples of each clip.
-    limit
-        Bound on the samples of a batch, padding included; one clip is always let in.
-    rng
-        Draws the order; without it, clips are sorted by length.
+    ``lengths`` are the samples of each clip, ``limit`` bounds those of a batch, padding included;
+    one clip is always let in. ``rng`` draws the order; without it, clips are sorted by length.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
     size = _POOL if rng is not None else len(lengths)

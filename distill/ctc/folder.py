@@ -114,7 +114,7 @@ def load(folder: Path) -> tuple[CtcModel, Vocabulary]:
     An `EnhanceError` if it holds no model with a CTC head that its vocabulary fits.
     """
     kind = read_json(folder / "config.json", "it names the kind of model").get("model_type")
-    if str(kind) not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise EnhanceError(f"{folder}: model_type {kind!r} is none of {', '.join(CLASSES)}")
     vocabulary = Vocabulary.read(folder)
     heard = prepared(folder)

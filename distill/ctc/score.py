@@ -38,16 +38,8 @@ def edits() -> Callable[[Text, Text], int]:
 def error_rate(references: Sequence[Text], recognised: Sequence[Text]) -> dict[str, Any]:
     """Errors over reference tokens, of texts of each clip.
 
-    Returns
-    -------
-    dict
-        ``mean``, ``low`` and ``high`` (shares; over 1 where more is inserted than there is),
-        ``errors``, ``tokens``, ``clips``.
-
-    Raises
-    ------
-    EnhanceError
-        If the references hold no token.
+    ``mean``, ``low`` and ``high`` (shares; over 1 where more is inserted than there is),
+    ``errors``, ``tokens``, ``clips``. An `EnhanceError` if the references hold no token.
     """
     distance = edits()
     pairs = list(zip(references, recognised, strict=True))

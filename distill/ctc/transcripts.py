@@ -24,20 +24,12 @@ class Transcript(NamedTuple):
 
 
 def read_transcripts(path: Path | str) -> list[Transcript]:
-    """Read a file of transcripts.
+    """Read a file of transcripts: ``.csv`` or ``.tsv`` with a first line of names (no quoting in
+    ``.tsv``), or ``.jsonl``.
 
-    Parameters
-    ----------
-    path
-        ``.csv`` or ``.tsv`` with a first line of names (no quoting in ``.tsv``), or ``.jsonl``.
-        Columns: ``path`` (relative to the file's folder, or absolute), ``text``, and, where
-        known, ``speaker``; others are passed over.
-
-    Raises
-    ------
-    EnhanceError
-        If the file cannot be read, lacks a column, has an empty text, names an audio file twice
-        or one that is not there.
+    Columns: ``path`` (relative to the file's folder, or absolute), ``text``, and, where known,
+    ``speaker``; others are passed over. An `EnhanceError` if the file cannot be read, lacks a
+    column, has an empty text, names an audio file twice or one that is not there.
     """
     path = Path(path)
     if not path.is_file():

@@ -7,10 +7,12 @@ padding, no attention mask. Everything is a pure function of (seed, iteration, e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from enhance.data.corpus.inventory import of_parts
 from enhance.data.corpus.manifest import Clip
 from enhance.data.mixing.rooms import Response
 from enhance.errors import EnhanceError
+
+T = TypeVar("T")
 
 SAMPLE_RATE = 16000
 FIELD = 400
@@ -89,14 +93,19 @@ def epochs(
     first_step: int = 0,
 ) -> Iterator[tuple[int, list[Crop]]]:
     """Endless batches from any step: pairs of (epoch, crops)."""
-    step = epoch = 0
-    while True:
-        rng = np.random.default_rng(np.random.SeedSequence([*seed, epoch]))
-        batches = plan(store, clips, batch_frames, crop_frames, rng)
-        for crops in batches[max(0, first_step - step) :]:
-            yield epoch, crops
-        step += len(batches)
-        epoch += 1
+    return endless(partial(plan, store, clips, batch_frames, crop_frames), seed, first_step)
+
+
+def endless(
+    batches: Callable[[np.random.Generator], list[T]], seed: Sequence[int], first_step: int = 0
+) -> Iterator[tuple[int, T]]:
+    """Pairs of (epoch, batch) from any step; ``batches`` draws those of an epoch."""
+    step = 0
+    for epoch in itertools.count():
+        drawn = batches(np.random.default_rng(np.random.SeedSequence([*seed, epoch])))
+        for batch in drawn[max(0, first_step - step) :]:
+            yield epoch, batch
+        step += len(drawn)
 
 
 @checked

@@ -216,21 +216,11 @@ def configure(
 ) -> SslConfig:
     """The configuration of a run: its preset, and what is set beyond it.
 
-    Parameters
-    ----------
-    family
-        One of `FAMILIES`; None takes that of the preset, or wavlm.
-    preset
-        One of `PRESETS`; None takes the one named like the family.
-    settings
-        Keys of the family's configuration, as from ``--set``.
-    begun
-        Configuration of a run to be resumed: stands in for the preset.
-
-    Raises
-    ------
-    EnhanceError
-        For an unknown family, preset or key, or a value that does not fit.
+    ``family`` is one of `FAMILIES`, None takes that of the preset, or wavlm; ``preset`` is one of
+    `PRESETS`, None takes the one named like the family. ``settings`` are keys of the family's
+    configuration, as from ``--set``. ``begun``, the configuration of a run to be resumed, stands in
+    for the preset. An `EnhanceError` for an unknown family, preset or key, or a value that does not
+    fit.
     """
     if preset is not None and preset not in PRESETS:
         raise EnhanceError(f"--preset {preset}: unknown; there are {', '.join(PRESETS)}")

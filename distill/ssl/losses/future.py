@@ -121,15 +121,10 @@ class FuturePrediction(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scalar product of each prediction with its true frame and that frame's negatives.
 
-        Returns
-        -------
-        scores
-            float32 (B, T, K, 1 + negatives), by the time of the TRUE frame, which is the first of
-            the last axis; step k of K counts from ``offset + k`` frames on and is zero before.
-        copies
-            Which negatives equal the true frame, as codewords do: bool (B, T, negatives).
-        blind
-            Hits to expect of a blind ranking, float32 (B, T).
+        Scores, float32 (B, T, K, 1 + negatives), are by the time of the TRUE frame, which is the
+        first of the last axis; step k of K counts from ``offset + k`` frames on and is zero before.
+        Then come which negatives equal the true frame, as codewords do, bool (B, T, negatives),
+        and the hits to expect of a blind ranking, float32 (B, T).
         """
         items, frames, width = targets.shape
         drawn = self.draw(items, frames, generator).to(targets.device).permute(1, 2, 0)

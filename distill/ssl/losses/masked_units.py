@@ -22,14 +22,9 @@ def span_mask(
 ) -> np.ndarray:
     """Draw which of the T ``frames`` of one clip are masked: (T,) bool, True where so.
 
-    Parameters
-    ----------
-    probability
-        Share of frames that start a span; the expected count is met by random rounding, and
-        there is at least one span.
-    length
-        Frames of a span. Spans may overlap. A clip of fewer than ``2 * length`` frames gets
-        spans of half its length, so that something stays visible.
+    A share of ``probability`` of the frames starts a span of ``length`` frames: the expected count
+    is met by random rounding, and there is at least one span. Spans may overlap. A clip of fewer
+    than ``2 * length`` frames gets spans of half its length, so that something stays visible.
     """
     mask = np.zeros(frames, bool)
     if frames == 0:
