@@ -328,8 +328,8 @@ def _check_budget(trials: Sequence[Trial], budget: Budget, path: Path) -> None:
             )
 
 
-def _known(name: str, runs: Mapping[str, Any], where: str) -> None:
-    if name not in runs:
+def _known(name: Any, runs: Mapping[str, Any], where: str) -> None:
+    if not isinstance(name, str) or name not in runs:
         raise EnhanceError(f"{where}: no run {name!r}; there are {', '.join(runs)}")
 
 

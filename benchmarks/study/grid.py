@@ -19,6 +19,7 @@ put beside it, named as the paper's: it was measured on another corpus.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -103,5 +104,4 @@ def _objective(
 
 def _short(teacher: str) -> str:
     """Last part of a path or hub id, fit for the name of a folder."""
-    name = Path(teacher).name.removesuffix(".pt")
-    return "".join(c if c.isalnum() or c in "_.+-" else "_" for c in name)
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", Path(teacher).name.removesuffix(".pt"))

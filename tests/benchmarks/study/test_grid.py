@@ -42,7 +42,7 @@ modes: {objective: {pretrain: {pretrain_steps: 10}, concat: {size: 24}}}
 def test_teachers_widths_and_combinations() -> None:
     grid = ModesGrid(
         names=["base", "distill", "concat+distill"],
-        teachers=["mini-wavlm", "models/WavLM Base.pt"],
+        teachers=["mini-wavlm", "models/WavLM Basé.pt"],
         presets=["gcrn-tiny", "gcrn-small"],
         objective={
             "distill": {"weight": 0.3},
@@ -55,16 +55,16 @@ def test_teachers_widths_and_combinations() -> None:
         "base-gcrn-tiny",
         "distill-mini-wavlm-gcrn-tiny",
         "concat+distill-mini-wavlm-gcrn-tiny",
-        "distill-WavLM_Base-gcrn-tiny",
-        "concat+distill-WavLM_Base-gcrn-tiny",
+        "distill-WavLM_Bas_-gcrn-tiny",
+        "concat+distill-WavLM_Bas_-gcrn-tiny",
     ]
     assert len(runs) == 10
-    run = runs["concat+distill-WavLM_Base-gcrn-small"]
+    run = runs["concat+distill-WavLM_Bas_-gcrn-small"]
     assert run == {
         "mode": "concat+distill",
         "objective": {
-            "concat": {"teacher": "models/WavLM Base.pt", "size": 8},
-            "distill": {"teacher": "models/WavLM Base.pt", "weight": 0.1},
+            "concat": {"teacher": "models/WavLM Basé.pt", "size": 8},
+            "distill": {"teacher": "models/WavLM Basé.pt", "weight": 0.1},
         },
         "baseline": "base-gcrn-small",
         "model.preset": "gcrn-small",

@@ -66,6 +66,7 @@ BASE = "base: {training: {steps: 10}}\n"
         ("runs: {a: {}, b: {baseline: c}}", "runs.b: baseline: no run 'c'; there are a, b"),
         ("runs: {a: {}, b: {baseline: b}}", "cannot be compared with itself"),
         ("runs: {a: {extends: b}, b: {extends: a}}", "extends"),
+        ("runs: {a: {}, b: {extends: [a]}}", "runs.b: extends: no run ['a']; there are a, b"),
         ("baseline: c\nruns: {a: {}}", "baseline: no run 'c'"),
         ("seeds: [1, 1]\nruns: {a: {}}", "seeds [1, 1]: need different numbers"),
         ("seeds: []\nruns: {a: {}}", "seeds []"),
