@@ -327,8 +327,7 @@ def sex_of(labels: dict[str, str], pattern: str) -> str:
     stated = labels.get("sex") or labels.get("gender")
     if stated is None:
         found = re.search(pattern, labels.get("speaker", "")) if pattern else None
-        first = labels.get("note", "").partition(",")[0]
-        stated = found.group(1) if found else first
+        stated = (found and found[1]) or labels.get("note", "").partition(",")[0]
     words = {"f": "female", "female": "female", "woman": "female"}
     words |= {"m": "male", "male": "male", "man": "male"}
     return words.get(stated.strip().lower(), "")

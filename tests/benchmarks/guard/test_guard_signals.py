@@ -184,6 +184,7 @@ def test_labels_tell_the_noise_that_is_played() -> None:
 )
 def test_sex_is_told_or_unknown(labels: dict[str, str], sex: str) -> None:
     assert c.sex_of(labels, harm.SEX) == sex
+    assert c.sex_of(labels, f"(?:{harm.SEX})?") == sex  # found everywhere, mostly without its group
 
 
 def test_heard_by_label_or_else_by_the_training_list() -> None:
