@@ -15,6 +15,7 @@ from distill.ctc.score import error_rate
 from distill.ctc.transcripts import read_transcripts
 from distill.ctc.vocabulary import normalise
 from enhance.errors import EnhanceError
+from enhance.files import is_folder
 
 DEFAULT = "speechbrain/asr-crdnn-rnnlm-librispeech"
 """The CRDNN recogniser of the paper's section, as far as it is named there."""
@@ -88,6 +89,14 @@ def listen_with(name: str | None) -> Listening:
         return Listening(None, str(error))
 
 
+def folder_of(name: str) -> Path:
+    """The folder that a name may stand for; an `EnhanceError` if its ``~`` is nobody's home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise EnhanceError(f"recogniser {name}: {error}") from error
+
+
 def load(name: str) -> Recognizer:
     """Load a recogniser by folder or hub id; a hub id with ``whisper`` in it is one for
     faster-whisper, such as Systran/faster-whisper-tiny.en. An `EnhanceError` if it is neither, or
@@ -95,8 +104,8 @@ def load(name: str) -> Recognizer:
     """
     from benchmarks.recognizers import crdnn, whisper
 
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = folder_of(name)
+    if is_folder(folder):
         if (folder / crdnn.SETTINGS).is_file():
             return crdnn.load(folder, name)
         if (folder / "vocab.json").is_file():

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.recognizers.choose import Listening, load
+from benchmarks.recognizers.choose import Listening, folder_of, load
 from distill.ctc.score import edits
 from enhance.files import sha256
 from enhance.measure.metrics import MetricRefused
@@ -54,7 +53,7 @@ def identity(name: str) -> str:
     An `EnhanceError` if it cannot be loaded.
     """
     load(name)
-    folder = Path(name).expanduser()
+    folder = folder_of(name)
     if not folder.is_dir():
         return name
     files = sorted(path for path in folder.iterdir() if path.is_file())

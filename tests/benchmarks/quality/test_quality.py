@@ -298,6 +298,8 @@ def test_what_is_refused_is_named_by_its_option(make_set: SetMaker, tmp_path: Pa
             evaluate("noisy", None, snr, tmp_path / "out", 1, quiet=True)
     with pytest.raises(EnhanceError, match=r"^recogniser nosuch: no such folder"):
         evaluate("noisy", make_set(2), -5, tmp_path / "out", 1, wer="nosuch", quiet=True)
+    with pytest.raises(EnhanceError, match=r"^recogniser ~no-user/x: Could not"):
+        evaluate("noisy", tmp_path / "set", -5, tmp_path / "out", 1, wer="~no-user/x", quiet=True)
 
 
 def test_missing_things_are_one_line(make_set: SetMaker, tmp_path: Path) -> None:
