@@ -41,11 +41,11 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(title=self.title, title_justify="left")
+        table = RichTable(title=Text(self.title, "table.title"), title_justify="left")
         for index, header in enumerate(self.headers):
-            table.add_column(header, justify="right" if index else "left", overflow="fold")
+            table.add_column(Text(header), justify="right" if index else "left", overflow="fold")
         for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*map(Text, row))
         return table
 
 
