@@ -177,6 +177,12 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return text
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write text as UTF-8, atomically; bytes of a file name that are not UTF-8 as ``\\udcff``."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8", "backslashreplace")
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON, atomically."""
     with atomic(path) as temporary:

@@ -24,7 +24,7 @@ from benchmarks.figures.tables import Table, number, size
 from benchmarks.latency.bench import Bench, bench
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
-from enhance.files import atomic, temporary_folder
+from enhance.files import temporary_folder, write_text
 from enhance.measure.timing import REGIMES
 from enhance.native.build import FLAGS, SOURCE, source
 from enhance.native.library import SUFFIX, build_library
@@ -231,8 +231,7 @@ def page(names: Sequence[str], seconds: float, out: Path) -> None:
         *([f"Not here: {'; '.join(missing)}.", ""] if missing else []),
         *sizes.section(),
     ]
-    with atomic(out) as temporary:
-        temporary.write_text("\n".join(lines).rstrip() + "\n")
+    write_text(out, "\n".join(lines).rstrip() + "\n")
 
 
 def _main() -> None:

@@ -21,7 +21,7 @@ from distill.training import card
 from enhance.config.settings import dump_yaml
 from enhance.device.hub import MODELS, find_model
 from enhance.errors import EnhanceError
-from enhance.files import atomic
+from enhance.files import write_text
 from enhance.measure.metrics import METRICS, TITLES
 from export.metadata import UNKNOWN
 
@@ -71,8 +71,7 @@ def write_card(
     if target.exists() and not force:
         raise EnhanceError(f"{target}: exists already; overwrite it with --force")
     records = gather(path, run, results, corpus=corpus, config=config, notes=notes)
-    with atomic(target) as temporary:
-        temporary.write_text(_text(records), "utf-8")
+    write_text(target, _text(records))
     return target
 
 

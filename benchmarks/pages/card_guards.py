@@ -10,7 +10,7 @@ from benchmarks.guard.tables import harm_tables, notes
 from benchmarks.pages.card_records import gather_guards, model_name
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
-from enhance.files import atomic, sha256
+from enhance.files import sha256, write_text
 
 GUARDS, LIMITS = "Does it harm?", "Limits"
 """Sections that tell of guards."""
@@ -47,8 +47,7 @@ def renew_guards(
     sections[guards] = guard_section(found).removeprefix("## ")
     told = [line for line in sections[limits].split("\n")[2:] if not line.startswith(GUARDED)]
     sections[limits] = "\n".join([LIMITS, "", *guard_limits(found), *told])
-    with atomic(target) as temporary:
-        temporary.write_text("\n\n## ".join([head, *sections]) + "\n", "utf-8")
+    write_text(target, "\n\n## ".join([head, *sections]) + "\n")
     return target
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.figures.results import Row, read_results
 from benchmarks.latency.tables import latency_section
 from benchmarks.quality.tables import quality_section
-from enhance.files import atomic
+from enhance.files import write_text
 
 
 def write_report(folder: Path | str) -> Path:
@@ -45,8 +45,7 @@ def write_report(folder: Path | str) -> Path:
         newest = latency[-1]["run"]
         parts += latency_section(folder, [row for row in latency if row["run"] == newest])
     path = folder / "report.md"
-    with atomic(path) as temporary:
-        temporary.write_text("\n".join(parts) + "\n", "utf-8")
+    write_text(path, "\n".join(parts) + "\n")
     return path
 
 

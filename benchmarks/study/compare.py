@@ -31,7 +31,7 @@ from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import evaluate, open_pairs
 from benchmarks.study.file import Study, Trial, read_study
 from benchmarks.study.networks import time_networks
-from benchmarks.study.report import PAGE, left_out, shown_rows, tables, write_page
+from benchmarks.study.report import PAGE, left_out, page, shown_rows, tables
 from benchmarks.study.results import study_rows
 from benchmarks.study.trial import (
     CLIPS,
@@ -44,7 +44,7 @@ from benchmarks.study.trial import (
 from benchmarks.study.workers import run_study
 from enhance.data.corpus.clips import load_clips
 from enhance.errors import EnhanceError
-from enhance.files import read_json, write_json, write_jsonl
+from enhance.files import read_json, write_json, write_jsonl, write_text
 from enhance.measure.timing import cores
 
 MEMORY = "study.json"
@@ -231,12 +231,12 @@ def _write(study: Study, folder: Path, memory: Row, table: Path | str | None) ->
     rows = study_rows(study, folder, title, memory["set_hash"])
     for _ in range(5):
         write_jsonl(folder / RESULTS, rows)
-        write_page(folder / PAGE, rows)
+        write_text(folder / PAGE, page(rows))
         before, rows = rows, study_rows(study, folder, title, memory["set_hash"])
         if rows == before:  # else another process finished a run meanwhile
             break
         time.sleep(0.2)
     difference_plot(shown_rows(rows), folder / PLOT)
     if table is not None:
-        write_page(table, rows)
+        write_text(table, page(rows))
     return rows

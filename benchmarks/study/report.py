@@ -22,7 +22,6 @@ from benchmarks.figures.tables import (
 from benchmarks.latency.tables import machine_lines
 from benchmarks.study.grid import PAPER, PAPER_TABLE
 from distill.training import card
-from enhance.files import atomic
 from enhance.measure.metrics import METRICS, TITLES
 
 PAGE = "RESULTS.md"
@@ -190,12 +189,6 @@ def page(rows: Sequence[Row]) -> str:
         notes=[*head["warnings"], *_uneven(head, shown), *_warnings(trials)],
     )
     return f"{text.strip()}\n"
-
-
-def write_page(path: Path | str, rows: Sequence[Row]) -> None:
-    """Write the report, whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(page(rows), "utf-8")
 
 
 def _teacher(name: str, probe: Row | None) -> str:

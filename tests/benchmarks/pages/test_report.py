@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,12 @@ def test_report_holds_every_row(tmp_path: Path) -> None:
 
 def test_sets_do_not_mix(tmp_path: Path) -> None:
     rows = [quality_row("noisy", "noisy", 1.0), quality_row("noisy", "noisy", 3.0, "cd" * 32)]
+    rows[1]["set"] = os.fsdecode(b"set \xff")  # a folder's name that is not UTF-8
     write_jsonl(tmp_path / "results.jsonl", rows)
     text = report.write_report(tmp_path).read_text()
     assert text.count("## Quality") == 2
     assert text.index("abababababab") < text.index("cdcdcdcdcdcd")
+    assert "## Quality: set \\udcff, 4 clips" in text
 
 
 def test_comparison_marks_what_holds_among_all_of_the_table() -> None:
