@@ -14,13 +14,19 @@ differences claim nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from benchmarks.figures.clusters import Clusters, clusters_of
 from benchmarks.figures.results import Row
-from benchmarks.figures.statistics import Difference, Interval, combined, holm, mean_interval
+from benchmarks.figures.statistics import (
+    Interval,
+    combined,
+    holm,
+    mean_interval,
+    paired_difference,
+)
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS
 
@@ -54,10 +60,12 @@ def mean_scores(runs: Sequence[Scores]) -> dict[str, Row]:
     """
     result = {}
     for metric in METRICS:
-        names, values = _table(runs, metric)
-        found = crossed_interval(values, _clusters(runs, names)) if names else None
-        entry: Row = found.row() if found else {"mean": None, "n": 0}
-        result[metric] = {**entry, "refused": len({c for run in runs for c in run}) - len(names)}
+        table = _table(runs, metric)
+        entry: Row = {"mean": None, "n": 0}
+        if table:
+            clusters = clusters_of([runs[0][clip]["labels"] for clip in table])
+            entry = crossed_interval(np.array(list(table.values())), clusters).row()
+        result[metric] = {**entry, "refused": len({c for run in runs for c in run}) - len(table)}
     return result
 
 
@@ -70,22 +78,26 @@ def differences(base: Sequence[Scores], own: Sequence[Scores]) -> dict[str, Row 
     ``"no claim"``.
     """
     result: dict[str, Row | None] = {}
+    labels = {clip: row["labels"] for clip, row in own[0].items()}
+    silent = {"verdict": "no claim", "p": None} if len(own) < ENOUGH else {}
     for metric in METRICS:
-        first, a = _table(base, metric)
-        second, b = _table(own, metric)
-        common = sorted(set(first) & set(second))
-        if not common:
-            result[metric] = None
-            continue
-        d = b[[second.index(c) for c in common]] - a[[first.index(c) for c in common]]
-        wins = int(np.count_nonzero(d.mean(1) > 0))
-        only_one = len(set(first) ^ set(second))
-        interval = crossed_interval(d, _clusters(own, common))
-        row = Difference(interval, wins, only_one).row()
-        if len(own) < ENOUGH:
-            row |= {"verdict": "no claim", "p": None}
-        result[metric] = row
+        a, b = (_table(runs, metric) for runs in (base, own))
+        found = paired_difference(a, b, labels, crossed_interval)
+        result[metric] = found.row() | silent if found else None
     return result
+
+
+def grouped(
+    runs: Sequence[Scores], labels: Sequence[str], figures: Callable[[Sequence[Scores]], Row]
+) -> Row:
+    """Clips and figures of each group, by label and value, for labels of several values."""
+    return {
+        label: {
+            value: {"clips": len(cut[0]), "metrics": figures(cut)} for value, cut in groups.items()
+        }
+        for label in labels
+        if (groups := by_group(runs, label))
+    }
 
 
 def by_group(runs: Sequence[Scores], label: str) -> dict[str, list[dict[str, Row]]]:
@@ -130,12 +142,8 @@ def compared_seeds(row: Row) -> Sequence[int]:
     return seeds
 
 
-def _clusters(runs: Sequence[Scores], clips: Sequence[str]) -> dict[str, list[str]]:
-    return clusters_of([runs[0][clip]["labels"] for clip in clips])
-
-
-def _table(runs: Sequence[Scores], metric: str) -> tuple[list[str], np.ndarray]:
-    """Clips that every run measured, and their values (C, S)."""
+def _table(runs: Sequence[Scores], metric: str) -> dict[str, np.ndarray]:
+    """Values (S,) of each clip that every run measured, in the order of their names."""
     measured = [{c for c, row in run.items() if metric in row["metrics"]} for run in runs]
     names = sorted(set.intersection(*measured)) if measured else []
-    return names, np.array([[run[c]["metrics"][metric] for run in runs] for c in names])
+    return {c: np.array([run[c]["metrics"][metric] for run in runs]) for c in names}

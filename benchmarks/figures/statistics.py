@@ -27,11 +27,9 @@ class Interval:
     """A mean and the interval around it."""
 
     mean: float
-    """Mean of the values."""
     low: float | None
-    """Lower limit; None where one value gives no interval."""
+    """Lower limit; None, as the upper one, where one value gives no interval."""
     high: float | None
-    """Upper limit."""
     n: int
     """Number of values."""
     method: str
@@ -236,14 +234,15 @@ class Difference:
 
 
 def paired_difference(
-    a: Mapping[Any, float],
-    b: Mapping[Any, float],
+    a: Mapping[Any, Any],
+    b: Mapping[Any, Any],
     labels: Mapping[Any, Mapping[str, str]] | None = None,
+    interval: Callable[[np.ndarray, Clusters | None], Interval] = mean_interval,
 ) -> Difference | None:
     """Mean of ``b - a`` over the clips of both, with its interval; None where they share none.
 
     Values and labels (for `clusters_of`; None for independent clips) go by clip name; clips that
-    were refused are absent.
+    were refused are absent. A value may be one for each seed (S,), with an ``interval`` of (C, S).
     """
     common: list[Hashable] = sorted(set(a) & set(b))
     if not common:
@@ -251,8 +250,8 @@ def paired_difference(
     differences = np.array([b[clip] - a[clip] for clip in common])
     clusters = clusters_of([labels[clip] for clip in common]) if labels else None
     return Difference(
-        interval=mean_interval(differences, clusters),
-        wins=int(np.count_nonzero(differences > 0)),
+        interval=interval(differences, clusters),
+        wins=int(np.count_nonzero(differences.reshape(len(common), -1).mean(1) > 0)),
         only_one=len(set(a) ^ set(b)),
     )
 

@@ -21,13 +21,12 @@ import numpy as np
 
 from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.figures.results import merge_results, read_rows
-from benchmarks.figures.seeds import by_group
+from benchmarks.figures.seeds import Scores, grouped
 from benchmarks.figures.statistics import row_difference, row_interval
 from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, resolve_all
 from benchmarks.quality.clips import Pair, Row, Task
 from benchmarks.quality.heard import check
-from benchmarks.recognizers.words import identity
 from enhance.errors import EnhanceError, require
 from enhance.files import append_jsonl, sha256, write_jsonl
 from enhance.measure.metrics import ALL_METRICS, DNSMOS, METRICS, WER, versions
@@ -116,7 +115,11 @@ def evaluate(
     """
     require("bench", "pesq", "pystoi", "scipy", "matplotlib", *(["speechmos"] if dnsmos else []))
     metrics = (*METRICS, *(DNSMOS if dnsmos else ()), *([WER] if wer else ()))
-    listener = identity(wer) if wer else None
+    tools = versions(metrics)
+    if wer:
+        from benchmarks.recognizers.words import identity  # which imports torch
+
+        tools |= {"recognizer": identity(wer)}
     if not models:
         from enhance.network.checkpoint import newest_run
 
@@ -127,7 +130,6 @@ def evaluate(
     folder = Path(out)
     name, set_hash, pairs = open_pairs(set, snr, limit, quiet=quiet)
     labels = _group_labels(pairs, groups)
-    tools = versions(metrics) | ({"recognizer": listener} if listener else {})
     workers = Workers(jobs, cluster, quiet)
     rows, reused = _measure(candidates, pairs, metrics, tools, wer, set_hash, folder, workers)
     table = {(row["model_hash"], row["clip"]): row for row in rows}
@@ -163,6 +165,9 @@ def evaluate(
 def _summary(
     candidate: Candidate, rows: Sequence[Row], labels: Sequence[str], metrics: Sequence[str]
 ) -> Row:
+    def figures(runs: Sequence[Scores]) -> Row:
+        return summarize(list(runs[0].values()), metrics)
+
     return {
         "kind": "quality",
         "model": candidate.name,
@@ -170,7 +175,7 @@ def _summary(
         "model_hash": candidate.sha256,
         "path": candidate.path,
         "metrics": summarize(rows, metrics),
-        "groups": _by_group(rows, labels, metrics),
+        "groups": grouped([{row["clip"]: row for row in rows}], labels, figures),
         "refusals": [
             {"clip": row["clip"], **item}
             for row in rows
@@ -269,18 +274,6 @@ def _group_labels(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> list[s
             f"group {unknown[0]!r}: no such label in the set; it has {', '.join(sorted(known))}"
         )
     return list(wanted)
-
-
-def _by_group(rows: Sequence[Row], labels: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
-    whole = {row["clip"]: row for row in rows}
-    return {
-        label: {
-            value: {"clips": len(own), "metrics": summarize(list(own.values()), metrics)}
-            for value, (own,) in groups.items()
-        }
-        for label in labels
-        if (groups := by_group([whole], label))
-    }
 
 
 _NOTHING: Row = {"metrics": {}, "refusals": []}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.figures.clusters import clustering, clusters_of
 from benchmarks.figures.results import FORMAT, read_rows
-from benchmarks.figures.seeds import Row, Scores, by_group, differences, mean_scores
+from benchmarks.figures.seeds import Row, Scores, by_group, differences, grouped, mean_scores
 from benchmarks.quality.candidates import NOISY
 from benchmarks.quality.evaluate import GROUP_LABELS
 from benchmarks.study.file import Study, Trial, changes, digest, newer_settings
@@ -60,7 +60,7 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
         rows.append({
             "kind": NOISY,
             "metrics": mean_scores([found.noisy]),
-            "groups": _groups([found.noisy]),
+            "groups": grouped([found.noisy], GROUP_LABELS, mean_scores),
             "clustering": clustering(clusters_of(labels)),
         })  # fmt: skip
     singles = [found.trial_row(trial) for trial in study.trials]
@@ -151,12 +151,11 @@ class _Found:
         }
 
     def _measured(self, done: Sequence[Trial]) -> Row:
-        """Scores over the finished seeds of one name, and against the baseline's where it has
-        them."""
+        """Scores over the finished seeds of one name, and against its baseline's."""
         own = [self.scores[trial.key] for trial in done]
         row: Row = {
             "metrics": mean_scores(own) if own else None,
-            "groups": _groups(own),
+            "groups": grouped(own, GROUP_LABELS, mean_scores),
             "difference": None,
             "difference_seeds": [],
             "group_difference": {},
@@ -165,8 +164,14 @@ class _Found:
         pairs = [(trial, base) for trial, base in pairs if base in self.scores]
         if pairs:
             base = [self.scores[key] for _, key in pairs]
-            row |= _compared(base, [self.scores[t.key] for t, _ in pairs])
+            own = [self.scores[trial.key] for trial, _ in pairs]
+            row["difference"] = differences(base, own)
             row["difference_seeds"] = [trial.seed for trial, _ in pairs]
+            for label in GROUP_LABELS:
+                first, second = by_group(base, label), by_group(own, label)
+                if first:
+                    found = {value: differences(first[value], second[value]) for value in first}
+                    row["group_difference"][label] = found
         return row
 
     def _about(self, trial: Trial) -> Row:
@@ -194,26 +199,6 @@ def _teachers(study: Study) -> dict[str, Row | None]:
                 found[name] = next((x for x in gains if x["over"].startswith("MFCC")), None)
                 break
     return found
-
-
-def _compared(base: Sequence[Scores], own: Sequence[Scores]) -> Row:
-    groups: Row = {}
-    for label in GROUP_LABELS:
-        first, second = by_group(base, label), by_group(own, label)
-        if first:
-            groups[label] = {value: differences(first[value], second[value]) for value in first}
-    return {"difference": differences(base, own), "group_difference": groups}
-
-
-def _groups(runs: Sequence[Scores]) -> Row:
-    return {
-        label: {
-            value: {"clips": len(cut[0]), "metrics": mean_scores(cut)}
-            for value, cut in groups.items()
-        }
-        for label in GROUP_LABELS
-        if (groups := by_group(runs, label))
-    }
 
 
 def _cpu(found: Row | None) -> Row:
