@@ -14,7 +14,6 @@ import numpy as np
 
 from benchmarks.figures.results import Row
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance, load
-from benchmarks.recognizers.words import word_errors
 from enhance.audio import read as audio
 from enhance.audio.resampling import resample
 from enhance.errors import EnhanceError
@@ -24,15 +23,12 @@ from enhance.parallel import Workers, torch_threads
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean file and its noisy version."""
+    """Paths of a clean file and of its noisy version, and the labels of the manifest."""
 
     name: str
     clean: str
-    """Path of the clean file."""
     noisy: str
-    """Path of the noisy file."""
     labels: dict[str, str]
-    """Of the manifest."""
     clean_sha256: str
     noisy_sha256: str
 
@@ -99,7 +95,11 @@ def measure_pair(
             f"{candidate.name}: gave {estimate.shape} for {noisy.shape} on clip {pair.name} "
             "(an offline model returns as many samples as it gets)"
         )
-    words = word_errors(recognizer) if recognizer and WER in metrics else None
+    words = None
+    if recognizer and WER in metrics:
+        from benchmarks.recognizers.words import word_errors  # which imports torch
+
+        words = word_errors(recognizer)
     results = measure(clean, estimate, SAMPLE_RATE, metrics, words)
     return {
         "clip": pair.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -229,6 +230,11 @@ def test_the_report_holds_every_verdict(found: Guard) -> None:
     assert [row["model"] for row in stored] == [row["model"] for row in found.models]
     assert stored[0]["given"]["speech"]["files"] == 5  # the one under a second is left out
     assert stored[0]["bounds"] == asdict(Harm())
+
+
+def test_files_are_guarded_without_torch() -> None:
+    code = "import sys, benchmarks.guard.run; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_another_run_stands_beside_the_first(found: Guard, place: Path, tmp_path: Path) -> None:
