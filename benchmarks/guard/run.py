@@ -27,6 +27,7 @@ from benchmarks.quality import clips as rows_of
 from benchmarks.quality.candidates import NOISY, Candidate, resolve_all
 from benchmarks.quality.clips import Row
 from benchmarks.quality.evaluate import open_pairs
+from benchmarks.quality.heard import list_of
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import check_writable, sha256, write_jsonl
@@ -120,6 +121,7 @@ def guard(
     places = {"speech": speech, "noise": noise, "music": music}
     given = {kind: c.find_clips(place, kind) if place else [] for kind, place in places.items()}
     cases = c.make_cases(pairs, limit, **given)
+    heard = [list_of(candidate) for candidate in candidates]
     check_writable(folder / CLIPS)  # after what may be refused, before the long work
     rows = _measure(candidates, cases, Workers(jobs, quiet=quiet))
     sources = {kind: _describe(place, given[kind]) for kind, place in places.items()}
@@ -137,7 +139,10 @@ def guard(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
-    summaries = [summary(candidate, rows, cases, bounds, sex) | common for candidate in candidates]
+    summaries = [
+        summary(candidate, rows, cases, bounds, sex, listed) | common
+        for candidate, listed in zip(candidates, heard, strict=True)
+    ]
     write_jsonl(folder / CLIPS, [row for own in rows.values() for row in own])
     merge_results(folder, summaries)
     warnings = []

@@ -16,7 +16,6 @@ from benchmarks.guard.bounds import Harm, judge
 from benchmarks.guard.cases import Case
 from benchmarks.quality.candidates import Candidate
 from benchmarks.quality.clips import Row
-from benchmarks.quality.heard import list_of
 from enhance.data.corpus.manifest import UNKNOWN
 from enhance.measure.metrics import METRICS
 
@@ -24,10 +23,20 @@ Rows = dict[tuple[str, str], list[Row]]
 """Rows in the order of the clips, by case and hash of the model."""
 
 
-def summary(candidate: Candidate, rows: Rows, cases: Sequence[Case], bounds: Harm, sex: str) -> Row:
-    """Everything found of one model, and, unless it is the untouched input, its checks."""
+def summary(
+    candidate: Candidate,
+    rows: Rows,
+    cases: Sequence[Case],
+    bounds: Harm,
+    sex: str,
+    heard: tuple[str, Sequence[Row]],
+) -> Row:
+    """Everything found of one model, and, unless it is the untouched input, its checks.
+
+    ``heard`` is the list of what it heard in training, as `benchmarks.quality.heard.list_of`.
+    """
     own = {case.name: rows[case.name, candidate.sha256] for case in cases}
-    place, listed = list_of(candidate)
+    place, listed = heard
     speakers = {str(row.get("speaker", "")) for row in listed} if place else None
     by_sex = _parted(own[c.HARD], lambda row: c.sex_of(row["labels"], sex))
     by_speaker = _parted(own[c.HARD], lambda row: c.heard_of(row["labels"], speakers))

@@ -253,6 +253,18 @@ def test_another_run_stands_beside_the_first(found: Guard, place: Path, tmp_path
     assert list(verdicts) == same
 
 
+def test_a_damaged_list_of_training_files_is_told_before_the_long_work(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_onnx.build(tmp_path / "m.onnx")
+    (tmp_path / "heard.jsonl").write_text("no JSON")
+    write_set(place / "set")
+    monkeypatch.setattr(harm, "_measure", None)
+    with pytest.raises(EnhanceError, match=r"heard\.jsonl, line 1: not JSON"):
+        guard(model, place / "set", tmp_path / "o", limit=4, jobs=1, quiet=True)
+    assert not (tmp_path / "o").exists()
+
+
 def test_command_and_strict(
     place: Path, found: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
