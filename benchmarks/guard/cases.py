@@ -32,7 +32,8 @@ from benchmarks.guard.signals import (
 from benchmarks.quality.candidates import SAMPLE_RATE, Candidate, Enhance
 from benchmarks.quality.clips import Pair, Row, Task, parted
 from enhance.data import formulas
-from enhance.data.corpus.manifest import UNKNOWN, Clip, read_manifest, scan_folder
+from enhance.data.corpus.clips import place
+from enhance.data.corpus.manifest import UNKNOWN, Clip
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, TITLES, MetricRefusal, measure
 from enhance.measure.metrics import UNITS as METRIC_UNITS
@@ -302,19 +303,15 @@ def spread(items: Sequence[T], count: int, key: Callable[[T], Any]) -> list[T]:
     return [ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)]
 
 
-def find_clips(place: Path | str, kind: str) -> list[Clip]:
+def find_clips(where: Path | str, kind: str) -> list[Clip]:
     """Recordings of a folder or manifest, of one kind where it tells the kind.
 
     An `EnhanceError` if there is nothing, or nothing of a second or more.
     """
-    path = Path(place)
-    if path.is_dir():
-        manifests = [path / name for name in ("manifest.jsonl", "manifest.csv")]
-        path = next((manifest for manifest in manifests if manifest.is_file()), path)
-    clips = scan_folder(path, quiet=True)[0] if path.is_dir() else read_manifest(path)
+    clips = place(Path(where), "", quiet=True)
     kept = [c for c in clips if c.kind in ("", kind) and c.duration >= _LEAST_SECONDS]
     if not kept:
-        raise EnhanceError(f"{place}: no {kind} of {_LEAST_SECONDS:g} s or more")
+        raise EnhanceError(f"{where}: no {kind} of {_LEAST_SECONDS:g} s or more")
     return kept
 
 

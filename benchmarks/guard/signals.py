@@ -7,10 +7,9 @@ Levels are in dB against full scale (dBFS): ``20 log10`` of the rms or of the la
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -53,13 +52,6 @@ class Played:
     """What a perfect enhancer gives, float32 (N,); None where metrics have no meaning."""
     start: int = 0
     """Levels are measured from this sample on."""
-
-
-class Stimulus(Hashable, Protocol):
-    """Something that can be played, told from others by what it is made of."""
-
-    def make(self) -> Played:
-        """The samples."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +185,10 @@ class Made:
         makers = {"silence": silence, "dither": dither, "room": room_noise, "music": music}
         wave = makers[self.what](self.seconds, self.seed)
         return Played(wave, wave if self.what == "music" else None)
+
+
+Stimulus = Recording | Noise | Mixture | SilenceAfter | Made
+"""What can be played."""
 
 
 def silence(seconds: float, seed: int = 0) -> np.ndarray:
