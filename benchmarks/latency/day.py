@@ -10,6 +10,7 @@ never reset: its quality must not change, nor may a frame of anything cost more 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from enhance.data.synthetic import noise
 from enhance.data.synthetic.voice import Voice, utterance
 from enhance.device.engine import Choice
 from enhance.device.enhancer import Enhancer
+from enhance.errors import EnhanceError
 from enhance.files import write_json
 from enhance.measure.metrics import si_sdr
 from enhance.measure.timing import hardware
@@ -61,8 +63,12 @@ def live_through(
     Raises
     ------
     EnhanceError
-        If there is no such model, or it gives NaN or infinity.
+        If there is no such model, it gives NaN or infinity, or there are no hours or parts.
     """
+    if not (0 < hours < math.inf and 0 < part_seconds <= 3600):
+        raise EnhanceError(
+            f"{hours:g} hours in parts of {part_seconds:g} s: give hours, parts of at most 3600 s"
+        )
     enhancer = Enhancer.from_pretrained(model, engine=engine)
     rng = np.random.default_rng(seed)
     sounds = _sounds(rng, enhancer.sample_rate)
@@ -70,7 +76,7 @@ def live_through(
     before = _enhanced(enhancer, noisy)
     quality, memory = [si_sdr(clean, before)], [resident_bytes() / 1e6]
     cpu: dict[str, list[float]] = {kind: [] for kind in sounds}
-    subnormal, peak, frames = 0, 0.0, 0
+    subnormal, peak, frames, slowest = 0, 0.0, 0, 0.0
     length = int(part_seconds * enhancer.sample_rate)
     parts = max(len(sounds), round(hours * 3600 / part_seconds))
     per_hour = min(parts, round(3600 / part_seconds))
@@ -89,21 +95,21 @@ def live_through(
         peak = max(peak, float(np.abs(out).max()))
         subnormal = max(subnormal, _subnormals(enhancer))
         if (part + 1) % per_hour == 0 or part + 1 == parts:
-            for name, times in hour.items():
-                if times:
-                    cpu[name].append(float(np.median(times)))
+            medians = {name: float(np.median(times)) for name, times in hour.items() if times}
             hour = {name: [] for name in sounds}
+            for name, median in medians.items():
+                cpu[name].append(median)
+                slowest = max(slowest, median / medians.get("noise", math.inf))
             quality.append(si_sdr(clean, _enhanced(enhancer, noisy)))
             memory.append(resident_bytes() / 1e6)
     enhancer.reset()
-    base = np.array(cpu["noise"])
     return {
         "model": str(model),
         "engine": enhancer.engine,
         "hours": parts * part_seconds / 3600,
         "frames": frames,
         "cpu_us": cpu,
-        "slowest": max(float((np.array(v) / base[: len(v)]).max()) for v in cpu.values()),
+        "slowest": slowest,
         "si_sdr": quality,
         "reset_equal": bool(np.array_equal(_enhanced(enhancer, noisy), before)),
         "subnormal": subnormal,
@@ -180,7 +186,10 @@ def _main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="record, JSON")
     given = vars(parser.parse_args())
     out = given.pop("out")
-    write_json(out, live_through(**given))
+    try:
+        write_json(out, live_through(**given))
+    except EnhanceError as error:
+        parser.exit(2, f"day: {error}\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,7 +242,7 @@ def _main() -> None:
     try:
         page(given.names, given.seconds, given.out)
     except EnhanceError as error:
-        sys.exit(f"native: {error}")
+        parser.exit(2, f"native: {error}\n")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,33 @@ def test_a_model_that_goes_wrong_is_told(tmp_path: Path) -> None:
         day.live_through(path, 6 / 3600, part_seconds=1.0, quiet=True)
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("m.onnx", ["--part-seconds", "0"], "24 hours in parts of 0 s"),
+        ("m.onnx", ["--part-seconds", "9000"], "give hours, parts of at most 3600 s"),
+        ("m.onnx", ["--hours", "nan"], "nan hours"),
+        ("none.onnx", [], "none.onnx"),
+    ],
+)
+def test_what_cannot_be_lived_through_is_one_line(
+    model: str,
+    options: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    build(tmp_path / "m.onnx", pole=0.5, hop=320)
+    asked = ["day", str(tmp_path / model), "-o", str(tmp_path / "day.json"), *options]
+    monkeypatch.setattr("sys.argv", asked)
+    with pytest.raises(SystemExit) as caught:
+        day._main()
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert words in told and told.count("\n") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnx", "native"])
 @pytest.mark.parametrize("name", ["small", "default"])
