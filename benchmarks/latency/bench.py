@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,10 @@ class Subject:
     name: str
     enhancer: Enhancer
     """Opened on one thread."""
-    frames: list[np.ndarray]
-    """Audio, hop by hop, taken round and round."""
+    frames: Iterator[np.ndarray]
+    """Audio, hop by hop, without end."""
     times: dict[str, FrameTimes] = field(default_factory=dict)
     """By regime."""
-    position: int = 0
-    """Next frame."""
 
     @property
     def hop_seconds(self) -> float:
@@ -66,9 +65,7 @@ class Subject:
 
     def take(self, count: int) -> list[np.ndarray]:
         """The next frames of the audio."""
-        chosen = [self.frames[(self.position + i) % len(self.frames)] for i in range(count)]
-        self.position = (self.position + count) % len(self.frames)
-        return chosen
+        return list(islice(self.frames, count))
 
 
 @dataclass
@@ -163,21 +160,19 @@ def bench(
     return Bench(folder, rows, machine, lines)
 
 
-def _with_native(paths: Iterable[Path]) -> list[Path]:
-    """Each with its weights for plain C behind it, where both can be used."""
-    found: list[Path] = []
-    for path in paths:
-        found.append(path)
+def _open(models: Sequence[str | Path]) -> list[Subject]:
+    """Models, each with its weights for plain C behind it, where both can be used.
+
+    They are fed with four seconds of noise: their time hardly depends on it.
+    """
+    paths: list[Path] = []
+    for path in map(find_model, models):
+        paths.append(path)
         weights = path.with_suffix(SUFFIX)
         if path.suffix != SUFFIX and weights.is_file() and installed_library() is not None:
-            found.append(weights)
-    return found
-
-
-def _open(models: Sequence[str | Path]) -> list[Subject]:
-    """Models, each fed with four seconds of noise: their time hardly depends on it."""
+            paths.append(weights)
     subjects: list[Subject] = []
-    for path in _with_native(map(find_model, models)):
+    for path in paths:
         native = path.suffix == SUFFIX
         enhancer = Enhancer(path, num_threads=1, engine="native" if native else "onnx")
         noise = np.random.default_rng(0).standard_normal(4 * enhancer.sample_rate)
@@ -186,7 +181,8 @@ def _open(models: Sequence[str | Path]) -> list[Subject]:
         name = path.name if native else path.stem
         same = sum(other.name.partition("#")[0] == name for other in subjects)
         name = f"{name}#{same + 1}" if same else name
-        subjects.append(Subject(name, enhancer, split_frames(wave, enhancer.hop_length, count)))
+        frames = cycle(split_frames(wave, enhancer.hop_length, count))
+        subjects.append(Subject(name, enhancer, frames))
     return subjects
 
 
@@ -271,5 +267,5 @@ def _relative(row: Row, first: Row) -> dict[str, float | None]:
 def _number(metadata: dict[str, str], key: str) -> int | None:
     try:
         return int(float(metadata[key]))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return None

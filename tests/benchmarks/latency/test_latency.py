@@ -93,6 +93,8 @@ def test_misses_and_hidden_threads_are_told(make_model: ModelMaker) -> None:
     assert row["regimes"]["hot"]["deadline_misses"] == 1
     assert any("1 of 9 frames" in line for line in row["warnings"])
     assert any("100% more CPU time" in line for line in row["warnings"])
+    subject.enhancer.metadata["parameters"] = "inf"  # of a foreign file: no number of anything
+    assert latency._row(subject, subject, {})["parameters"] is None
 
 
 def test_a_fresh_process_that_fails_is_one_line(tmp_path: Path) -> None:
