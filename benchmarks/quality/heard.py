@@ -7,7 +7,6 @@ compared.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from typing import Any
 
 from benchmarks.quality.candidates import Candidate
 from benchmarks.quality.clips import Pair
-from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 
 _AUDIO = re.compile(r"\.(wav|flac|ogg|opus|mp3|aiff?|m4a|sph|au|raw)$", re.IGNORECASE)
@@ -82,9 +80,8 @@ def _words(value: Any) -> list[str]:
 def list_of(candidate: Candidate) -> tuple[str, list[dict[str, Any]]]:
     """The list of training files that belongs to a model, and where it lies.
 
-    A checkpoint has ``heard.jsonl`` in its folder. An ONNX file is looked up as
-    ``NAME.heard.jsonl`` and ``heard.jsonl`` beside it, then in the run folder that its metadata
-    (``training``, JSON) names as ``folder`` or ``run``.
+    A checkpoint has ``heard.jsonl`` in its folder; beside an ONNX file lies ``NAME.heard.jsonl`` or
+    ``heard.jsonl``.
     """
     if candidate.kind == "noisy":
         return "", []
@@ -94,27 +91,13 @@ def list_of(candidate: Candidate) -> tuple[str, list[dict[str, Any]]]:
     else:
         stem = path.name.removesuffix(".onnx")
         stems = [stem, stem.removesuffix(".int8"), stem.removesuffix(".int8w")]
-        places = [path.with_name(f"{stem}.heard.jsonl") for stem in dict.fromkeys(stems)]
-        places += [path.with_name("heard.jsonl")]
-        places += [folder / "heard.jsonl" for folder in _run_folders(path)]
+        names = [*(f"{stem}.heard.jsonl" for stem in stems), "heard.jsonl"]
+        places = [path.with_name(name) for name in names]
     for place in places:
         if place.is_file():
             rows = [row for row in read_jsonl(place) if isinstance(row, dict)]
             return str(place), rows
     return "", []
-
-
-def _run_folders(path: Path) -> list[Path]:
-    from enhance.device.enhancer import Enhancer
-
-    try:
-        training = json.loads(Enhancer(path).metadata.get("training", "{}"))
-    except (ValueError, EnhanceError):
-        return []
-    if not isinstance(training, dict):
-        return []
-    values = (training.get(key) for key in ("folder", "run", "checkpoint"))
-    return [Path(value) for value in values if isinstance(value, str) and value]
 
 
 def check(candidate: Candidate, clips: Sequence[Pair]) -> Heard:
