@@ -84,12 +84,14 @@ def load(candidate: Candidate) -> Enhance:
         return lambda wave: wave
     if candidate.kind == "onnx":
         from enhance.device.enhancer import Enhancer
-        from enhance.device.offline import is_offline
+        from enhance.device.offline import OfflineEnhancer, is_offline
 
         if sha256(candidate.path) != candidate.sha256:
             raise EnhanceError(f"{candidate.path}: changed during the evaluation; start again")
         if is_offline(candidate.path):
-            return _load_offline(candidate.path)
+            offline = OfflineEnhancer(candidate.path)
+            _check_rate(candidate.path, offline.sample_rate)
+            return offline
         enhancer = Enhancer(candidate.path, num_threads=1)
         return lambda wave: enhancer(wave, SAMPLE_RATE)
     if _folder_hash(Path(candidate.path)) != candidate.sha256:
@@ -97,25 +99,13 @@ def load(candidate: Candidate) -> Enhance:
             f"{candidate.path}: changed during the evaluation (a training run still writes "
             "there?); evaluate a copy, or wait"
         )
-    return _load_checkpoint(candidate.path)
-
-
-def _load_offline(path: str) -> Enhance:
-    from enhance.device.offline import OfflineEnhancer
-
-    enhancer = OfflineEnhancer(path)
-    _check_rate(path, enhancer.sample_rate)
-    return enhancer
-
-
-def _load_checkpoint(path: str) -> Enhance:
     import torch
 
     from distill.modes.choose import load_model
 
-    model, info = load_model(Path(path))
+    model, info = load_model(Path(candidate.path))
     advice = "; export it and evaluate the ONNX file, which resamples"
-    _check_rate(path, info.config.stft.sample_rate, advice)
+    _check_rate(candidate.path, info.config.stft.sample_rate, advice)
 
     def run(wave: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
