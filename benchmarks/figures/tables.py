@@ -31,10 +31,11 @@ class Table:
 
     def markdown(self) -> str:
         """GitHub Markdown, without the title."""
-        lines = ["| " + " | ".join(self.headers) + " |"]
-        lines.append("|---" + "|---:" * (len(self.headers) - 1) + "|")
-        lines += ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in self.rows]
-        return "\n".join(lines)
+        head, *rows = (
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+            for cells in (self.headers, *self.rows)
+        )
+        return "\n".join([head, "|---" + "|---:" * (len(self.headers) - 1) + "|", *rows])
 
     def rich(self) -> RichTable:
         """The same for `rich.console.Console.print`."""

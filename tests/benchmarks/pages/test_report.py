@@ -52,9 +52,9 @@ def test_formats() -> None:
 
 
 def test_table_as_markdown_and_in_the_terminal() -> None:
-    table = Table("set [/dev]", ["name", "[red]"], [["a|b", "1"], ["[red]c", "22"]])
+    table = Table("set [/dev]", ["name", "[red]|"], [["a|b", "1"], ["[red]c", "22"]])
     assert table.markdown().splitlines() == [
-        "| name | [red] |", "|---|---:|", "| a\\|b | 1 |", "| [red]c | 22 |",
+        "| name | [red]\\| |", "|---|---:|", "| a\\|b | 1 |", "| [red]c | 22 |",
     ]  # fmt: skip
     console = Console(width=60, record=True, file=io.StringIO())
     console.print(table.rich())
