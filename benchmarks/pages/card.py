@@ -13,17 +13,24 @@ from typing import Any
 
 from benchmarks.figures.results import Row
 from benchmarks.figures.tables import DIGITS, metric_title, number, size
+from benchmarks.guard.tables import harm_tables
+from benchmarks.guard.tables import notes as guard_notes
 from benchmarks.latency.tables import latency_tables, machine_lines
-from benchmarks.pages.card_guards import guard_limits, guard_section
-from benchmarks.pages.card_records import Records, gather, model_name
+from benchmarks.pages.card_records import Records, gather, gather_guards, model_name
 from benchmarks.quality.tables import gain_table, group_tables, quality_table
 from distill.training import card
 from enhance.config.settings import dump_yaml
 from enhance.device.hub import MODELS, find_model
 from enhance.errors import EnhanceError
-from enhance.files import write_text
+from enhance.files import sha256, write_text
 from enhance.measure.metrics import METRICS, TITLES
 from export.metadata import UNKNOWN
+
+GUARDS, LIMITS = "Does it harm?", "Limits"
+"""Sections that tell of guards."""
+
+GUARDED = "- On "
+"""Lines of the limits that tell of guards begin so."""
 
 
 def write_card(
@@ -72,6 +79,38 @@ def write_card(
         raise EnhanceError(f"{target}: exists already; overwrite it with --force")
     records = gather(path, run, results, corpus=corpus, config=config, notes=notes)
     write_text(target, _text(records))
+    return target
+
+
+def renew_guards(
+    model: str | Path, results: Sequence[Path | str], out: Path | str | None = None
+) -> Path:
+    """Write anew what a card tells of guards, all else as it stands; ``enhance card --guards``.
+
+    Arguments as those of `benchmarks.pages.card.write_card`; of the rows only those of ``enhance
+    guard`` count.
+
+    Raises
+    ------
+    EnhanceError
+        If there is no card of this very file, or no guard rows of it.
+    """
+    path = find_model(model)
+    target = Path(out) if out is not None else path.with_name(f"{model_name(path)}.md")
+    found = gather_guards(path, results)
+    try:
+        text = target.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnhanceError(f"{target}: no card to renew ({error}); leave out --guards") from error
+    head, *sections = text.rstrip("\n").split("\n\n## ")
+    titles = [section.partition("\n")[0] for section in sections]
+    if f"`{sha256(path)}`" not in head or not {GUARDS, LIMITS} <= set(titles):
+        raise EnhanceError(f"{target}: is no card of this {path.name}; leave out --guards")
+    guards, limits = titles.index(GUARDS), titles.index(LIMITS)
+    sections[guards] = guard_section(found).removeprefix("## ")
+    told = [line for line in sections[limits].split("\n")[2:] if not line.startswith(GUARDED)]
+    sections[limits] = "\n".join([LIMITS, "", *guard_limits(found), *told])
+    write_text(target, "\n\n## ".join([head, *sections]) + "\n")
     return target
 
 
@@ -143,3 +182,46 @@ def _export_command(r: Records) -> str:
     licence, told = r.metadata["licence"], str(r.training.get("licence", UNKNOWN))
     stated = f" --licence {shlex.quote(licence)}" if licence != told else ""
     return f"enhance export {run} --onnx{mode}{clips}{stated} -o {r.name}.onnx"
+
+
+def guard_section(guards: Sequence[Sequence[Row]]) -> str:
+    """Every check, figure and note, one part for each set: the noisy input, then the model."""
+    parts = [f"## {GUARDS}"]
+    for pair in guards:
+        rows = [{**row, "set": Path(row["set"]).name} for row in pair]
+        row = rows[-1]
+        parts.append(
+            f"`enhance guard` on {row['set']} (set `{row['set_hash'][:12]}`), at most "
+            f"{row['limit']} clips of a condition; intervals: {row['interval']}."
+        )
+        first, *others = harm_tables(rows)
+        parts.append(first.markdown())
+        for table in others:
+            parts += [f"**{table.title}**", table.markdown()]
+        parts.append("\n".join(f"- {line}" for line in guard_notes(rows)))
+    return "\n\n".join(parts)
+
+
+def guard_limits(guards: Sequence[Sequence[Row]]) -> list[str]:
+    """What fails, is not shown or was not measured."""
+    lines = []
+    for pair in guards:
+        row = pair[-1]
+        place = Path(row["set"]).name
+        for verdict, words in (
+            ("fail", "fails"),
+            ("not shown", f"not shown by at most {row['limit']} clips"),
+            ("not measured", "was not measured"),
+        ):
+            found: dict[str, list[str]] = {}
+            for check in row["checks"]:
+                if check["verdict"] == verdict:
+                    case, _, figure = check["name"].partition(": ")
+                    found.setdefault(case, []).append(figure)
+            told = (f"{case} ({'; '.join(x)})" if any(x) else case for case, x in found.items())
+            lines += [f"{GUARDED}{place} {words}: {'; '.join(told)}."] if found else []
+        if all(check["verdict"] == "pass" for check in row["checks"]):
+            lines.append(
+                f"{GUARDED}{place} every guard passes; what no guard measures is not known."
+            )
+    return lines

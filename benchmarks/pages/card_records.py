@@ -98,7 +98,6 @@ def gather(
     The `EnhanceError` names the first record that is missing or belongs to another model.
     """
     path, run = find_model(model), Path(run)
-    digest = sha256(path)
     metadata = Enhancer(path).metadata
     training = _json_of(metadata, "training", path)
     if "step" not in training.get("score", {}):
@@ -107,16 +106,12 @@ def gather(
     settings = parse(RunConfig, written, str(run / "config.yaml"))
     curve, last_step = _history(run, training["score"])
     rows = [row for place in results for row in read_results(place)]
-
-    def wanted(kind: str, command: str) -> list[Row]:
-        return _wanted(rows, path, digest, kind, command)
-
     return Records(
         path=path,
-        sha256=digest,
+        sha256=sha256(path),
         metadata=metadata,
         training=training,
-        certificate=_certificate(path, digest),
+        certificate=_certificate(path),
         config=portable(written),
         command=_command(portable(written), config, run, training),
         newer=_absent(written, to_dict(settings)),
@@ -124,9 +119,9 @@ def gather(
         last_step=last_step,
         seconds=_seconds(run),
         data=_data(run, settings.data, training, corpus),
-        quality=_by_set(wanted("quality", f"enhance evaluate {path} --set DIR -o DIR"), rows),
+        quality=_by_set(_wanted(rows, path, "quality"), rows),
         harm=gather_guards(path, results),
-        latency=max(wanted("latency", f"enhance bench {path} -o DIR"), key=lambda r: r["time"]),
+        latency=max(_wanted(rows, path, "latency"), key=lambda row: row["time"]),
         notes=_text(notes),
     )
 
@@ -137,18 +132,26 @@ def gather_guards(path: Path, results: Sequence[Path | str]) -> list[list[Row]]:
     An `EnhanceError` if there are none of this very file.
     """
     rows = [row for place in results for row in read_results(place)]
-    command = f"enhance guard {path} --set DIR -o DIR"
-    return _by_set(_wanted(rows, path, sha256(path), "harm", command), rows)
+    return _by_set(_wanted(rows, path, "harm"), rows)
 
 
-def _wanted(rows: Sequence[Row], path: Path, digest: str, kind: str, command: str) -> list[Row]:
+_COMMANDS = {
+    "quality": "enhance evaluate {} --set DIR -o DIR",
+    "harm": "enhance guard {} --set DIR -o DIR",
+    "latency": "enhance bench {} -o DIR",
+}
+"""What writes rows of a kind."""
+
+
+def _wanted(rows: Sequence[Row], path: Path, kind: str) -> list[Row]:
+    digest = sha256(path)
     found = [r for r in rows if r.get("model_hash") == digest and r.get("kind") == kind]
     if not found:
         names = {row.get("model_hash") for row in rows if row.get("model") == path.stem}
         why = " (there are rows of another file with its name)" if names - {digest} else ""
         raise EnhanceError(
             f"{path}: no {kind} rows of this file, {digest[:12]}, in the results named{why}; "
-            f"run: {command}"
+            f"run: {_COMMANDS[kind].format(path)}"
         )
     return found
 
@@ -163,8 +166,8 @@ def _json_of(metadata: Mapping[str, str], key: str, path: Path) -> Row:
     return value
 
 
-def _certificate(path: Path, digest: str) -> Row:
-    place = path.with_suffix(".certificate.json")
+def _certificate(path: Path) -> Row:
+    place, digest = path.with_suffix(".certificate.json"), sha256(path)
     record = read_json(place, f"no certificate of {path.name}; enhance export writes one")
     found = str(record.get("sha256", ""))
     if found != digest:

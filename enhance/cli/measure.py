@@ -181,8 +181,7 @@ def card(
     the guard's records alone: the rest of the card stays as it is.
     """
     require("train", "yaml", "huggingface_hub", "jinja2")
-    from benchmarks.pages.card import write_card
-    from benchmarks.pages.card_guards import renew_guards
+    from benchmarks.pages.card import renew_guards, write_card
 
     if guards:
         print(f"{renew_guards(model, results, out)}: guards renewed")

@@ -14,7 +14,7 @@ import yaml
 from tiny_card import Made, change_rows
 
 from benchmarks.figures.tables import DIGITS, number, plus_minus
-from benchmarks.pages.card_guards import GUARDED, GUARDS, LIMITS, renew_guards
+from benchmarks.pages.card import GUARDED, GUARDS, LIMITS, renew_guards
 from enhance.cli import app as cli
 from enhance.config.settings import dump_yaml, load_run, load_yaml, to_dict
 from enhance.errors import EnhanceError
