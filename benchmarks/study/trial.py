@@ -8,6 +8,7 @@ included (``evaluation/clips.jsonl``, each row with the hash of the set).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from benchmarks.study.file import Trial, changes_since, digest, hours_heard, tol
 from distill.modes.choose import load_model, make_objective
 from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
-from enhance.files import atomic, read_json, write_json
+from enhance.files import atomic, read_json, unwritable, write_json
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS
 from enhance.training.engine import state as trainer_state
@@ -82,9 +83,7 @@ def lock(folder: Path, name: str) -> FileLock:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EnhanceError(
-            f"{place}: cannot be written ({error.strerror or error}); choose another folder"
-        ) from error
+        raise unwritable(place, error) from error
     return FileLock(place / f"{name}.lock", timeout=0)
 
 
@@ -131,12 +130,10 @@ def check_unchanged(trial: Trial, folder: Path, record: Record | None) -> None:
 def set_aside(folder: Path, record: Record) -> None:
     """Move a run's folder to ``old/`` beside it, so that the run can be trained anew."""
     place = folder.parent / "old"
-    name = f"{folder.name}-{record['config_hash']}"
-    target = place / name
-    for number in range(2, 1000):
-        if not target.exists():
-            break
-        target = place / f"{name}-{number}"
+    target = first = place / f"{folder.name}-{record['config_hash']}"
+    numbers = itertools.count(2)
+    while target.exists():
+        target = Path(f"{first}-{next(numbers)}")
     try:
         place.mkdir(exist_ok=True)
         folder.rename(target)
@@ -173,13 +170,13 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
         "stints": [],
     }
     record.pop("failed", None)
-    _write(folder, record)
+    write_json(folder / RECORD, record)
     try:
         if not record.get("trained"):
             _train(trial, folder, conditions, record)
         if state_of(trial, folder, record, conditions.set_hash)[0] != DONE:
             record["evaluated"] = _evaluate(folder, conditions)
-            _write(folder, record)
+            write_json(folder / RECORD, record)
     except Stopped:
         raise
     except Exception as error:  # of a library too: the other runs of a night go on
@@ -188,7 +185,7 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
             traceback.print_exc()
             message = f"{type(error).__name__}: {message}"
         record["failed"] = {"message": message}
-        _write(folder, record)
+        write_json(folder / RECORD, record)
         return message
     return ""
 
@@ -205,10 +202,6 @@ def steps_done(folder: Path) -> int:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             return int(json.loads(line)["step"])
     return 0
-
-
-def _write(folder: Path, record: Record) -> None:
-    write_json(folder / RECORD, record)
 
 
 def _header(folder: Path) -> dict[str, Any]:
@@ -243,11 +236,11 @@ def _train(trial: Trial, folder: Path, conditions: Conditions, record: Record) -
             "wall_seconds": round(time.monotonic() - wall, 3),
             "host": socket.gethostname(),
         })  # fmt: skip
-        _write(folder, record)
+        write_json(folder / RECORD, record)
         if summary["stopped"] != "finished":
             raise Stopped(summary["stopped"])
     record["trained"] = _trained(trial, folder, record)
-    _write(folder, record)
+    write_json(folder / RECORD, record)
 
 
 def _trained(trial: Trial, folder: Path, record: Record) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.study.file import digest, read_study
 from benchmarks.study.report import page
 from benchmarks.study.results import study_rows
+from benchmarks.study.trial import set_aside
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS
 
@@ -103,3 +104,13 @@ def test_a_budget_of_cpu_time_leaves_steps_to_the_runs_and_says_what_they_took(
     assert "One budget: about the same CPU time" in told
     assert "- c: its training took 1.50 of the CPU time of a" in told
     assert "- b: its training took" not in told
+
+
+def test_a_run_is_set_aside_however_often_it_was_before(tmp_path: Path) -> None:
+    old = [f"a-s0-00{end}" for end in ("", *(f"-{i}" for i in range(2, 1001)))]
+    for name in old:
+        (tmp_path / "old" / name).mkdir(parents=True)
+    (tmp_path / "a-s0").mkdir()
+    (tmp_path / "a-s0" / "trial.json").touch()
+    set_aside(tmp_path / "a-s0", {"config_hash": "00"})
+    assert (tmp_path / "old" / "a-s0-00-1001" / "trial.json").is_file()
