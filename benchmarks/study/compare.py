@@ -139,14 +139,13 @@ def compare(
         _check_data(chosen)
         memory["set_hash"] = _measure_noisy(memory, folder, cluster, quiet)
         write_json(folder / MEMORY, memory)
-        many = bool(cluster) or jobs > 1
         conditions = Conditions(
             clips=memory["set"],
             snr=memory["snr"],
             set_hash=memory["set_hash"],
             accelerator=accelerator,
             threads=max(1, cores() // jobs) if jobs > 1 else 0,
-            evaluation_jobs=1 if many else cores(),
+            evaluation_jobs=1 if cluster or jobs > 1 else cores(),
             noisy=str(folder / NOISY / CLIPS),
         )
         outcomes, stopped = run_study(
@@ -154,8 +153,7 @@ def compare(
         )
         failures = [(o.key, o.message) for o in outcomes if o.state == "failed"]
         if not stopped and all(o.state != "held" for o in outcomes):
-            whole = memory["set_hash"]
-            done = [t for t in study.trials if is_done(t, folder / t.key, whole)]
+            done = [t for t in study.trials if is_done(t, folder / t.key, conditions.set_hash)]
             if done:
                 time_networks(folder, done, seconds, quiet=quiet)
     rows = _write(study, folder, memory, table)

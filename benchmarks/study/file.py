@@ -22,10 +22,10 @@ A study file::
 
 Instead of ``runs``, or beside it, ``modes`` spans a grid: see `benchmarks.study.grid`.
 
-A run is `base` plus its own keys, or, with ``extends``, the settings of that run plus its own keys.
-Besides the keys of `enhance.config.RunConfig` (all but ``seed``) a run may have ``why`` (a line for
-the report), ``baseline``, ``extends`` and ``include`` (as `base`). The seed of `base` is replaced
-by each of ``seeds``.
+A run is `base` plus its own keys, or, with ``extends``, the settings of that run plus its own keys;
+it is compared with its ``baseline``, the run it extends, or the study's. Besides the keys of
+`enhance.config.RunConfig` (all but ``seed``) it may have ``why`` (a line for the report) and
+``include`` (as `base`). The seed of `base` is replaced by each of ``seeds``.
 
 The budget is the audio heard: steps x batch x seconds must be the same for all runs, and no limit
 in minutes may bend it. With ``budget: cpu`` it is the CPU time of training: what a step costs
@@ -75,35 +75,24 @@ _ROUNDING = 1e-3
 
 @checked
 class StudyFile:
-    """Keys of a study file."""
+    """Keys of a study file, as above."""
 
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Settings of each run, over `base`."""
     base: dict[str, Any] = field(default_factory=dict)
-    """What all runs share."""
     seeds: list[Seed] = field(default_factory=lambda: [0])
-    """Every run is trained once for each."""
     baseline: str = ""
-    """The run that others are compared with; the first run if empty."""
     title: str = ""
-    """Heading of the report."""
     budget: Budget = "audio"
-    """What all runs get as much of: audio heard, or CPU time of training."""
     modes: ModesGrid | None = None
-    """More runs: every mode with every teacher."""
 
 
 @checked
 class RunEntry(RunConfig):
-    """Keys of one run in a study file."""
+    """Keys of one run in a study file, as above."""
 
     why: str = ""
-    """What it asks, in one line."""
     baseline: str = ""
-    """The run it is compared with; the study's if empty."""
     extends: str = ""
-    """The run whose settings it starts from; `base` if empty. Compared with that run, unless
-    `baseline` names another."""
 
 
 @dataclass(frozen=True)

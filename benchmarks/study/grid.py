@@ -3,11 +3,11 @@
 Under the key ``modes`` of a study file (`benchmarks.study.file`)::
 
     modes:
-      names: [base, concat, distill, pretrain]   # default: these four
-      teachers: [mini-wavlm, models/my-hubert]   # default: the shipped one
+      names: [base, concat, distill, pretrain]   # default: these four; concat+distill too
+      teachers: [mini-wavlm, models/my-hubert]   # names, folders, hub ids; default: the shipped one
       presets: [gcrn-tiny, gcrn-small]           # width of the student; default: base's model
-      objective:                                 # settings of a mode, whatever the teacher
-        pretrain: {pretrain_steps: 400}
+      objective:                                 # settings of a mode, whatever the teacher; those
+        pretrain: {pretrain_steps: 400}          # of a combination stand under its parts
 
 Each becomes a run: ``distill``, or with several teachers and widths
 ``distill-my-hubert-gcrn-tiny``. A mode is compared with ``base`` of the same width, which is
@@ -25,33 +25,21 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures.tables import Table
 from distill.modes.choose import MODES, parts
 from enhance.config.checked import checked
 from enhance.errors import EnhanceError
 
 PAPER = "Shankar, Tan, Xu and Kumar, arXiv 2403.01369"
 
-PAPER_TABLE = Table(
-    "the paper's own figures, on another corpus",
-    ["model", "PESQ", "SI-SDR dB"],
-    [["GCRN and its variants with wav2vec 2.0 (all)", "1.59 to 1.60", "9.1 to 9.3"]],
-)
-"""What seed 004 tells of the paper. Not checked, not reproduced."""
-
 
 @checked
 class ModesGrid:
-    """Keys of ``modes`` in a study file."""
+    """Keys of ``modes`` in a study file, as above."""
 
     names: list[str] = field(default_factory=lambda: list(MODES))
-    """Modes, combinations such as ``concat+distill`` too."""
     teachers: list[str] = field(default_factory=lambda: ["mini-wavlm"])
-    """Shipped names, folders, checkpoint files or hub ids."""
     presets: list[str] = field(default_factory=list)
-    """Network presets of the student; empty for the model of `base`."""
     objective: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Settings of each mode, without ``teacher``; those of a combination stand under its parts."""
 
 
 def expand(grid: ModesGrid, where: str) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from benchmarks.figures.tables import (
     visible,
 )
 from benchmarks.latency.tables import machine_lines
-from benchmarks.study.grid import PAPER, PAPER_TABLE
+from benchmarks.study.grid import PAPER
 from distill.training import card
 from enhance.measure.metrics import METRICS, TITLES
 
@@ -181,7 +181,6 @@ def page(rows: Sequence[Row]) -> str:
         listed=_and,
         scores=[score_table(rows), difference_table(rows)],
         paper=PAPER,
-        paper_table=PAPER_TABLE,
         sentence=lambda row: sentence(row, held),
         whys={row["name"]: row["why"] for row in trials},
         judged=len(judged) * len(METRICS),
