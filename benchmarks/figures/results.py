@@ -10,7 +10,6 @@ from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, write_jsonl
 
 RESULTS = "results.jsonl"
-"""Name of the file in the output folder."""
 
 FORMAT = 1
 """Written into every row; rows of another format are kept, and not shown."""
