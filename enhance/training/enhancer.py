@@ -120,7 +120,7 @@ class Enhancer(Learner):
     ) -> None:
         self.fabric, self.config, self.plan, self.run = fabric, config, plan, run
         self.record = record
-        self.objective, self.data, self.partial = objective, data, objective.partial
+        self.objective, self.data = objective, data
         seed_everything(plan.seed)
         self.model = WaveformModel(config, objective.companion())
         self.best: dict[str, Any] | None = header.get("best")

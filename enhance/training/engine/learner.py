@@ -81,9 +81,6 @@ class Learner(abc.ABC):
 
     name = "training"
     """Of the progress bar, and of messages."""
-    partial = True
-    """Whether some steps may leave weights without a gradient; several processes then look for
-    them in each step."""
 
     @abc.abstractmethod
     def learnt(self) -> Mapping[str, nn.Module]:
@@ -141,11 +138,7 @@ class Learner(abc.ABC):
 
         ``batch`` and ``found`` are this process's; ``loss`` and ``figures`` (the step's means and
         ``gradient_norm``) are those of all. ``at`` is the seed, and the bad step's number, from 1.
-
-        Raises
-        ------
-        EnhanceError
-            Always.
+        Always raises `EnhanceError`.
         """
         what = f"the loss is {loss}"
         if math.isfinite(loss):

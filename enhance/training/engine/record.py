@@ -6,25 +6,17 @@ import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from enhance.files import append_jsonl
 from enhance.progress import progress_bar, say
 from enhance.training.engine.history import HISTORY, TIMING, cut
-from enhance.training.engine.learner import Learner, Plan, State
+
+if TYPE_CHECKING:
+    from enhance.training.engine.engine import Engine
 
 LINE_EVERY = 30.0
 """Seconds between lines where standard error is no terminal."""
-
-
-class Training(Protocol):
-    """What of `enhance.training.engine.engine.Engine` is told of."""
-
-    learner: Learner
-    plan: Plan
-    state: State
-    loss: float
-    resumed: bool
 
 
 class Record(contextlib.AbstractContextManager["Record"]):
@@ -34,7 +26,7 @@ class Record(contextlib.AbstractContextManager["Record"]):
     """
 
     def __init__(
-        self, engine: Training, folder: Path, before: int, place: Mapping[str, Any], quiet: bool
+        self, engine: Engine, folder: Path, before: int, place: Mapping[str, Any], quiet: bool
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 

@@ -8,12 +8,12 @@ functions of the step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 from torch import Tensor, nn
 
 from enhance.errors import EnhanceError
@@ -22,56 +22,48 @@ from enhance.network.tensors import load_exactly, load_tensors
 FILE = "trainer.safetensors"
 FORMAT = "enhance-trainer-1"
 
-_NEEDED: Mapping[str, tuple[type, ...]] = {
-    "config": (dict,),
-    "objective": (dict,),
-    "data": (str,),
-    "step": (int,),
-    "seconds": (int, float),
-}
-_NOTHING = type(None)
-_KNOWN: Mapping[str, tuple[type, ...]] = {
-    "total": (int, _NOTHING),
-    "audio": (int, float),
-    "sums": (dict,),
-    "counts": (dict,),
-    "shares": (dict,),
-    "best": (dict, _NOTHING),
-    "branch": (dict, _NOTHING),
-}
-"""What a header may lack: it was written before there was such a thing."""
+
+class _Place(BaseModel):
+    """Where a run was branched off."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    step: NonNegativeInt
+    seconds: NonNegativeFloat
+
+
+class _Header(BaseModel):
+    """What `read_header` relies on; what has a default is newer than some files."""
+
+    model_config = _Place.model_config
+    config: dict[str, Any]
+    objective: dict[str, Any]
+    data: str
+    step: NonNegativeInt
+    seconds: NonNegativeFloat
+    total: int | None = None
+    audio: float = 0.0
+    sums: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
+    shares: dict[str, Any] = {}
+    best: dict[str, Any] | None = None
+    branch: _Place | None = None
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """Header of an enhancer's state.
 
-    Raises
-    ------
-    EnhanceError
-        If the file cannot be read, or does not tell where the training stands.
+    An `EnhanceError` tells that the file cannot be read, or not where the training stands.
     """
     _, header = load_tensors(path, FORMAT, tensors=False)
-    bad = [key for key, kinds in _NEEDED.items() if type(header.get(key)) not in kinds]
-    bad += [k for k, kinds in _KNOWN.items() if k in header and type(header[k]) not in kinds]
-    if not bad:
-        bad = _misplaced(header)
-    if not bad and header.get("branch"):
-        bad = [f"branch.{key}" for key in _misplaced(header["branch"])]
-    if bad:
+    try:
+        _Header.model_validate(header)
+    except ValidationError as error:
+        bad = dict.fromkeys(".".join(map(str, found["loc"][:2])) for found in error.errors())
         raise EnhanceError(
             f"{path}: is damaged (its header does not tell {', '.join(bad)}); bring back a copy, "
             f"or start a new run with --init {path.parent}"
-        )
+        ) from error
     return header
-
-
-def _misplaced(place: Mapping[str, Any]) -> list[str]:
-    """Which of step and seconds is no number from 0 on."""
-    return [
-        key
-        for key in ("step", "seconds")
-        if type(place.get(key)) not in _NEEDED[key] or not 0 <= place[key] < math.inf
-    ]
 
 
 def gather(
@@ -94,10 +86,7 @@ def scatter(
 ) -> None:
     """Put what `gather` took back in place.
 
-    Raises
-    ------
-    EnhanceError
-        If tensors are missing, left over, or have another shape.
+    An `EnhanceError` names tensors that are missing, left over, or of another shape.
     """
     for name, module in modules.items():
         load_exactly(module, below(tensors, name), f"{where}: {name}")
