@@ -19,7 +19,6 @@ from enhance.config.settings import to_dict
 from enhance.data.mixing.loader import batches
 from enhance.data.mixing.rooms import bank
 from enhance.errors import EnhanceError
-from enhance.files import sha256
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS, CheckpointInfo, save_model, start_from
 from enhance.network.waveform_model import WaveformModel
@@ -32,6 +31,7 @@ from enhance.training.objective import Objective
 from enhance.training.optim.ema import Ema
 from enhance.training.optim.muon import Muon
 from enhance.training.optim.schedule import learning_rate, progress, since
+from enhance.training.run.run_folder import origin
 from enhance.training.validation import SEED, Validation
 
 TOLD = (
@@ -126,10 +126,7 @@ class Enhancer(Learner):
         self.best: dict[str, Any] | None = header.get("best")
         self.init: dict[str, str] | None = header.get("init")
         if init is not None:
-            folder = start_from(self.model, config, init).folder
-            # Where it lay on this machine is nobody's business, unless it was named from here.
-            name = folder.name if folder.is_absolute() else folder.as_posix()
-            self.init = {"checkpoint": name, "sha256": sha256(folder / WEIGHTS)}
+            self.init = origin(start_from(self.model, config, init).folder, WEIGHTS)
         self.average = Ema(self.model, plan.training.ema_decay)
         self.describe = to_dict(objective.describe())
         self.step = int(header.get("step", 0))

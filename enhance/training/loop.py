@@ -24,7 +24,6 @@ from enhance.training.engine.learner import State
 from enhance.training.engine.processes import Hardware, end_others, in_turn, on_first, together
 from enhance.training.enhancer import Enhancer, EnhancerPlan
 from enhance.training.objective import Objective
-from enhance.training.run import branch as branches
 from enhance.training.run import run_folder
 
 
@@ -59,7 +58,7 @@ def fit(
     init
         Checkpoint whose weights a new run starts from; a resumed run has its own.
     branch
-        Run folder from whose whole state a new run goes on, see `enhance.training.run.branch`.
+        Run folder from whose whole state a new run goes on, see `enhance.training.run.run_folder`.
     quiet
         Print warnings only.
 
@@ -93,7 +92,7 @@ def fit(
 
     def check() -> list[str]:
         if branch is not None:
-            branches.check(run, Path(branch), record, describe)
+            run_folder.check_branch(run, Path(branch), record, describe)
             return note
         if init is not None and not resume:
             beside = copy.deepcopy(objective.companion())
@@ -114,8 +113,8 @@ def fit(
         """Whether there is a state to go on from."""
         stack.enter_context(run_folder.locked(run))
         if branch is not None:
-            branches.check(run, Path(branch), record, describe)
-            notes.extend(branches.begin(run, Path(branch), record, data.fingerprint))
+            run_folder.check_branch(run, Path(branch), record, describe)
+            notes.extend(run_folder.begin_branch(run, Path(branch), record, data.fingerprint))
         # Another may have come while files were read.
         run_folder.check(run, config, describe, resume or branch is not None)
         go_on = (run / files.FILE).is_file()

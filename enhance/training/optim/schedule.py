@@ -23,7 +23,7 @@ def progress(config: TrainingConfig, step: int, seconds: float) -> float:
 
 
 def since(branch: Mapping[str, Any] | None, step: int, seconds: float) -> tuple[int, float]:
-    """Steps and seconds since a run branched off (see `enhance.training.run.branch`), if it did."""
+    """Steps and seconds since a run branched off another, if it did."""
     return (step - branch["step"], seconds - branch["seconds"]) if branch else (step, seconds)
 
 

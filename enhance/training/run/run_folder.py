@@ -1,4 +1,11 @@
-"""A run's folder: begun, resumed, or refused; and the list of the files it hears."""
+"""A run's folder: begun, resumed, branched off another, or refused; and the files it hears.
+
+A branch is a new run that goes on from the whole state of another, under settings of its own.
+Weights, averages, the optimiser's moments and the counts of steps and seconds are taken over, so
+that schedule of mixtures and warm-up go on; the budget counts from the branch. With
+``training.schedule=wsd`` and ``training.decay_share=1`` it is a decay, which makes a model to ship
+of any state of a long run; that run is only read, and may go on meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +26,11 @@ from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.files import atomic, read_jsonl, sha256, unwritable, write_jsonl
 from enhance.network.checkpoint import HEARD, WEIGHTS, difference
-from enhance.network.tensors import load_tensors
+from enhance.network.tensors import load_tensors, save_tensors
 from enhance.progress import tracked
 from enhance.training.engine.history import HISTORY
 from enhance.training.engine.processes import resolve
-from enhance.training.engine.state import FILE, read_header
+from enhance.training.engine.state import FILE, FORMAT, read_header
 from enhance.training.optim.schedule import is_stable, progress, since
 
 CONFIG = "config.yaml"
@@ -38,13 +45,15 @@ HARMLESS = frozenset(
 )
 """Settings that may change on resume: the weights do not depend on them (`threads` may change the
 last bits)."""
-CACHES = frozenset({"cache", "cache_gb", "precompute"})
+CACHES = ("cache", "cache_gb", "precompute")
 """Settings of an objective that may change on resume: where and how much it remembers."""
-PLACES = frozenset({"data.corpus", "data.speech", "data.noise"})
+PLACES = ("data.corpus", "data.speech", "data.noise")
 """Settings that may change on resume: that the files are the same, `check_data` sees to."""
 BUDGET = ("training.steps", "training.minutes")
 """Settings that may change on resume, with a warning: the rest of the run follows a schedule that
 no run from the start would have followed. Not so in the stable part of a `wsd` schedule."""
+_TENSORS = ("mode", "model.", "described.", "training.optimizer")
+"""Settings that the tensors of a state depend on."""
 
 
 def precision(
@@ -67,16 +76,11 @@ def precision(
 
 
 def check(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool) -> list[str]:
-    """Check that a new run finds an empty folder, or that an old one can go on.
+    """Refuse a new run that would overwrite one, and to go on where there is none, its state is
+    missing, or its settings differ.
 
     ``config`` is resolved, ``describe`` the objective's `describe()`. Returns lines that the user
     should read.
-
-    Raises
-    ------
-    EnhanceError
-        If a new run would overwrite one, there is none to resume or its state is missing, or its
-        settings differ.
     """
     if not resume:
         refuse_present(run)
@@ -97,12 +101,9 @@ def check(run: Path, config: RunConfig, describe: dict[str, Any], resume: bool) 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder from any other process that trains.
+    """Keep a folder from any other process that trains; it is made if absent.
 
-    Raises
-    ------
-    EnhanceError
-        If one is at it, or the folder cannot be made.
+    An `EnhanceError` if one is at it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,13 +132,7 @@ def write(run: Path, config: RunConfig) -> None:
 
 
 def refuse_present(run: Path) -> None:
-    """Refuse a folder that holds a run.
-
-    Raises
-    ------
-    EnhanceError
-        Names what says so.
-    """
+    """Refuse a folder that holds a run, naming what says so."""
     present = _present(run)
     if present:
         raise EnhanceError(
@@ -159,11 +154,8 @@ def of_cache(key: str) -> bool:
 def _compare(
     run: Path, header: dict[str, Any], config: RunConfig, describe: dict[str, Any]
 ) -> list[str]:
-    # What came after the state was written has its default, which changes nothing.
-    before = parse(RunConfig, header["config"], str(run / FILE))
-    old = {**to_dict(before), "described": header["objective"]}
-    changed = difference(old, {**to_dict(config), "described": describe})
-    allowed = {*HARMLESS, *PLACES, *BUDGET}
+    before, changed = _changed(run / FILE, header, to_dict(config), describe)
+    allowed = HARMLESS.union(PLACES, BUDGET)
     refused = [c for c in changed if c[0] not in allowed and not of_cache(c[0])]
     if refused:
         text = ", ".join(f"{key} was {old!r}, is {now!r}" for key, old, now in refused)
@@ -189,14 +181,66 @@ def _compare(
     ]
 
 
-def check_data(run: Path, found: str) -> None:
-    """Refuse to go on with other training files.
+def _changed(
+    file: Path, header: dict[str, Any], config: dict[str, Any], describe: dict[str, Any]
+) -> tuple[RunConfig, list[tuple[str, Any, Any]]]:
+    """The configuration in a state, and what is set otherwise now, see `difference`."""
+    # What came after the state was written has its default, which changes nothing.
+    before = parse(RunConfig, header["config"], str(file))
+    old = {**to_dict(before), "described": header["objective"]}
+    return before, difference(old, {**config, "described": describe})
 
-    Raises
-    ------
-    EnhanceError
-        If the fingerprint differs from the one in the run's state.
+
+def check_branch(run: Path, parent: Path, config: dict[str, Any], describe: dict[str, Any]) -> None:
+    """Refuse what cannot be branched: a folder ``run`` that holds a run, a ``parent`` without a
+    state, or with one of another model, mode or optimiser.
+
+    ``config`` and ``describe`` are the new run's configuration and what its objective says of
+    itself, plain data. Nothing is written.
     """
+    refuse_present(run)
+    if not (parent / FILE).is_file():
+        raise EnhanceError(
+            f"{parent}: has no {FILE} to branch from; --init starts from weights alone"
+        )
+    _, changed = _changed(parent / FILE, read_header(parent / FILE), config, describe)
+    for key, theirs, ours in changed:
+        if key.startswith(_TENSORS) and not of_cache(key):
+            raise EnhanceError(
+                f"{parent}: its state is that of another run ({key} is {theirs!r} there, {ours!r} "
+                "here); give the branch the same settings, or start a new run with --init"
+            )
+
+
+def begin_branch(run: Path, parent: Path, config: dict[str, Any], data: str) -> list[str]:
+    """Write the state from which the branch is resumed; see `check_branch`.
+
+    ``data`` is the fingerprint of the new run's files. Returns lines that the user should read.
+    """
+    tensors, header = load_tensors(parent / FILE, FORMAT)
+    source = {**origin(parent, FILE), "step": header["step"], "seconds": header["seconds"]}
+    fresh = {"config": config, "branch": source, "used": 0.0, "data": data}
+    empty = {"best": None, "sums": {}, "counts": {}}
+    save_tensors(run / FILE, tensors, {**header, **fresh, **empty}, FORMAT)
+    if header["data"] == data:
+        return []
+    return [f"{run}: trains on other files than {parent}; its heard.jsonl names its own only"]
+
+
+def told(folder: Path) -> str:
+    """How records name a folder: its place on this machine is nobody's business, unless it was
+    named from here.
+    """
+    return folder.name if folder.is_absolute() else folder.as_posix()
+
+
+def origin(folder: Path, name: str) -> dict[str, str]:
+    """What the record says of a file of another run that this one begins with."""
+    return {"checkpoint": told(folder), "sha256": sha256(folder / name)}
+
+
+def check_data(run: Path, found: str) -> None:
+    """Refuse to go on with training files of another `fingerprint` than the state's."""
     if read_header(run / FILE)["data"] != found:
         raise EnhanceError(
             f"{run}: the training files are others than when it began (files were added, removed "
@@ -243,12 +287,7 @@ def write_heard(
 
     Paths count from the folder that all of them share. ``parts`` are clips by part, ``"train"`` and
     ``"validation"``. ``keep`` takes the hashes of files that have not changed since the list was
-    written from it.
-
-    Raises
-    ------
-    EnhanceError
-        If the older list is damaged.
+    written from it; a damaged list is refused by an `EnhanceError`.
     """
     path = run / HEARD
     clips = [(part, clip) for part, some in parts.items() for clip in some]

@@ -14,7 +14,7 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic_folder
 from enhance.network.tensors import load_tensors, save_tensors
 from enhance.training.engine.state import FILE, FORMAT
-from enhance.training.run.run_folder import CONFIG
+from enhance.training.run.run_folder import CONFIG, told
 
 README = "README.md"
 
@@ -28,12 +28,8 @@ def snapshot(run: Path, out: Path, *, limit_mb: float = 4.0, force: bool = False
 
     ``run`` is only read. ``limit_mb`` bounds the folder in 10^6 bytes, ``force`` replaces what
     stands at ``out``. Returns ``step``, ``seconds`` of training, and ``bytes`` of the folder.
-
-    Raises
-    ------
-    EnhanceError
-        If ``run`` has no state, a value leaves float16's range, the folder would be larger, or
-        something stands at ``out`` already.
+    An `EnhanceError` if ``run`` has no state, a value leaves float16's range, the folder would be
+    larger, or something stands at ``out`` already.
     """
     if not limit_mb > 0:
         raise EnhanceError(f"--limit-mb {limit_mb:g}: must be more than 0")
@@ -65,9 +61,8 @@ def _half(name: str, value: Tensor) -> Tensor:
 
 def _readme(out: Path, header: dict[str, Any], config: dict[str, Any]) -> str:
     training, mixing = config["training"], config["mixing"]
-    step = header["step"]
+    step, name = header["step"], told(out)
     hours = step * training["batch_size"] * mixing["segment_seconds"] / 3600
-    name = out.name if out.is_absolute() else out.as_posix()
     places = [key for key in ("corpus", "speech", "noise", "rirs") if config["data"][key]]
     data = "".join(f"--set data.{key}=DIR " for key in places)
     lines = [
