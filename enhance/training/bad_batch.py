@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ def suspects(
     rows = []
     for i, (epoch, index) in enumerate(batch["index"]):
         clip = {key: value[i : i + 1] for key, value in batch.items()}
-        with torch.no_grad():
+        losses = {}
+        # A control of a mode may need several clips, and refuses one alone.
+        with torch.no_grad(), contextlib.suppress(EnhanceError):
             losses = {name: float(value) for name, value in losses_of(clip).items()}
         finite = bool(torch.isfinite(clip["noisy"]).all() and torch.isfinite(clip["clean"]).all())
         values = torch.tensor(list(losses.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from enhance.data.mixing.loader import collate
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.network.waveform_model import WaveformModel
+from enhance.training.loop import fit
 from enhance.training.objective import encode_batch
 
 MODES = ("concat", "distill", "pretrain")
@@ -81,6 +83,24 @@ def test_a_stopped_control_goes_on_to_the_bit(make_teacher, data, tmp_path, mode
     tiny.train(config, tmp_path / "parted", stop_step=3)
     tiny.train(config, tmp_path / "parted", resume=True)
     tiny.same(tmp_path / "whole", tmp_path / "parted")
+
+
+class _Broken(tiny.Stopping):
+    """The objective inside, whose third step is no number."""
+
+    def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        losses = super().forward(model, batch)
+        return {n: x * float("nan") for n, x in losses.items()} if self.calls == 3 else losses
+
+
+def test_a_loss_that_is_no_number_is_told_of_a_control_too(make_teacher, data, tmp_path) -> None:
+    """Alone no clip of the batch has a target: the batch is told all the same."""
+    config = settings(data, "distill", make_teacher(), shuffle_targets="clips")
+    objective = _Broken(make_objective(config, True))
+    with pytest.raises(EnhanceError, match="step 3: the loss or its gradient is not finite"):
+        fit(config, objective, tmp_path / "run", quiet=True)
+    record = json.loads((tmp_path / "run/bad_batch.json").read_text())
+    assert [row["index"] for row in record["clips"]] == [4, 5]
 
 
 def teachers() -> list[Any]:
