@@ -1,10 +1,16 @@
-"""The clips of a run: what training hears, and what is held back for validation."""
+"""The clips of a run: what training hears, and what is held back for validation.
+
+How they are mixed may change in the course of the run (`mixing_at`): a pure function of the step,
+so that mixtures are the same for any number of workers and processes, and on resume.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from functools import partial
+from typing import Any
 
 from enhance.config import DataConfig, Knot, MixingConfig, knots
 from enhance.data.corpus.clip_store import ClipStore
@@ -13,7 +19,6 @@ from enhance.data.corpus.manifest import Clip
 from enhance.data.mixing.mixer import Mixer
 from enhance.data.mixing.rooms import bank
 from enhance.errors import EnhanceError
-from enhance.training.curriculum import mixing_at, widest
 from enhance.training.run.run_folder import fingerprint
 
 SPLIT_SEED = 0
@@ -25,7 +30,8 @@ class TrainingData:
     """Clips, split and decoded.
 
     ``mixing`` says how to mix, ``curriculum`` how that changes in the course of the run; seed and
-    alignment are those of `Mixer`. Where it ``validates``, something must be held back.
+    alignment are those of `Mixer`. An `EnhanceError` if data are missing, or nothing is held back
+    where it ``validates``.
 
     Attributes
     ----------
@@ -37,11 +43,6 @@ class TrainingData:
         How to mix in each step, see `enhance.data.mixing.loader.batches`; None for always the same.
     fingerprint
         Hash of the training clips.
-
-    Raises
-    ------
-    EnhanceError
-        If data are missing, or validation is asked for and nothing is held back.
     """
 
     def __init__(
@@ -105,3 +106,36 @@ class TrainingData:
                 hours[clip.source] += clip.duration / 3600
             table[kind] = {name: round(value, 4) for name, value in sorted(hours.items())}
         return table
+
+
+def mixing_at(found: Sequence[tuple[int, MixingConfig]], step: int) -> MixingConfig:
+    """The configuration with which the mixtures of a step are drawn.
+
+    ``found`` is what `enhance.config.knots` returned; ``step`` steps were finished before, 0 in the
+    first. Between two knots numbers change in a straight line, ranges at both ends; what counts
+    (`noise_layers`, `babble_voices`) changes at the knot. Behind the last all stays.
+    """
+    after = next((i for i, (at, _) in enumerate(found) if at > step), None)
+    if after is None:
+        return found[-1][1]
+    (begin, old), (end, new) = found[after - 1], found[after]
+    share = (step - begin) / (end - begin)
+    return replace(old, **{
+        name: _between(getattr(old, name), getattr(new, name), share)
+        for name in (f.name for f in fields(MixingConfig))
+        if getattr(old, name) != getattr(new, name)
+    })  # fmt: skip
+
+
+def widest(found: Sequence[tuple[int, MixingConfig]]) -> MixingConfig:
+    """The first configuration with each probability at its highest: what a mixer must be able to
+    draw."""
+    names = [f.name for f in fields(MixingConfig) if f.name.endswith("_probability")]
+    highest = {name: max(getattr(mixing, name) for _, mixing in found) for name in names}
+    return replace(found[0][1], **highest)
+
+
+def _between(old: Any, new: Any, share: float) -> Any:
+    if isinstance(old, tuple):
+        return tuple(_between(a, b, share) for a, b in zip(old, new, strict=True))
+    return old + share * (new - old) if isinstance(new, float) else old

@@ -19,10 +19,10 @@ from enhance.config.settings import to_dict
 from enhance.data.mixing.loader import batches
 from enhance.data.mixing.rooms import bank
 from enhance.errors import EnhanceError
+from enhance.files import write_json
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS, CheckpointInfo, save_model, start_from
 from enhance.network.waveform_model import WaveformModel
-from enhance.training import bad_batch
 from enhance.training.data import TrainingData
 from enhance.training.engine.engine import seed_everything
 from enhance.training.engine.learner import Learner, Plan, State, Step, adamw
@@ -67,7 +67,6 @@ class EnhancerPlan(Plan):
         self.log_every, self.validate_every = c.log_every, c.validate_every
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Muon, or AdamW alone."""
         c = self.training
         if c.optimizer == "adamw":
             return adamw(module, c.learning_rate, c.weight_decay)
@@ -80,7 +79,6 @@ class EnhancerPlan(Plan):
         return progress(self.training, *since(self.branch, state.step, state.seconds))
 
     def rate(self, state: State) -> float:
-        """AdamW's."""
         return learning_rate(self.training, state.step, self.used(state))
 
     def expected(self, state: State) -> float | None:
@@ -90,11 +88,9 @@ class EnhancerPlan(Plan):
         return state.step - steps + steps / used if used else None
 
     def over(self, state: State) -> bool:
-        """Whether steps or minutes are used."""
         return self.used(state) >= 1
 
     def saves(self, state: State, saved: float) -> bool:
-        """Every so many steps."""
         return state.step % self.training.checkpoint_every == 0
 
 
@@ -143,15 +139,12 @@ class Enhancer(Learner):
         return Validation(*held_back, mixing, c.validation_clips, data.balance, responses)
 
     def learnt(self) -> Mapping[str, nn.Module]:
-        """The model, and what the objective owns."""
         return {"model": self.model, "objective": self.objective}
 
     def beside(self) -> Mapping[str, nn.Module]:
-        """The averaged weights."""
         return {"average": self.average.model}
 
     def batches(self, rank: int, world: int, step: int) -> Iterator[dict[str, Any]]:
-        """This process's part of the mixtures of each step."""
         return self._mixed(step, rank=rank, world=world, workers=self.data.config.workers)
 
     def _mixed(self, step: int, **where: int) -> Generator[dict[str, Any], None, None]:
@@ -167,18 +160,15 @@ class Enhancer(Learner):
             self.average.settle(self.model, WaveformModel.enhance, waves)
 
     def before_step(self, step: int) -> None:
-        """The objective chooses its phase."""
         self.objective.begin_step(step, self.model)
 
     def forward(self, batch: dict[str, Any], step: int) -> Step:
-        """The objective's losses, summed."""
         losses = self.objective(self.model, batch)
         noisy = batch["noisy"]
         seconds = noisy.numel() / self.config.stft.sample_rate
         return Step(torch.stack(list(losses.values())).sum(), seconds, losses)
 
     def after_update(self, step: int, total: int | None) -> None:
-        """The average follows."""
         self.step = step + 1
         self.average.update(self.model, self.step)
 
@@ -195,16 +185,12 @@ class Enhancer(Learner):
         return {"loss": total, "losses": losses, **other, "used": self.plan.used(state)}
 
     def clock(self) -> dict[str, float]:
-        """The objective's."""
         return self.objective.log()
 
     def validate(self) -> dict[str, Any] | None:
         """Measure the averaged weights, and keep them if they are the best so far.
 
-        Raises
-        ------
-        EnhanceError
-            If their output is not finite.
+        An `EnhanceError` if their output is not finite.
         """
         if self.validation is None or not self.objective.trains_enhancer(self.step):
             return None
@@ -219,7 +205,6 @@ class Enhancer(Learner):
         return {**result, "best": better}
 
     def tell(self, row: dict[str, Any], seconds: float) -> str:
-        """Validations."""
         if row["type"] != "validation":
             return ""
         quality = "" if row["pesq_wb"] is None else f", PESQ-WB {row['pesq_wb']:.3f}"
@@ -257,7 +242,6 @@ class Enhancer(Learner):
         save_model(self.run, self.average.model, CheckpointInfo(self.config, record, score))
 
     def header(self) -> dict[str, Any]:
-        """What the state says of the run."""
         return {
             "best": self.best,
             "config": self.record,
@@ -271,7 +255,47 @@ class Enhancer(Learner):
         self, batch: Any, found: Step, at: tuple[int, int], loss: float, figures: dict[str, float]
     ) -> NoReturn:
         """Name the clips whose losses are bad, here and in bad_batch.json."""
-        rows = bad_batch.suspects(lambda clip: self.objective(self.model, clip), batch, at[0])
-        everyone = [row for some in collect(self.fabric, rows) for row in some]
-        on_first(self.fabric, lambda: bad_batch.report(self.run, at[1], figures, everyone))
+        everyone = [row for rows in collect(self.fabric, self._suspects(batch)) for row in rows]
+        on_first(self.fabric, lambda: _report(self.run, at[1], figures, everyone))
         raise AssertionError  # the line above has raised
+
+    @torch.no_grad()
+    def _suspects(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """One row for each clip of a batch, with the losses of the clip alone.
+
+        ``seed``, ``epoch`` and ``index`` make the mixture again; it is ``bad`` if its samples or
+        its losses are not finite, with the weights before the bad step.
+        """
+        rows = []
+        for i, (epoch, index) in enumerate(batch["index"]):
+            clip = {key: value[i : i + 1] for key, value in batch.items()}
+            losses: dict[str, float] = {}
+            with contextlib.suppress(EnhanceError):  # a control may refuse one clip alone
+                losses = {n: float(x) for n, x in self.objective(self.model, clip).items()}
+            finite = all(bool(clip[name].isfinite().all()) for name in ("noisy", "clean"))
+            row: dict[str, Any] = {"seed": self.plan.seed, "epoch": int(epoch), "index": int(index)}
+            row["files"] = [str(path) for path in batch["files"][i]]
+            row["losses"] = {name: f"{value:.4g}" for name, value in losses.items()}
+            row["bad"] = not (finite and all(map(math.isfinite, losses.values())))
+            rows.append(row)
+        return rows
+
+
+def _report(run: Path, step: int, losses: dict[str, float], rows: list[dict[str, Any]]) -> None:
+    """Write bad_batch.json and stop: an `EnhanceError` names the step, the losses, the clips, and
+    where training can go on.
+    """
+    named = {name: f"{value:.4g}" for name, value in losses.items()}
+    file = run / "bad_batch.json"
+    write_json(file, {"step": step, "losses": named, "clips": rows})
+    bad = [row for row in rows if row["bad"]] or rows
+    first = bad[0]
+    more = f", and {len(bad) - 1} more clips" if len(bad) > 1 else ""
+    values = ", ".join(f"{name} {value}" for name, value in named.items())
+    kept = f"with --init {run} and" if (run / WEIGHTS).exists() else "with"
+    raise EnhanceError(
+        f"step {step}: the loss or its gradient is not finite ({values}) in the mixture of "
+        f"{' and '.join(first['files'])} (seed {first['seed']}, epoch {first['epoch']}, index "
+        f"{first['index']}{more}; the batch is in {file}); the last checkpoint is untouched: "
+        f"mend or leave out the files, or start a new run {kept} a lower training.learning_rate"
+    )

@@ -22,7 +22,7 @@ from enhance.data.mixing.loader import batches
 from enhance.data.mixing.mixer import Mixer, MixingConfig
 from enhance.errors import EnhanceError
 from enhance.training import enhancer
-from enhance.training.curriculum import mixing_at, widest
+from enhance.training.data import mixing_at, widest
 from enhance.training.loop import fit
 
 WIDENING = [
