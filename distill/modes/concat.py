@@ -194,7 +194,7 @@ def find_companion(record: dict[str, Any], model: ModelConfig) -> TeacherFeature
             f"config.json: companion of kind {record.get('kind')!r}, this version reads {KIND!r}"
         )
     try:
-        teacher = load(record["place"])
+        teacher = load(str(record.get("place", "")))
     except EnhanceError as error:
         raise EnhanceError(
             f"{error}; the model was trained with this teacher: write where it lies into "

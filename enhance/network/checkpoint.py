@@ -136,10 +136,10 @@ def read_info(path: Path | str) -> CheckpointInfo:
     return CheckpointInfo(config, training, score, folder, beside)
 
 
-def identity(companion: dict[str, Any] | None) -> dict[str, Any] | None:
+def identity(companion: Any) -> Any:
     """What a companion is, without where it was found (see `Companion.describe`)."""
-    if companion is None:
-        return None
+    if not isinstance(companion, dict):  # None, or what somebody wrote there
+        return companion
     return {key: value for key, value in companion.items() if key not in ("place", "needs")}
 
 

@@ -270,6 +270,16 @@ def test_another_teacher_is_refused(saved, make_teacher) -> None:
     load_model(folder)
 
 
+def test_a_record_that_somebody_cut_is_refused(saved) -> None:
+    folder, _, _ = saved
+    record = json.loads((folder / "config.json").read_text("utf-8"))
+    del record["companion"]["place"]
+    for companion, told in ((record["companion"], r"companion\.place"), ("x", "belong together")):
+        (folder / "config.json").write_text(json.dumps({**record, "companion": companion}))
+        with pytest.raises(EnhanceError, match=told):
+            load_model(folder)
+
+
 def test_a_teacher_that_moved_is_named_anew(saved) -> None:
     folder, place, model = saved
     moved = folder.parent / "moved"
