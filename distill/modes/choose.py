@@ -90,10 +90,11 @@ def read_objective(mode: str, objective: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_mode(settings: RunConfig) -> None:
+def check_mode(settings: RunConfig, *, branched: bool = False) -> None:
     """Refuse a mode that does not exist, or settings that it does not have; loads nothing.
 
-    The `EnhanceError` names the known modes, or the key at fault.
+    The `EnhanceError` names the known modes, or the key at fault. The steps of a run that is
+    ``branched`` off another count from there, where a first phase may be over.
     """
     names = parts(settings.mode)
     if not names and settings.objective:
@@ -110,7 +111,7 @@ def check_mode(settings: RunConfig) -> None:
     found = read_objective(settings.mode, settings.objective)
     if "concat" in found:
         check_size(found["concat"], settings.model)
-    if "pretrain" in found:
+    if "pretrain" in found and not branched:
         check_steps(found["pretrain"], settings.training)
 
 
@@ -125,19 +126,15 @@ def planned_model(mode: str, objective: Mapping[str, Any], model: ModelConfig) -
     return replace(model, gcrn=replace(model.gcrn, extra_features=size))
 
 
-def make_objective(settings: RunConfig, quiet: bool) -> Objective:
+def make_objective(settings: RunConfig, quiet: bool, *, branched: bool = False) -> Objective:
     """The objective that a run's mode stands for.
 
     Seeds torch, numpy and Python with ``settings.seed`` first, for the objective's own weights.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no such mode, a setting of it is at fault, or its teacher cannot be loaded.
+    An `EnhanceError` if its teacher cannot be loaded, and as `check_mode`.
     """
     from lightning_fabric import seed_everything
 
-    check_mode(settings)
+    check_mode(settings, branched=branched)
     seed_everything(settings.seed, verbose=False)
     if not parts(settings.mode):
         return Enhancement(settings.loss)

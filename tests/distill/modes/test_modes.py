@@ -11,12 +11,14 @@ import pytest
 import soundfile
 import tiny_modes as tiny
 import torch
+from typer.testing import CliRunner
 
 from benchmarks.quality.candidates import load, resolve
 from distill.modes import choose
 from distill.modes.choose import MODES, check_mode, load_model, make_objective, parts
+from enhance.cli.app import app
 from enhance.config import RunConfig, TrainingConfig
-from enhance.config.settings import parse
+from enhance.config.settings import dump_yaml, parse
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.measure.metrics import si_sdr
@@ -275,6 +277,21 @@ def test_nothing_is_kept_of_a_budget_that_ends_early(
     more = replace(config, training=replace(config.training, minutes=60.0))
     assert tiny.train(more, tmp_path / "run", resume=True)["step"] == 8
     assert read_jsonl(tmp_path / "run" / "timing.jsonl")[-1]["type"] == "stop"
+
+
+def test_a_branch_may_be_shorter_than_the_first_phase_before_it(
+    runs: dict[str, Path], data: Path, teacher: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(dump_yaml(tiny.settings(data, "pretrain", teacher, steps=2)), "utf-8")
+    command = ["train", "-c", str(file), "--quiet", "--accelerator", "cpu"]
+    result = CliRunner().invoke(app, [*command, "--run", str(tmp_path / "new")])
+    assert "leaves nothing of training.steps 2" in str(result.exception)
+    more = ["--run", str(tmp_path / "branch"), "--branch", str(runs["pretrain"])]
+    with tiny.tiny.little_settling():
+        result = CliRunner().invoke(app, [*command, *more])
+    assert result.exit_code == 0, result.exception
+    assert read_info(tmp_path / "branch").score["step"] == 10
 
 
 @pytest.mark.parametrize("mode", ["distill", "concat+distill"])
