@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from distill.backbones.find import load as find_teacher
 from distill.backbones.frozen import fingerprint
 from distill.dann.config import DannConfig
-from distill.dann.data import Hearing, Labelled, classes_of
+from distill.dann.data import Hearing, Labelled, answer, classes_of
 from distill.dann.errors import Trials, pairs
 from distill.dann.network import Network
 from distill.dann.protocols import read
@@ -27,6 +28,7 @@ from distill.teacher.contract import Teacher
 from distill.training.loop import Loop, LoopPlan, Place
 from enhance.config.settings import parse
 from enhance.data.corpus.clips import split
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.files import cache_folder, write_json
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
@@ -123,11 +125,12 @@ class DannLearner(Learner):
     def validate(self) -> dict[str, Any]:
         """EER and the discriminator's accuracy on speakers held back; the best epoch is kept."""
         found = hear(self.network, self.hearing, self.validation)
-        known = self.validation.domains >= 0
+        domains = self.validation.domains
+        right = (found.judged == domains)[domains >= 0]
         row = {
             "epoch": self.done // self.epoch_steps,
             "eer": found.trials(self.config.task, self.validation)[0].eer(),
-            "domain_accuracy": float((found.judged == self.validation.domains)[known].mean()),
+            "domain_accuracy": float(right.mean()) if len(right) else None,
         }
         self.kept.setdefault("epochs", []).append(row)
         best = self.kept.get("best")
@@ -236,15 +239,27 @@ def train(
         return record
 
 
-def _clips(config: DannConfig) -> tuple[Sequence[Any], Sequence[Any]]:
+def _clips(config: DannConfig) -> tuple[list[Clip], list[Clip]]:
     """Clips to train on and to choose the best epoch by."""
     if not config.train:
         raise EnhanceError("train: name a manifest or an ASVspoof protocol")
-    clips = read(Path(config.train).expanduser(), config.audio, config.task, config.domain)
-    if not config.validation:
-        return split(clips, config.held_back, "speaker", config.seed)
-    place = Path(config.validation).expanduser()
-    return clips, read(place, config.audio, config.task, config.domain)
+
+    def opened(place: str) -> list[Clip]:
+        return read(Path(place).expanduser(), config.audio, config.task, config.domain)
+
+    clips = opened(config.train)
+    if config.validation:
+        held = opened(config.validation)
+    else:
+        clips, held = split(clips, config.held_back, "speaker", config.seed)
+    found = Counter(answer(clip, config.task) for clip in held)
+    if len(found) < 2 or (config.task == "speaker" and max(found.values()) < 2):
+        needed = "both kinds" if config.task == "spoof" else "two speakers, two of one of them"
+        raise EnhanceError(
+            f"validation: no error rate of these {len(held)} clips; name clips of {needed}, or set "
+            "held_back higher"
+        )
+    return clips, held
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from distill.dann.config import (
 )
 from enhance.cli.app import app
 from enhance.config.settings import to_dict
-from enhance.data.corpus.manifest import Clip, write_manifest
+from enhance.data.corpus.manifest import Clip, read_manifest, write_manifest
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
 
@@ -224,6 +224,34 @@ def test_speakers_are_verified(task: tuple[Path, Path], tmp_path: Path) -> None:
     assert pooled["mean"] < 0.45
     low = next(r for r in found if r.get("group") == "low")
     assert (low["trials"], low["wanted"]) == (8 * 7 // 2, 4)
+
+
+def test_what_cannot_be_measured_is_told_before_training(
+    task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    clips = read_manifest(task[1])
+    place = tmp_path / "some.jsonl"
+    more = {"cache": tmp_path / "cache", "quiet": True}
+    for kind, chosen in (
+        ("spoof", [c for c in clips if c.labels["label"] == "bonafide"]),
+        (
+            "speaker",
+            list({c.speaker: c for c in clips if c.labels["label"] == "bonafide"}.values()),
+        ),
+    ):
+        write_manifest(place, chosen)
+        settings = config(task, task=kind, validation=str(place), epochs=1)
+        with pytest.raises(
+            EnhanceError, match=f"^validation: no error rate of these {len(chosen)}"
+        ):
+            training.train(settings, tmp_path / kind, **more)
+        assert not (tmp_path / kind / "history.jsonl").exists()
+    # Domains that were not trained on: nothing can be said of the discriminator.
+    new = [dataclasses.replace(c, labels={**c.labels, "codec": "new"}) for c in clips]
+    write_manifest(place, new)
+    training.train(config(task, validation=str(place), epochs=1), tmp_path / "run", **more)
+    record = json.loads((tmp_path / "run/record.json").read_text(), parse_constant=pytest.fail)
+    assert record["best"]["domain_accuracy"] is None
 
 
 def test_a_backbone_that_learns(task: tuple[Path, Path], tmp_path: Path) -> None:
