@@ -20,10 +20,10 @@ from distill.backbones.find import load as find_teacher
 from distill.backbones.frozen import fingerprint
 from distill.dann.config import DannConfig
 from distill.dann.data import Hearing, Labelled, answer, classes_of
-from distill.dann.errors import Trials, pairs
 from distill.dann.network import Network
 from distill.dann.protocols import read
 from distill.speaker.data import in_turn
+from distill.speaker.eer import Trials, pairs
 from distill.teacher.contract import Teacher
 from distill.training.loop import Loop, LoopPlan, Place
 from enhance.config.settings import parse

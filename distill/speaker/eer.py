@@ -1,13 +1,13 @@
-"""Errors of speaker verification: EER, with an interval that respects who spoke, and minDCF.
+"""Errors of detection: EER, with an interval that respects who spoke, and minDCF.
 
-A trial is a pair of clips; its score is the cosine of their embeddings. At a threshold, the false
-acceptance rate is the share of pairs of different speakers that score at least as much, the false
-rejection rate the share of pairs of one speaker that score less. The EER is where the two are
-equal, on straight lines between the points of the ROC. Pairs of one speaker are not independent,
-so the interval draws SPEAKERS with replacement: a pair of speakers drawn a and b times counts a b
-times, a pair within a speaker drawn a times counts a times.
+A trial is a pair of clips, scored by the cosine of their embeddings (one speaker or not), or a clip
+(bona fide or not). At a threshold, the false acceptance rate is the share of trials to be rejected
+that score at least as much, the false rejection rate the share of those to be accepted that score
+less. The EER is where the two are equal, on straight lines between the points of the ROC. Trials of
+one speaker are not independent, so the interval draws SPEAKERS with replacement: a pair of speakers
+drawn a and b times counts a b times, a trial within a speaker drawn a times counts a times.
 
-The detection cost is P C_miss FRR + (1 - P) C_fa FAR with both costs 1 and a prior P of one speaker
+The detection cost is P C_miss FRR + (1 - P) C_fa FAR with a prior P of what is to be accepted
 (NIST's speaker recognition evaluations), divided by what the better of accepting all and rejecting
 all costs; minDCF is its least over all thresholds.
 """
@@ -23,6 +23,12 @@ from enhance.errors import EnhanceError
 
 PRIOR = 0.01
 """Prior probability that a trial is of one speaker, in the detection cost."""
+COSTS = {
+    "spoof": {"prior": 0.95, "miss": 1.0, "false_alarm": 10.0},
+    "speaker": {"prior": PRIOR, "miss": 1.0, "false_alarm": 1.0},
+}
+"""Of each task: ASVspoof 5's (track 1), where one trial of twenty is a spoof, which costs ten
+times as much as a miss; NIST's."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,7 @@ def equal_error_rate(
     weights
         How often each trial counts, (n,), not negative; None for once.
 
-    Raises
-    ------
-    EnhanceError
-        If a score is not finite, or trials of one of the two kinds are missing.
+    An `EnhanceError` if a score is not finite, or trials of one of the two kinds are missing.
     """
     if not np.isfinite(scores).all():
         raise EnhanceError("a verification score is not finite; check the model and the clips")
@@ -84,11 +87,6 @@ def min_detection_cost(
 ) -> float:
     """Least normalised detection cost (minDCF) of trials as in `equal_error_rate`, at a probability
     ``prior`` of one speaker and the costs of one ``miss`` and one ``false_alarm``.
-
-    Raises
-    ------
-    EnhanceError
-        If trials of one of the two kinds are missing.
     """
     order = np.argsort(-scores, kind="stable")
     false_accept, false_reject, _ = _roc(scores[order], same[order], np.ones(len(scores)))
@@ -132,27 +130,18 @@ def verify(
     """EER on all pairs of clips (n, E), scored by cosine; ``speakers`` names that of each clip.
 
     ``rounds`` samples of speakers are drawn from ``seed`` for the interval; one that draws a single
-    speaker only has no pairs of two and is drawn again.
-
-    Raises
-    ------
-    EnhanceError
-        If there are fewer than two speakers, or none with two clips.
+    speaker only has no pairs of two and is drawn again. An `EnhanceError` if there are fewer than
+    two speakers, or none with two clips.
     """
-    unit = unit_length(embeddings)
-    owner = np.unique(np.asarray(speakers), return_inverse=True)[1]
-    first, second = np.triu_indices(len(owner), 1)
-    scores = (unit @ unit.T)[first, second]
-    return of_trials(scores, owner[first], owner[second], len(owner), rounds=rounds, seed=seed)
+    trials, _ = pairs(embeddings, np.unique(np.asarray(speakers), return_inverse=True)[1])
+    ends = trials.speakers[:, 0], trials.speakers[:, 1]
+    return of_trials(trials.scores, *ends, len(embeddings), rounds=rounds, seed=seed)
 
 
 def unit_length(embeddings: np.ndarray) -> np.ndarray:
     """Embeddings (n, E) in double precision, each divided by its length.
 
-    Raises
-    ------
-    EnhanceError
-        If one is zero or not finite.
+    An `EnhanceError` if one is zero or not finite.
     """
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     if not (np.isfinite(length).all() and (length > 0).all()):
@@ -169,14 +158,9 @@ def of_trials(
     rounds: int = 1000,
     seed: int = 0,
 ) -> Verification:
-    """Result on given trials, drawn from so many ``clips``; ``rounds`` and ``seed`` as in `verify`.
+    """Result on given trials, drawn from so many ``clips``; the rest, and refusals, as in `verify`.
 
     Shape: scores, number of the speaker of each trial's first and second clip (n,)
-
-    Raises
-    ------
-    EnhanceError
-        If trials of one of the two kinds are missing.
     """
     same = first == second
     rate, threshold = equal_error_rate(scores, same)
@@ -223,3 +207,49 @@ def resampled(
         if weights[same].any() and weights[~same].any():
             found.append(_equal_error_rate(scores, same, weights)[0])
     return np.array(found)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Scores of trials of any task."""
+
+    scores: np.ndarray
+    """(n,), higher for what is to be accepted."""
+    wanted: np.ndarray
+    """Bool (n,): whether it is to be accepted."""
+    speakers: np.ndarray
+    """Number of the speaker of each clip of a trial, (n, 1) or (n, 2)."""
+
+    @property
+    def both(self) -> bool:
+        """Whether there are trials of both kinds."""
+        return bool(self.wanted.any() and not self.wanted.all())
+
+    def part(self, chosen: np.ndarray) -> Trials:
+        """Only some trials, bool (n,)."""
+        return Trials(self.scores[chosen], self.wanted[chosen], self.speakers[chosen])
+
+    def eer(self) -> float:
+        """Equal error rate, 0 to 1."""
+        return equal_error_rate(self.scores, self.wanted)[0]
+
+    def least_cost(self, task: str) -> float:
+        """Least detection cost over all thresholds, 1 for the better of all and none (minDCF)."""
+        return min_detection_cost(self.scores, self.wanted, **COSTS[task])
+
+    def draws(self, rounds: int = 1000, seed: int = 0) -> np.ndarray:
+        """EER under draws of speakers, (rounds,)."""
+        ends = self.speakers[:, 0], self.speakers[:, -1]
+        return resampled(self.scores, *ends, rounds=rounds, seed=seed, wanted=self.wanted)
+
+
+def pairs(embeddings: np.ndarray, speakers: np.ndarray) -> tuple[Trials, np.ndarray]:
+    """All pairs of clips, scored by the cosine of their embeddings, and the numbers of their clips.
+
+    Shape: embeddings (n, E), number of each clip's speaker (n,) -> n (n - 1) / 2 trials, (that, 2)
+    """
+    unit = unit_length(embeddings)
+    both = np.stack(np.triu_indices(len(unit), 1), 1)  # (pairs, 2)
+    owners = speakers[both]
+    scores = (unit @ unit.T)[both[:, 0], both[:, 1]]
+    return Trials(scores, owners[:, 0] == owners[:, 1], owners), both

@@ -10,9 +10,8 @@ import soundfile
 
 from distill.dann.config import Adversary, DannConfig, LambdaSchedule
 from distill.dann.data import classes_of
-from distill.dann.errors import Trials, pairs
 from distill.dann.protocols import read, read_protocol
-from distill.speaker.eer import verify
+from distill.speaker.eer import Trials, pairs, verify
 from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.errors import EnhanceError
 
