@@ -29,10 +29,7 @@ SAMPLE_RATE = 16000
 class Hearing:
     """How a backbone is given clips: whole states where it is frozen, waves where it learns.
 
-    Raises
-    ------
-    EnhanceError
-        If the backbone hears another rate, or its clips are too short for a frame.
+    An `EnhanceError` if the backbone hears another rate, or its clips are too short for a frame.
     """
 
     def __init__(self, config: DannConfig, teacher: Teacher, cache: Path) -> None:
@@ -95,10 +92,7 @@ def answer(clip: Clip, task: str) -> str:
 def classes_of(clips: Sequence[Clip], config: DannConfig) -> tuple[list[str], list[str]]:
     """Names of the answers and of the domains of a training set.
 
-    Raises
-    ------
-    EnhanceError
-        If there is one answer only, or one domain where it shall be forgotten.
+    An `EnhanceError` if there is one answer only, or one domain where it shall be forgotten.
     """
     found = {answer(clip, config.task) for clip in clips}
     classes = [SPOOF, BONAFIDE] if config.task == "spoof" else sorted(found)

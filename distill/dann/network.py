@@ -52,12 +52,7 @@ class Attention(nn.Module):
     """Multi-head attention pooling (India, Safari, Hernando 2019, section 2.1).
 
     Each head has its own share of the features, and a learned query that says how much each frame
-    counts in its mean; uniform at the start.
-
-    Raises
-    ------
-    EnhanceError
-        If the features do not part evenly.
+    counts in its mean; uniform at the start. An `EnhanceError` if the features do not part evenly.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -86,12 +81,8 @@ def perceptron(width: int, hidden: int, layers: int, outputs: int) -> nn.Sequent
 class Network(nn.Module):
     """All that learns; the backbone is not kept where it is frozen.
 
-    ``classes`` and ``domains`` are how many the task and the discriminator tell apart.
-
-    Raises
-    ------
-    EnhanceError
-        If the backbone has no such layers, or cannot be trained.
+    ``classes`` and ``domains`` are how many the task and the discriminator tell apart. An
+    `EnhanceError` if the backbone has no such layers, or cannot be trained.
     """
 
     def __init__(self, config: DannConfig, teacher: Teacher, classes: int, domains: int) -> None:
@@ -142,10 +133,7 @@ class Network(nn.Module):
 def thaw(teacher: Teacher, freeze_layers: tuple[int, ...]) -> HfTeacher:
     """A backbone whose transformer blocks learn, but for some; it stays in evaluation mode.
 
-    Raises
-    ------
-    EnhanceError
-        If it is no transformer of the transformers library, or has no such block.
+    An `EnhanceError` if it is no transformer of the transformers library, or has no such block.
     """
     if not isinstance(teacher, HfTeacher):
         raise EnhanceError(

@@ -87,10 +87,7 @@ def read(path: Path, folder: str, task: str, domain: str) -> list[Clip]:
 def read_protocol(path: Path, folder: str) -> list[Clip]:
     """Clips of an ASVspoof protocol.
 
-    Raises
-    ------
-    EnhanceError
-        If it is none, or a file that it names is not there.
+    An `EnhanceError` if it is none, or a file that it names is not there.
     """
     if not folder:
         raise EnhanceError(f"{path}: a protocol names no folder; set audio to that of its files")

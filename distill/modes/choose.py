@@ -38,18 +38,20 @@ from enhance.network.checkpoint import CheckpointInfo
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.objective import Enhancement, Objective
 
-MODES = ("base", "distill", "concat", "pretrain")
-"""Modes that there are; all but base can be joined."""
+SETTINGS: dict[str, type] = {
+    "distill": DistillConfig,
+    "concat": ConcatConfig,
+    "pretrain": PretrainConfig,
+}
+"""Of each mode with a teacher; these can be joined."""
+MODES = ("base", *SETTINGS)
 _ENDLESS = 10**9  # steps of a run without a limit
 
 
 def parts(mode: str) -> tuple[str, ...]:
     """The modes that a mode's name joins, in one order; none for ``base``.
 
-    Raises
-    ------
-    EnhanceError
-        If there is no such mode, or it cannot be joined so.
+    An `EnhanceError` if there is no such mode, or it cannot be joined so.
     """
     names = mode.split("+")
     for name in names:
@@ -68,17 +70,11 @@ def parts(mode: str) -> tuple[str, ...]:
 def read_objective(mode: str, objective: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of each mode that a mode joins: `DistillConfig` and its kin by name.
 
-    Raises
-    ------
-    EnhanceError
-        For a key that the mode does not have, or a value out of range.
+    An `EnhanceError` for a key that the mode does not have, or a value out of range.
     """
-    kinds: dict[str, type] = {
-        "distill": DistillConfig, "concat": ConcatConfig, "pretrain": PretrainConfig,
-    }  # fmt: skip
     names = parts(mode)
     if len(names) == 1:
-        return {names[0]: parse(kinds[names[0]], objective, "objective")}
+        return {names[0]: parse(SETTINGS[names[0]], objective, "objective")}
     for key, value in objective.items():
         if key not in names or not isinstance(value, Mapping):
             raise EnhanceError(
@@ -86,7 +82,7 @@ def read_objective(mode: str, objective: Mapping[str, Any]) -> dict[str, Any]:
                 f"{' and '.join(f'objective.{name}' for name in names)}"
             )
     return {
-        name: parse(kinds[name], objective.get(name, {}), f"objective.{name}") for name in names
+        name: parse(SETTINGS[name], objective.get(name, {}), f"objective.{name}") for name in names
     }
 
 
@@ -136,8 +132,6 @@ def make_objective(settings: RunConfig, quiet: bool, *, branched: bool = False) 
 
     check_mode(settings, branched=branched)
     seed_everything(settings.seed, verbose=False)
-    if not parts(settings.mode):
-        return Enhancement(settings.loss)
     found = read_objective(settings.mode, settings.objective)
     # One that serves two modes is loaded once.
     teachers = {name: load(name) for name in dict.fromkeys(c.teacher for c in found.values())}
@@ -164,11 +158,6 @@ def make_objective(settings: RunConfig, quiet: bool, *, branched: bool = False) 
 
 def load_model(path: Path | str) -> tuple[WaveformModel, CheckpointInfo]:
     """`enhance.network.checkpoint.load_model` for models of all modes: finds the teacher of a
-    concat model.
-
-    Raises
-    ------
-    EnhanceError
-        As there; or if the teacher is gone or another one.
+    concat model. An `EnhanceError` as there, or if the teacher is gone or another one.
     """
     return checkpoint.load_model(path, find_companion)

@@ -60,12 +60,8 @@ class TeacherFeatures(Companion):
     """Learned weighted sum of a frozen teacher's layers of the noisy signal, projected to ``size``.
 
     A frame of the STFT that no teacher frame reaches (the last, of a signal's end) gets the
-    projection of zeros; ``seed`` draws the projection's first weights.
-
-    Raises
-    ------
-    EnhanceError
-        If the teacher has no such layers, or hears another sample rate.
+    projection of zeros; ``seed`` draws the projection's first weights. An `EnhanceError` if the
+    teacher has no such layers, or hears another sample rate.
     """
 
     def __init__(
@@ -116,10 +112,7 @@ class TeacherFeatures(Companion):
 class Concatenation(Around):
     """What ``inner`` minimises, with a teacher's features beside the recurrent output.
 
-    Raises
-    ------
-    EnhanceError
-        If the teacher does not fit the model.
+    An `EnhanceError` if the teacher does not fit the model.
     """
 
     mode = "concat"
@@ -184,10 +177,7 @@ def check_size(config: ConcatConfig, model: ModelConfig) -> None:
 def find_companion(record: dict[str, Any], model: ModelConfig) -> TeacherFeatures:
     """The companion of a saved model: a `enhance.network.companion.Factory`.
 
-    Raises
-    ------
-    EnhanceError
-        If the record is of another kind, or its teacher cannot be loaded.
+    An `EnhanceError` if the record is of another kind, or its teacher cannot be loaded.
     """
     if record.get("kind") != KIND:
         raise EnhanceError(
@@ -208,12 +198,8 @@ class OneWaveFeatures(OneWave):
 
     Those cut long recordings into windows by lengths that are Python numbers, which a graph for any
     length cannot do. Here one recording goes through at once, and what depends on its length is
-    arithmetic on tensors. Layer weights and projection are shared, not copied.
-
-    Raises
-    ------
-    EnhanceError
-        If its teacher is of a family that cannot be exported.
+    arithmetic on tensors. Layer weights and projection are shared, not copied. An `EnhanceError` if
+    its teacher is of a family that cannot be exported.
     """
 
     def __init__(self, features: TeacherFeatures) -> None:

@@ -198,10 +198,7 @@ def shuffled(
 
     Shape: target (B, T, D), valid (B, T), index: (epoch, index) of each item -> the first two
 
-    Raises
-    ------
-    EnhanceError
-        If a clip has no other beside it.
+    An `EnhanceError` if a clip has no other beside it.
     """
     if how == "clips":
         if len(target) < 2:

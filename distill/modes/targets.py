@@ -35,10 +35,7 @@ log = logging.getLogger("enhance")
 class Targets:
     """Features of clean speech, cut to the pieces of segments.
 
-    Raises
-    ------
-    EnhanceError
-        If the chosen states differ in width.
+    An `EnhanceError` if the chosen states differ in width.
     """
 
     def __init__(self, features: Features) -> None:
@@ -54,10 +51,7 @@ class Targets:
     def bind(self, store: ClipStore) -> None:
         """Take the clips that the pieces of later batches are numbered by.
 
-        Raises
-        ------
-        EnhanceError
-            If their sample rate is not the teacher's.
+        An `EnhanceError` if their sample rate is not the teacher's.
         """
         if store.sample_rate != self.teacher.sample_rate:
             raise EnhanceError(

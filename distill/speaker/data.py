@@ -43,10 +43,7 @@ def name_of(clip: Clip) -> str:
 def speech_of(corpus: Path, source: str, labelled: bool, quiet: bool) -> tuple[list[Clip], ...]:
     """Speech long enough, of one source or all, and noise.
 
-    Raises
-    ------
-    EnhanceError
-        If no speech is left; the sources there are named.
+    An `EnhanceError` if no speech is left; the sources there are named.
     """
     clips = place(corpus, "", quiet)
     noises = [c for c in clips if c.kind == "noise"]
@@ -98,10 +95,7 @@ class SpeakerData:
     def open(cls, corpus: Path, config: SpeakerConfig, quiet: bool = False) -> SpeakerData:
         """Decode a corpus and hold some speakers back.
 
-        Raises
-        ------
-        EnhanceError
-            If there is too little speech, or too few speakers.
+        An `EnhanceError` if there is too little speech, or too few speakers.
         """
         labelled = config.objective == "aam"
         clips, noises = speech_of(corpus, config.source, labelled, quiet)

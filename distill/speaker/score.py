@@ -26,10 +26,7 @@ Embed = Callable[[Tensor], Tensor]
 def open_evaluation(corpus: Path, source: str, quiet: bool = False) -> ClipStore:
     """Clean speech of known speakers to be verified.
 
-    Raises
-    ------
-    EnhanceError
-        If there are fewer than two speakers.
+    An `EnhanceError` if there are fewer than two speakers.
     """
     clips, _ = speech_of(corpus, source, True, quiet)
     return ClipStore(clips, name="speakers to verify", quiet=quiet)

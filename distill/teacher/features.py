@@ -67,11 +67,7 @@ class FeatureCache(Shelf):
         """Store (T', D) and return it as it will be read back.
 
         Where there is no room, or the disk takes no more, it is not stored: ``refused`` counts it.
-
-        Raises
-        ------
-        EnhanceError
-            If values are not finite: they would poison every later run.
+        An `EnhanceError` if values are not finite: they would poison every later run.
         """
         if not np.isfinite(values).all():
             raise EnhanceError(
@@ -137,10 +133,7 @@ class Features:
     def width(self) -> int:
         """Features D of a frame of `of`.
 
-        Raises
-        ------
-        EnhanceError
-            If the chosen states differ in width; `states` gives them all the same.
+        An `EnhanceError` if the chosen states differ in width; `states` gives them all the same.
         """
         return self.layers.width(self.teacher.widths, self.teacher.name)
 
@@ -155,10 +148,8 @@ class Features:
 
         Shape: (N,) -> float32 (T', D)
 
-        Raises
-        ------
-        EnhanceError
-            If ``wave`` is no clip, the states differ in width, or the teacher gives NaN.
+        An `EnhanceError` if ``wave`` is no clip, the states differ in width, or the teacher gives
+        NaN.
         """
         key = self.key(wave)
         return self.normalized(self.kept(key, len(wave), lambda: wave, device))
@@ -169,10 +160,7 @@ class Features:
         Shape: (N,) -> (T', D of the state) for each of ``layers.indices``, read-only, half
         precision (single where a value needs it)
 
-        Raises
-        ------
-        EnhanceError
-            If ``wave`` is no clip, or the teacher gives NaN.
+        An `EnhanceError` if ``wave`` is no clip, or the teacher gives NaN.
         """
         key, frames, chosen = self.key(wave), self.teacher.frames(len(wave)), self.layers.indices
         caches = [self._cache(f"state-{i}") for i in chosen]
@@ -221,10 +209,7 @@ class Features:
     def key(wave: np.ndarray) -> str:
         """Cache key of a clip: every sample of its audio.
 
-        Raises
-        ------
-        EnhanceError
-            If it is not one channel of floating point samples.
+        An `EnhanceError` if it is not one channel of floating point samples.
         """
         if wave.ndim != 1 or wave.dtype.kind != "f":
             raise EnhanceError(

@@ -85,10 +85,8 @@ class Layers:
     def width(self, widths: Sequence[int], teacher: str) -> int:
         """Features D of the chosen states, of the ``widths`` of all L + 1 (`Teacher.widths`).
 
-        Raises
-        ------
-        EnhanceError
-            If the chosen states differ in width: nothing says which features belong together.
+        An `EnhanceError` if the chosen states differ in width: nothing says which features belong
+        together.
         """
         found = [widths[i] for i in self.indices]
         if len(set(found)) > 1:

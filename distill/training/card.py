@@ -27,10 +27,7 @@ def read(folder: Path) -> dict[str, Any]:
 def write(folder: Path, text: Text, found: Mapping[str, Any] | None = None) -> Path:
     """Write ``README.md`` of a model folder from its ``record.json``; first that, if it is given.
 
-    Raises
-    ------
-    EnhanceError
-        If there is no record.
+    An `EnhanceError` if there is no record.
     """
     if found is not None:
         write_json(folder / "record.json", found)

@@ -139,10 +139,7 @@ class Loop(contextlib.ExitStack):
     def lock(self) -> None:
         """Make the folder, and keep other processes from it until the end.
 
-        Raises
-        ------
-        EnhanceError
-            If another is at it, or was.
+        An `EnhanceError` if another is at it, or was.
         """
         if self._locked:
             return
@@ -179,10 +176,7 @@ class Loop(contextlib.ExitStack):
     def bind(self, name: str, identity: str, what: str) -> None:
         """Keep what a run is made of.
 
-        Raises
-        ------
-        EnhanceError
-            If a resumed run was begun with another; ``what`` says of what.
+        An `EnhanceError` if a resumed run was begun with another; ``what`` says of what.
         """
         if self.kept.setdefault(name, identity) != identity:
             raise EnhanceError(
@@ -285,10 +279,7 @@ class Loop(contextlib.ExitStack):
     def restore(self, modules: Mapping[str, nn.Module]) -> None:
         """Put the tensors of a resumed run into modules.
 
-        Raises
-        ------
-        EnhanceError
-            If they are not those of the file.
+        An `EnhanceError` if they are not those of the file.
         """
         for name, module in modules.items():
             load_exactly(module, below(self.resumed, name), f"{self.file}: {name}")
@@ -302,10 +293,7 @@ def state_file(output: Path | str) -> Path:
 def begun(output: Path | str, tag: str) -> dict[str, Any]:
     """Header of the run that stands in a folder: `State`, ``config``, ``kept``.
 
-    Raises
-    ------
-    EnhanceError
-        If there is none.
+    An `EnhanceError` if there is none.
     """
     file = state_file(output)
     if not file.exists():

@@ -123,10 +123,7 @@ class WaveformModel(nn.Module):
 
         Shape: audio (B, T * hop) -> (B, T * hop), state
 
-        Raises
-        ------
-        EnhanceError
-            If the network takes features beside the audio: a stream has none.
+        An `EnhanceError` if the network takes features beside the audio: a stream has none.
         """
         if self.config.gcrn.extra_features:
             raise EnhanceError(
@@ -166,10 +163,8 @@ class WaveformModel(nn.Module):
 
         Shape: audio (B, N) -> (B, T, D), T the frames of ``pad(audio)``
 
-        Raises
-        ------
-        EnhanceError
-            If the network takes features and the model has no companion that makes them.
+        An `EnhanceError` if the network takes features and the model has no companion that makes
+        them.
         """
         if not self.config.gcrn.extra_features:
             return None

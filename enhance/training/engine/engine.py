@@ -73,12 +73,8 @@ class Engine:
     """A learner on its device, its optimiser, and its state in a file.
 
     ``tag`` is the format of the state's ``file``, ``header`` what else its header holds, plain
-    data. A training that goes on has the ``state`` where it stands, and the file's ``tensors``.
-
-    Raises
-    ------
-    EnhanceError
-        If the tensors are not the learner's.
+    data. A training that goes on has the ``state`` where it stands, and the file's ``tensors``. An
+    `EnhanceError` if the tensors are not the learner's.
     """
 
     def __init__(
@@ -123,12 +119,8 @@ class Engine:
 
         Signals are looked at before and after each batch is made. ``folder`` has history.jsonl,
         timing.jsonl and tensorboard/; ``before`` steps of the history lie before this training, and
-        each line of it tells ``place`` beside the step.
-
-        Raises
-        ------
-        EnhanceError
-            If the loss or its gradient is not finite, or a batch cannot be made.
+        each line of it tells ``place`` beside the step. An `EnhanceError` if the loss or its
+        gradient is not finite, or a batch cannot be made.
         """
         fabric, plan, state = self.fabric, self.plan, self.state
         if fabric.device.type == "cpu":
@@ -173,12 +165,8 @@ class Engine:
         """One optimiser step on this process's batch, which is on the device.
 
         ``clock`` tells the seconds of training so far, ``stop`` whether this process was asked to
-        stop.
-
-        Raises
-        ------
-        EnhanceError
-            If the loss or its gradient is not finite; weights and averages are left as they were.
+        stop. An `EnhanceError` if the loss or its gradient is not finite; weights and averages are
+        left as they were.
         """
         state, plan, learner = self.state, self.plan, self.learner
         rate = plan.rate(state)

@@ -20,12 +20,8 @@ TIMING = "timing.jsonl"
 def cut(path: Path, step: int) -> None:
     """Drop the lines after ``step``, and a last line that a kill left unfinished.
 
-    Lines that stay keep their bytes.
-
-    Raises
-    ------
-    EnhanceError
-        If a line other than the last is damaged, or one tells no step.
+    Lines that stay keep their bytes. An `EnhanceError` if a line other than the last is damaged, or
+    one tells no step.
     """
     if not path.is_file():
         return

@@ -41,12 +41,8 @@ class Hardware:
     def launch(self, precision: str = "fp32", *, partial: bool = False) -> Fabric:
         """Start Lightning Fabric, ``precision`` as in `resolve`.
 
-        ``partial`` says that some steps leave weights without a gradient.
-
-        Raises
-        ------
-        EnhanceError
-            If there are no such devices, or the strategy is none that training supports.
+        ``partial`` says that some steps leave weights without a gradient. An `EnhanceError` if
+        there are no such devices, or the strategy is none that training supports.
         """
         strategy = self.strategy
         if strategy not in STRATEGIES:
@@ -74,10 +70,7 @@ class Hardware:
 def finds_unused(strategy: str) -> str:
     """The strategy for objectives whose steps leave some weights without a gradient.
 
-    Raises
-    ------
-    EnhanceError
-        If one was named that would wait for those gradients for ever.
+    An `EnhanceError` if one was named that would wait for those gradients for ever.
     """
     if strategy == "ddp":
         raise EnhanceError(
@@ -124,11 +117,7 @@ def on_cpu(modules: Iterable[nn.Module]) -> Iterator[None]:
 def on_first(fabric: Fabric, action: Callable[[], R]) -> R | None:
     """Run ``action`` on the first process only, while the others wait; None is their result.
 
-    Raises
-    ------
-    EnhanceError
-        What ``action`` raised, on the first process; the others end quietly, so that the message
-        stands once.
+    Where it raises an `EnhanceError`, the others end quietly, so that the message stands once.
     """
     result, problem = None, None
     if fabric.is_global_zero:
@@ -142,24 +131,16 @@ def on_first(fabric: Fabric, action: Callable[[], R]) -> R | None:
 
 
 def in_turn(fabric: Fabric, action: Callable[[], R]) -> R:
-    """Run ``action`` on the first process, then on the others: they find the files it made.
-
-    Raises
-    ------
-    EnhanceError
-        As `on_first`.
+    """Run ``action`` on the first process (see `on_first`), then on the others: they find the files
+    it made.
     """
     result = on_first(fabric, action)
     return result if fabric.is_global_zero else action()  # type: ignore[return-value]
 
 
 def together(fabric: Fabric, action: Callable[[], R]) -> R:
-    """Run ``action`` on every process; what fails on one ends all.
-
-    Raises
-    ------
-    EnhanceError
-        On the first process, with the message of the first that failed; the others end quietly.
+    """Run ``action`` on every process; an `EnhanceError` on one ends all, raised on the first with
+    the message of the first that failed.
     """
     if fabric.world_size == 1:
         return action()

@@ -76,12 +76,8 @@ def enhancement_loss(
     The compressed spectral terms follow Braun and Tashev, "A consolidated view of loss functions
     for supervised deep learning-based speech enhancement", 2021; SI-SDR in dB ties the phase.
 
-    Spectra are (B, 2, T, F), the waveforms are aligned, (B, N).
-
-    Raises
-    ------
-    EnhanceError
-        If `LossConfig.pesq` is asked at another sample rate than 16000.
+    Spectra are (B, 2, T, F), the waveforms are aligned, (B, N). An `EnhanceError` if
+    `LossConfig.pesq` is asked at another sample rate than 16000.
     """
     losses: dict[str, Tensor] = {}
     if config.level_invariant:
