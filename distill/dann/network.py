@@ -26,13 +26,11 @@ class Reversal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
-        """Shape: any, the same."""
         ctx.strength = strength
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Of the input."""
         return -ctx.strength * gradients[0], None
 
 

@@ -90,7 +90,6 @@ class DannLearner(Learner):
         self.weights = torch.tensor(len(train) / (np.count_nonzero(counts) * counts.clip(1)))
 
     def learnt(self) -> Mapping[str, nn.Module]:
-        """The network."""
         return {"network": self.network}
 
     def beside(self) -> Mapping[str, nn.Module]:
@@ -98,7 +97,6 @@ class DannLearner(Learner):
         return {"best": self.best}
 
     def batches(self, rank: int, world: int, step: int) -> Iterator[dict[str, Any]]:
-        """All clips once in an order of the epoch, then again in another."""
         config = self.config
         for number in count(step * world + rank, world):
             chosen = in_turn(len(self.train), config.batch, number, [config.seed])
@@ -119,7 +117,6 @@ class DannLearner(Learner):
         return Step(task + domain, len(answers) * self.config.seconds, means, shares)
 
     def after_update(self, step: int, total: int | None) -> None:
-        """Know the epoch."""
         self.done = step + 1
 
     def validate(self) -> dict[str, Any]:

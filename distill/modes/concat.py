@@ -81,7 +81,6 @@ class TeacherFeatures(Companion):
 
     @property
     def teacher(self) -> Teacher:
-        """The teacher."""
         return self.frozen.value
 
     def forward(self, noisy: Tensor, frames: int) -> Tensor:
@@ -94,11 +93,9 @@ class TeacherFeatures(Companion):
         return self.projection(aligned)
 
     def one_wave(self) -> OneWave:
-        """For the offline export."""
         return OneWaveFeatures(self)
 
     def describe(self) -> dict[str, Any]:
-        """Settings, the teacher's identity and its place."""
         return {
             "kind": KIND,
             "needs": f"the hidden states of teacher {self.teacher.name}",
@@ -139,11 +136,9 @@ class Concatenation(Around):
         return replace(config, gcrn=replace(config.gcrn, extra_features=self.config.size))
 
     def companion(self) -> Companion:
-        """What makes the features."""
         return self._features.value
 
     def about(self) -> dict[str, Any]:
-        """Settings and the teacher's identity."""
         teacher = self._features.value.teacher
         return {
             **to_dict(self.config),

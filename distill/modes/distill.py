@@ -55,7 +55,6 @@ class Distillation(Imitation, Objective):
         self.alignment = math.lcm(Objective.alignment, self.targets.grid.stride)
 
     def prepare(self, speech: ClipStore) -> None:
-        """Bind the clips and, where it pays, fill the cache of targets."""
         self.fill(speech, self.config.weight > 0)
 
     def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -74,9 +73,7 @@ class Distillation(Imitation, Objective):
         return self.apart(encoding, target, valid, batch["index"])
 
     def describe(self) -> dict[str, Any]:
-        """Mode, settings and the teacher's identity."""
         return {"mode": "distill", **self.about()}
 
     def log(self) -> dict[str, float]:
-        """See `Targets.log`."""
         return self.targets.log()

@@ -136,10 +136,18 @@ class Imitation(nn.Module):
 
     def fill(self, speech: ClipStore, wanted: bool = True) -> None:
         """Bind the clips and, where it pays and is wanted, fill the cache of targets."""
+        self.targets.bind(speech)
         enough = self.expected_mixtures >= len(speech)
         how = self.config.precompute
-        wanted = wanted and (how == "always" or (how == "auto" and enough))
-        self.targets.prepare(speech, wanted, self.projection.weight.device, self.quiet)
+        pays = how == "always" or (how == "auto" and enough)
+        if wanted and pays and self.config.cache_gb > 0:
+            spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+            self.targets.precompute(
+                device=self.projection.weight.device,
+                rank=torch.distributed.get_rank() if spread else 0,
+                world=torch.distributed.get_world_size() if spread else 1,
+                quiet=self.quiet,
+            )
 
     def cached(self, batch: dict[str, Any], frames: int) -> tuple[Tensor, Tensor]:
         """Embedding of the clean speech on the student's frames, and which of them have one.
@@ -168,7 +176,6 @@ class Imitation(nn.Module):
             return (far * valid).mean()
 
     def about(self) -> dict[str, Any]:
-        """Settings and the teacher's identity."""
         teacher = self.targets.teacher
         return {
             **to_dict(self.config),

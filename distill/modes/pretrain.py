@@ -75,13 +75,11 @@ class Pretraining(Imitation, Around):
         self.step = 0
 
     def prepare(self, speech: ClipStore) -> None:
-        """Bind the clips and, where it pays, fill the cache of clean targets."""
         super().prepare(speech)
         if self.config.target == "clean":
             self.fill(speech)
 
     def begin_step(self, step: int, model: WaveformModel) -> None:
-        """Choose the phase, and freeze the encoder or set it free."""
         super().begin_step(step, model)
         self.step = step
         frozen = self.freezes(step)
@@ -118,7 +116,6 @@ class Pretraining(Imitation, Around):
             return resample(values, valid, self.targets.grid, self.grid, frames)
 
     def log(self) -> dict[str, float]:
-        """And the cache of targets, where there is one."""
         mine = self.targets.log() if self.config.target == "clean" else {}
         return {**mine, **self.inner.log()}
 

@@ -27,27 +27,21 @@ class Around(Objective):
         self.partial = inner.partial
 
     def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of the objective inside."""
         return self.inner(model, batch)
 
     def model_config(self, config: ModelConfig) -> ModelConfig:
-        """As the objective inside has it."""
         return self.inner.model_config(config)
 
     def companion(self) -> Companion | None:
-        """That of the objective inside."""
         return self.inner.companion()
 
     def prepare(self, speech: ClipStore) -> None:
-        """Prepare the objective inside."""
         self.inner.prepare(speech)
 
     def begin_step(self, step: int, model: WaveformModel) -> None:
-        """Tell the objective inside."""
         self.inner.begin_step(step, model)
 
     def trains_enhancer(self, step: int) -> bool:
-        """As the objective inside has it."""
         return self.inner.trains_enhancer(step)
 
     @abc.abstractmethod
@@ -64,5 +58,4 @@ class Around(Objective):
         return {"mode": f"{self.mode}+{modes}", self.mode: self.about(), **parts}
 
     def log(self) -> dict[str, float]:
-        """Numbers of the objective inside."""
         return self.inner.log()

@@ -44,9 +44,3 @@ class Aam(nn.Module):
         loss = self.criterion(cosines, speakers[:, None])
         right = (cosines[:, 0].argmax(1) == speakers).float().mean()
         return loss, {"loss": loss.item(), "accuracy": right.item()}
-
-    def before_update(self, step: int) -> None:
-        """Nothing to do."""
-
-    def after_update(self, step: int, total: int | None) -> None:
-        """Nothing to do."""

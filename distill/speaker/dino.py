@@ -119,7 +119,6 @@ class Dino(nn.Module):
         self.crops += (config.dino.local_seconds,) * config.dino.local_crops
 
     def temperature(self, step: int) -> float:
-        """The teacher's at a step."""
         start, end = self.config.teacher_temperature
         steps = self.config.temperature_steps
         return start + (end - start) * (min(1.0, step / steps) if steps else 1.0)

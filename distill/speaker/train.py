@@ -106,7 +106,6 @@ class SpeakerLearner(Learner):
         self.crops = Crops(data, config, self.objective.crops)
 
     def learnt(self) -> Mapping[str, nn.Module]:
-        """Encoder, and what the objective has beside it."""
         return {"learner": self.objective}
 
     def batches(self, rank: int, world: int, step: int) -> Iterator[tuple[list[Tensor], Tensor]]:
@@ -116,17 +115,16 @@ class SpeakerLearner(Learner):
             yield [torch.from_numpy(v) for v in views], torch.from_numpy(speakers)
 
     def forward(self, batch: tuple[list[Tensor], Tensor], step: int) -> Step:
-        """Loss of the objective."""
         loss, told = self.objective(*batch, step)
         return Step(loss, self.crops.seconds, told)
 
     def before_update(self, step: int) -> None:
-        """As the objective wants."""
-        self.objective.before_update(step)
+        if isinstance(self.objective, Dino):
+            self.objective.before_update(step)
 
     def after_update(self, step: int, total: int | None) -> None:
-        """As the objective wants."""
-        self.objective.after_update(step, total)
+        if isinstance(self.objective, Dino):
+            self.objective.after_update(step, total)
 
     def validate(self) -> dict[str, Any] | None:
         """EER on the speakers held back, if any."""

@@ -45,12 +45,10 @@ class LoopPlan(Plan):
         self.log_every, self.validate_every = config.log_every, config.validate_every
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        """AdamW."""
         c = self.config
         return adamw(module, c.learning_rate, c.weight_decay, betas=c.betas, eps=c.epsilon)
 
     def rate(self, state: State) -> float:
-        """Rise, plateau, last quarter."""
         return self.config.rate(state.step, state.total)
 
     def expected(self, state: State) -> float:
@@ -66,7 +64,6 @@ class LoopPlan(Plan):
         return state.total is not None and state.step >= state.total
 
     def saves(self, state: State, saved: float) -> bool:
-        """Every so many seconds."""
         return state.seconds - saved > self.config.checkpoint_seconds
 
 

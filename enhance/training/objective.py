@@ -152,5 +152,4 @@ class Enhancement(Objective):
         return clean_loss(self.loss, model, spec, wave, batch["clean"])
 
     def describe(self) -> dict[str, Any]:
-        """The mode's name."""
         return {"mode": "base"}
