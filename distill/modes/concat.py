@@ -28,7 +28,7 @@ from distill.modes.wrapper import Around
 from distill.teacher.contract import Teacher, check_rate
 from distill.teacher.frames import FrameGrid, overlaps, resample
 from distill.teacher.layers import Layers, LayerSum
-from distill.teacher.windows import listen, spans
+from distill.teacher.windows import hear, spans
 from enhance.config import ModelConfig
 from enhance.config.checked import PositiveInt, checked
 from enhance.config.settings import to_dict
@@ -86,8 +86,9 @@ class TeacherFeatures(Companion):
     def forward(self, noisy: Tensor, frames: int) -> Tensor:
         """Shape: noisy (B, N) -> (B, frames, size)"""
         with torch.autocast(noisy.device.type, enabled=False):
-            states = listen(self.teacher, self.layers, noisy.float())  # (K, B, T', D)
-            summed = self.sum(states)  # (B, T', D)
+            width = self.projection.in_features
+            states = hear(self.teacher, noisy.float(), lambda x: self.layers.normalized(x, width))
+            summed = self.sum(states)  # (K, B, T', D) -> (B, T', D)
             valid = summed.new_ones(summed.shape[:2], dtype=torch.bool)
             aligned, _ = resample(summed, valid, self.source, self.target, frames)  # (B, T, D)
         return self.projection(aligned)

@@ -26,7 +26,6 @@ from distill.modes.imitation import Imitation, ImitationConfig
 from distill.modes.wrapper import Around
 from distill.teacher.contract import Teacher
 from distill.teacher.frames import resample
-from distill.teacher.windows import listen
 from enhance.config import ModelConfig, TrainingConfig
 from enhance.config.checked import Field, PositiveInt, checked
 from enhance.data.corpus.clip_store import ClipStore
@@ -110,8 +109,7 @@ class Pretraining(Imitation, Around):
         with torch.autocast(batch["noisy"].device.type, enabled=False):
             if self.config.target == "clean":
                 return self.cached(batch, frames)
-            layers = self.targets.layers
-            values = layers.mean(listen(self.targets.teacher, layers, batch["noisy"].float()))
+            values = self.targets.ask(batch["noisy"].float())
             valid = values.new_ones(values.shape[:2], dtype=torch.bool)
             return resample(values, valid, self.targets.grid, self.grid, frames)
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from distill.teacher.features import Features
+from distill.teacher.windows import hear
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.mixing.recipe import Piece
 from enhance.errors import EnhanceError
@@ -115,7 +116,7 @@ class Targets:
         rows = [b for b, changed in enumerate(altered) if changed and valid[b].any()]
         if rows:
             self.live += sum(len(pieces[b]) for b in rows)
-            result[rows] = self._ask(clean[rows].float()) * mask[rows][..., None]
+            result[rows] = self.ask(clean[rows].float()) * mask[rows][..., None]
         self.seconds += time.perf_counter() - begin
         return result, mask
 
@@ -176,11 +177,9 @@ class Targets:
             "target_filling_seconds": round(self.filling_seconds, 3),
         }
 
-    def _ask(self, waves: Tensor) -> Tensor:
-        """Shape: (B, N) of equal length -> (B, T', D)"""
-        self.teacher.to(waves.device)
-        lengths = torch.full((len(waves),), waves.shape[1])
-        return self.layers.select(self.teacher(waves, lengths)[0], self.width)
+    def ask(self, waves: Tensor) -> Tensor:
+        """By the live teacher. Shape: (B, N) of equal length -> (B, T', D)"""
+        return hear(self.teacher, waves, lambda hidden: self.layers.select(hidden, self.width))
 
     def _shift(self, piece: Piece) -> int:
         """Frames by which the file's embedding moves to lie on the segment's grid."""

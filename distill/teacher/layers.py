@@ -52,35 +52,26 @@ class Layers:
         EnhanceError
             If the text is none of them or k is out of range.
         """
-        if text == "last":
-            return cls(text, (num_layers,))
-        if text == "weighted":
-            return cls(text, tuple(range(num_layers + 1)))
-        if ends := re.fullmatch(r"range:(\d+)-(\d+)", text):
-            low, high = int(ends[1]), int(ends[2])
-            if not low <= high <= num_layers:
-                raise EnhanceError(
-                    f"layers {text!r}: this teacher has states 0 to {num_layers}; take i-k of them"
-                )
-            return cls(text, tuple(range(low, high + 1)))
-        match = re.fullmatch(r"(single|first_k|last_k):(\d+)", text)
+        forms = r"last|weighted|range:(\d+)-(\d+)|(?:single|first_k|last_k):(\d+)"
+        match = re.fullmatch(forms, text)
         if match is None:
             raise EnhanceError(f"layers {text!r}: unknown; take {FORMS}")
-        kind, k = match[1], int(match[2])
-        if kind == "single" and k > num_layers:
+        low, high, k = (int(number or 0) for number in match.groups())
+        top = num_layers
+        first, last = {
+            "last": (top, top),
+            "weighted": (0, top),
+            "range": (low, high),
+            "single": (k, k),
+            "first_k": (0, k - 1),
+            "last_k": (top + 1 - k, top),
+        }[text.partition(":")[0]]
+        if not 0 <= first <= last <= top:
             raise EnhanceError(
-                f"layers {text!r}: this teacher has {num_layers} layers; "
-                f"take k from 0 (before the first) to {num_layers}"
+                f"layers {text!r}: this teacher has {top} layers; take states from 0 (before the "
+                f"first) to {top}, or 1 to {top + 1} of them"
             )
-        if kind != "single" and not 1 <= k <= num_layers + 1:
-            raise EnhanceError(
-                f"layers {text!r}: this teacher has {num_layers + 1} hidden states; "
-                f"take k from 1 to {num_layers + 1}"
-            )
-        if kind == "single":
-            return cls(text, (k,))
-        first = 0 if kind == "first_k" else num_layers + 1 - k
-        return cls(text, tuple(range(first, first + k)))
+        return cls(text, tuple(range(first, last + 1)))
 
     def width(self, widths: Sequence[int], teacher: str) -> int:
         """Features D of the chosen states, of the ``widths`` of all L + 1 (`Teacher.widths`).
@@ -106,24 +97,16 @@ class Layers:
         return F.layer_norm(chosen, chosen.shape[-1:])
 
     def select(self, hidden: Tensor, width: int | None = None) -> Tensor:
-        """The target of each frame: `mean` of the normalised states.
-
-        Shape: (L + 1, B, T', D) -> (B, T', D)
-        """
-        return self.mean(self.normalized(hidden, width))
-
-    @staticmethod
-    def mean(states: Tensor) -> Tensor:
-        """Uniform mean of K normalised states, normalised again; of one state, that state.
+        """The target of each frame: the uniform mean of the normalised states, normalised again; of
+        one state, that state.
 
         The L1 distance to it then has a known scale: 0.80 = E|x| of a unit Gaussian for a
         constant zero guess.
 
-        Shape: (K, B, T', D) -> (B, T', D)
+        Shape: (L + 1, B, T', D) -> (B, T', D)
         """
-        if len(states) == 1:
-            return states[0]
-        return F.layer_norm(states.mean(0), states.shape[-1:])
+        states = self.normalized(hidden, width)
+        return states[0] if len(states) == 1 else F.layer_norm(states.mean(0), states.shape[-1:])
 
 
 class LayerSum(nn.Module):

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from distill.teacher.contract import Teacher
-from distill.teacher.layers import Layers
 
 WINDOW_SECONDS = 30.0
 """Files longer than this are embedded in windows of it."""
@@ -89,12 +88,3 @@ def hear(teacher: Teacher, waves: Tensor, take: Callable[[Tensor], Tensor]) -> T
     if not parts:  # too short for a frame
         parts = [take(waves.new_zeros(len(teacher.widths), len(waves), 0, max(teacher.widths)))]
     return torch.cat(parts, dim=-2)
-
-
-def listen(teacher: Teacher, layers: Layers, waves: Tensor) -> Tensor:
-    """Normalised states of a batch of equally long waves: see `hear`.
-
-    Shape: waves (B, N) -> float32 (K, B, T', D), without gradient
-    """
-    width = layers.width(teacher.widths, teacher.name)
-    return hear(teacher, waves, lambda hidden: layers.normalized(hidden, width))

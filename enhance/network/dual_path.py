@@ -43,7 +43,13 @@ class DualPath(nn.Module):
         self.time = KINDS[config.cell](channels, config.hidden)
         self.time_out = nn.Linear(config.hidden, channels)
         self.time_norm = nn.BatchNorm2d(channels)
-        self.mix = mixer(config.mixing, config.cell, channels, positions)
+        # What mixes the positions of one frame, (N, F, C) -> (N, F, C).
+        self.mix: nn.Module
+        if config.mixing == "recurrent":
+            self.mix = RecurrentMixer(config.cell, channels)
+        else:
+            kind = AttentionMixer if config.mixing == "attention" else DenseMixer
+            self.mix = kind(channels, positions)
         self.mix_out = nn.Linear(channels, channels)
         self.mix_norm = nn.BatchNorm2d(channels)
 
@@ -88,20 +94,6 @@ class _Laid(torch.autograd.Function):
     @staticmethod
     def backward(_ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         return gradient.contiguous()
-
-
-def mixer(
-    kind: Literal["recurrent", "attention", "dense"],
-    cell: Literal["lstm", "gru"],
-    channels: int,
-    positions: int,
-) -> nn.Module:
-    """What mixes the positions of one frame. Shape: (N, F, C) -> (N, F, C)"""
-    if kind == "recurrent":
-        return RecurrentMixer(cell, channels)
-    if kind == "attention":
-        return AttentionMixer(channels, positions)
-    return DenseMixer(channels, positions)
 
 
 class RecurrentMixer(nn.Module):
