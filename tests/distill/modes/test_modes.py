@@ -24,6 +24,7 @@ from enhance.files import read_jsonl
 from enhance.measure.metrics import si_sdr
 from enhance.network.checkpoint import read_info
 from enhance.network.tensors import load_tensors
+from enhance.training.loop import fit
 
 ALL = ("concat", "pretrain", "concat+distill", "pretrain+distill", "concat+pretrain+distill")
 
@@ -280,15 +281,17 @@ def test_nothing_is_kept_of_a_budget_that_ends_early(
 
 
 def test_a_branch_may_be_shorter_than_the_first_phase_before_it(
-    runs: dict[str, Path], data: Path, teacher: Path, tmp_path: Path
+    data: Path, teacher: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(dump_yaml(tiny.settings(data, "pretrain", teacher, steps=2)), "utf-8")
     command = ["train", "-c", str(file), "--quiet", "--accelerator", "cpu"]
     result = CliRunner().invoke(app, [*command, "--run", str(tmp_path / "new")])
     assert "leaves nothing of training.steps 2" in str(result.exception)
-    more = ["--run", str(tmp_path / "branch"), "--branch", str(runs["pretrain"])]
+    more = ["--run", str(tmp_path / "branch"), "--branch", str(tmp_path / "long")]
+    long = tiny.settings(data, "pretrain", teacher)
     with tiny.tiny.little_settling():
+        fit(long, make_objective(long, True), tmp_path / "long", quiet=True)
         result = CliRunner().invoke(app, [*command, *more])
     assert result.exit_code == 0, result.exception
     assert read_info(tmp_path / "branch").score["step"] == 10
