@@ -26,7 +26,7 @@ from enhance.errors import EnhanceError
 from enhance.files import read_json, read_jsonl, sha256
 from enhance.network import checkpoint
 from enhance.network.tensors import load_tensors
-from enhance.training.engine.history import HISTORY, TIMING
+from enhance.training.engine.record import HISTORY, TIMING
 from enhance.training.run.run_folder import CONFIG, HARMLESS, below_common
 
 HOURS_TOLERANCE = 0.01

@@ -31,8 +31,8 @@ from enhance.files import atomic, read_json, unwritable, write_json
 from enhance.measure.timing import processor_name
 from enhance.network.checkpoint import WEIGHTS
 from enhance.training.engine import state as trainer_state
-from enhance.training.engine.history import HISTORY
 from enhance.training.engine.processes import Hardware
+from enhance.training.engine.record import HISTORY
 from enhance.training.loop import fit
 from enhance.training.run import run_folder
 

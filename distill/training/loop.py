@@ -26,10 +26,10 @@ from enhance.network.checkpoint import WEIGHTS
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.parallel import torch_threads
 from enhance.training.engine.engine import Engine
-from enhance.training.engine.history import HISTORY
 from enhance.training.engine.interrupt import Interrupt
 from enhance.training.engine.learner import Learner, Plan, State, adamw
 from enhance.training.engine.processes import Hardware, end_others, on_first, precision_of
+from enhance.training.engine.record import HISTORY
 from enhance.training.engine.state import below, gather
 from enhance.training.run import run_folder
 

@@ -1,20 +1,28 @@
-"""What the first process keeps and shows of a training: its files, TensorBoard, and the screen."""
+"""What the first process keeps and shows of a training: its files, TensorBoard, and the screen.
+
+history.jsonl holds only what follows from the configuration, so that a resumed run repeats it to
+the byte: lines of type `train` and `validation`. What depends on the clock (speed, starts and
+stops) goes to timing.jsonl.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enhance.files import append_jsonl
+from enhance.errors import EnhanceError
+from enhance.files import append_jsonl, atomic
 from enhance.progress import progress_bar, say
-from enhance.training.engine.history import HISTORY, TIMING, cut
 
 if TYPE_CHECKING:
     from enhance.training.engine.engine import Engine
 
+HISTORY = "history.jsonl"
+TIMING = "timing.jsonl"
 LINE_EVERY = 30.0
 """Seconds between lines where standard error is no terminal."""
 
@@ -118,3 +126,29 @@ class Record(contextlib.AbstractContextManager["Record"]):
                 self._scalars(f"{prefix}/{key}", value)
             elif isinstance(value, (int, float)):
                 self._board.add_scalar(f"{prefix}/{key}", value, self.step)
+
+
+def cut(path: Path, step: int) -> None:
+    """Drop the lines after ``step``, and a last line that a kill left unfinished.
+
+    Lines that stay keep their bytes. An `EnhanceError` if a line other than the last is damaged, or
+    one tells no step.
+    """
+    if not path.is_file():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise EnhanceError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise EnhanceError(f"{path}, line {number}: is damaged (tells no step); remove it")
+        if row["step"] <= step and line.endswith(b"\n"):
+            kept.append(line)
+    if len(kept) < len(lines):
+        with atomic(path) as temporary:
+            temporary.write_bytes(b"".join(kept))

@@ -28,8 +28,8 @@ from enhance.files import atomic, read_jsonl, sha256, unwritable, write_jsonl
 from enhance.network.checkpoint import HEARD, WEIGHTS, difference
 from enhance.network.tensors import load_tensors, save_tensors
 from enhance.progress import tracked
-from enhance.training.engine.history import HISTORY
 from enhance.training.engine.processes import resolve
+from enhance.training.engine.record import HISTORY
 from enhance.training.engine.state import FILE, FORMAT, read_header
 from enhance.training.optim.schedule import is_stable, progress, since
 

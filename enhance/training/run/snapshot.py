@@ -60,30 +60,34 @@ def _half(name: str, value: Tensor) -> Tensor:
 
 
 def _readme(out: Path, header: dict[str, Any], config: dict[str, Any]) -> str:
-    training, mixing = config["training"], config["mixing"]
-    step, name = header["step"], told(out)
-    hours = step * training["batch_size"] * mixing["segment_seconds"] / 3600
+    step, seconds = header["step"], header["seconds"]
+    mixtures = step * config["training"]["batch_size"]
     places = [key for key in ("corpus", "speech", "noise", "rirs") if config["data"][key]]
-    data = "".join(f"--set data.{key}=DIR " for key in places)
-    lines = [
-        f"# State of a training run at step {step}",
-        "",
-        f"{hours:.1f} h of mixtures in {header['seconds'] / 3600:.2f} h. Weights, their averages "
-        "and the optimiser's moments, in half precision. A new run goes on from here with its own "
-        "budget, counted from here:",
-        "",
-        "```sh",
-        f"enhance train --branch {name} {data}--set training.steps=N",
-        "```",
-        "",
-        "And a model to ship, by a decay of the rate in N steps:",
-        "",
-        "```sh",
-        f"enhance train --branch {name} {data}--set training.steps=N \\",
-        "  --set training.schedule=wsd --set training.decay_share=1",
-        "```",
-        "",
-        "`DIR` is where the audio of `config.yaml` lies; more of it may be there by now.",
-        "",
-    ]
-    return "\n".join(lines)
+    return _TEXT.format(
+        step=step,
+        hours=mixtures * config["mixing"]["segment_seconds"] / 3600,
+        trained=seconds / 3600,
+        name=told(out),
+        data="".join(f"--set data.{key}=DIR " for key in places),
+    )
+
+
+_TEXT = """\
+# State of a training run at step {step}
+
+{hours:.1f} h of mixtures in {trained:.2f} h. Weights, their averages and the optimiser's moments, \
+in half precision. A new run goes on from here with its own budget, counted from here:
+
+```sh
+enhance train --branch {name} {data}--set training.steps=N
+```
+
+And a model to ship, by a decay of the rate in N steps:
+
+```sh
+enhance train --branch {name} {data}--set training.steps=N \\
+  --set training.schedule=wsd --set training.decay_share=1
+```
+
+`DIR` is where the audio of `config.yaml` lies; more of it may be there by now.
+"""

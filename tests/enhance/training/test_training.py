@@ -192,7 +192,7 @@ def test_killed_and_resumed(straight: tuple[RunConfig, Path], tmp_path: Path) ->
 
 
 def test_unfinished_line_is_cut(straight: tuple[RunConfig, Path], tmp_path: Path) -> None:
-    from enhance.training.engine.history import cut
+    from enhance.training.engine.record import cut
 
     lines = (straight[1] / "history.jsonl").read_bytes().splitlines(keepends=True)
     path = tmp_path / "history.jsonl"
