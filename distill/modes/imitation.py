@@ -18,12 +18,8 @@ random):
 The last two reach all their range within the directions, so that one weight means more of them
 than of L1 where the prediction is nearly right, and less where it is far off.
 
-Controls are targets that keep what a teacher's embeddings look like and lose what they tell. If an
-encoder gains as much from these as from the real ones, what it gains is no content. ``true`` hands
-every frame the target of another frame of the batch; ``clips`` hands every clip of a batch the
-targets of the next one in it, so that their course over time stays as well, and only whose speech
-they tell of is wrong. Mixtures are drawn at random, so that the next one is any other. Both are
-pure functions of the mixtures, which are functions of the run's seed: a resumed run sees the same.
+Controls (`shuffled`) are targets that keep what a teacher's embeddings look like and lose what they
+tell. If an encoder gains as much from these as from the real ones, what it gains is no content.
 """
 
 from __future__ import annotations
@@ -50,8 +46,6 @@ from enhance.files import cache_folder
 from enhance.network.gcrn import Gcrn
 
 Distance = Literal["l1", "cosine", "correlation"]
-"""The distances there are."""
-
 Shuffle = bool | Literal["clips"]
 """No control, of frames (true), or of clips."""
 
@@ -101,26 +95,11 @@ class Imitation(nn.Module):
         seed: int,
         quiet: bool,
     ) -> None:
-        """Make targets and projection.
+        """Make targets, and a projection that fits the encoder of the ``model`` to be trained.
 
-        Parameters
-        ----------
-        config, teacher
-            What is imitated, and how.
-        model
-            Configuration of the model to be trained: the projection fits its encoder.
-        expected_mixtures
-            Mixtures of unaltered speech that will ask for targets at most; `precompute: auto`
-            decides by it.
-        seed
-            Of the projection's first weights.
-        quiet
-            No progress bar.
-
-        Raises
-        ------
-        EnhanceError
-            If the teacher has no such layers, or hears another sample rate.
+        ``expected_mixtures`` of unaltered speech will ask for targets at most: `precompute: auto`
+        decides by it. ``seed`` draws the projection's first weights; ``quiet`` is without a bar.
+        An `EnhanceError` if the teacher has no such layers, or hears another sample rate.
         """
         self.config = config
         self.expected_mixtures, self.quiet = expected_mixtures, quiet
@@ -136,18 +115,10 @@ class Imitation(nn.Module):
 
     def fill(self, speech: ClipStore, wanted: bool = True) -> None:
         """Bind the clips and, where it pays and is wanted, fill the cache of targets."""
-        self.targets.bind(speech)
         enough = self.expected_mixtures >= len(speech)
         how = self.config.precompute
-        pays = how == "always" or (how == "auto" and enough)
-        if wanted and pays and self.config.cache_gb > 0:
-            spread = torch.distributed.is_available() and torch.distributed.is_initialized()
-            self.targets.precompute(
-                device=self.projection.weight.device,
-                rank=torch.distributed.get_rank() if spread else 0,
-                world=torch.distributed.get_world_size() if spread else 1,
-                quiet=self.quiet,
-            )
+        wanted = wanted and (how == "always" or (how == "auto" and enough))
+        self.targets.prepare(speech, wanted, self.projection.weight.device, self.quiet)
 
     def cached(self, batch: dict[str, Any], frames: int) -> tuple[Tensor, Tensor]:
         """Embedding of the clean speech on the student's frames, and which of them have one.
@@ -203,9 +174,13 @@ def shuffled(
 ) -> tuple[Tensor, Tensor]:
     """Targets of a batch, and which frames have one, under a control.
 
-    Shape: target (B, T, D), valid (B, T), index: (epoch, index) of each item -> the first two
+    ``clips`` hands every clip of a batch the targets of the next one in it, so that their course
+    over time stays as well, and only whose speech they tell of is wrong; true permutes frames, see
+    `shuffle`. Both are pure functions of the mixtures, which are functions of the run's seed and
+    drawn at random: a resumed run sees the same, and the next clip is any other. An `EnhanceError`
+    if a clip has no other beside it.
 
-    An `EnhanceError` if a clip has no other beside it.
+    Shape: target (B, T, D), valid (B, T), index: (epoch, index) of each item -> the first two
     """
     if how == "clips":
         if len(target) < 2:

@@ -163,6 +163,20 @@ class Targets:
         self.filling_seconds += time.perf_counter() - begin
         return made
 
+    def prepare(
+        self, store: ClipStore, wanted: bool, device: torch.device | str, quiet: bool
+    ) -> None:
+        """Bind the clips and, if wanted, fill the cache, each process its own share first."""
+        self.bind(store)
+        if wanted and self.features.cache.bound.limit_bytes > 0:
+            spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+            self.precompute(
+                device=device,
+                rank=torch.distributed.get_rank() if spread else 0,
+                world=torch.distributed.get_world_size() if spread else 1,
+                quiet=quiet,
+            )
+
     def log(self) -> dict[str, float]:
         """Share of pieces served from the cache and of pieces heard live, the size of these
         features on disk, and the seconds that targets took: in training, and to fill the cache

@@ -103,6 +103,8 @@ class Features:
 
     Methods take a clip as ``wave``, samples (N,) at the teacher's rate, floating point, or where
     they need no samples yet as its ``key``; ``device`` is where the teacher runs if it is asked.
+    They raise `EnhanceError` if that is no clip, the states differ in width where they become one,
+    or the teacher gives NaN.
 
     Parameters
     ----------
@@ -113,11 +115,6 @@ class Features:
         subfolder, wherever the teacher was found.
     limit_bytes
         Bound on that whole folder (`enhance.cache`); 0 keeps nothing.
-
-    Raises
-    ------
-    EnhanceError
-        If the teacher has no such layers.
     """
 
     def __init__(
@@ -131,10 +128,7 @@ class Features:
 
     @property
     def width(self) -> int:
-        """Features D of a frame of `of`.
-
-        An `EnhanceError` if the chosen states differ in width; `states` gives them all the same.
-        """
+        """Features D of a frame of `of`; `states` gives states of several widths too."""
         return self.layers.width(self.teacher.widths, self.teacher.name)
 
     @property
@@ -147,9 +141,6 @@ class Features:
         """Features of one whole clip, found or made now, each frame of zero mean, unit variance.
 
         Shape: (N,) -> float32 (T', D)
-
-        An `EnhanceError` if ``wave`` is no clip, the states differ in width, or the teacher gives
-        NaN.
         """
         key = self.key(wave)
         return self.normalized(self.kept(key, len(wave), lambda: wave, device))
@@ -159,8 +150,6 @@ class Features:
 
         Shape: (N,) -> (T', D of the state) for each of ``layers.indices``, read-only, half
         precision (single where a value needs it)
-
-        An `EnhanceError` if ``wave`` is no clip, or the teacher gives NaN.
         """
         key, frames, chosen = self.key(wave), self.teacher.frames(len(wave)), self.layers.indices
         caches = [self._cache(f"state-{i}") for i in chosen]
@@ -202,15 +191,11 @@ class Features:
         values = np.array(kept, np.float32)
         if len(self.layers.indices) > 1:  # a mean, which is normalised
             return values
-        normalized: np.ndarray = F.layer_norm(torch.from_numpy(values), values.shape[-1:]).numpy()
-        return normalized
+        return F.layer_norm(torch.from_numpy(values), values.shape[-1:]).numpy()
 
     @staticmethod
     def key(wave: np.ndarray) -> str:
-        """Cache key of a clip: every sample of its audio.
-
-        An `EnhanceError` if it is not one channel of floating point samples.
-        """
+        """Cache key of a clip: every sample of its audio."""
         if wave.ndim != 1 or wave.dtype.kind != "f":
             raise EnhanceError(
                 f"features: a clip is one channel of floating point samples, not {wave.dtype} "
@@ -227,8 +212,7 @@ class Features:
         before training would differ from what is made in it.
         """
         waves = torch.from_numpy(np.array(wave, np.float32)).to(device)[None]
-        heard: np.ndarray = hear(self.teacher, waves, take).cpu().numpy()
-        return heard
+        return hear(self.teacher, waves, take).cpu().numpy()
 
     def _cache(self, what: str) -> FeatureCache:
         if what not in self._caches:

@@ -219,9 +219,8 @@ def begin_branch(run: Path, parent: Path, config: dict[str, Any], data: str) -> 
     """
     tensors, header = load_tensors(parent / FILE, FORMAT)
     source = {**origin(parent, FILE), "step": header["step"], "seconds": header["seconds"]}
-    fresh = {"config": config, "branch": source, "used": 0.0, "data": data}
-    empty = {"best": None, "sums": {}, "counts": {}}
-    save_tensors(run / FILE, tensors, {**header, **fresh, **empty}, FORMAT)
+    fresh = {"config": config, "branch": source, "used": 0.0, "data": data, "best": None}
+    save_tensors(run / FILE, tensors, {**header, **fresh, "sums": {}, "counts": {}}, FORMAT)
     if header["data"] == data:
         return []
     return [f"{run}: trains on other files than {parent}; its heard.jsonl names its own only"]
