@@ -60,16 +60,9 @@ def equal_error_rate(
 ) -> tuple[float, float]:
     """EER of trials, and the score at which it is reached.
 
-    Parameters
-    ----------
-    scores
-        (n,), higher means more alike.
-    same
-        Bool (n,): whether both clips are one speaker's.
-    weights
-        How often each trial counts, (n,), not negative; None for once.
-
-    An `EnhanceError` if a score is not finite, or trials of one of the two kinds are missing.
+    ``scores`` (n,) are higher for what is to be accepted, ``same``, bool (n,), tells what is, as
+    where both clips are one speaker's; ``weights`` (n,), how often each trial counts, None for
+    once. An `EnhanceError` if a score is not finite, or trials of one of the two kinds are missing.
     """
     if not np.isfinite(scores).all():
         raise EnhanceError("a verification score is not finite; check the model and the clips")

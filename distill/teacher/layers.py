@@ -40,17 +40,9 @@ class Layers:
     def parse(cls, text: str, num_layers: int) -> Layers:
         """Read a choice among the L + 1 states of a teacher of L = ``num_layers`` blocks.
 
-        Parameters
-        ----------
-        text
-            ``last`` (state L), ``single:k`` (state k), ``range:i-k`` (states i to k),
-            ``first_k:k`` (the k lowest, 0 to k - 1), ``last_k:k`` (the k highest, L - k + 1 to L)
-            or ``weighted`` (all L + 1).
-
-        Raises
-        ------
-        EnhanceError
-            If the text is none of them or k is out of range.
+        ``last`` (state L), ``single:k`` (state k), ``range:i-k`` (states i to k), ``first_k:k``
+        (the k lowest, 0 to k - 1), ``last_k:k`` (the k highest, L - k + 1 to L) or ``weighted``
+        (all L + 1); an `EnhanceError` if it is none of them or k is out of range.
         """
         forms = r"last|weighted|range:(\d+)-(\d+)|(?:single|first_k|last_k):(\d+)"
         match = re.fullmatch(forms, text)

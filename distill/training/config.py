@@ -81,21 +81,10 @@ def configure(
 ) -> C:
     """The configuration of a run, from a command line.
 
-    Parameters
-    ----------
-    kind
-        Its class.
-    given
-        Values of options; None for those that were not given.
-    assignments
-        Such as ``dino.outputs=16``, from ``--set``.
-    begun
-        Configuration of a run to be resumed, over which the rest is set; empty for a new one.
-
-    Raises
-    ------
-    EnhanceError
-        For an unknown key or a value that does not fit.
+    ``given`` are values of options, None for those that were not given, ``assignments`` such as
+    ``dino.outputs=16``, from ``--set``; ``begun`` is the configuration of a run to be resumed, over
+    which both are set, empty for a new one. An `EnhanceError` for an unknown key or a value that
+    does not fit.
     """
     named = override({k: v for k, v in given.items() if v is not None}, list(assignments), kind)
     whole = to_dict(parse(kind, dict(begun), "the run to be resumed"))

@@ -83,23 +83,12 @@ class Place(TypedDict, total=False):
 class Loop(contextlib.ExitStack):
     """One run in one folder: a context manager that keeps other processes from it.
 
-    Parameters
-    ----------
-    config
-        What decides the weights and how long it may take.
-    output
-        The run's folder: ``history.jsonl``, ``timing.jsonl`` and ``tensorboard/`` there,
-        ``state/trainer.safetensors`` to go on from.
-    tag
-        Format of that state, checked on resumption.
-    resume, hardware, quiet
-        See `Place`.
+    ``output`` gets ``history.jsonl``, ``timing.jsonl`` and ``tensorboard/``, and to go on from
+    ``state/trainer.safetensors``, whose format ``tag`` is checked on resumption. For the rest see
+    `Place`.
 
-    Raises
-    ------
-    EnhanceError
-        If the folder holds a run and ``resume`` is not set, or the other way round, holds results
-        without their state, is in use, or the run was begun with other settings.
+    An `EnhanceError` if the folder holds a run and ``resume`` is not set, or the other way round,
+    holds results without their state, is in use, or the run was begun with other settings.
     """
 
     def __init__(
@@ -194,42 +183,20 @@ class Loop(contextlib.ExitStack):
     ) -> bool:
         """Train to the end (True) or until interrupted (False); the state is saved then.
 
-        Afterwards what was trained is on the CPU, in evaluation mode. Where interrupted, all
-        processes but the first end here.
+        The learner is restored first where the run is a resumed one. Afterwards what was trained is
+        on the CPU, in evaluation mode; where interrupted, all processes but the first end here.
 
-        Parameters
-        ----------
-        learner
-            What is trained; restored first where the run is a resumed one.
-        interrupt
-            See `Engine.train`, as ``before`` and ``place``.
-        steps
-            Number of steps, None where the clock decides.
-        minutes
-            Limit of time, 0 for none.
-        plan
-            Made of configuration and limit; for an optimiser of one's own.
-
-        Raises
-        ------
-        EnhanceError
-            If the loss or its gradient is not finite.
+        ``steps`` is None where the clock decides, ``minutes`` 0 for no limit; ``plan`` is made of
+        configuration and limit, for an optimiser of one's own. The rest, and errors, are those of
+        `Engine.train`.
         """
         self.lock()
         if self.state.total is None:
             self.state.total = steps
-        resumed = self.resumed if self.state.step else {}
-        engine = Engine(
-            self.fabric,
-            learner,
-            plan(self.config, minutes),
-            self.file,
-            self.tag,
-            self._header,
-            self.state,
-            resumed,
-        )
-        self.resumed = {}
+        resumed, self.resumed = self.resumed if self.state.step else {}, {}
+        place_of_state = (self.file, self.tag, self._header)
+        made = plan(self.config, minutes)
+        engine = Engine(self.fabric, learner, made, *place_of_state, self.state, resumed)
         stopped = engine.train(interrupt, self.output, before=before, place=place, quiet=self.quiet)
         for module in engine.modules.values():
             module.eval().to("cpu")
