@@ -51,21 +51,10 @@ LAYOUTS = {
 def read(path: Path, folder: str, task: str, domain: str) -> list[Clip]:
     """Clips with the labels ``label``, ``method`` and ``domain``'s own.
 
-    Parameters
-    ----------
-    path
-        ``.jsonl`` or ``.csv``: a manifest. Else a protocol.
-    folder
-        Of the audio of a protocol, which may lie in folders below it.
-    task
-        ``speaker`` takes bona fide speech only, and needs speakers instead of labels.
-    domain
-        Name of the label that must be there.
-
-    Raises
-    ------
-    EnhanceError
-        If it cannot be read, or a clip lacks a label or a speaker.
+    ``path`` is a manifest (``.jsonl`` or ``.csv``) or a protocol, whose audio lies in ``folder`` or
+    below it. The ``task`` `speaker` takes bona fide speech only, and needs speakers instead of
+    labels. An `EnhanceError` if it cannot be read, or a clip lacks a label, such as ``domain``, or
+    a speaker.
     """
     manifest = path.suffix in (".jsonl", ".csv")
     clips = read_manifest(path) if manifest else read_protocol(path, folder)

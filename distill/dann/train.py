@@ -185,18 +185,10 @@ def train(
 ) -> dict[str, Any]:
     """Train a network; the record, or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
 
-    Parameters
-    ----------
-    output
-        Folder: ``model.safetensors`` (the best epoch), ``record.json``, ``history.jsonl``; what a
-        stopped run needs to go on is in ``state``.
-    cache
-        Folder of the feature cache; None for the user's.
-
-    Raises
-    ------
-    EnhanceError
-        If clips or the backbone cannot be used, or the loss is not finite.
+    The folder ``output`` gets ``model.safetensors`` (the best epoch), ``record.json``,
+    ``history.jsonl``; what a stopped run needs to go on is in ``state``. ``cache`` is the folder of
+    the feature cache, None for the user's. An `EnhanceError` if clips or the backbone cannot be
+    used, or the loss is not finite.
     """
     with Interrupt() as interrupt, Loop(config, output, FORMAT, **place) as loop:
         clips, held = _clips(config)

@@ -77,21 +77,12 @@ class Targets:
     ) -> tuple[Tensor, Tensor]:
         """Targets of a batch of segments, on the teacher's frames.
 
-        Parameters
-        ----------
-        clean
-            Clean segments (B, N).
-        pieces
-            Which samples of which clip each segment is made of.
-        altered
-            Items whose speech was changed in time or spectrum: the live teacher hears ``clean``.
+        ``clean`` are the segments (B, N), ``pieces`` tell which samples of which clip each is made
+        of. Of items whose speech was ``altered`` in time or spectrum the live teacher hears
+        ``clean``.
 
-        Returns
-        -------
-        values
-            float32 (B, T', D), zero where there is no target.
-        valid
-            bool (B, T'): frames whose centre lies in a piece, and which the file's embedding has.
+        Shape: -> float32 (B, T', D), zero where there is no target, and bool (B, T'): frames whose
+        centre lies in a piece, and which the file's embedding has
         """
         begin = time.perf_counter()
         frames = self.teacher.frames(clean.shape[1])

@@ -78,16 +78,11 @@ def dino_loss(
 def entropies(teacher: Tensor, centre: Tensor, temperature: float) -> tuple[float, float]:
     """How far the teacher is from the two ways to collapse, as shares of ln K.
 
-    Shape: teacher (B, K), centre (K,)
+    The mean entropy of single outputs: 1 if every output is uniform (collapse by too little
+    sharpening). The entropy of their mean: 0 if every clip gets the same output (collapse by too
+    little centring).
 
-    Returns
-    -------
-    each
-        Mean entropy of single outputs: 1 if every output is uniform (collapse by too little
-        sharpening).
-    together
-        Entropy of their mean: 0 if every clip gets the same output (collapse by too little
-        centring).
+    Shape: teacher (B, K), centre (K,)
     """
     p = F.softmax((teacher - centre) / temperature, dim=-1)  # (B, K)
     top = math.log(p.shape[-1])

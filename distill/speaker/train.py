@@ -48,23 +48,15 @@ def train(
     """Train a speaker encoder; the record (as in ``record.json``), or ``{"stopped": ...}`` after
     Ctrl-C or SIGTERM.
 
-    Parameters
-    ----------
-    corpus
-        Folder of speech and noise, as `enhance.data.corpus.clips.load_clips` reads it; `aam` needs
-        the column `speaker`.
-    output
-        Model folder: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``,
-        ``record.json``, ``history.jsonl``, ``README.md``; what a stopped run needs to go on is
-        in its subfolder ``state``.
-    evaluation
-        Folder with speech of other, known speakers, whose EER is measured at the end; None
-        leaves that out.
+    ``corpus`` is a folder of speech and noise, as `enhance.data.corpus.clips.load_clips` reads it;
+    `aam` needs the column `speaker`. The model folder ``output`` gets ``config.json``,
+    ``model.safetensors``, ``preprocessor_config.json``, ``record.json``, ``history.jsonl`` and
+    ``README.md``; what a stopped run needs to go on is in its subfolder ``state``. ``evaluation``
+    is a folder with speech of other, known speakers, whose EER is measured at the end; None leaves
+    that out.
 
-    Raises
-    ------
-    EnhanceError
-        If a folder cannot be used, a speaker stands on both sides, or the loss is not finite.
+    An `EnhanceError` if a folder cannot be used, a speaker stands on both sides, or the loss is not
+    finite.
     """
     with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **place) as loop:
         data = SpeakerData.open(Path(corpus), config, loop.quiet)

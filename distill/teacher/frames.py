@@ -85,16 +85,11 @@ _kept = lru_cache(maxsize=8)(overlaps)
 def resample(
     values: Tensor, valid: Tensor, source: FrameGrid, target: FrameGrid, frames: int
 ) -> tuple[Tensor, Tensor]:
-    """Carry features from one frame rate to another by the overlap of cells.
+    """Carry features from one frame rate to another by the overlap of cells: overlap-weighted means
+    of the valid source frames, zero where there is none; valid where these cover at least half of
+    the cell.
 
     Shape: values (B, T', D), valid bool (B, T') -> (B, T, D), bool (B, T)
-
-    Returns
-    -------
-    values
-        Overlap-weighted mean of the valid source frames; zero where there is none.
-    valid
-        At least half of the cell is covered by valid source frames.
     """
     weights = _kept(source, target, values.shape[1], frames).to(values)  # (T, T')
     counts = valid.to(values)

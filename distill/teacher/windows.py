@@ -48,14 +48,8 @@ def spans(teacher: Teacher) -> tuple[int, int]:
 
 
 def windows(total: int, teacher: Teacher) -> Iterator[tuple[slice, slice]]:
-    """Cut ``total`` frames into windows that overlap by twice the context.
-
-    Yields
-    ------
-    slice
-        Samples to hand to the teacher.
-    slice
-        Which frames of what it says to keep; the kept parts tile the whole.
+    """Cut ``total`` frames into windows that overlap by twice the context: the samples to hand to
+    the teacher, and which frames of what it says to keep; the kept parts tile the whole.
     """
     stride = teacher.stride_samples
     window, context = spans(teacher)

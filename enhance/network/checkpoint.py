@@ -66,19 +66,12 @@ def load_model(
 ) -> tuple[WaveformModel, CheckpointInfo]:
     """Load a model, in evaluation mode on the CPU, and its record.
 
-    Parameters
-    ----------
-    path
-        A run folder, any folder with model.safetensors and config.json, or that model.safetensors.
-    companion
-        Finds what makes the features beside the recurrent output, for models that need some
-        (mode concat); `distill.modes.choose.load_model` brings its own.
+    ``path`` is a run folder, any folder with model.safetensors and config.json, or that
+    model.safetensors. ``companion`` finds what makes the features beside the recurrent output, for
+    models that need some (mode concat); `distill.modes.choose.load_model` brings its own.
 
-    Raises
-    ------
-    EnhanceError
-        If files are missing or damaged, were written by other code, do not belong together, hold
-        weights that are not finite, or need a companion and none can be had.
+    An `EnhanceError` if files are missing or damaged, were written by other code, do not belong
+    together, hold weights that are not finite, or need a companion and none can be had.
     """
     info = read_info(path)
     weights = info.folder / WEIGHTS

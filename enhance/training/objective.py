@@ -40,21 +40,12 @@ class Objective(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, model: WaveformModel, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of one batch.
+        """Losses of one batch: scalars, each a mean over it.
 
-        Parameters
-        ----------
-        model
-            The model in training mode; reach its parts (``model.stft``, ``model.network``).
-        batch
-            ``noisy`` and ``clean`` (B, N) on the model's device, ``pieces``, ``altered``,
-            ``files``, ``index``: see `enhance.data.mixing.loader`.
-
-        Returns
-        -------
-        dict
-            Scalars, each a mean over the batch. The names may differ between phases (see
-            `begin_step`), and must be the same on all processes.
+        ``model`` is in training mode; reach its parts (``model.stft``, ``model.network``).
+        ``batch`` has ``noisy`` and ``clean`` (B, N) on the model's device, ``pieces``, ``altered``,
+        ``files``, ``index``: see `enhance.data.mixing.loader`. The names of losses may differ
+        between phases (see `begin_step`), and must be the same on all processes.
         """
 
     def model_config(self, config: ModelConfig) -> ModelConfig:

@@ -219,19 +219,9 @@ def pesq_disturbance(
     Clips whose target does not speak (under -80 dBFS between 345 and 3260 Hz) count as 0, with
     no gradient: PESQ is not defined there. No gradient reaches ``target``.
 
-    Parameters
-    ----------
-    estimate, target
-        Aligned waveforms, float32, full scale 1; clips under one frame (32 ms) are padded.
-    sample_rate
-        Must be 16000.
-    limit_slope
-        Slope of a frame's disturbance above PESQ's limit; 0 is PESQ.
-
-    Raises
-    ------
-    EnhanceError
-        At another sample rate.
+    Waveforms are aligned, float32, full scale 1; clips under one frame (32 ms) are padded.
+    ``sample_rate`` must be 16000, else an `EnhanceError`; ``limit_slope`` is that of a frame's
+    disturbance above PESQ's limit, 0 is PESQ.
 
     Shape: (B, N), (B, N) -> (B,)
     """

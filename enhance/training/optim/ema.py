@@ -20,12 +20,8 @@ class Ema(Generic[M]):
     ``d = min(decay, n / (n + 9))``. The ramp makes the start of a run fade at the pace of the run:
     a fixed decay of 0.999 would still hold a third of the random start after 1000 steps. Buffers
     are copied; but the running statistics of batch norms are those of the model's weights, under
-    which the average is a worse network than either: `settle` estimates its own.
-
-    Attributes
-    ----------
-    model
-        The average, in evaluation mode and without gradients.
+    which the average is a worse network than either: `settle` estimates its own. ``model`` is the
+    average, in evaluation mode and without gradients.
     """
 
     def __init__(self, model: M, decay: float) -> None:

@@ -27,20 +27,11 @@ _SMALLEST_SIDE = 8
 
 
 class Muon(torch.optim.AdamW):
-    """Muon and AdamW side by side.
+    """Muon and AdamW side by side, for the trained parameters of a module.
 
-    Parameters
-    ----------
-    module
-        Its trained parameters are optimised.
-    lr
-        AdamW's rate.
-    matrix_rate
-        Muon's rate: the spectral norm of one step of a square matrix.
-    weight_decay
-        Decoupled decay of matrices and kernels, times the rate; vectors have none.
-    momentum
-        Muon's, with Nesterov's look ahead.
+    ``lr`` is AdamW's rate, ``matrix_rate`` Muon's: the spectral norm of one step of a square
+    matrix. ``weight_decay`` is decoupled, of matrices and kernels, times the rate; vectors have
+    none. ``momentum`` is Muon's, with Nesterov's look ahead.
     """
 
     def __init__(
