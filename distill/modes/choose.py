@@ -86,11 +86,11 @@ def read_objective(mode: str, objective: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_mode(settings: RunConfig, *, branched: bool = False) -> None:
+def check_mode(settings: RunConfig, *, goes_on: bool = False) -> None:
     """Refuse a mode that does not exist, or settings that it does not have; loads nothing.
 
-    The `EnhanceError` names the known modes, or the key at fault. The steps of a run that is
-    ``branched`` off another count from there, where a first phase may be over.
+    The `EnhanceError` names the known modes, or the key at fault. Where a run
+    ``goes_on`` from a state, its own or another's, its first phase may be over.
     """
     names = parts(settings.mode)
     if not names and settings.objective:
@@ -107,7 +107,7 @@ def check_mode(settings: RunConfig, *, branched: bool = False) -> None:
     found = read_objective(settings.mode, settings.objective)
     if "concat" in found:
         check_size(found["concat"], settings.model)
-    if "pretrain" in found and not branched:
+    if "pretrain" in found and not goes_on:
         check_steps(found["pretrain"], settings.training)
 
 
@@ -122,7 +122,7 @@ def planned_model(mode: str, objective: Mapping[str, Any], model: ModelConfig) -
     return replace(model, gcrn=replace(model.gcrn, extra_features=size))
 
 
-def make_objective(settings: RunConfig, quiet: bool, *, branched: bool = False) -> Objective:
+def make_objective(settings: RunConfig, quiet: bool, *, goes_on: bool = False) -> Objective:
     """The objective that a run's mode stands for.
 
     Seeds torch, numpy and Python with ``settings.seed`` first, for the objective's own weights.
@@ -130,7 +130,7 @@ def make_objective(settings: RunConfig, quiet: bool, *, branched: bool = False) 
     """
     from lightning_fabric import seed_everything
 
-    check_mode(settings, branched=branched)
+    check_mode(settings, goes_on=goes_on)
     seed_everything(settings.seed, verbose=False)
     found = read_objective(settings.mode, settings.objective)
     # One that serves two modes is loaded once.

@@ -177,7 +177,7 @@ def train(
     settings = load_run(config, assignments)
     summary = fit(
         settings,
-        make_objective(settings, quiet, branched=branch is not None),
+        make_objective(settings, quiet, goes_on=resume or branch is not None),
         run or options.new_run(settings.mode),
         resume=resume,
         hardware=Hardware(accelerator, devices, strategy, num_nodes),

@@ -295,6 +295,8 @@ def test_a_branch_may_be_shorter_than_the_first_phase_before_it(
         result = CliRunner().invoke(app, [*command, *more])
     assert result.exit_code == 0, result.exception
     assert read_info(tmp_path / "branch").score["step"] == 10
+    result = CliRunner().invoke(app, [*command, "--resume", "--run", str(tmp_path / "branch")])
+    assert "has used its budget (2 steps" in str(result.exception)
 
 
 @pytest.mark.parametrize("mode", ["distill", "concat+distill"])
