@@ -151,16 +151,30 @@ def _overtaken(path: Path) -> EnhanceError:
     return EnhanceError(f"{path}: was made by another process meanwhile; --force replaces it")
 
 
-def read_json(path: Path, missing: str = "no such file") -> dict[str, Any]:
-    """Read one JSON object; an `EnhanceError` if there is none.
+def unreadable(path: Path | str, error: Exception) -> EnhanceError:
+    """The refusal of a file that cannot be read."""
+    return EnhanceError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
+
+
+def read_text(path: Path | str, encoding: str = "utf-8", missing: str = "") -> str:
+    """All of a text file; an `EnhanceError` if it cannot be read, or is none.
 
     ``missing`` says what it means if there is no such file.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise EnhanceError(f"{path}: {missing}") from error
-    except (OSError, ValueError, RecursionError) as error:
+        return Path(path).read_text(encoding)
+    except (OSError, ValueError) as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise EnhanceError(f"{path}: {missing}") from error
+        raise unreadable(path, error) from error
+
+
+def read_json(path: Path, missing: str = "no such file") -> dict[str, Any]:
+    """Read one JSON object; an `EnhanceError` if there is none. For ``missing`` see `read_text`."""
+    text = read_text(path, missing=missing)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise EnhanceError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise EnhanceError(f"{path}: holds no JSON object")
@@ -222,10 +236,7 @@ def read_jsonl(path: Path | str, *, unfinished: bool = False) -> list[Any]:
     Where a file may be ``unfinished``, a last line that was cut off in writing is left out.
     """
     rows = []
-    try:
-        text = Path(path).read_text("utf-8-sig")  # some editors put a mark before the first line
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnhanceError(f"{path}: cannot be read ({error})") from error
+    text = read_text(path, "utf-8-sig")  # some editors put a mark before the first line
     lines = text.split("\n")  # a name may hold other ends of a line
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -244,8 +255,7 @@ def sha256(path: Path | str) -> str:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise EnhanceError(f"{path}: cannot be read ({why})") from error
+        raise unreadable(path, error) from error
 
 
 def cache_folder(*parts: str) -> Path:

@@ -23,7 +23,7 @@ from enhance.data.corpus.manifest import Clip
 from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
-from enhance.files import read_json, read_jsonl, sha256
+from enhance.files import read_json, read_jsonl, read_text, sha256
 from enhance.network import checkpoint
 from enhance.network.tensors import load_tensors
 from enhance.training.engine.record import HISTORY, TIMING
@@ -122,7 +122,7 @@ def gather(
         quality=_by_set(_wanted(rows, path, "quality"), rows),
         harm=gather_guards(path, results),
         latency=max(_wanted(rows, path, "latency"), key=lambda row: row["time"]),
-        notes=_text(notes),
+        notes="" if notes is None else read_text(notes).strip(),
     )
 
 
@@ -355,12 +355,3 @@ def _command(
 
 def _flow(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value)
-
-
-def _text(place: Path | str | None) -> str:
-    if place is None:
-        return ""
-    try:
-        return Path(place).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnhanceError(f"{place}: cannot be read ({error})") from error

@@ -21,7 +21,7 @@ from pathlib import Path
 from enhance.audio import read as audio
 from enhance.data.corpus.manifest import Clip, read_manifest
 from enhance.errors import EnhanceError
-from enhance.files import is_file
+from enhance.files import is_file, read_text
 
 BONAFIDE, SPOOF = "bonafide", "spoof"
 _UNCODED = frozenset({"-", "none", "nocodec"})
@@ -82,10 +82,7 @@ def read_protocol(path: Path, folder: str) -> list[Clip]:
         raise EnhanceError(f"{path}: a protocol names no folder; set audio to that of its files")
     if not is_file(path):
         raise EnhanceError(f"{path}: no such protocol or manifest")
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnhanceError(f"{path}: cannot be read ({error})") from error
+    lines = read_text(path).splitlines()
     clips = []
     for number, line in enumerate(lines, 1):
         cells = line.split()

@@ -22,7 +22,7 @@ from enhance.audio.resampling import resample
 from enhance.audio.samples import LOUDEST, RATES, too_loud
 from enhance.audio.write import BLOCK, native, reason
 from enhance.errors import EnhanceError
-from enhance.files import Kind, kind_of
+from enhance.files import Kind, kind_of, unreadable
 
 _TRUE = {  # what libsndfile says where it means something else
     # Of what it takes for an MP3; that the file is there was seen before.
@@ -94,9 +94,7 @@ class AudioReader:
         try:
             self._source = decoded(self.path) or look(self.path)
         except OSError as error:
-            raise EnhanceError(
-                f"{self.path}: cannot be read ({error.strerror or error})"
-            ) from error
+            raise unreadable(self.path, error) from error
         try:
             self._file = soundfile.SoundFile(
                 self._source.file or native(self.path), **self._source.raw

@@ -11,7 +11,7 @@ import typer
 
 from enhance.cli import options
 from enhance.errors import EnhanceError, require
-from enhance.files import kind_of, resolved
+from enhance.files import kind_of, read_text, resolved
 
 data_app = typer.Typer(
     help="Manifests, evaluation sets, features, example audio.", no_args_is_help=True
@@ -199,10 +199,7 @@ def data_align(
     if not clips:
         raise EnhanceError(f"--source {source}: no speech of it in {manifest}")
     texts = {t.path: t.text for t in read_transcripts(transcripts)} if transcripts else None
-    try:
-        known = words.read_text("utf-8").split() if words else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnhanceError(f"--words {words}: cannot be read ({error})") from error
+    known = read_text(words).split() if words else []
     problems = align(clips, out, texts=texts, words=known, workers=work, force=force)
     for line in problems:
         print(f"left out: {line}", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 from enhance.config import MODELS, ModelConfig, RunConfig
 from enhance.config.checked import read
 from enhance.errors import EnhanceError, require
+from enhance.files import read_text
 from enhance.stft import FRAMINGS
 
 T = TypeVar("T")
@@ -61,13 +62,7 @@ def load_yaml(path: Path | str, includers: tuple[Path, ...] = ()) -> dict[str, A
     chain = (*includers, path.resolve())
     if chain[-1] in includers:
         raise EnhanceError(f"{path}: includes itself")
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise EnhanceError(f"{path}: no such configuration file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnhanceError(f"{path}: cannot be read ({error})") from error
-    value = _plain(text, str(path))
+    value = _plain(read_text(path, missing="no such configuration file"), str(path))
     if not isinstance(value, dict | None):
         raise EnhanceError(f"{path}: expected keys and values at the top")
     return included(value or {}, path.parent, str(path), chain)

@@ -27,7 +27,7 @@ from enhance.device.enhancer import Enhancer
 from enhance.device.offline import Model, open_model
 from enhance.device.upper_band import check_bandwidth
 from enhance.errors import EnhanceError
-from enhance.files import is_folder, kind_of, resolved, same_file, walk
+from enhance.files import is_folder, kind_of, resolved, same_file, unreadable, walk
 
 # Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.
 _KEPT = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
@@ -297,9 +297,9 @@ def _folder_jobs(
 ) -> list[tuple[Path, Path]]:
     """The audio files of a tree, in a fixed order, and their outputs."""
 
-    def unreadable(error: OSError) -> None:
+    def note(error: OSError) -> None:
         path = Path(error.filename)
-        result.failures.append((path, f"{path}: cannot be read ({error.strerror or error})"))
+        result.failures.append((path, str(unreadable(path, error))))
 
     target = default_output(source) if target is None else Path(target)
     if kind_of(target) is not None and not is_folder(target):
@@ -309,7 +309,7 @@ def _folder_jobs(
     # An output inside the input is not input.
     inside = resolved(target)
     root = resolved(source)
-    found = [path for path in walk(root, _INPUTS, unreadable) if inside not in path.parents]
+    found = [path for path in walk(root, _INPUTS, note) if inside not in path.parents]
     if not found and not result.failures:
         raise EnhanceError(f"{source}: holds no audio files ({', '.join(sorted(_INPUTS))})")
     jobs: dict[Path, Path] = {}  # inputs by output

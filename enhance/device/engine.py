@@ -16,6 +16,7 @@ import numpy as np
 
 from enhance.audio.samples import RATES, whole_number, without_traces
 from enhance.errors import EnhanceError
+from enhance.files import unreadable
 from enhance.native.library import SUFFIX, NativeEngine, automatic_library
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
     except FileNotFoundError as error:
         raise EnhanceError(f"{path}: no such model file") from error
     except OSError as error:
-        raise EnhanceError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise unreadable(path, error) from error
     except Exception as error:  # ONNX Runtime's own types share no base but this
         raise EnhanceError(
             f"{path}: is not an ONNX model that can be run ({_why(error)})"

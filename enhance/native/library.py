@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from enhance.errors import EnhanceError
-from enhance.files import cache_folder
+from enhance.files import cache_folder, unreadable
 from enhance.native.build import compile_library, find_compiler, source, target, zig
 
 SUFFIX = ".bin"
@@ -135,7 +135,7 @@ class NativeEngine:
         try:
             data = weights.read_bytes()
         except OSError as error:
-            raise EnhanceError(f"{weights}: cannot be read ({error.strerror or error})") from error
+            raise unreadable(weights, error) from error
         self._weights = aligned(len(data))
         self._weights[:] = np.frombuffer(data, np.uint8)
         refusal = self._library.enhance_refusal(self._weights.ctypes.data, len(data))

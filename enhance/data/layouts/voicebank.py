@@ -13,7 +13,7 @@ from enhance.audio.write import SUFFIXES, write
 from enhance.data.corpus.manifest import Clip, scan_folder
 from enhance.data.layouts.parts import Found, paired, write_pairs, write_training
 from enhance.errors import EnhanceError
-from enhance.files import is_file, is_folder, walk
+from enhance.files import is_file, is_folder, read_text, walk
 from enhance.progress import tracked
 
 TRAINING = ("trainset_28spk", "trainset_56spk")
@@ -106,10 +106,7 @@ def _log(source: Path, part: str) -> _Log:
     for place in (source, source / "logfiles"):
         path = place / f"log_{part}.txt"
         if is_file(path):
-            try:
-                lines = [line.split() for line in path.read_text("utf-8").splitlines()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise EnhanceError(f"{path}: cannot be read ({error})") from error
+            lines = [line.split() for line in read_text(path).splitlines()]
             for number, words in enumerate(lines, 1):
                 if len(words) not in (0, 3):
                     raise EnhanceError(f"{path}, line {number}: expected a name, a noise, an SNR")
