@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 from enhance.config import MODELS, ModelConfig, RunConfig
 from enhance.config.checked import read
 from enhance.errors import EnhanceError, require
-from enhance.files import read_text
+from enhance.files import read_text, resolved
 from enhance.stft import FRAMINGS
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def load_yaml(path: Path | str, includers: tuple[Path, ...] = ()) -> dict[str, A
         itself.
     """
     path = Path(path)
-    chain = (*includers, path.resolve())
+    chain = (*includers, resolved(path))
     if chain[-1] in includers:
         raise EnhanceError(f"{path}: includes itself")
     value = _plain(read_text(path, missing="no such configuration file"), str(path))

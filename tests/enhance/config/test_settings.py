@@ -223,6 +223,12 @@ def test_includes_that_lead_nowhere_or_back(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("include: no.yaml")
     with pytest.raises(EnhanceError, match=r"c\.yaml: include: \S*no\.yaml: no such config"):
         load_yaml(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text('include: "a\\0b"')
+    with pytest.raises(EnhanceError, match=r"c\.yaml: include: .* cannot be reached"):
+        load_yaml(tmp_path / "c.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    with pytest.raises(EnhanceError, match=r"loop\.yaml: cannot be reached"):
+        load_yaml(tmp_path / "loop.yaml")
 
 
 def test_the_constructor_checks_too_and_numbers_survive() -> None:
