@@ -49,8 +49,8 @@ def describe(model: str | None, framing: str = "25-20") -> None:
         for fact in [_facts(name, framing) for name in names]:
             # What is before the remark behind a figure.
             table.add_row(fact["model"], *(_REMARK.split(fact[key])[0] for key in _COLUMNS))
-    # A pipe has no width, and a figure that is cut is none.
-    Console(width=_WIDTH, soft_wrap=True).print(table)
+    # A pipe has no width, and a figure that is cut is none; a name may hold [ and :.
+    Console(width=_WIDTH, soft_wrap=True, markup=False, emoji=False).print(table)
 
 
 def _facts(model: str, framing: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import soundfile
 import tiny_onnx
 
 from enhance.cli import app as cli
+from enhance.device.hub import find_model
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -273,6 +275,15 @@ def test_info_of_all_is_whole_in_a_pipe(enhance: Cli) -> None:
     assert head.split()[:3] == ["model", "parameters", "MAC/s"]
     figures = {row.split()[0]: row.split()[1] for row in rows}
     assert figures["gcrn-small"] == "992,324" and {"default", "small"} <= figures.keys()
+
+
+def test_info_takes_a_name_as_it_stands(enhance: Cli) -> None:
+    for name in ("my[red].onnx", "my[/b].onnx", "my:smile:.onnx"):
+        path = Path(name)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(find_model("small"), path)
+        code, out, _ = enhance("info", path)
+        assert code == 0 and name in out
 
 
 @pytest.mark.parametrize(
