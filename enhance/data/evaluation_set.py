@@ -338,6 +338,8 @@ def _manifest_rows(folder: Path) -> dict[str, dict[str, Any]]:
         clean_first = path.parts[0] == "clean"
         old = found.get(name, {})
         row = {key: value for key, value in row.items() if value not in (None, "")}
+        if not isinstance(row.get("labels", {}), dict):
+            raise EnhanceError(f"{manifest}, entry {number}: `labels` must hold names and values")
         found[name] = {**old, **row} if clean_first else {**row, **old}
     return found
 

@@ -231,6 +231,15 @@ def test_a_manifest_without_paths_names_the_column(tmp_path: Path) -> None:
         open_set(tmp_path / "set")
 
 
+@pytest.mark.parametrize("labels", ['"rain"', "[1]", "3"])
+def test_labels_that_name_nothing_are_refused(tmp_path: Path, labels: str) -> None:
+    for part in ("clean", "noisy"):
+        clip(tmp_path / part, "a", 0.2)
+    (tmp_path / "manifest.jsonl").write_text(f'{{"path": "noisy/a.wav", "labels": {labels}}}\n')
+    with pytest.raises(EnhanceError, match="entry 1: `labels` must hold names and values"):
+        open_set(tmp_path)
+
+
 def test_the_builtin_set_is_held_out_and_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
