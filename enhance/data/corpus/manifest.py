@@ -111,6 +111,9 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
     for mark, word in ((";", "semicolons"), ("\t", "tabs")):
         if len(names) == 1 and mark in names[0]:
             raise EnhanceError(f"{path}: its columns are parted by {word}; write commas")
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise EnhanceError(f"{path}: has the column `{twice[0]}` twice")
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise EnhanceError(f"{path}, entry {number}: has another number of columns than line 1")

@@ -64,6 +64,9 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,Speaker,speaker\na.wav,ann,bob\n")
     with pytest.raises(EnhanceError, match="entry 1: has `speaker` twice"):
         read_manifest(tmp_path / "m.csv")
+    (tmp_path / "m.csv").write_text("path,speaker,speaker\na.wav,ann,bob\n")
+    with pytest.raises(EnhanceError, match="has the column `speaker` twice"):
+        read_manifest(tmp_path / "m.csv")
 
 
 @pytest.mark.parametrize(("mark", "word"), [(";", "semicolons"), ("\t", "tabs")])
