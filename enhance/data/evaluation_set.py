@@ -214,9 +214,9 @@ def mix(
 ) -> EvaluationSet:
     """What ``enhance data mix`` does: `make_set`, with its settings, from what ``data`` names.
 
-    With nothing named: from synthetic voices and noises that the built-in training corpus does
-    not hold. ``held_back`` takes only what training on the same configuration keeps for
-    validation, ``held_out`` only the sources that it leaves out.
+    ``held_back`` takes only what training on the same configuration keeps for validation,
+    ``held_out`` only the sources that it leaves out. With none of these and nothing named: from
+    synthetic voices and noises that the built-in training corpus does not hold.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def mix(
     """
     if held_back and held_out:
         raise EnhanceError("held back is a part of what is not held out: ask for one of the two")
-    if data.corpus or data.speech or data.noise or held_out:
+    if data.corpus or data.speech or data.noise or held_back or held_out:
         speech, noise = load_clips(data, held_out=held_out, quiet=quiet)
         if held_back:
             speech = split(speech, data.held_back)[1]

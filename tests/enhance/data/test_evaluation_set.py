@@ -258,6 +258,10 @@ def test_the_builtin_set_is_held_out_and_made_once(
         assert not trained_on & set((labels["speech_files"] + labels["noise_files"]).split())
     other = evaluation_set.builtin_set(0.0, 4, quiet=True)
     assert other.hash != first.hash
+    options = {"held_back": True, "count": 2, "seconds": 1.0, "quiet": True}
+    held = mix(DataConfig(held_back=0.3), tmp_path / "held", **options)
+    for _, _, _, labels in held.pairs:
+        assert set(labels["speech_files"].split()) <= trained_on  # of the corpus itself
 
 
 def test_the_corpus_dev_set_opens(corpus: Path) -> None:
