@@ -189,7 +189,7 @@ def data_align(
     With transcripts by forced alignment; else words are recognised first, rightly or wrongly.
     """
     from distill.ctc.transcripts import read_transcripts
-    from enhance.data.corpus.align import align
+    from enhance.data.corpus.align import align, normalise
     from enhance.data.corpus.manifest import read_manifest
 
     if transcripts is not None and words is not None:
@@ -199,7 +199,9 @@ def data_align(
     if not clips:
         raise EnhanceError(f"--source {source}: no speech of it in {manifest}")
     texts = {t.path: t.text for t in read_transcripts(transcripts)} if transcripts else None
-    known = read_text(words).split() if words else []
+    known = normalise(read_text(words)).split() if words else []
+    if words and not known:
+        raise EnhanceError(f"--words {words}: holds no word, of letters")
     problems = align(clips, out, texts=texts, words=known, workers=work, force=force)
     for line in problems:
         print(f"left out: {line}", file=sys.stderr)

@@ -286,6 +286,15 @@ def test_info_takes_a_name_as_it_stands(enhance: Cli) -> None:
         assert code == 0 and name in out
 
 
+def test_words_that_are_none_are_not_left_unsaid(enhance: Cli, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(1600), 16000)
+    assert enhance("data", "manifest", tmp_path, "--kind", "speech", "-q")[0] == 0
+    (tmp_path / "words.txt").write_text("1 2 3\n")
+    align = ("data", "align", tmp_path / "manifest.jsonl", "-o", tmp_path / "out", "--words")
+    refused(enhance(*align, tmp_path / "words.txt"), "words.txt: holds no word")
+    refused(enhance(*align, tmp_path / "none.txt"), "none.txt: cannot be read (No such file")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
