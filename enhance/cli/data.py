@@ -225,10 +225,12 @@ def data_features(
     """
     require("train", "torch", "transformers", "safetensors")
     from distill.extract import Wanted, extract
-    from enhance.config import DataConfig
-    from enhance.data.corpus.clips import load_clips
+    from enhance.data.corpus.clips import place
 
-    speech, _ = load_clips(DataConfig(corpus=corpus), quiet=work.quiet)
+    clips = place(Path(corpus).expanduser(), "", work.quiet)
+    speech = [clip for clip in clips if clip.kind in ("speech", "")]
+    if not speech:
+        raise EnhanceError(f"{corpus}: holds no speech")
     wanted = Wanted(teacher, layers, work.cache, cache_gb)
     found = extract(speech, wanted, work)
     print(f"{wanted.cache}: {found.made} clips added, {found.found} were there")

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import tiny_onnx
 
+from distill import extract as extraction
 from enhance.cli import app as cli
 from enhance.device.hub import find_model
 
@@ -293,6 +294,25 @@ def test_words_that_are_none_are_not_left_unsaid(enhance: Cli, tmp_path: Path) -
     align = ("data", "align", tmp_path / "manifest.jsonl", "-o", tmp_path / "out", "--words")
     refused(enhance(*align, tmp_path / "words.txt"), "words.txt: holds no word")
     refused(enhance(*align, tmp_path / "none.txt"), "none.txt: cannot be read (No such file")
+
+
+def test_features_ask_for_speech_and_nothing_else(
+    enhance: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list = []
+
+    def extract(clips: list, *_: object) -> extraction.Extracted:
+        heard.append([clip.path.name for clip in clips])
+        return extraction.Extracted(len(clips), 0)
+
+    monkeypatch.setattr(extraction, "extract", extract)
+    soundfile.write(tmp_path / "a.wav", noise(1600), 16000)
+    assert enhance("data", "features", tmp_path, "-q")[0] == 0
+    (tmp_path / "noise").mkdir()
+    soundfile.write(tmp_path / "noise" / "n.wav", noise(1600), 16000)
+    assert enhance("data", "features", tmp_path, "-q")[0] == 0
+    assert heard == [["a.wav"], ["a.wav"]]
+    refused(enhance("data", "features", tmp_path / "noise", "-q"), "holds no speech")
 
 
 @pytest.mark.parametrize(
