@@ -122,8 +122,9 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
 
 def write_manifest(path: Path | str, clips: Iterable[Clip]) -> None:
     """Write clips as JSON lines, atomically; paths below the manifest's folder become relative."""
-    folder = Path(path).resolve().parent
-    write_jsonl(path, [_row(clip, folder) for clip in clips])
+    folder = Path(path).parent
+    roots = (folder, resolved(folder))  # a clip's path may lead through the same links, or not
+    write_jsonl(path, [_row(clip, roots) for clip in clips])
 
 
 def scan_folder(
@@ -295,10 +296,11 @@ def _by_name(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     return found
 
 
-def _row(clip: Clip, folder: Path) -> dict[str, Any]:
+def _row(clip: Clip, roots: tuple[Path, ...]) -> dict[str, Any]:
     path = clip.path
+    inside = next((root for root in roots if path.is_relative_to(root)), None)
     row = {
-        "path": path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path),
+        "path": path.relative_to(inside).as_posix() if inside is not None else str(path),
         "duration": round(clip.duration, 6),
         "sample_rate": clip.sample_rate,
         "kind": clip.kind,

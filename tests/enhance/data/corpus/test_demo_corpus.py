@@ -54,6 +54,20 @@ def test_same_seed_same_bytes_other_seed_other_sound(small: Path, tmp_path: Path
     assert not set(hashes(other).values()) & set(hashes(small).values())
 
 
+@pytest.mark.parametrize("name", ["link/corpus", "corpus"])
+def test_a_folder_may_be_named_by_a_link_or_from_here(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As a cache whose folder is a link to another disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / name if "/" in name else Path(name)
+    made = demo_corpus.make(place, 0.3, 0.2, 5, speakers=3, quiet=True)
+    assert hashes(made) == hashes(small)
+    assert len(read_manifest(made / "manifest.jsonl")) == len(hashes(small)) - 1
+
+
 def test_voices_have_their_pitch() -> None:
     """The median pitch found by autocorrelation, an independent way, is the voice's."""
     for seed, pitch in ((0, 100.0), (1, 150.0), (2, 220.0)):
