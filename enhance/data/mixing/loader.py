@@ -11,7 +11,6 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -45,18 +44,24 @@ class _Mixtures(Dataset[Any]):
             return error
 
 
-def collate(mixtures: Sequence[Mixture]) -> dict[str, Any]:
+def collate(mixtures: Sequence[Mixture | EnhanceError]) -> dict[str, Any] | EnhanceError:
     """Stack mixtures into a batch: ``noisy`` and ``clean`` (B, N) float32 tensors; ``pieces``,
     ``altered``, ``files``, ``index`` (epoch, index) and ``snr_db``, lists with an entry for each.
+    The first error among them comes back instead.
     """
+    made: list[Mixture] = []
+    for mixture in mixtures:
+        if isinstance(mixture, EnhanceError):
+            return mixture
+        made.append(mixture)
     return {
-        "noisy": torch.from_numpy(np.stack([m.noisy for m in mixtures])),
-        "clean": torch.from_numpy(np.stack([m.clean for m in mixtures])),
-        "pieces": [list(m.pieces) for m in mixtures],
-        "altered": [m.altered for m in mixtures],
-        "files": [list(m.files) for m in mixtures],
-        "index": [(m.epoch, m.index) for m in mixtures],
-        "snr_db": [m.snr_db for m in mixtures],
+        "noisy": torch.from_numpy(np.stack([m.noisy for m in made])),
+        "clean": torch.from_numpy(np.stack([m.clean for m in made])),
+        "pieces": [list(m.pieces) for m in made],
+        "altered": [m.altered for m in made],
+        "files": [list(m.files) for m in made],
+        "index": [(m.epoch, m.index) for m in made],
+        "snr_db": [m.snr_db for m in made],
     }
 
 
@@ -120,16 +125,24 @@ def batches(
         raise EnhanceError(
             f"batch_size {batch_size} cannot be shared by {world} processes; make it a multiple"
         )
-    steps = _Steps(start_step, batch_size, epoch_size, rank, world, mixing_of)
-    return _batches(mixer, steps, workers)
+
+    def steps() -> Iterator[list[Key]]:
+        for step in count(start_step):
+            mixing = mixing_of(step) if mixing_of else None
+            keys = keys_of_step(step, batch_size, epoch_size, rank, world)
+            yield [(*key, mixing) for key in keys]
+
+    return _batches(mixer, steps(), workers)
 
 
-def _batches(mixer: Mixer, steps: _Steps, workers: int) -> Generator[dict[str, Any], None, None]:
+def _batches(
+    mixer: Mixer, steps: Iterator[list[Key]], workers: int
+) -> Generator[dict[str, Any], None, None]:
     loader: DataLoader[Any] = DataLoader(
         _Mixtures(mixer),
         batch_sampler=steps,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_collate_or_report,
+        collate_fn=collate,
         worker_init_fn=_quiet_worker,
         # The loader draws a base seed; from its own generator, so that training's is untouched.
         generator=torch.Generator().manual_seed(0),
@@ -140,31 +153,6 @@ def _batches(mixer: Mixer, steps: _Steps, workers: int) -> Generator[dict[str, A
         if isinstance(batch, EnhanceError):
             raise batch
         yield batch
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """Endless batch sampler; an object, so that it can be started anew."""
-
-    start: int
-    batch_size: int
-    epoch_size: int
-    rank: int
-    world: int
-    mixing_of: Callable[[int], MixingConfig] | None
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        sizes = (self.batch_size, self.epoch_size, self.rank, self.world)
-        for step in count(self.start):
-            config = self.mixing_of(step) if self.mixing_of else None
-            yield [(*key, config) for key in keys_of_step(step, *sizes)]
-
-
-def _collate_or_report(items: Sequence[Mixture | EnhanceError]) -> dict[str, Any] | EnhanceError:
-    for item in items:
-        if isinstance(item, EnhanceError):
-            return item
-    return collate([item for item in items if isinstance(item, Mixture)])
 
 
 def _quiet_worker(worker: int) -> None:
