@@ -16,7 +16,7 @@ from enhance.data.corpus.decoded_cache import DecodedCache
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.parallel import cores
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 
 SEEKABLE_SUBTYPES = frozenset({
     "PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW",
@@ -182,21 +182,14 @@ class ClipStore:
             self._waves[i] = wave
 
     def _decode_all(self, chosen: Sequence[int], name: str, quiet: bool) -> list[np.ndarray]:
-        waves = []
-        seconds = sum(self.clips[i].duration for i in chosen)
+        minutes = sum(self.clips[i].duration for i in chosen) / 60
+        what = f"decoding {name}, {minutes:.0f} min of audio"
         # libsndfile decodes outside Python's lock, so that threads help.
         pool = ThreadPoolExecutor(min(4, cores()))
         try:
-            with progress_bar(quiet=quiet) as bar:
-                task = bar.add_task(
-                    f"decoding {name}", total=len(chosen), speed=f"{seconds / 60:.0f} min of audio"
-                )
-                for wave in pool.map(self._decode, chosen):
-                    waves.append(wave)
-                    bar.update(task, advance=1)
+            return list(tracked(pool.map(self._decode, chosen), what, len(chosen), quiet=quiet))
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        return waves
+            pool.shutdown(cancel_futures=True)
 
 
 def _quantise(wave: np.ndarray) -> np.ndarray:

@@ -38,52 +38,52 @@ def load_clips(
     absent = set(data.held_out) - {clip.source for clip in (*speech, *noise)}
     if absent:
         raise EnhanceError(f"data.held_out: no clip is of the source {sorted(absent)[0]!r}")
-    parts = []
-    for kind, clips in (("speech", speech), ("noise", noise)):
-        part = [clip for clip in clips if (clip.source in data.held_out) == held_out]
-        if not part:
+
+    def part(kind: str, clips: Sequence[Clip]) -> list[Clip]:
+        found = [clip for clip in clips if (clip.source in data.held_out) == held_out]
+        if not found:
             raise EnhanceError(
                 f"data.held_out: names no source of {kind}, so that no set can be made of it"
                 if held_out
                 else f"data.held_out: leaves no {kind} to train on"
             )
-        parts.append(part)
-    return parts[0], parts[1]
+        return found
+
+    return part("speech", speech), part("noise", noise)
 
 
-def _named(data: DataConfig, quiet: bool) -> tuple[list[Clip], list[Clip]]:
-    if not (data.corpus or data.speech or data.noise):
+def _named(data: DataConfig, quiet: bool) -> list[list[Clip]]:
+    """Speech and noise."""
+    corpus = data.corpus
+    if not (corpus or data.speech or data.noise):
         from enhance.data.corpus import demo_corpus
 
-        folder = demo_corpus.ensure(quiet=quiet)
-        log.warning("no data named: using the built-in SYNTHETIC corpus (%s)", folder)
-        clips = read_manifest(folder / "manifest.jsonl")
-        return of_kind(clips, "speech"), of_kind(clips, "noise")
-    speech: list[Clip] = []
-    noise: list[Clip] = []
-    if data.corpus:
-        clips = _corpus(Path(data.corpus).expanduser(), quiet)
-        speech, noise = of_kind(clips, "speech"), of_kind(clips, "noise")
-        if not speech and not noise:
-            raise EnhanceError(
-                f"{data.corpus}: nothing there is marked as speech or noise; the manifest needs a "
-                "column `kind`, or the folder subfolders `speech` and `noise`"
-            )
-    for kind, places, clips in (("speech", data.speech, speech), ("noise", data.noise, noise)):
-        for named_place in places:
-            named = place(Path(named_place).expanduser(), kind, quiet)
-            found = [c for c in named if c.kind in (kind, "")]
+        corpus = str(demo_corpus.ensure(quiet=quiet))
+        log.warning("no data named: using the built-in SYNTHETIC corpus (%s)", corpus)
+    clips = _corpus(Path(corpus).expanduser(), quiet) if corpus else []
+    if corpus and not {clip.kind for clip in clips} & {"speech", "noise"}:
+        raise EnhanceError(
+            f"{corpus}: nothing there is marked as speech or noise; the manifest needs a "
+            "column `kind`, or the folder subfolders `speech` and `noise`"
+        )
+    parts = []
+    for kind, places in (("speech", data.speech), ("noise", data.noise)):
+        part = of_kind(clips, kind)
+        for named in places:
+            found = place(Path(named).expanduser(), kind, quiet)
+            found = [clip for clip in found if clip.kind in (kind, "")]
             if not found:
-                raise EnhanceError(f"data.{kind}: {named_place} holds no clip of kind {kind}")
-            clips.extend(found)
-        if not clips and data.corpus:
+                raise EnhanceError(f"data.{kind}: {named} holds no clip of kind {kind}")
+            part += found
+        if not part:
             raise EnhanceError(
-                f"{data.corpus}: no {kind} there (column `kind` of its manifest, or a folder "
+                f"{corpus}: no {kind} there (column `kind` of its manifest, or a folder "
                 f"`{kind}`); add some, or set data.{kind}"
+                if corpus
+                else f"no {kind} named: set data.{kind}, or data.corpus to a folder"
             )
-        if not clips:
-            raise EnhanceError(f"no {kind} named: set data.{kind}, or data.corpus to a folder")
-    return _distinct(speech), _distinct(noise)
+        parts.append(list({clip.path: clip for clip in reversed(part)}.values())[::-1])
+    return parts
 
 
 def split(
@@ -128,8 +128,8 @@ def split(
         )
     seconds = {root: sum(clips[i].duration for i in ids) for root, ids in members.items()}
     sources: dict[str, list[int]] = {}
-    for root, ids in members.items():
-        sources.setdefault(clips[ids[0]].source, []).append(root)
+    for root in members:
+        sources.setdefault(clips[root].source, []).append(root)
     held: set[int] = set()
     rng = np.random.default_rng(np.random.SeedSequence([seed, len(clips)]))
     for source in sorted(sources):
@@ -204,10 +204,6 @@ def groups_of(clips: Sequence[Clip], by: Literal["speaker", "path"]) -> list[int
 def of_kind(clips: Sequence[Clip], kind: str) -> list[Clip]:
     """The clips of one kind."""
     return [clip for clip in clips if clip.kind == kind]
-
-
-def _distinct(clips: Sequence[Clip]) -> list[Clip]:
-    return list({clip.path: clip for clip in reversed(clips)}.values())[::-1]
 
 
 def _corpus(folder: Path, quiet: bool) -> list[Clip]:

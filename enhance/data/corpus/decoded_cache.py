@@ -7,13 +7,12 @@ Processes map the samples into memory and share their pages.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -95,13 +94,9 @@ class DecodedCache:
             [soxr.__version__, soxr.__libsoxr_version__],
         ]
         for clip in self._clips:
-            about = _stat(clip.path)
-            rows.append([str(clip.path), about and [about.st_size, about.st_mtime_ns]])
+            about = None
+            with contextlib.suppress(OSError):  # who decodes it says what is wrong
+                found = clip.path.stat()
+                about = [found.st_size, found.st_mtime_ns]
+            rows.append([str(clip.path), about])
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None  # who decodes it says what is wrong
