@@ -24,7 +24,7 @@ from enhance.data.formulas import FAMILIES
 from enhance.data.mixing.mixer import Mixer
 from enhance.data.mixing.recipe import Formula, Piece, Recipe
 from enhance.errors import EnhanceError
-from enhance.files import atomic_folder, cache_folder, is_folder, sha256, write_jsonl
+from enhance.files import atomic_folder, cache_folder, is_folder, sha256, walk, write_jsonl
 from enhance.progress import tracked
 
 BUILTIN_SEED = 7001
@@ -218,10 +218,7 @@ def mix(
     ``held_out`` only the sources that it leaves out. With none of these and nothing named: from
     synthetic voices and noises that the built-in training corpus does not hold.
 
-    Raises
-    ------
-    EnhanceError
-        As `enhance.data.corpus.clips.load_clips`, `enhance.data.corpus.clips.split` and `make_set`.
+    An `EnhanceError` as of `load_clips`, `split` and `make_set`.
     """
     if held_back and held_out:
         raise EnhanceError("held back is a part of what is not held out: ask for one of the two")
@@ -309,9 +306,7 @@ def _main_noise(mixer: Mixer, piece: Piece | Formula) -> tuple[str, str]:
 
 def _by_name(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
+    for path in walk(folder, SUFFIXES):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise EnhanceError(f"{path}: has the same name as {found[name]}, suffix aside")
