@@ -161,14 +161,13 @@ def train(
         raise EnhanceError("enhance train: --branch starts a run; leave --resume and --init out")
     if resume and init is not None:
         raise EnhanceError("enhance train: a resumed run has its own weights; leave --init out")
-    if branch is not None and config is None:
-        config = branch / "config.yaml"
-    if resume and run is None:
-        run = newest_run(kept=False)
-    if resume and run is not None and not is_folder(run):
-        raise EnhanceError(f"{run}: there is no run to resume")
-    if resume and config is None and run is not None:
-        config = run / "config.yaml"
+    if resume:
+        run = run or newest_run(kept=False)
+        if not is_folder(run):
+            raise EnhanceError(f"{run}: there is no run to resume")
+    before = run if resume else branch
+    if before is not None and config is None:
+        config = before / "config.yaml"
     assignments = list(assign or [])
     if mode is not None:
         assignments.append(f"mode={mode}")
@@ -300,11 +299,10 @@ def main() -> None:
     except OSError as error:  # of the system: a disk that is full, a folder that may not be entered
         if error.errno is None:
             raise
-        named = "" if error.filename is None else f"{error.filename}: "
-        print(f"enhance: {named}{error.strerror}", file=sys.stderr)
         if error.filename is None:
             _leave_stdout()
-        sys.exit(2)
+        named = "" if error.filename is None else f"{error.filename}: "
+        _end(f"enhance: {named}{error.strerror}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

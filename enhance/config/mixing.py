@@ -127,30 +127,14 @@ class MixingConfig:
     @property
     def natural_share(self) -> float:
         """Expected share of mixtures whose target is the file times one gain."""
-        chances = (
-            self.rir_probability,
-            self.equaliser_probability,
-            self.band_limit_probability,
-            self.speed_probability,
-            self.formant_probability,
-            self.gain_probability,
-        )
-        return math.prod(1 - chance for chance in chances)
+        altering = ("rir", "equaliser", "band_limit", "speed", "formant", "gain")
+        return math.prod(1 - getattr(self, f"{name}_probability") for name in altering)
 
     def for_validation(self, snr_db: float) -> MixingConfig:
-        """The same at one SNR, and without what exists to widen training: easy mixtures, changes
-        of speed, formants and gain, clipping, babble, formulas, rooms of noise, distant voices."""
-        return replace(
-            self,
-            snr=(snr_db, snr_db),
-            easy_probability=0.0,
-            speed_probability=0.0,
-            noise_speed_probability=0.0,
-            formant_probability=0.0,
-            gain_probability=0.0,
-            clip_probability=0.0,
-            babble_probability=0.0,
-            synthetic_noise_probability=0.0,
-            noise_rir_probability=0.0,
-            distant_voice_probability=0.0,
-        )
+        """The same at one SNR, and without what exists to widen training."""
+        widening = (
+            "easy", "speed", "noise_speed", "formant", "gain", "clip", "babble",
+            "synthetic_noise", "noise_rir", "distant_voice",
+        )  # fmt: skip
+        without = {f"{name}_probability": 0.0 for name in widening}
+        return replace(self, snr=(snr_db, snr_db), **without)

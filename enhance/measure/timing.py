@@ -115,9 +115,8 @@ def _timed(step: Step, frame: np.ndarray, times: FrameTimes) -> None:
 def hot(step: Step, frames: Sequence[np.ndarray], warm_up: int = 0) -> FrameTimes:
     """Time frames back to back; the first ``warm_up`` frames run but are not counted."""
     times = FrameTimes()
-    discarded = FrameTimes()
     for index, frame in enumerate(frames):
-        _timed(step, frame, discarded if index < warm_up else times)
+        _timed(step, frame, FrameTimes() if index < warm_up else times)
     return times
 
 
