@@ -55,6 +55,11 @@ def crest(kind: str) -> float:
     return float(np.median(np.abs(x).max(1) / np.sqrt((x**2).mean(1))))
 
 
+@pytest.mark.parametrize("seed", [957, 1282])
+def test_an_object_whose_modes_all_lie_above_the_band_is_heard(seed: int) -> None:
+    assert np.std(make("impacts", seed, 4000, 8000)) == pytest.approx(0.1, rel=0.1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_a_pure_function_of_its_seed(kind: str) -> None:
     first = make(kind, 3, 20000)
