@@ -151,8 +151,8 @@ def energy(wave: np.ndarray) -> float:
 
 
 def at_level(added: np.ndarray, wave: np.ndarray, db: float) -> np.ndarray:
-    """``added`` at a level against that of ``wave``."""
-    return added * np.float32(10 ** (db / 20) * (energy(wave) / energy(added)) ** 0.5)
+    """``added`` at a level against that of ``wave``; silence stays silent."""
+    return added * np.float32(10 ** (db / 20) * (energy(wave) / (energy(added) or 1.0)) ** 0.5)
 
 
 def beside(noise: np.ndarray, voices: np.ndarray, db: float) -> np.ndarray:

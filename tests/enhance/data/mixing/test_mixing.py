@@ -235,6 +235,14 @@ def test_a_short_noise_that_is_quiet_is_audible_over_and_over(tmp_path: Path) ->
     assert audible_crop(store, 0, 2 * RATE, floor, 1, rng, fill=False, voice=False) == ()
 
 
+def test_noise_that_the_fades_silence_is_refused_in_one_line(tmp_path: Path) -> None:
+    speech = ClipStore([clip(tmp_path, "s", 1.0)], quiet=True)
+    noise = ClipStore([clip(tmp_path, "n", 0, kind="noise", wave=np.array([0.5]))], quiet=True)
+    config = MixingConfig(segment_seconds=0.5, noise_layer_probability=1.0)
+    with pytest.raises(EnhanceError, match=r"n\.wav: nothing is left"):
+        Mixer(speech, noise, config)(0, 0)
+
+
 def test_rooms_line_up_with_the_direct_path(stores: tuple[ClipStore, ClipStore]) -> None:
     wave = np.zeros(3000, np.float32)
     wave[100], wave[100 + 480], wave[100 + 1440] = 1, 0.5, 0.3  # 30 ms and 90 ms later
