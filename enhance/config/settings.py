@@ -51,12 +51,8 @@ def to_dict(value: Any) -> Any:
 def load_yaml(path: Path | str, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a YAML file whose top is a mapping. A key `include` names a file to refine, or several
     in a list, each refining those before it. ``includers`` are files that include it, resolved.
-
-    Raises
-    ------
-    EnhanceError
-        If the file is missing, is not YAML, holds something else or a key twice, or includes
-        itself.
+    An `EnhanceError` if the file is missing, is not YAML, holds something else or a key twice, or
+    includes itself.
     """
     path = Path(path)
     chain = (*includers, resolved(path))

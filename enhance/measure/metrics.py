@@ -209,24 +209,12 @@ def measure(
     metrics: Sequence[str] = METRICS,
     words: Callable[[Any, Any], float] | None = None,
 ) -> dict[str, float | MetricRefusal]:
-    """Metrics of one clip, two aligned signals (N,); PESQ and DNSMOS need 16 kHz.
+    """Metrics of one clip, two aligned signals (N,), each by its name with its value or a
+    `MetricRefusal`; PESQ and DNSMOS need 16 kHz.
 
-    Parameters
-    ----------
-    metrics
-        Names out of `ALL_METRICS`, in the order wanted.
-    words
-        Word error rate of ``(clean, estimate)``, where it is asked for.
-
-    Returns
-    -------
-    dict
-        Every name asked for, with its value or a `MetricRefusal`.
-
-    Raises
-    ------
-    EnhanceError
-        If a name is unknown, the shapes differ or PESQ or DNSMOS is asked at another rate.
+    ``metrics`` are names out of `ALL_METRICS`, in the order wanted, ``words`` gives the word error
+    rate of ``(clean, estimate)``, where it is asked for. An `EnhanceError` if a name is unknown,
+    the shapes differ or PESQ or DNSMOS is asked at another rate.
     """
     heard: dict[str, float] = {}
 

@@ -59,14 +59,8 @@ class FrameTimes:
         """Percentiles in milliseconds, real-time factors and deadline misses.
 
         A frame whose wall time is longer than its audio, ``hop_seconds``, misses its deadline.
-
-        Returns
-        -------
-        dict
-            ``frames``, ``cpu_ms`` and ``wall_ms`` (p50, p95, p99, max, mean),
-            ``real_time_factor`` (mean CPU time per second of audio),
-            ``wall_real_time_factor``, ``deadline_misses``, ``other_threads_share``, and for
-            paced frames ``late_ms``.
+        ``real_time_factor`` is mean CPU time per second of audio; ``late_ms`` there is of paced
+        frames alone.
         """
         if not self.wall_ns:
             return {"frames": 0}
@@ -148,11 +142,8 @@ def paced(step: Step, frames: Sequence[np.ndarray], hop_seconds: float) -> Frame
 class CacheDisturber:
     """Something else that uses the cache: reads and writes every line of a buffer.
 
-    Parameters
-    ----------
-    megabytes
-        Size of the buffer; larger than the core's own caches (a last-level cache that is shared
-        and larger keeps the model all the same: say so where it matters).
+    That is larger than the core's own caches (a last-level cache that is shared and larger keeps
+    the model all the same: say so where it matters).
     """
 
     def __init__(self, megabytes: int = 64) -> None:
@@ -219,12 +210,8 @@ def processor_name() -> str:
 def hardware() -> dict[str, Any]:
     """What a speed figure needs beside it.
 
-    Returns
-    -------
-    dict
-        ``processor``, ``architecture``, ``instruction_sets``, ``cores`` (available to this
-        process), ``system``, ``load_average`` (1 min, None where unknown), ``cpu_clock_ns``
-        (resolution of the CPU clock) and ``versions``.
+    ``cores`` are those available to this process, ``load_average`` is over 1 min (None where
+    unknown), ``cpu_clock_ns`` the resolution of the CPU clock.
     """
     versions = {"python": platform.python_version()}
     for name in ("enhance", "numpy", "onnxruntime"):

@@ -122,12 +122,8 @@ def align(
 
     The folder ``out`` is what `benchmarks.analysis.parts.phones.read_phones` reads; ``force``
     replaces what stands there. ``texts`` say what is said, by path: only these clips are taken.
-    None recognises all, or ``words`` only. Returns one line for each clip left out.
-
-    Raises
-    ------
-    EnhanceError
-        If PocketSphinx is missing, ``out`` stands there, or nothing could be aligned.
+    None recognises all, or ``words`` only. Returns one line for each clip left out. An
+    `EnhanceError` if PocketSphinx is missing, ``out`` stands there, or nothing could be aligned.
     """
     require("analysis", "pocketsphinx")
     chosen = [clip for clip in clips if texts is None or clip.path in texts]

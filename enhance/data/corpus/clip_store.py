@@ -36,24 +36,9 @@ class ClipStore:
     decoded clips also stay on disk (see `enhance.data.corpus.decoded_cache`): the next store of
     the same files maps them instead of decoding, and all processes share one copy.
 
-    Parameters
-    ----------
-    clips
-        At least one.
-    sample_rate
-        Clips at other rates are resampled.
-    cache_mb
-        Bound on decoded audio in megabytes (10^6 bytes); an hour at 16 kHz takes 115.
-    cache_gb
-        Bound on the files of decoded clips in the user's cache folder, all sets of clips
-        together, in gigabytes (10^9 bytes); 0 keeps none.
-    name
-        Word for the progress bar.
-
-    Raises
-    ------
-    EnhanceError
-        If there is no clip, or one cannot be read.
+    ``cache_mb`` bounds decoded audio in memory (10^6 bytes; an hour at 16 kHz takes 115),
+    ``cache_gb`` that of all sets of clips on disk (10^9 bytes; 0 keeps none). ``name`` is a word
+    for the progress bar. An `EnhanceError` if there is no clip, or one cannot be read.
     """
 
     def __init__(
@@ -105,10 +90,7 @@ class ClipStore:
     def read(self, i: int, start: int, length: int) -> np.ndarray:
         """Samples ``[start, start + length)`` of clip i, float32 (length,).
 
-        Raises
-        ------
-        EnhanceError
-            If they are not all inside the clip, or the file has changed or gone.
+        An `EnhanceError` if they are not all inside it, or the file has changed or gone.
         """
         if start < 0 or length < 0 or start + length > self._lengths[i]:
             raise EnhanceError(

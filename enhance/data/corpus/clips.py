@@ -26,13 +26,9 @@ def load_clips(
 ) -> tuple[list[Clip], list[Clip]]:
     """Speech and noise clips that a configuration names, without duplicates.
 
-    ``held_out`` takes only those of `DataConfig.held_out`, instead of all others.
-
-    Raises
-    ------
-    EnhanceError
-        If a place is missing or holds nothing of its kind, only one of speech and noise is named,
-        a source to hold out has no clip, or no speech or noise is left.
+    ``held_out`` takes only those of `DataConfig.held_out`, instead of all others. An `EnhanceError`
+    if a place is missing or holds nothing of its kind, only one of speech and noise is named, a
+    source to hold out has no clip, or no speech or noise is left.
     """
     speech, noise = _named(data, quiet)
     absent = set(data.held_out) - {clip.source for clip in (*speech, *noise)}
@@ -92,24 +88,15 @@ def split(
     by: Literal["speaker", "path"] = "speaker",
     seed: int = 0,
 ) -> tuple[list[Clip], list[Clip]]:
-    """Part clips so that no speaker (or recording) stands on both sides.
+    """Part clips into kept and held back, so that no speaker (or recording) is on both sides.
 
     Clips that share a speaker (for ``by="speaker"``) or a recording (`Clip.recordings`) form a
     group that stays together; a clip of unknown speaker is grouped by recording alone. Of each
     source, groups in an order drawn by ``seed`` are held back up to ``fraction`` of its
     duration; a source that is one group (a single voice) is kept whole. If no group fits
     anywhere, the shortest group of all is held back. If all speech is one speaker's, it is split
-    by recording instead, with a warning.
-
-    Returns
-    -------
-    kept, held_back
-        In the order of ``clips``; ``held_back`` is empty for ``fraction=0``.
-
-    Raises
-    ------
-    EnhanceError
-        If there is only one recording, so that nothing can be held back.
+    by recording instead, with a warning; one recording alone is refused by an `EnhanceError`. Both
+    parts keep the order of ``clips``; for ``fraction=0`` nothing is held back.
     """
     if fraction <= 0:
         return list(clips), []
@@ -149,14 +136,8 @@ def split(
 def source_weights(store: ClipStore, balance: float) -> Weights:
     """How clips are drawn: a source by its hours to the power ``balance``, a clip by its length.
 
-    Returns
-    -------
-    members
-        Clip numbers of each source, sources in the order of their names.
-    ends
-        For each source, the running sum of its clips' samples.
-    chances
-        Running sum of the sources' probabilities, (S,), last entry 1.
+    Of each source, in the order of their names, the clips' numbers and the running sum of their
+    samples; then the running sum of the sources' probabilities, (S,), last entry 1.
     """
     by_source: dict[str, list[int]] = {}
     for i, clip in enumerate(store.clips):
@@ -219,13 +200,8 @@ def _corpus(folder: Path, quiet: bool) -> list[Clip]:
 
 
 def place(where: Path, kind: str, quiet: bool) -> list[Clip]:
-    """Clips of a manifest, of a folder's manifest, or of all audio files below a folder.
-
-    Raises
-    ------
-    EnhanceError
-        If there is none of them.
-    """
+    """Clips of a manifest, of a folder's manifest, or of all audio files below a folder; an
+    `EnhanceError` if there is none of them."""
     if is_file(where):
         return read_manifest(where)
     if not is_folder(where):

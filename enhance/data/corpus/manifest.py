@@ -135,12 +135,11 @@ def scan_folder(
     speaker: str = "",
     quiet: bool = False,
 ) -> tuple[list[Clip], list[str]]:
-    """Find the audio files below a folder, in the order of their names.
+    """Clips of the audio files below a folder, in the order of their names, and one line for each
+    file whose header or last sample cannot be read. What is hidden is passed over.
 
     Parameters
     ----------
-    folder
-        Searched with its subfolders; hidden files and folders are passed over.
     kind
         ``speech`` or ``noise``; empty to tell it from a folder's name (``speech``, ``clean``,
         ``noise``), where it has one.
@@ -149,13 +148,6 @@ def scan_folder(
     speaker
         A regular expression searched in each path relative to the folder; its first group (or
         the whole match) names the speaker. Empty: speakers are unknown.
-
-    Returns
-    -------
-    clips
-        Files whose header and last sample can be read.
-    problems
-        One line for each file that was refused.
 
     Raises
     ------

@@ -37,13 +37,8 @@ def write_training(folder: Path, clips: Sequence[Clip], problems: Sequence[str])
 
 
 def write_pairs(folder: Path, pairs: Sequence[Pair]) -> None:
-    """An evaluation set: links in ``clean/`` and ``noisy/``, labels and hashes in the manifest.
-
-    Raises
-    ------
-    EnhanceError
-        If a file cannot be read, or links cannot be made there.
-    """
+    """An evaluation set: links in ``clean/`` and ``noisy/``, labels and hashes in the manifest; an
+    `EnhanceError` if a file cannot be read, or links cannot be made there."""
     rows = []
     for name, clean, noisy, labels in pairs:
         for part, path in (("clean", clean), ("noisy", noisy)):

@@ -28,24 +28,12 @@ def apply(
     A signal of which equaliser and band limit would leave nothing keeps all of it: to bring its
     rounding noise to a level would make another signal.
 
-    Parameters
-    ----------
-    speech, noise
-        Float32 (N,).
-    curves_db
-        Points of the speech's and of the noise's equaliser; empty for none.
-    cutoff_hz
-        See `band_limit`.
-    response, noise_response
-        The speech's room and the noise's.
-    early
-        Samples after the direct path that the target keeps.
+    ``curves_db`` are the points of the speech's and of the noise's equaliser, empty for none,
+    ``cutoff_hz`` is that of `band_limit`, and the target keeps ``early`` samples after the direct
+    path. Gives the speech that arrives, its target and the noise. An array that nothing changes is
+    handed on; without a room, speech and target are one array.
 
-    Returns
-    -------
-    speech, clean, noise
-        Speech that arrives, its target and the noise, each (N,). An array that nothing changes is
-        handed on; without a room, speech and target are one array.
+    Shape: float32 (N,), (N,) -> float32 (N,), (N,), (N,)
     """
     speech_curve, noise_curve = curves_db
     rooms = [room for room in (response, noise_response) if room is not None]

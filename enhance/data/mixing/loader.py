@@ -88,33 +88,15 @@ def batches(
     workers: int = 0,
     mixing_of: Callable[[int], MixingConfig] | None = None,
 ) -> Generator[dict[str, Any], None, None]:
-    """Endless batches from ``start_step`` on.
+    """Endless batches from ``start_step`` on, as `collate` makes them of ``batch_size / world``
+    mixtures; those before it are passed over at no cost.
 
-    Parameters
-    ----------
-    mixer
-        Its seed decides what is mixed.
-    batch_size, epoch_size
-        Mixtures per step over all processes, and per epoch.
-    start_step
-        Batches before it are passed over at no cost.
-    rank, world
-        This process and the number of processes.
-    workers
-        Processes that mix ahead; 0 mixes here. They are forked where the system forks safely.
-    mixing_of
-        How to mix in each step (from 0), see `Mixer.using`; None for the mixer's own way.
-
-    Yields
-    ------
-    dict
-        As `collate`, ``batch_size / world`` mixtures each. The global random state of torch is
-        left alone. Close the iterator (or drop it) to end the workers.
-
-    Raises
-    ------
-    EnhanceError
-        If the batch cannot be shared equally, or a mixture cannot be made.
+    ``batch_size`` counts the mixtures of a step over all processes, of which this is ``rank`` of
+    ``world``. So many ``workers`` mix ahead, forked where the system forks safely; 0 mixes here.
+    ``mixing_of`` tells how to mix in each step (from 0), see `Mixer.using`; None keeps to the
+    mixer's own way. The global random state of torch is left alone. Close the iterator (or drop it)
+    to end the workers. An `EnhanceError` if the batch cannot be shared equally, or a mixture cannot
+    be made.
     """
     if batch_size < 1 or epoch_size < 1 or world < 1 or not 0 <= rank < world:
         raise EnhanceError(

@@ -47,16 +47,10 @@ _VOICE_DB = (-6.0, 0.0)  # levels of the voices in babble
 
 
 class Mixer:
-    """Draws and renders mixtures.
+    """Draws and renders mixtures of two stores of one sample rate.
 
     Parameters
     ----------
-    speech, noise
-        Stores of one sample rate.
-    config
-        How to mix.
-    seed
-        Not negative.
     balance
         A source is drawn with probability in proportion to its hours to this power.
     alignment
@@ -132,13 +126,8 @@ class Mixer:
         return other
 
     def draw(self, epoch: int, index: int) -> Recipe:
-        """Decide what mixture ``index`` of ``epoch`` is.
-
-        Raises
-        ------
-        EnhanceError
-            If 20 crops in a row are silent, and no crop of any clip is audible.
-        """
+        """Decide what mixture ``index`` of ``epoch`` is; an `EnhanceError` if 20 crops in a row are
+        silent, and no crop of any clip is audible."""
         c, n = self.config, self.segment
         key = [self.seed, epoch, index]
         rng = np.random.default_rng(np.random.SeedSequence(key))
@@ -223,13 +212,8 @@ class Mixer:
         )
 
     def render(self, recipe: Recipe) -> Mixture:
-        """Carry out a recipe.
-
-        Raises
-        ------
-        EnhanceError
-            If a file has gone, or a room leaves nothing of speech or noise.
-        """
+        """Carry out a recipe; an `EnhanceError` if a file has gone, or nothing is left of speech or
+        noise."""
         early = round(self.config.early_ms * self.sample_rate / 1000)
         speech, clean, noise = filters.apply(
             self._spoken(recipe),

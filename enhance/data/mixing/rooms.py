@@ -48,12 +48,8 @@ def bank(
     *,
     quiet: bool = False,
 ) -> list[Response]:
-    """Room impulse responses that a configuration asks for; none if it asks for none.
-
-    Raises
-    ------
-    EnhanceError
-        If the files of a folder are asked for and ``rirs`` names none, or they cannot be read.
+    """Room impulse responses that a configuration asks for; none if it asks for none. An
+    `EnhanceError` if it asks for those of a folder and ``rirs`` names none, or they cannot be read.
     """
     if config.rir_probability == 0 and config.noise_rir_probability == 0:
         return []
@@ -77,11 +73,6 @@ def simulated_bank(
     Rooms measure 3 to 8 by 3 to 7 by 2.4 to 3.5 metres; speaker and microphone stand at least
     0.3 m from every wall and 0.3 to 3 m apart. The reverberation time is drawn from ``rt60``
     (seconds, Sabine's formula). Response i depends on (seed, i) alone.
-
-    Raises
-    ------
-    EnhanceError
-        If pyroomacoustics is not installed.
     """
     require("train", "pyroomacoustics")
     import pyroomacoustics
@@ -97,13 +88,8 @@ def simulated_bank(
 def folder_bank(
     folder: Path | str, sample_rate: int = 16000, *, quiet: bool = False
 ) -> list[Response]:
-    """Responses from the audio files below a folder, first channel, resampled.
-
-    Raises
-    ------
-    EnhanceError
-        If the folder is missing, or holds no response, or one is silent.
-    """
+    """Responses from the audio files below a folder, first channel, resampled; an `EnhanceError`
+    if the folder is missing, or holds no response, or one is silent."""
     from enhance.audio import read as audio
 
     clips, problems = scan_folder(folder, quiet=quiet)
