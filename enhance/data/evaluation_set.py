@@ -322,8 +322,7 @@ def _manifest_rows(folder: Path) -> dict[str, dict[str, Any]]:
     rows = read_rows(manifest)
     if rows and not any("path" in row for row in rows):
         columns = ", ".join(map(str, rows[0]))
-        hint = "; separate columns by commas" if ";" in columns else ""
-        raise EnhanceError(f"{manifest}: has no column `path` (it has {columns}){hint}")
+        raise EnhanceError(f"{manifest}: has no column `path` (it has {columns})")
     for number, row in enumerate(rows, 1):
         path = PurePosixPath(str(row.get("path") or ""))
         if len(path.parts) < 2 or path.parts[0] not in ("clean", "noisy"):

@@ -82,14 +82,8 @@ class FrameTimes:
 
 def percentiles(values: np.ndarray) -> dict[str, float]:
     """p50, p95, p99, max and mean of one-dimensional values."""
-    p50, p95, p99 = np.percentile(values, (50, 95, 99))
-    return {
-        "p50": float(p50),
-        "p95": float(p95),
-        "p99": float(p99),
-        "max": float(values.max()),
-        "mean": float(values.mean()),
-    }
+    figures = (*np.percentile(values, (50, 95, 99)), values.max(), values.mean())
+    return dict(zip(("p50", "p95", "p99", "max", "mean"), map(float, figures), strict=True))
 
 
 def _timed(step: Step, frame: np.ndarray, times: FrameTimes) -> None:

@@ -217,7 +217,5 @@ def place(where: Path, kind: str, quiet: bool) -> list[Clip]:
 
 def manifest_of(folder: Path) -> Path | None:
     """The manifest that stands in a folder."""
-    for name in ("manifest.jsonl", "manifest.csv"):
-        if is_file(folder / name):
-            return folder / name
-    return None
+    places = (folder / "manifest.jsonl", folder / "manifest.csv")
+    return next((place for place in places if is_file(place)), None)

@@ -220,10 +220,8 @@ def make_manifest(
 
 
 def _kind_of(relative: str, root: str) -> str:
-    for part in (*Path(relative).parts[:-1], root):
-        if part.lower() in KINDS:
-            return KINDS[part.lower()]
-    return ""
+    folders = (part.lower() for part in (*Path(relative).parts[:-1], root))
+    return next((KINDS[name] for name in folders if name in KINDS), "")
 
 
 def _probe(path: Path) -> tuple[int, int]:

@@ -14,43 +14,19 @@ from enhance.data.formulas import broadband, creatures, machines, radio, strokes
 
 Kind = Callable[[np.random.Generator, int, int], np.ndarray]
 
+_OF_FAMILIES: dict[str, tuple[Kind, ...]] = {
+    "tones": (
+        tones.alarm, tones.siren, tones.sweep, tones.horn, tones.ring_tone, tones.bell,
+        tones.chime, tones.hospital, telephone.dtmf, telephone.call_progress,
+    ),
+    "machines": (machines.hum, machines.engine, machines.fan, machines.motor),
+    "broadband": (broadband.coloured, broadband.band, broadband.modulated),
+    "strokes": (strokes.clicks, strokes.impacts, strokes.rattle, strokes.keys),
+    "radio": (radio.static, radio.whistle, radio.packets),
+    "creatures": (creatures.bird, creatures.insect, creatures.bark, creatures.cry),
+}  # fmt: skip
 FAMILIES: dict[str, dict[str, Kind]] = {
-    "tones": {
-        "alarm": tones.alarm,
-        "siren": tones.siren,
-        "sweep": tones.sweep,
-        "horn": tones.horn,
-        "ring_tone": tones.ring_tone,
-        "bell": tones.bell,
-        "chime": tones.chime,
-        "hospital": tones.hospital,
-        "dtmf": telephone.dtmf,
-        "call_progress": telephone.call_progress,
-    },
-    "machines": {
-        "hum": machines.hum,
-        "engine": machines.engine,
-        "fan": machines.fan,
-        "motor": machines.motor,
-    },
-    "broadband": {
-        "coloured": broadband.coloured,
-        "band": broadband.band,
-        "modulated": broadband.modulated,
-    },
-    "strokes": {
-        "clicks": strokes.clicks,
-        "impacts": strokes.impacts,
-        "rattle": strokes.rattle,
-        "keys": strokes.keys,
-    },
-    "radio": {"static": radio.static, "whistle": radio.whistle, "packets": radio.packets},
-    "creatures": {
-        "bird": creatures.bird,
-        "insect": creatures.insect,
-        "bark": creatures.bark,
-        "cry": creatures.cry,
-    },
+    family: {kind.__name__: kind for kind in kinds} for family, kinds in _OF_FAMILIES.items()
 }
 """Kinds by family; a mixer draws a family first, so that no family grows by being split."""
 

@@ -91,13 +91,11 @@ def _noise(speech: Clip, noisy: Path, folder: Path, log: _Log) -> Clip:
 
 def _files(source: Path, part: str) -> tuple[dict[str, Path], dict[str, Path]]:
     """Clean and noisy files by name."""
-    for kind in ("clean", "noisy"):
-        if not is_folder(source / f"{kind}_{part}_wav"):
-            raise EnhanceError(f"{source}: {kind}_{part}_wav is missing")
-    clean, noisy = (
-        {path.stem: path for path in walk(source / f"{kind}_{part}_wav", SUFFIXES)}
-        for kind in ("clean", "noisy")
-    )
+    folders = [source / f"{kind}_{part}_wav" for kind in ("clean", "noisy")]
+    for folder in folders:
+        if not is_folder(folder):
+            raise EnhanceError(f"{source}: {folder.name} is missing")
+    clean, noisy = ({path.stem: path for path in walk(place, SUFFIXES)} for place in folders)
     return clean, noisy
 
 

@@ -106,13 +106,7 @@ def signals(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 NOISES: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
-    "coloured": coloured,
-    "babble": babble,
-    "impulsive": impulsive,
-    "hum": hum,
-    "wind": wind,
-    "crackle": crackle,
-    "signals": signals,
+    noise.__name__: noise for noise in (coloured, babble, impulsive, hum, wind, crackle, signals)
 }
 """Noises by name."""
 
