@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from enhance.data.formulas import broadband, creatures, machines, radio, strokes, telephone, tones
+from enhance.data.formulas import broadband, creatures, machines, radio, strokes, tones
 
 Kind = Callable[[np.random.Generator, int, int], np.ndarray]
 
 _OF_FAMILIES: dict[str, tuple[Kind, ...]] = {
     "tones": (
         tones.alarm, tones.siren, tones.sweep, tones.horn, tones.ring_tone, tones.bell,
-        tones.chime, tones.hospital, telephone.dtmf, telephone.call_progress,
+        tones.chime, tones.hospital, tones.dtmf, tones.call_progress,
     ),
     "machines": (machines.hum, machines.engine, machines.fan, machines.motor),
     "broadband": (broadband.coloured, broadband.band, broadband.modulated),
