@@ -34,6 +34,7 @@ KINDS: dict[str, Kind] = {name: kind for some in FAMILIES.values() for name, kin
 """All kinds by name."""
 
 _LEVEL = 0.1
+_TRIES = 9
 _SHORTEST = 2.0  # seconds: what beeps or knocks is heard within
 
 
@@ -52,7 +53,10 @@ def make(
     that training never draws, whatever its seeds: for measuring.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(held_out),)))
-    wave = KINDS[kind](rng, max(samples, round(_SHORTEST * sample_rate)), sample_rate)
+    for _ in range(_TRIES):  # at 8 kHz all resonances of an object may lie above the band
+        wave = KINDS[kind](rng, max(samples, round(_SHORTEST * sample_rate)), sample_rate)
+        if wave.any():
+            break
     part = wave[:samples]
     if len(wave) > samples:
         # A short piece must not fall into a pause.

@@ -170,11 +170,9 @@ def struck(
     """Modes of random phases that ring and die away.
 
     Each has a frequency, seconds to fall by 60 dB, and an amplitude; those above the band are
-    silent, but where that would be all, they are lowered into it. The result (m,) lasts as long as
-    the longest mode, at most ``longest`` seconds; its peak is at most the sum of the strengths.
+    silent. The result (m,) lasts as long as the longest mode, at most ``longest`` seconds; its peak
+    is at most the sum of the strengths.
     """
-    if hz.min() >= _TOP * rate:
-        hz = hz * (0.9 * _TOP * rate / hz.min())
     seconds = min(longest, float(decay.max()))
     t = np.arange(max(8, round(seconds * rate)), dtype=np.float32) / np.float32(rate)
     wave = np.zeros(len(t), np.float32)
