@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from enhance.config.checked import (
     Field,
@@ -136,5 +136,5 @@ class MixingConfig:
             "easy", "speed", "noise_speed", "formant", "gain", "clip", "babble",
             "synthetic_noise", "noise_rir", "distant_voice",
         )  # fmt: skip
-        without = {f"{name}_probability": 0.0 for name in widening}
+        without: dict[str, Any] = {f"{name}_probability": 0.0 for name in widening}
         return replace(self, snr=(snr_db, snr_db), **without)
