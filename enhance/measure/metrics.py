@@ -159,18 +159,7 @@ def pesq_wb(clean: Any, estimate: Any, sample_rate: int = 16000) -> float:
     return value
 
 
-def stoi(clean: Any, estimate: Any, sample_rate: int = 16000, *, extended: bool = False) -> float:
-    """Short-time objective intelligibility of signals (N,), about 0 to 1 (Taal et al. 2011).
-
-    The library resamples to 10 kHz. For ``extended`` see `estoi`.
-
-    Raises
-    ------
-    MetricRefused
-        If a signal is silent or has fewer than 30 frames of speech (pystoi returns 1e-5 there).
-    EnhanceError
-        If the shapes differ.
-    """
+def _pystoi(clean: Any, estimate: Any, sample_rate: int, extended: bool) -> float:
     require("measure", "pystoi")
     from pystoi import stoi as library
 
@@ -193,13 +182,28 @@ def stoi(clean: Any, estimate: Any, sample_rate: int = 16000, *, extended: bool 
     return value
 
 
+def stoi(clean: Any, estimate: Any, sample_rate: int = 16000) -> float:
+    """Short-time objective intelligibility of signals (N,), about 0 to 1 (Taal et al. 2011).
+
+    The library resamples to 10 kHz.
+
+    Raises
+    ------
+    MetricRefused
+        If a signal is silent or has fewer than 30 frames of speech (pystoi returns 1e-5 there).
+    EnhanceError
+        If the shapes differ.
+    """
+    return _pystoi(clean, estimate, sample_rate, extended=False)
+
+
 def estoi(clean: Any, estimate: Any, sample_rate: int = 16000) -> float:
     """Extended STOI (Jensen and Taal 2016); arguments and refusals as `stoi`.
 
-    The library's noise from numpy's global generator is seeded, and the generator put back as it
-    was, so that the value is the same every time.
+    The library adds noise of 1e-16 from numpy's global generator; it is seeded here and put back
+    as it was, so that the value is the same every time.
     """
-    return stoi(clean, estimate, sample_rate, extended=True)
+    return _pystoi(clean, estimate, sample_rate, extended=True)
 
 
 def measure(
