@@ -137,11 +137,14 @@ def _write(path: Path, target: IO[bytes], block: np.ndarray) -> None:
 
 
 def _blocks(container: Any, track: Any) -> Iterator[np.ndarray]:
-    """float32 ``(n, C)``, of one rate and number of channels all through."""
+    """float32 ``(n, C)``, of the first rate and layout all through: a radio's may change."""
     import av
 
-    to_float = av.AudioResampler(format="flt", layout=track.codec_context.layout, rate=track.rate)
+    form = {"format": "flt", "layout": track.codec_context.layout, "rate": track.rate}
     channels = track.codec_context.channels
-    for frame in itertools.chain(container.decode(track), [None]):  # None for what is held back
-        for part in to_float.resample(frame):
-            yield part.to_ndarray().reshape(-1, channels)
+    frames = container.decode(track)
+    for _, alike in itertools.groupby(frames, lambda f: (f.format.name, f.layout.name, f.rate)):
+        to_float = av.AudioResampler(**form)  # it takes frames of one kind
+        for frame in itertools.chain(alike, [None]):  # None for what is held back
+            for part in to_float.resample(frame):
+                yield part.to_ndarray().reshape(-1, channels)

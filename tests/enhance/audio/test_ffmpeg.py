@@ -132,6 +132,26 @@ def test_a_stream_whose_rate_changes_is_whole(tmp_path: Path) -> None:
         assert info(path).duration == pytest.approx(12, abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((16000, "mono"), (16000, "stereo")), ((44100, "stereo"), (16000, "mono"))],
+)
+def test_a_stream_whose_form_changes_keeps_its_first(
+    tmp_path: Path, first: tuple[int, str], second: tuple[int, str]
+) -> None:
+    """A radio's goes from mono to stereo."""
+    data = b""
+    for form in (first, second):
+        encode(tmp_path / "part.aac", "aac", *form)
+        data += (tmp_path / "part.aac").read_bytes()
+    (tmp_path / "radio.aac").write_bytes(data)
+    wave = read(tmp_path / "radio.aac", mono=False)
+    rate, channels = first[0], 2 if first[1] == "stereo" else 1
+    assert wave.shape == (channels, pytest.approx(2 * SECONDS * rate, rel=0.1))
+    behind = wave[0, int((SECONDS + 0.5) * rate) :][: rate // 2]
+    assert np.argmax(np.abs(np.fft.rfft(behind))) * 2 == pytest.approx(440, abs=4)
+
+
 def test_a_video_longer_than_its_sound_is_whole(tmp_path: Path) -> None:
     for suffix in (".mp4", ".mkv"):
         path = tmp_path / f"film{suffix}"
