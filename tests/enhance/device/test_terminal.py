@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from tiny_onnx import build
 
 from enhance.device.enhancer import Enhancer
 from enhance.device.live import Live
-from enhance.device.terminal import level, meter
+from enhance.device.terminal import level, meter, pressed
 
 
 def test_meters(tmp_path: Path) -> None:
@@ -27,3 +28,9 @@ def test_meters(tmp_path: Path) -> None:
     assert text.endswith("strength 100%  delay 123 ms  underruns 0  lost 0")
     live.key("b")
     assert "bypass" in live.picture(0)
+
+
+def test_no_keys_where_the_system_has_no_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "termios", None)  # as on Windows
+    with pressed() as keys:
+        assert keys() == ""
