@@ -23,6 +23,8 @@ ADVICE = "convert or record it again"
 _TAIL = 1 << 16  # bytes at the end of a file that are searched for chunks
 RIFF_LIMIT = 0xFFFF0000
 """Most bytes of samples: a RIFF file has 32 bits for its size."""
+UNKNOWN_LONG = (0, (1 << 64) - 1)
+"""What stands for a size that an RF64 does not know."""
 _PADDING = 4096  # zeros up to the end of a sector
 # What writers put behind the samples.
 _TRAILERS = (
@@ -154,7 +156,7 @@ def _wav(path: Path, file: BinaryIO, size: int) -> Source:
                 speakers = struct.unpack_from(order + "I", fmt, 20)[0]
         elif name == b"data":
             if long and length == 0xFFFFFFFF:
-                length, unknown = long_size, long_size in (0, (1 << 64) - 1)
+                length, unknown = long_size, long_size in UNKNOWN_LONG
             else:
                 unknown = not_known(length, riff)
             found = size - position

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from enhance.audio.containers import RIFF_LIMIT, not_known, truncated
+from enhance.audio.containers import RIFF_LIMIT, UNKNOWN_LONG, not_known, truncated
 from enhance.audio.pcm import WIDTHS, FrameReader, encode
 from enhance.audio.read import AudioInfo
 from enhance.audio.samples import MOST_CHANNELS, RATES, check_samples
@@ -68,7 +68,7 @@ class WavReader:
         if info is None:
             raise EnhanceError(f"{STDIN}: is a WAV without its format before the samples")
         if head[:4] == b"RF64" and length == _UNKNOWN:
-            self._bytes = long_size or None
+            self._bytes = None if long_size in UNKNOWN_LONG else long_size
         elif not not_known(length, riff):
             self._bytes = length
         frame = WIDTHS[info.subtype] * info.channels
