@@ -17,6 +17,7 @@ from enhance.device.engine import Choice, number_in, open_session, run_session
 from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
+from enhance.native.library import SUFFIX
 
 KIND = "gcrn-offline"
 """`model_type` in the metadata of such a file."""
@@ -169,6 +170,6 @@ def open_model(name_or_path: Path | str, num_threads: int = 1, engine: Choice = 
     try:
         return Enhancer(path, num_threads, engine=engine)  # the usual kind is loaded once
     except EnhanceError:
-        if engine == "native" or not is_offline(path):
+        if engine == "native" or path.suffix == SUFFIX or not is_offline(path):
             raise
     return OfflineEnhancer(path, num_threads)

@@ -68,6 +68,12 @@ def test_weights_in_another_file_are_not_read(
         open_model(changed(tmp_path / "m.onnx", outside))
 
 
+def test_weights_for_plain_c_are_no_broken_model(tmp_path: Path) -> None:
+    (tmp_path / "m.bin").write_bytes(bytes(64))
+    with pytest.raises(EnhanceError, match=r"m\.bin: holds weights for plain C; take the \.onnx"):
+        open_model(tmp_path / "m.bin")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
