@@ -75,10 +75,9 @@ def export_native(
     """
     bounds, folder = bounds or Bounds(), Path(folder)
     modes = ["none", "int8"] if int8 else ["none"]
+    check_native(read_streamable(checkpoint).config.gcrn)
     _refuse_place(folder, force)
-    read_streamable(checkpoint)
     model, info = load_model(checkpoint)
-    check_native(model.config.gcrn)
     library = build_library(quiet=quiet)
     rate = model.config.stft.sample_rate
     pairs, origin = certifying_clips(clips, clip_count, rate, quiet)

@@ -163,3 +163,9 @@ def test_weights_out_of_bounds_are_not_written(
             checkpoint, tmp_path / "c", clips=pairs, clip_count=3, bounds=bounds, quiet=True
         )
     assert not (tmp_path / "c").exists()
+
+
+def test_a_refused_checkpoint_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(EnhanceError, match="no such checkpoint"):
+        export_native(tmp_path / "absent", tmp_path / "c", quiet=True)
+    assert not list(tmp_path.iterdir())
