@@ -32,13 +32,10 @@ def look_ahead(model: WaveformModel) -> dict[str, Any]:
     ``t = n // H``, which begins O samples before its hop, so that of a model that looks ahead only
     within its frame ``m >= t H - O + zeros``. The model is in evaluation mode, on the CPU.
 
-    Returns
-    -------
-    dict
-        `measured_samples`, the largest ``n - m + 1``; `algorithmic_samples`, one window;
-        `certain_zeros`, the part of the window's front that weighs nothing and hides as much of
-        it; `beyond_framing_samples`, by how much any m comes before its bound (0: never);
-        `unchanged`, positions that changed nothing and so show nothing; `tried`, in figures.
+    Given are `measured_samples`, the largest ``n - m + 1``; `algorithmic_samples`, one window;
+    `certain_zeros`, the part of the window's front that weighs nothing and hides as much of it;
+    `beyond_framing_samples`, by how much any m comes before its bound (0: never); `unchanged`,
+    positions that changed nothing and so show nothing; `tried`, in figures.
     """
     config = model.config.stft
     hop = config.hop_length

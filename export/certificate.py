@@ -19,8 +19,8 @@ import torch
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import METRICS, MetricRefusal, measure, versions
+from enhance.network.checkpoint import CheckpointInfo
 from enhance.network.waveform_model import WaveformModel
-from enhance.stft import StftConfig
 
 SILENCE = 1e-10
 """Mean square that silence counts as in an SNR: what rounding to 16 bits adds, -100 dBFS."""
@@ -57,6 +57,27 @@ class Clip:
     name: str
     clean: np.ndarray
     noisy: np.ndarray
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported: a trained model, and the clips that its files are proven on."""
+
+    model: WaveformModel
+    info: CheckpointInfo
+    clips: list[Clip]
+    source: dict[str, Any]
+    """Where the clips come from."""
+
+    @property
+    def rate(self) -> int:
+        """Samples per second."""
+        return self.model.config.stft.sample_rate
+
+    def measured_on(self) -> dict[str, Any]:
+        """What a certificate says of the clips."""
+        seconds = sum(len(clip.noisy) for clip in self.clips) / self.rate
+        return {**self.source, "clips": [clip.name for clip in self.clips], "seconds": seconds}
 
 
 @dataclass
@@ -119,12 +140,9 @@ def max_error(a: Streams, b: Streams) -> float:
 def snr_db(reference: Streams, other: Streams, clips: Sequence[Clip]) -> dict[str, Any]:
     """Energy of the reference over that of the difference, in dB.
 
-    Returns
-    -------
-    dict
-        `worst`, `worst_clip` (its name) and `mean` over the clips that differ, None if none does;
-        `equal_clips`, the number of the others. An `EnhanceError` refuses a reference that is
-        silent on every clip.
+    `worst`, `worst_clip` (its name) and `mean` are of the clips that differ, None if none does,
+    `equal_clips` is the number of the others. An `EnhanceError` refuses a reference that is silent
+    on every clip.
     """
     found: list[tuple[float, str]] = []
     silent = True
@@ -245,31 +263,21 @@ def _quantized_faults(
 
 
 def certificate(
-    *,
-    config: StftConfig,
+    subject: Subject,
     ahead: Mapping[str, Any],
-    clips: Sequence[Clip],
-    source: Mapping[str, Any],
     ways: Mapping[str, Streams],
     bounds: Bounds,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The record of one artefact; ``facts`` are further entries (name, size, hash, speed).
+    """The record of one artefact, to be held against the ``bounds`` by `judge`.
 
-    Parameters
-    ----------
-    ahead
-        What `export.causality.look_ahead` found of the model.
-    clips, source
-        What it was measured on, and where that comes from.
-    ways
-        `torch_offline`, `torch_streaming`, `onnx_fp32`, and `onnx_quantized` where there is one;
-        or of plain C `native_fp32`, and `native_int8` beside `onnx_quantized`. Metrics are of those
-        that are scored, if torch's is: what equals it to 1e-5 scores alike.
-    bounds
-        What `judge` will hold it against; written down.
+    ``ahead`` is what `export.causality.look_ahead` found, ``facts`` are further entries (name,
+    size, hash, speed). The ``ways`` are `torch_offline`, `torch_streaming`, `onnx_fp32`, and
+    `onnx_quantized` where there is one; or of plain C `native_fp32`, and `native_int8` beside
+    `onnx_quantized`. Metrics are of those that are scored, if torch's is: what equals it to 1e-5
+    scores alike.
     """
-    reference = ways["torch_offline"]
+    clips, reference = subject.clips, ways["torch_offline"]
     others = {key: streams for key, streams in ways.items() if key != "torch_offline"}
     equality: dict[str, Any] = {
         key: {"max_abs_error": max_error(reference, streams)} for key, streams in others.items()
@@ -279,12 +287,10 @@ def certificate(
             exact = ways.get("onnx_fp32", reference) if key == "onnx_quantized" else reference
             equality[key]["snr_db"] = snr_db(exact, ways[key], clips)
     longest = max(len(clip.noisy) for clip in clips)
+    hops = -(-longest // subject.model.config.stft.hop_length)
     return {
         **facts,
-        "measured_on": {
-            **measured_on(clips, source, config.sample_rate),
-            "frames_carried_at_most": -(-longest // config.hop_length),
-        },
+        "measured_on": {**subject.measured_on(), "frames_carried_at_most": hops},
         "equality": equality,
         "metrics": {
             key: compare_scores(reference, s, clips) for key, s in others.items() if s.scores
@@ -293,14 +299,6 @@ def certificate(
         "bounds": asdict(bounds),
         "versions": made_with(),
     }
-
-
-def measured_on(
-    clips: Sequence[Clip], source: Mapping[str, Any], sample_rate: int
-) -> dict[str, Any]:
-    """What a certificate says of its clips."""
-    seconds = sum(len(clip.noisy) for clip in clips) / sample_rate
-    return {**source, "clips": [clip.name for clip in clips], "seconds": seconds}
 
 
 def made_with() -> dict[str, str]:

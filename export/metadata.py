@@ -17,13 +17,8 @@ UNKNOWN = "unknown"
 def describe(model: WaveformModel, info: CheckpointInfo, licence: str = "") -> dict[str, str]:
     """Metadata of the fp32 artefact of a model; ``licence`` goes before the training record's.
 
-    Returns
-    -------
-    dict
-        `model_type`, `producer`, `quantization` ("none"), `licence`, `opset`; the framing as
-        `sample_rate`, `hop_length`, `window_length`, `fft_size`, `latency_samples`,
-        `algorithmic_latency_samples` (samples); `parameters`, `macs_per_second`; and as JSON
-        `training` (record and score of the weights) and `config` (the `ModelConfig`).
+    The framing is in samples; `training` (record and score of the weights) and `config` (the
+    `ModelConfig`) are JSON.
     """
     stft = model.config.stft
     numbers = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from enhance.device.offline import KIND, OfflineEnhancer
 from enhance.errors import EnhanceError
-from enhance.files import check_writable, temporary_folder
+from enhance.files import temporary_folder
 from enhance.network.checkpoint import CheckpointInfo, identity, load_model, read_info
 from enhance.network.companion import Factory
 from enhance.network.waveform_model import WaveformModel
@@ -22,7 +23,7 @@ from export.certificate import Bounds, Clip, Streams
 from export.graph.step import operators, save
 from export.graph.whole import Whole, whole_graph
 from export.metadata import describe
-from export.stream import Artefact, certifying_clips, identified, refuse_places, remember, write
+from export.stream import Artefact, identified, refuse_places, remember, with_clips, write
 
 
 def export_offline(
@@ -63,23 +64,21 @@ def export_offline(
     """
     bounds = bounds or Bounds()
     out = Path(out)
-    refuse_places(out, [out], force)
-    read_info(checkpoint)  # refused, it leaves no folder behind
-    check_writable(out)
+    refuse_places(checkpoint, [out], force, read_info)
     model, info = load_model(checkpoint, companion)
-    rate = model.config.stft.sample_rate
     least, longest = _range(model)
-    pairs, source = certifying_clips(clips, clip_count, rate, quiet)
-    pairs = _lengths(pairs, least, longest)
+    subject = with_clips((model, info), clips, clip_count, quiet)
+    pairs = _lengths(subject.clips, least, longest)
+    subject = replace(subject, clips=pairs)
     with progress_bar(quiet=quiet) as bar, temporary_folder() as folder, torch_threads(1):
         task = bar.add_task("export", total=3, speed="tracing (minutes)")
         graph = whole_graph(model, _metadata(model, info, licence, least, longest))
         bar.update(task, advance=1, speed="torch on the clips")
-        reference = proof.offline(model, pairs).score(pairs, rate)
+        reference = proof.offline(model, pairs).score(pairs, subject.rate)
         bar.update(task, advance=1, speed=f"{out.name}: proving")
         trial = save(graph, folder / out.name)
         enhancer = OfflineEnhancer(trial)
-        found = Streams([enhancer(clip.noisy) for clip in pairs]).score(pairs, rate)
+        found = Streams([enhancer(clip.noisy) for clip in pairs]).score(pairs, subject.rate)
         record: dict[str, Any] = {
             "file": out.name,
             "kind": KIND,
@@ -87,7 +86,7 @@ def export_offline(
             "quantization": "none",
             "operators": operators(graph),
             "measured_on": {
-                **proof.measured_on(pairs, source, rate),
+                **subject.measured_on(),
                 "samples": [len(clip.noisy) for clip in pairs],
             },
             "least_samples": least,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from enhance.device.engine import open_session
 from enhance.errors import EnhanceError
-from enhance.files import check_writable, temporary_folder
+from enhance.files import temporary_folder
 from enhance.network.checkpoint import load_model
 from enhance.network.waveform_model import WaveformModel
 from enhance.parallel import torch_threads
@@ -37,10 +37,10 @@ from export.graph.step import save, tidy, traced
 from export.metadata import describe
 from export.stream import (
     Artefact,
-    certifying_clips,
     identified,
     read_streamable,
     refuse_places,
+    with_clips,
     write,
 )
 
@@ -120,34 +120,25 @@ def export_sherpa(
 ) -> list[Artefact]:
     """Export a checkpoint for sherpa-onnx, each file with a certificate.
 
-    Parameters
-    ----------
-    checkpoint
-        Run or checkpoint folder.
-    out
-        The fp32 file, ``NAME.onnx``; with ``int8``, ``NAME.int8.onnx`` stands beside it.
-    int8, clips, clip_count, bounds, licence, force, quiet
-        As `export.stream.export_model` has them; of the bounds, ``snr_db`` counts.
-
-    Raises
-    ------
-    EnhanceError
-        If the checkpoint or the set cannot be used, a file exists, or the network differs from
-        torch's: nothing of such a file is written.
+    ``out`` is the fp32 file, ``NAME.onnx``; with ``int8``, ``NAME.int8.onnx`` stands beside it. The
+    other arguments are `export.stream.export_model`'s; of the bounds, ``snr_db`` counts. An
+    `EnhanceError` tells that the checkpoint or the set cannot be used, a file exists, or the
+    network differs from torch's: nothing of such a file is written.
     """
     bounds = bounds or Bounds()
     out = Path(out)
     paths = {"none": out} | ({"int8": out.with_suffix(".int8.onnx")} if int8 else {})
-    refuse_places(out, paths.values(), force)
-    check_framing(read_streamable(checkpoint).config.stft)
-    for path in paths.values():
-        check_writable(path)
-    model, info = load_model(checkpoint)
-    rate = model.config.stft.sample_rate
-    pairs, source = certifying_clips(clips, clip_count, rate, quiet)
+    refuse_places(
+        checkpoint,
+        list(paths.values()),
+        force,
+        lambda place: check_framing(read_streamable(place).config.stft),
+    )
+    subject = with_clips(load_model(checkpoint), clips, clip_count, quiet)
+    model, pairs = subject.model, subject.clips
     written = []
     with temporary_folder() as folder, torch_threads(1):
-        fp32 = sherpa_graph(model, describe(model, info, licence))
+        fp32 = sherpa_graph(model, describe(model, subject.info, licence))
         reference = proof.offline(model, pairs)
         for mode, path in paths.items():
             least = _LEAST_DB if mode == "none" else bounds.snr_db
@@ -169,7 +160,7 @@ def export_sherpa(
                 **identified(trial),
                 "quantization": mode,
                 **({} if mode == "none" else {"float_share": share}),
-                "measured_on": proof.measured_on(pairs, source, rate),
+                "measured_on": subject.measured_on(),
                 "equality": {"snr_db": snr},
                 "bounds": {"snr_db": least},
                 "versions": proof.made_with(),

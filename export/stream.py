@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from enhance.files import (
     write_jsonl,
 )
 from enhance.network.checkpoint import CheckpointInfo, load_model, read_info
+from enhance.network.waveform_model import WaveformModel
 from enhance.parallel import torch_threads
 from enhance.progress import progress_bar
 from export import certificate as proof
 from export.causality import look_ahead
-from export.certificate import Bounds, Clip
+from export.certificate import Bounds, Clip, Subject
 from export.graph.inspect import compare_speed, inspect
 from export.graph.quantize import FLOAT_SHARES, quantize
 from export.graph.step import save, step_graph
@@ -106,12 +107,9 @@ def export_model(
     out = Path(out)
     modes = [m for m, wanted in (("int8", int8), ("int8-weights", int8_weights)) if wanted]
     paths = {"none": out, **{mode: out.with_suffix(SUFFIXES[mode]) for mode in modes}}
-    refuse_places(out, paths.values(), force)
-    read_streamable(checkpoint)
-    for path in paths.values():
-        check_writable(path)
-    model, info = load_model(checkpoint)
-    pairs, source = certifying_clips(clips, clip_count, model.config.stft.sample_rate, quiet)
+    refuse_places(checkpoint, list(paths.values()), force)
+    subject = with_clips(load_model(checkpoint), clips, clip_count, quiet)
+    model, pairs = subject.model, subject.clips
     written: list[Artefact] = []
     refused: list[str] = []
     with (
@@ -120,12 +118,12 @@ def export_model(
         torch_threads(1),  # thousands of tiny operations, hop by hop
     ):
         task = bar.add_task("export", total=2 + 2 * len(paths), speed="tracing")
-        fp32 = step_graph(model, describe(model, info, licence))
+        fp32 = step_graph(model, describe(model, subject.info, licence))
         bar.update(task, advance=1, speed="torch on the clips")
         ways = {"torch_offline": proof.offline(model, pairs)}
         ways["torch_streaming"] = proof.streaming(model, pairs)
         if len(paths) > 1:
-            ways["torch_offline"].score(pairs, model.config.stft.sample_rate)
+            ways["torch_offline"].score(pairs, subject.rate)
         ahead = look_ahead(model)
         first: Enhancer | None = None
         for mode, path in paths.items():
@@ -147,18 +145,10 @@ def export_model(
                 if mode == "none":
                     ways["onnx_fp32"] = streams
                 else:
-                    ways["onnx_quantized"] = streams.score(pairs, enhancer.sample_rate)
+                    ways["onnx_quantized"] = streams.score(pairs, subject.rate)
                     facts["float_share"] = share
                     facts["speed"] = compare_speed(first, enhancer, pairs[0].noisy)
-                record = proof.certificate(
-                    config=model.config.stft,
-                    ahead=ahead,
-                    clips=pairs,
-                    source=source,
-                    ways=ways,
-                    bounds=bounds,
-                    facts=facts,
-                )
+                record = proof.certificate(subject, ahead, ways, bounds, facts)
                 try:
                     proof.judge(record, bounds, path.name, require_faster)
                 except EnhanceError as error:
@@ -173,19 +163,10 @@ def export_model(
                 break
             bar.update(task, advance=2)
         bar.update(task, advance=1, speed="")
-    remember(info, out)
+    remember(subject.info, out)
     if refused:
         raise EnhanceError("; ".join(refused))
     return written
-
-
-def refuse_places(out: Path, paths: Iterable[Path], force: bool) -> None:
-    """Refuse a name that is none of an artefact, and what stands at one of the ``paths``."""
-    if out.suffix != ".onnx":
-        raise EnhanceError(f"{out}: must end in .onnx (what stands beside it is named after it)")
-    for path in paths:
-        if kind_of(path) is not None and not force:
-            raise EnhanceError(f"{path}: exists already; use --force to replace it")
 
 
 def identified(file: Path) -> dict[str, Any]:
@@ -209,6 +190,28 @@ def read_streamable(checkpoint: Path | str) -> CheckpointInfo:
             f"{info.config.gcrn.extra_features}); a stream has none, train without them"
         )
     return info
+
+
+def refuse_places(
+    checkpoint: Path | str,
+    paths: Sequence[Path],
+    force: bool,
+    read: Callable[[Path | str], object] = read_streamable,
+) -> None:
+    """Refuse before any work what ``read`` refuses of a checkpoint, and places of artefacts.
+
+    The name of the first is what the user gave. What is refused leaves no folder behind.
+    """
+    if paths[0].suffix != ".onnx":
+        raise EnhanceError(
+            f"{paths[0]}: must end in .onnx (what stands beside it is named after it)"
+        )
+    for path in paths:
+        if kind_of(path) is not None and not force:
+            raise EnhanceError(f"{path}: exists already; use --force to replace it")
+    read(checkpoint)
+    for path in paths:
+        check_writable(path)
 
 
 def remember(info: CheckpointInfo, out: Path) -> None:
@@ -257,36 +260,36 @@ def write(graph: ModelProto, path: Path, record: dict[str, Any]) -> Artefact:
     return Artefact(path, beside, record)
 
 
-def certifying_clips(
-    place: Path | str | None, count: int, sample_rate: int, quiet: bool
-) -> tuple[list[Clip], dict[str, Any]]:
-    """Pairs spread evenly over a set, at least 10 s of them."""
+def with_clips(
+    loaded: tuple[WaveformModel, CheckpointInfo], place: Path | str | None, count: int, quiet: bool
+) -> Subject:
+    """A model, and pairs spread evenly over a set, at least 10 s of them."""
+    rate = loaded[0].config.stft.sample_rate
     if count < 1:
         raise EnhanceError(f"clip_count {count}: must be at least 1")
-    synthetic = place is None
     found = builtin_set(count=max(count, 3), quiet=quiet) if place is None else open_set(place)
-    order = _spread(len(found.pairs), count)
     chosen: list[Clip] = []
     seconds = 0.0
-    for index in order:
+    for index in _spread(len(found.pairs), count):
         if len(chosen) >= count and seconds >= LEAST_SECONDS:
             break
         name, clean, noisy, _ = found.pairs[index]
-        x, y = audio.read(clean, sample_rate), audio.read(noisy, sample_rate)
+        x, y = audio.read(clean, rate), audio.read(noisy, rate)
         if len(x) != len(y):
             raise EnhanceError(f"{noisy}: is not as long as {clean} ({len(y)}, {len(x)} samples)")
         chosen.append(Clip(name, x, y))
-        seconds += len(y) / sample_rate
+        seconds += len(y) / rate
     if seconds < LEAST_SECONDS:
         raise EnhanceError(
             f"{found.folder}: holds {seconds:.1f} s (a certificate needs {LEAST_SECONDS:.0f} s); "
             "name a larger set"
         )
-    return chosen, {
-        "set": "built-in, synthetic" if synthetic else resolved(found.folder).name,
-        "synthetic": synthetic,
+    source = {
+        "set": "built-in, synthetic" if place is None else resolved(found.folder).name,
+        "synthetic": place is None,
         "set_sha256": found.hash,
     }
+    return Subject(*loaded, chosen, source)
 
 
 def _spread(total: int, count: int) -> list[int]:

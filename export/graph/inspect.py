@@ -49,14 +49,10 @@ def optimised(graph: ModelProto) -> ModelProto:
 def inspect(graph: ModelProto, fp32: ModelProto) -> dict[str, Any]:
     """Which products are int8, from the graphs: the artefact, and the fp32 one it was made of.
 
-    Returns
-    -------
-    dict
-        `file` and `as_run` (operator counts), `int8_products` and `float_products` (names of the
-        matrices in the file), `float_recurrences` (matrices of recurrent operators, which no
-        quantiser here touches), `int8_weight_share` (part of all matrix elements that is stored as
-        int8), `int8_operators_as_run` (how many heavy operators work on int8 after ONNX Runtime's
-        optimisation).
+    `file` and `as_run` are operator counts, `int8_products` and `float_products` names of the
+    matrices in the file, `float_recurrences` those of recurrent operators, which no quantiser here
+    touches. `int8_weight_share` is the part of all matrix elements that is stored as int8,
+    `int8_operators_as_run` how many heavy operators work on int8 after ONNX Runtime's optimisation.
     """
     kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
     chosen, left = products(fp32)
@@ -86,13 +82,10 @@ def inspect(graph: ModelProto, fp32: ModelProto) -> dict[str, Any]:
 def compare_speed(fp32: Enhancer, other: Enhancer, wave: np.ndarray) -> dict[str, Any]:
     """CPU time of a frame, two models of one hop in turn, one thread, frames back to back.
 
-    Returns
-    -------
-    dict
-        `ratio`, other to fp32: the median over the turns of the ratio of their medians, so that
-        another process' load, which changes from turn to turn, falls out; `fp32_us`, `this_us`
-        (medians, microseconds); `regime` and `threads`; what `enhance.measure.timing.hardware`
-        gives.
+    `ratio` is other to fp32: the median over the turns of the ratio of their medians, so that
+    another process' load, which changes from turn to turn, falls out. `fp32_us` and `this_us` are
+    medians, microseconds; beside them stand `regime`, `threads` and what
+    `enhance.measure.timing.hardware` gives.
     """
     pieces = split_frames(wave, fp32.hop_length, _FRAMES)
     streams = [fp32.new_stream(), other.new_stream()]

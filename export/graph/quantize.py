@@ -82,17 +82,9 @@ def smallest(sizes: Mapping[str, int], share: float) -> set[str]:
 def quantize(graph: ModelProto, mode: str, share: float = FLOAT_SHARES[0]) -> ModelProto:
     """An int8 version of what `export.graph.step.step_graph` made, which is not changed.
 
-    Parameters
-    ----------
-    mode
-        ``"int8"`` or ``"int8-weights"``; written into the metadata as ``quantization``.
-    share
-        Of all weights, what may stay in float.
-
-    Raises
-    ------
-    EnhanceError
-        If the mode is unknown, the graph is quantised already, or there is nothing to quantise.
+    ``mode`` is ``"int8"`` or ``"int8-weights"``, written into the metadata as ``quantization``;
+    ``share`` of all weights may stay in float. An `EnhanceError` tells that the mode is unknown,
+    the graph is quantised already, or there is nothing to quantise.
     """
     if mode not in WEIGHT_BITS:
         raise EnhanceError(f"quantisation {mode!r}: unknown; choose {' or '.join(WEIGHT_BITS)}")

@@ -54,16 +54,9 @@ class Step(nn.Module):
 def step_graph(model: WaveformModel, metadata: Mapping[str, str]) -> ModelProto:
     """The streaming graph of a model, with what `export.metadata.describe` says about it.
 
-    Returns
-    -------
-    ModelProto
-        Inputs ``audio`` (1, hop) and every state; outputs ``enhanced`` (1, hop) and
-        ``<state>.out`` in the same order. Checked; the same for the same model.
-
-    Raises
-    ------
-    EnhanceError
-        If an operator of `FORBIDDEN` is left.
+    Inputs are ``audio`` (1, hop) and every state, outputs ``enhanced`` (1, hop) and
+    ``<state>.out`` in the same order. Checked; the same for the same model. An `EnhanceError` tells
+    that an operator of `FORBIDDEN` is left.
     """
     step = Step(for_single_frames(model)).eval()
     states = step.model.initial_state(1)

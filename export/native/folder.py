@@ -28,7 +28,7 @@ from export.graph.quantize import quantize
 from export.graph.step import save, step_graph
 from export.metadata import describe
 from export.native.weights import check_native, native_weights
-from export.stream import Artefact, certifying_clips, identified, read_streamable
+from export.stream import Artefact, identified, read_streamable, with_clips
 
 WEIGHTS = {"none": "enhance.bin", "int8": "enhance.int8.bin"}
 ARRAYS = {"none": "enhance_weights", "int8": "enhance_weights_int8"}
@@ -46,25 +46,12 @@ def export_native(
     force: bool = False,
     quiet: bool = False,
 ) -> list[Artefact]:
-    """Export a checkpoint as plain C.
+    """Export a checkpoint as plain C; the other arguments are `export.stream.export_model`'s.
 
-    Parameters
-    ----------
-    checkpoint
-        Run or checkpoint folder.
-    folder
-        Made if absent: ``enhance.h``, ``stream.h``, ``enhance.c``, ``README.md``; ``enhance.bin``,
-        the same as an array in ``enhance_weights.c``, and ``enhance.certificate.json``; with
-        ``int8`` these three once more (``enhance.int8.bin``, ...).
-    int8
-        Make int8 weights too.
-    clips, clip_count, bounds, licence, force, quiet
-        As for `export.stream.export_model`.
-
-    Returns
-    -------
-    list of Artefact
-        In the order fp32, int8; of each the ``.bin``.
+    The folder is made if absent. It holds ``enhance.h``, ``stream.h``, ``enhance.c`` and
+    ``README.md``; ``enhance.bin``, the same as an array in ``enhance_weights.c``, and
+    ``enhance.certificate.json``; with ``int8`` these three once more (``enhance.int8.bin``, ...).
+    Given are the ``.bin`` of fp32 and of int8.
 
     Raises
     ------
@@ -77,11 +64,10 @@ def export_native(
     modes = ["none", "int8"] if int8 else ["none"]
     check_native(read_streamable(checkpoint).config.gcrn)
     _refuse_place(folder, force)
-    model, info = load_model(checkpoint)
     library = build_library(quiet=quiet)
-    rate = model.config.stft.sample_rate
-    pairs, origin = certifying_clips(clips, clip_count, rate, quiet)
-    about = describe(model, info, licence)
+    subject = with_clips(load_model(checkpoint), clips, clip_count, quiet)
+    model, pairs, rate = subject.model, subject.clips, subject.rate
+    about = describe(model, subject.info, licence)
     proven: list[tuple[str, bytes, dict[str, Any]]] = []
     refused: list[str] = []
     with progress_bar(quiet=quiet) as bar, temporary_folder() as trials, torch_threads(1):
@@ -115,15 +101,7 @@ def export_native(
                 ways["onnx_quantized"] = proof.runtime(other, pairs).score(pairs, rate)
                 facts["speed"] = compare_speed(first, enhancer, pairs[0].noisy)
                 facts["speed_over_onnx"] = compare_speed(other, enhancer, pairs[0].noisy)["ratio"]
-            record = proof.certificate(
-                config=model.config.stft,
-                ahead=ahead,
-                clips=pairs,
-                source=origin,
-                ways=ways,
-                bounds=bounds,
-                facts=facts,
-            )
+            record = proof.certificate(subject, ahead, ways, bounds, facts)
             try:
                 proof.judge(record, bounds, name, require_faster=False)
             except EnhanceError as error:

@@ -55,19 +55,10 @@ Part = tuple[str, Tensor, Tensor | None]
 def native_weights(
     model: WaveformModel, metadata: Mapping[str, str], *, int8: bool = False
 ) -> bytes:
-    """What `enhance_open` of the C source takes.
+    """What `enhance_open` of the C source takes, of a model and what `describe` says about it.
 
-    Parameters
-    ----------
-    metadata
-        What `export.metadata.describe` says about the model.
-    int8
-        Round the larger matrices to bytes, as `export.graph.quantize` does.
-
-    Raises
-    ------
-    EnhanceError
-        If the network cannot stream, or is larger than the C source has room for.
+    ``int8`` rounds the larger matrices to bytes, as `export.graph.quantize` does. An `EnhanceError`
+    tells that the network cannot stream, or is larger than the C source has room for.
     """
     config = model.config.gcrn
     check_native(config)

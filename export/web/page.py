@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from enhance.device.hub import find_weights
 from enhance.errors import EnhanceError
@@ -42,28 +41,14 @@ def export_page(
 ) -> Path:
     """Write a folder with a page that enhances microphone and recordings, offline.
 
-    Parameters
-    ----------
-    model
-        Run or checkpoint folder; or a model as `enhance.device.hub.find_model` has them, with its
-        weights for plain C beside it, as shipped models have them.
-    folder
-        Made whole or not at all: ``index.html``, which needs no other file; and for pages of one's
-        own (``web/README.md``) the weights with their certificate, ``enhance.int8.bin`` or, with
-        ``fp32``, ``enhance.bin``.
-    clips, licence, force, quiet
-        As for `export.native.folder.export_native`, which makes the weights of a run.
+    ``model`` is a run or checkpoint folder, whose weights `export.native.folder.export_native`
+    makes; or one as `enhance.device.hub.find_model` has them, with its weights for plain C beside
+    it, as shipped models have them. The folder is made whole or not at all: ``index.html``, which
+    needs no other file and is returned; and for pages of one's own (``web/README.md``) the weights
+    with their certificate, ``enhance.int8.bin`` or, with ``fp32``, ``enhance.bin``.
 
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    EnhanceError
-        If the model cannot be used, or has no such weights, or the folder is there already and
-        ``force`` is not set.
+    An `EnhanceError` tells that the model cannot be used, or has no such weights, or the folder is
+    there already and ``force`` is not set.
     """
     folder = Path(folder)
     opened = atomic_folder(folder, holds=(PAGE, "enhance.*"), reads=[Path(model)], force=force)
@@ -71,8 +56,7 @@ def export_page(
         if is_folder(model):
             from export.native.folder import export_native
 
-            how: dict[str, Any] = {"clips": clips, "licence": licence, "quiet": quiet}
-            export_native(model, made, int8=not fp32, force=True, **how)
+            export_native(model, made, int8=not fp32, clips=clips, licence=licence, quiet=quiet)
             weights, name = made / _FILES[fp32], Path(model).resolve().name
             proof = weights.with_suffix(".certificate.json")
         elif fp32:
