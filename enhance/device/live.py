@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,14 +36,9 @@ _START = 1.0  # seconds in which nothing is counted
 
 
 class Live:
-    """What happens to each block between the two devices.
+    """What happens to each block between the two devices, both of one rate.
 
-    Parameters
-    ----------
-    enhancer
-        The model; its settings are where the strength keys begin.
-    sample_rate
-        Of both devices.
+    The model's settings are where the strength keys begin.
     """
 
     def __init__(self, enhancer: Enhancer, sample_rate: int) -> None:
@@ -167,8 +163,8 @@ def run_live(
         live, hop, asked = _found(sounds, enhancer, source, sink, sample_rate, latency)
         # The first blocks take longer: of another stream, before it counts.
         Live(live.enhancer, live.sample_rate).process(np.zeros((4 * hop, 1), np.float32))
-        pump = _Pump(live, hop)
-        devices = SoundThread(sounds, *asked, pump.run)
+        delays = collections.deque([0.0], maxlen=200)
+        devices = SoundThread(sounds, *asked, partial(_pump, live, hop, delays))
         # Keys and Ctrl-C are heard here, whatever the devices do.
         with pressed() as keys, devices.at_work():
             while not devices.running and devices.turn():
@@ -181,11 +177,12 @@ def run_live(
                     for key in keys():
                         live.key(key)
                     if not quiet:
-                        overwrite(live.picture(pump.delay))
+                        overwrite(live.picture(_median(delays)))
             finally:
                 if not quiet:
                     overwrite("")
-            return Session(time.monotonic() - begun, pump.delay, live.underruns, live.overruns)
+            took = time.monotonic() - begun
+            return Session(took, _median(delays), live.underruns, live.overruns)
 
 
 def measure_delay(
@@ -198,17 +195,9 @@ def measure_delay(
 ) -> tuple[float, float]:
     """Play a sweep, and hear when it comes back: loudspeaker to microphone, or a cable.
 
-    The delay is that of `run_live` with the same arguments.
-
-    Returns
-    -------
-    float, float
-        Seconds from input to output through the model, and the part of them that is the devices'.
-
-    Raises
-    ------
-    EnhanceError
-        As `run_live`; or if the sweep is not heard.
+    The delay is that of `run_live` with the same arguments: seconds from input to output through
+    the model, and the part of them that is the devices'. An `EnhanceError` as there, or if the
+    sweep is not heard.
     """
     with _told(sounds := _sounddevice()):
         live, hop, asked = _found(sounds, enhancer, source, sink, sample_rate, latency)
@@ -216,7 +205,7 @@ def measure_delay(
         found: list[np.ndarray] = []
 
         def play(devices: SoundThread) -> None:
-            # As `_Pump` does, with nothing between input and output.
+            # As `_pump` does, with nothing between input and output.
             _begin(devices, hop)
             for start in range(0, len(given) - hop, hop):
                 if devices.over:
@@ -304,43 +293,36 @@ def _begin(devices: SoundThread, hop: int) -> int:
     return room
 
 
-class _Pump:
-    """From one device to the other, a hop at a time."""
+def _median(delays: collections.deque[float]) -> float:
+    return float(np.median(list(delays)))
 
-    def __init__(self, live: Live, hop: int) -> None:
-        self._live, self._hop = live, hop
-        self._delays = collections.deque([0.0], maxlen=200)
 
-    @property
-    def delay(self) -> float:
-        """Median of the last blocks, seconds."""
-        return float(np.median(list(self._delays)))
-
-    def run(self, devices: SoundThread) -> None:
-        live, hop, heard, played = self._live, self._hop, devices.heard, devices.played
-        room = _begin(devices, hop)
-        started, stuck = time.monotonic(), 0
-        while not (live.over or devices.over):
-            # Looked at first: over PulseAudio a call that waits may wait for ever.
-            if heard.read_available < hop:
-                time.sleep(hop / live.sample_rate / 4)
-                continue
-            block, lost = devices.read(hop)
-            out = live.process(block)
-            full = played.write_available < len(out)
-            if time.monotonic() - started > _START:  # until then both find their pace
-                live.overruns += bool(lost) + full
-            if len(out) and not full:
-                live.underruns += bool(played.write(out))
-            stuck = stuck + 1 if full else 0
-            if stuck * hop > live.sample_rate:  # nothing taken for a second: it stalls
-                played.abort()
-                played.start()
-                played.write(np.zeros((min(room, played.write_available), 1), np.float32))
-                stuck = 0
-            # What has been heard and not yet been played stands before what is heard now.
-            full = heard.read_available + max(0, room - played.write_available)
-            self._delays.append(live.waiting + full / live.sample_rate)
+def _pump(live: Live, hop: int, delays: collections.deque[float], devices: SoundThread) -> None:
+    """From one device to the other, a hop at a time; ``delays`` are of the last ones, seconds."""
+    heard, played = devices.heard, devices.played
+    room = _begin(devices, hop)
+    started, stuck = time.monotonic(), 0
+    while not (live.over or devices.over):
+        # Looked at first: over PulseAudio a call that waits may wait for ever.
+        if heard.read_available < hop:
+            time.sleep(hop / live.sample_rate / 4)
+            continue
+        block, lost = devices.read(hop)
+        out = live.process(block)
+        full = played.write_available < len(out)
+        if time.monotonic() - started > _START:  # until then both find their pace
+            live.overruns += bool(lost) + full
+        if len(out) and not full:
+            live.underruns += bool(played.write(out))
+        stuck = stuck + 1 if full else 0
+        if stuck * hop > live.sample_rate:  # nothing taken for a second: it stalls
+            played.abort()
+            played.start()
+            played.write(np.zeros((min(room, played.write_available), 1), np.float32))
+            stuck = 0
+        # What has been heard and not yet been played stands before what is heard now.
+        full = heard.read_available + max(0, room - played.write_available)
+        delays.append(live.waiting + full / live.sample_rate)
 
 
 def _sounddevice() -> types.ModuleType:

@@ -31,15 +31,8 @@ class SoundThread:
     close a stream too. Nobody else waits for them: `turn` gives up after `DEAF` seconds in which
     nothing was heard, and what cannot be closed in `_LEAVE` is left open.
 
-    Parameters
-    ----------
-    sounds
-        The module sounddevice.
-    source, sink
-        What its ``InputStream`` and ``OutputStream`` are asked for.
-    work
-        What is done once both run; it ends soon after `over` is true.
-
+    ``source`` and ``sink`` are what ``InputStream`` and ``OutputStream`` of sounddevice, the module
+    ``sounds``, are asked for. ``work`` is done once both run; it ends soon after `over` is true.
     """
 
     heard: Any
