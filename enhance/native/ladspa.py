@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from enhance.errors import EnhanceError
@@ -28,13 +29,9 @@ def refuse_place(folder: Path, *, force: bool = False) -> None:
 def build_plugin(weights: Path, folder: Path, *, force: bool = False) -> Path:
     """Compile the plug-in for this processor, and write a configuration of PipeWire beside it.
 
-    The weights, those for plain C, become part of the library. The folder is made if absent.
-
-    Raises
-    ------
-    EnhanceError
-        If the weights cannot be used, there is no compiler or no ``ladspa.h``, or the folder holds
-        a plug-in.
+    The weights, those for plain C, become part of the library. The folder is made if absent. An
+    `EnhanceError` tells that the weights cannot be used, there is no compiler or no ``ladspa.h``,
+    or the folder holds a plug-in.
     """
     refuse_place(folder, force=force)
     compiler = find_compiler()
@@ -53,6 +50,7 @@ def build_plugin(weights: Path, folder: Path, *, force: bool = False) -> Path:
         raise
     conf = path.with_name(PIPEWIRE)
     text = (_SOURCE / PIPEWIRE).read_text()
+    text = text.replace("@PLUGIN@", str(path)).replace("@CONF@", str(conf))
     with atomic(conf) as temporary:
-        temporary.write_text(text.replace("@PLUGIN@", str(path)).replace("@CONF@", str(conf)))
+        temporary.write_bytes(os.fsencode(text))  # a name need not be UTF-8
     return folder / PLUGIN

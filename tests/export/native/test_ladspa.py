@@ -85,6 +85,12 @@ def test_ffmpeg_gives_what_python_gives_in_line(
     assert snr_db(expected[inner], out[inner]) > 90
 
 
+def test_a_folder_whose_name_is_no_utf8(weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    assert build_plugin(weights, folder).is_file()
+    assert os.fsencode(folder / "enhance.so") in (folder / "pipewire.conf").read_bytes()
+
+
 def test_the_port_sets_the_limit(plugin: Path, weights: Path, tmp_path: Path) -> None:
     wave = recording(48000)
     filters = f"ladspa=file={plugin}:plugin=enhance_mono:latency=1:controls=c0="
