@@ -5,7 +5,7 @@ How much of the model's work is kept (`wet_share`) is decided here too.
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,35 +14,8 @@ from enhance.audio.samples import MOST_CHANNELS, check_samples, floats, rate_of,
 from enhance.device.upper_band import Queue, UpperBand
 from enhance.errors import EnhanceError
 
-
-class Streamable(Protocol):
-    """What `enhance.Enhancer` and `enhance.device.offline.OfflineEnhancer` have in common."""
-
-    sample_rate: int
-    """Samples per second that `process` takes and gives."""
-    latency_samples: int
-    """Delay of the output against the input."""
-    hop_length: int
-    """Samples that come out at a time, or any number if all comes at the end."""
-    bandwidth: str
-    """Whether what lies above the model's band is kept (`enhance.device.upper_band`)."""
-    strength: float
-    """Share of the model's work that is kept."""
-    atten_limit: float | None
-    """Most dB by which anything is suppressed."""
-
-    @property
-    def wet(self) -> float:
-        """Share of the enhanced signal in the output."""
-
-    def new_stream(self) -> Self:
-        """Another stream of one channel, at its beginning."""
-
-    def process(self, chunk: np.ndarray) -> np.ndarray:
-        """Shape: (n,) -> (m,)"""
-
-    def flush(self) -> np.ndarray:
-        """Shape: -> (m,)"""
+if TYPE_CHECKING:
+    from enhance.device.offline import Model
 
 
 class AlignedStream:
@@ -58,23 +31,14 @@ class AlignedStream:
     stream's own rate, not from what passed the resamplers: a strength of 0 gives exactly the input
     back, and a limit holds above the model's band too.
 
-    Parameters
-    ----------
-    enhancer
-        The model; its own stream is not touched, its settings are taken as they are now.
-    sample_rate, channels
-        Of the input, and of the output.
-    low_delay
-        Resample with a short filter (`enhance.audio.low_delay`).
-
-    Raises
-    ------
-    EnhanceError
-        If the rate is no whole number of Hz, or C no number of channels.
+    The model's own stream is not touched, its settings are taken as they are now. Rate and channels
+    are those of input and output; with ``low_delay`` they are resampled with a short filter
+    (`enhance.audio.low_delay`). An `EnhanceError` refuses a rate that is no whole number of Hz, and
+    a C that is no number of channels.
     """
 
     def __init__(
-        self, enhancer: Streamable, sample_rate: int, channels: int, *, low_delay: bool = False
+        self, enhancer: Model, sample_rate: int, channels: int, *, low_delay: bool = False
     ) -> None:
         sample_rate = rate_of(sample_rate)
         channels = whole_number("channels", channels, 1, MOST_CHANNELS)
@@ -90,13 +54,8 @@ class AlignedStream:
         self._dry = Queue(np.zeros((0, channels), np.float32))  # input without its output yet
         self._upper: UpperBand | None = None
         if enhancer.bandwidth == "full" and sample_rate > enhancer.sample_rate:
-            self._upper = UpperBand(
-                enhancer.sample_rate,
-                enhancer.hop_length,
-                enhancer.latency_samples,
-                sample_rate,
-                channels,
-            )
+            framing = enhancer.sample_rate, enhancer.hop_length, enhancer.latency_samples
+            self._upper = UpperBand(*framing, sample_rate, channels)
         self._skip = enhancer.latency_samples
         self.waiting = 0
         """Samples that have gone in and whose output has not come yet."""
@@ -106,11 +65,8 @@ class AlignedStream:
 
         Shape: float (n, C) -> float32 (m, C)
 
-        Raises
-        ------
-        EnhanceError
-            If the block is of another shape or type, or a sample is NaN, infinite or far beyond
-            full scale; the stream is then where it was.
+        An `EnhanceError` refuses a block of another shape or type, and samples that are NaN,
+        infinite or far beyond full scale; the stream is then where it was.
         """
         block = floats("block", block)
         check_block(block, self._into.channels)
