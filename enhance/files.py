@@ -104,10 +104,8 @@ def atomic(path: Path | str, *, force: bool = True) -> Iterator[Path]:
     exception, Ctrl-C, SIGTERM and SIGHUP included, the temporary file is removed and an older file
     at ``path`` is left as it was. A link at ``path`` is replaced, what it leads to stays.
 
-    Raises
-    ------
-    EnhanceError
-        If the folder cannot be made or written, or something else than a file stands there.
+    An `EnhanceError` if the folder cannot be made or written, or something else than a file stands
+    there.
     """
     path = Path(path)
     kind = kind_of(path)
@@ -273,25 +271,14 @@ def atomic_folder(
     """Yield a temporary folder beside ``path`` that takes its name on success.
 
     On any exception, Ctrl-C, SIGTERM and SIGHUP included, the temporary folder is removed and an
-    older folder at ``path`` is left as it was.
+    older folder at ``path`` is left as it was. A link there is replaced, what it leads to stays.
 
-    Parameters
-    ----------
-    path
-        To be made. A link there is replaced, what it leads to stays.
-    holds
-        Names of what will lie in it, patterns as of a shell: a folder with anything else is none
-        that was made so, and is never replaced.
-    reads
-        What is read meanwhile: must not lie in the folder.
-    force
-        Replace an older folder.
+    ``force`` replaces an older folder, but only one with nothing in it but ``holds``, the names of
+    what will lie there, patterns as of a shell: any other was not made so. ``reads`` is what is
+    read meanwhile and must not lie in the folder.
 
-    Raises
-    ------
-    EnhanceError
-        If something stands at ``path`` at the start or the end (an empty folder does not count)
-        and may not be replaced, or the folder cannot be made.
+    An `EnhanceError` if something stands at ``path`` at the start or the end (an empty folder does
+    not count) and may not be replaced, or the folder cannot be made.
     """
     path = Path(path)
     real = path if path.name not in ("", "..") else resolved(path)  # "." has no name of its own
@@ -314,7 +301,9 @@ def atomic_folder(
         if old.exists() and not real.exists():
             old.replace(real)
         if isinstance(error, OSError):
-            if error.errno in _OCCUPIED and not force and real.exists():
+            # As the system answers where a folder would replace a full folder or a file.
+            occupied = error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+            if occupied and not force and real.exists():
                 raise _overtaken(path) from error
             raise unwritable(path, error, "made") from error
         raise
@@ -355,10 +344,6 @@ def temporary_folder(inside: Path | None = None) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(dir=inside) as folder:
         yield Path(folder)
-
-
-_OCCUPIED = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
-"""What the system answers where a folder would replace a full folder or a file."""
 
 
 def check_writable(path: Path | str) -> None:

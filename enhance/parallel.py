@@ -48,29 +48,16 @@ def run(
 ) -> Generator[tuple[int, Result], None, None]:
     """Results as they are done, each with the index of its item.
 
-    Each call is made in this process's current folder, also where workers began in another.
+    ``function`` must be importable where workers run: one of a module, or a partial of one. The
+    items travel by pickle, ``batch`` at once (short ones are best left to joblib). Each call is
+    made in this process's current folder, also where workers began in another.
 
-    Parameters
-    ----------
-    function
-        Importable where workers run: a function of a module, or a partial of one.
-    items
-        What it is called with; they travel by pickle.
-    jobs
-        Local processes; 1 works in this one, 0 takes one per core. A cluster has its own number.
-    cluster
-        Address of a Dask scheduler, such as ``tcp://HOST:8786``; empty for this machine. Its
-        workers see the same files under the same names.
-    batch
-        Items that go to a worker at once; short ones are best left to joblib.
-    threads
-        Of BLAS and OpenMP in each local process.
+    ``jobs`` are local processes, with ``threads`` of BLAS and OpenMP each; 1 works in this one, 0
+    takes one per core. ``cluster`` is the address of a Dask scheduler, such as
+    ``tcp://HOST:8786``, with workers of its own that see the same files under the same names.
 
-    Raises
-    ------
-    EnhanceError
-        If the cluster cannot be reached, or `DEATHS` workers died; and whatever ``function``
-        raises, which ends the rest: return what is to be survived.
+    An `EnhanceError` if the cluster cannot be reached, or `DEATHS` workers died; and whatever
+    ``function`` raises, which ends the rest: return what is to be survived.
     """
     jobs = jobs or cores()
     if not cluster and (jobs == 1 or len(items) <= 1):

@@ -50,16 +50,10 @@ def encode(block: np.ndarray, subtype: str) -> tuple[bytes, int]:
 
 
 class FrameReader:
-    """Whole frames out of a pipe, as soon as they are there.
+    """Whole frames of C channels out of a pipe, as soon as they are there.
 
-    Parameters
-    ----------
-    file
-        Buffered and open for reading; ``sys.stdin.buffer`` is.
-    subtype, channels
-        Encoding and number of channels C.
-    limit
-        Bytes after which it ends; None reads to the end of the file.
+    The file is buffered, as ``sys.stdin.buffer`` is. It is read for ``limit`` bytes, or (None) to
+    its end.
     """
 
     def __init__(

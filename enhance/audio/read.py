@@ -78,12 +78,9 @@ def info(path: Path | str) -> AudioInfo:
 class AudioReader:
     """An open audio file: a context manager, iterated by blocks of float32 ``(n, C)``.
 
-    Raises
-    ------
-    EnhanceError
-        On opening as `info` does; on reading if a sample is NaN, infinite or far beyond full
-        scale (`enhance.audio.samples.LOUDEST`), the data are damaged, or there are fewer than the
-        header promised.
+    An `EnhanceError` on opening as `info` does; on reading if a sample is NaN, infinite or far
+    beyond full scale (`enhance.audio.samples.LOUDEST`), the data are damaged, or there are fewer
+    than the header promised.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -112,7 +109,6 @@ class AudioReader:
         except BaseException:
             self.close()
             raise
-        self._position = 0
 
     def _checked_info(self) -> AudioInfo:
         file = self._file

@@ -35,13 +35,10 @@ _GUID = bytes.fromhex("000000001000800000aa00389b71")
 class WavReader:
     """A WAV that cannot be seeked, iterated by blocks of float32 (n, C).
 
-    Of what its header says, `AudioInfo.frames` is 0 where that does not know the length.
-
-    Raises
-    ------
-    EnhanceError
-        If it is no WAV, or of an encoding that is not known; on reading, if a sample cannot be
-        taken (`check_samples`) or the end comes before its time. What came before has been given.
+    Of what its header says, `AudioInfo.frames` is 0 where that does not know the length. An
+    `EnhanceError` if it is no WAV, or of an encoding that is not known; on reading, if a sample
+    cannot be taken (`check_samples`) or the end comes before its time. What came before has been
+    given.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -120,16 +117,8 @@ def _read_format(body: bytes) -> AudioInfo:
 class WavWriter:
     """A WAV into a pipe; each block is passed on at once.
 
-    Parameters
-    ----------
-    file
-        Open for writing.
-    sample_rate, channels, subtype
-        Of the samples; subtype as `enhance.audio.pcm.WIDTHS` names it.
-    frames
-        Length if it is known, else 0.
-    speakers
-        Speaker mask, 0 for none.
+    ``subtype`` is as `enhance.audio.pcm.WIDTHS` names it; 0 ``frames`` are a length that is not
+    known, 0 ``speakers`` no mask.
     """
 
     def __init__(

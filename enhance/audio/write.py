@@ -134,26 +134,14 @@ def writer(
 ) -> Iterator[AudioWriter]:
     """Write a file block by block; it appears under its name when all went well.
 
-    Parameters
-    ----------
-    path, subtype
-        As `output_format`.
-    sample_rate, channels
-        Of the file.
-    frames
-        Expected length: beyond 4 GB a ``.wav`` is written as RF64, which has room for it.
-    tags
-        Title, artist and the like (`enhance.audio.read.AudioInfo.tags`), as far as the container
-        takes them.
-    speakers
-        Speaker mask, 0 for none; a ``.wav`` of at most 4 GB takes it.
-    force
-        Replace a file that is there at the end.
+    ``path`` and ``subtype`` are as `output_format` takes them. ``frames`` is the expected length:
+    beyond 4 GB a ``.wav`` is written as RF64, which has room for it; ``speakers`` a mask, 0 for
+    none, that a ``.wav`` of at most 4 GB takes. ``tags`` are title, artist and the like
+    (`enhance.audio.read.AudioInfo.tags`), as far as the container takes them. ``force`` replaces a
+    file that is there at the end.
 
-    Raises
-    ------
-    EnhanceError
-        If the place cannot be written, or the format does not know such a rate or channel count.
+    An `EnhanceError` if the place cannot be written, or the format does not know such a rate or
+    channel count.
     """
     path = Path(path)
     sample_rate = rate_of(sample_rate)

@@ -184,11 +184,8 @@ class Enhancer:
 
         Shape: float (N,) or (C, N) -> float32 of the same shape, aligned to the sample
 
-        Raises
-        ------
-        EnhanceError
-            If the signal is empty, not of floats, (N, C), far beyond full scale, or holds NaN or
-            infinity; or ``sample_rate`` is no whole number of Hz.
+        An `EnhanceError` if the signal is empty, not of floats, (N, C), far beyond full scale, or
+        holds NaN or infinity; or ``sample_rate`` is no whole number of Hz.
         """
         wave = floats("wave", wave)
         if wave.ndim not in (1, 2) or not wave.size:
@@ -208,11 +205,8 @@ class Enhancer:
 
         Shape: float (n,), any n -> float32 (m,), m a multiple of the hop
 
-        Raises
-        ------
-        EnhanceError
-            If ``chunk`` is no vector of floats, is far beyond full scale, or holds NaN or infinity
-            (the stream is then where it was), or if the network itself gives NaN.
+        An `EnhanceError` if ``chunk`` is no vector of floats, is far beyond full scale, or holds
+        NaN or infinity (the stream is then where it was), or if the network itself gives NaN.
         """
         chunk = floats("chunk", chunk)
         if chunk.ndim != 1:
@@ -275,11 +269,8 @@ class Enhancer:
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Go on where `state` was taken, in this process or another.
 
-        Raises
-        ------
-        EnhanceError
-            If the state is none, or of a model whose states have other names or shapes; the stream
-            is then where it was.
+        An `EnhanceError` if the state is none, or of a model whose states have other names or
+        shapes; the stream is then where it was.
         """
         try:
             state = {name: np.array(value) for name, value in state.items()}

@@ -27,17 +27,9 @@ def shipped_models() -> list[str]:
 def find_model(name: Path | str) -> Path:
     """Find an ONNX file by shipped name, path or hub id, in this order.
 
-    Parameters
-    ----------
-    name
-        One of `shipped_models` (``"default"`` among them), a path, or
-        ``"organisation/repository"`` on the Hugging Face hub (needs ``huggingface_hub``; says on
-        standard error what it fetches).
-
-    Raises
-    ------
-    EnhanceError
-        If it is none of these.
+    That is one of `shipped_models` (``"default"`` among them), a path, or
+    ``"organisation/repository"`` on the Hugging Face hub (needs ``huggingface_hub``; says on
+    standard error what it fetches). An `EnhanceError` tells that it is none of these.
     """
     text = str(name)
     if text in shipped_models():

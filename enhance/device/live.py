@@ -136,28 +136,13 @@ def run_live(
 ) -> Session:
     """Enhance from one device to another until a key, or the time, ends it.
 
-    Parameters
-    ----------
-    enhancer
-        The model; its own stream is not touched.
-    source, sink
-        Number of a device in `device_list`, or part of its name; None for the default.
-    sample_rate
-        Of both devices; None for the input's own.
-    latency
-        Seconds that each device may hold.
-    seconds
-        Ends after this time; 0 for none.
-    quiet
-        Show no meters.
-    ready
-        Called once both devices run.
+    ``source`` and ``sink`` are the number of a device in `device_list`, or part of its name; None
+    is the default. Both have one rate, None for the input's own, and may hold ``latency`` seconds
+    each. It ends after some ``seconds``, 0 for none; ``quiet`` shows no meters, and ``ready`` is
+    called once both devices run. The model's own stream is not touched.
 
-    Raises
-    ------
-    EnhanceError
-        If a device is not there, does not take the rate, goes away or gives nothing for some
-        seconds; or the model cannot stream.
+    An `EnhanceError` if a device is not there, does not take the rate, goes away or gives nothing
+    for some seconds; or the model cannot stream.
     """
     with _told(sounds := _sounddevice()):
         live, hop, asked = _found(sounds, enhancer, source, sink, sample_rate, latency)

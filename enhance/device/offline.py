@@ -78,10 +78,8 @@ class OfflineEnhancer:
 
         Shape: (N,) -> (N,) float32
 
-        Raises
-        ------
-        EnhanceError
-            If it is not one channel of floats, too short, not finite, or far beyond full scale.
+        An `EnhanceError` if it is not one channel of floats, too short, not finite, or far beyond
+        full scale.
         """
         wave = floats("wave", wave)
         if wave.ndim != 1 or len(wave) < self.least_samples:

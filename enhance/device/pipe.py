@@ -34,22 +34,9 @@ def clean_piped(source: Path, target: Path, enhancer: Model, *, force: bool = Fa
     """Enhance WAV from standard input, or a file, into standard output as WAV, or a file.
 
     Rate, channels, length and, as far as it is known to WAV, encoding are kept; the output is
-    aligned with the input.
-
-    Parameters
-    ----------
-    source, target, enhancer, force
-        As `enhance.device.clean.clean_file`; one of the first two at least is `PIPE`.
-
-    Returns
-    -------
-    list of str
-        What the user should know.
-
-    Raises
-    ------
-    EnhanceError
-        If the input cannot be read, ends too early, or the output cannot be written.
+    aligned with the input. The arguments are those of `enhance.device.clean.clean_file`; one of the
+    first two at least is `PIPE`. Given are lines that the user should know. An `EnhanceError` tells
+    that the input cannot be read or ends too early, or the output cannot be written.
     """
     if target == PIPE:
         _check_terminal(sys.stdout, "standard output is a terminal: pipe it on, or name a file")
@@ -96,17 +83,9 @@ def clean_raw(
 
     ``form``, one of `FORMATS`, rate and channels are those of both. With ``align`` the model's
     delay is left out; otherwise the output begins with that much silence, and is longer by it than
-    the input. The enhancer's own stream is not touched.
-
-    Returns
-    -------
-    list of str
-        What the user should know.
-
-    Raises
-    ------
-    EnhanceError
-        If a number or the format is none, the model cannot stream, or a sample cannot be taken.
+    the input. The enhancer's own stream is not touched. Given are lines that the user should know.
+    An `EnhanceError` tells that a number or the format is none, the model cannot stream, or a
+    sample cannot be taken.
     """
     subtype = check_raw(enhancer, sample_rate, form, channels)
     stream = AlignedStream(enhancer, sample_rate, channels, low_delay=True)
