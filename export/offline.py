@@ -85,10 +85,7 @@ def export_offline(
             **identified(trial),
             "quantization": "none",
             "operators": operators(graph),
-            "measured_on": {
-                **subject.measured_on(),
-                "samples": [len(clip.noisy) for clip in pairs],
-            },
+            "measured_on": subject.measured_on() | {"samples": [len(c.noisy) for c in pairs]},
             "least_samples": least,
             "equal_up_to_samples": longest,
             "equality": {"onnx_fp32": {"max_abs_error": proof.max_error(reference, found)}},

@@ -35,14 +35,7 @@ from export.graph.quantize import FLOAT_SHARES, quantize
 from export.graph.rewrite import for_single_frames
 from export.graph.step import save, tidy, traced
 from export.metadata import describe
-from export.stream import (
-    Artefact,
-    identified,
-    read_streamable,
-    refuse_places,
-    with_clips,
-    write,
-)
+from export.stream import Artefact, identified, read_streamable, refuse_places, with_clips, write
 
 SUFFIX = ".sherpa.onnx"
 _LEAST_DB = 100.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from enhance.files import (
     check_writable,
     kind_of,
     resolved,
+    sha256,
     temporary_folder,
     to_json,
     write_jsonl,
@@ -171,8 +171,7 @@ def export_model(
 
 def identified(file: Path) -> dict[str, Any]:
     """Hash and size of an artefact."""
-    data = file.read_bytes()
-    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    return {"sha256": sha256(file), "bytes": file.stat().st_size}
 
 
 def read_streamable(checkpoint: Path | str) -> CheckpointInfo:

@@ -53,12 +53,9 @@ def export_native(
     ``enhance.certificate.json``; with ``int8`` these three once more (``enhance.int8.bin``, ...).
     Given are the ``.bin`` of fp32 and of int8.
 
-    Raises
-    ------
-    EnhanceError
-        If the checkpoint or the set cannot be used, there is no C compiler to prove it with, the
-        folder has files and ``force`` is not set, or weights are refused: nothing of what is
-        refused is written.
+    An `EnhanceError` if the checkpoint or the set cannot be used, there is no C compiler to prove
+    it with, the folder has files and ``force`` is not set, or weights are refused: nothing of what
+    is refused is written.
     """
     bounds, folder = bounds or Bounds(), Path(folder)
     modes = ["none", "int8"] if int8 else ["none"]
