@@ -137,7 +137,7 @@ def _controls(
 ) -> list[tuple[str, str, str, list[int]]]:
     """What is heard for one backbone: its name, the kind of row, what to load, and the seeds."""
     found = [(name, "model", backbone, all_seeds)]
-    if not backbone.startswith(_ALONE):
+    if backbone.partition(":")[0] not in _ALONE:
         stride = heard.features(backbone, cache).grid.stride
         found += [(name, "random", f"random:{backbone}:{s}", [s]) for s in all_seeds]
         found.append((name, "log-mel", f"log-mel:{min(stride, 400)}", all_seeds))

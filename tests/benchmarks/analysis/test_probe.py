@@ -17,7 +17,7 @@ from benchmarks.analysis.parts import heard, linear
 from benchmarks.analysis.parts.linear import fit
 from benchmarks.analysis.parts.record import read as read_record
 from benchmarks.analysis.parts.work import Work
-from benchmarks.analysis.probe import plots, probe, tables
+from benchmarks.analysis.probe import _controls, plots, probe, tables
 from benchmarks.analysis.probes.answers import answer, by_clip
 from benchmarks.analysis.probes.read import mixtures, pitch_at, read, read_trials
 from benchmarks.analysis.probes.tasks import TASKS, Data, Task, column, fold_of, of_clips
@@ -194,6 +194,18 @@ def test_folders_of_one_name_are_kept_apart(
     knows = {r["backbone"]: r["mean"] == 1 for r in record["rows"] if r["features"] == "state 1"
              and r["kind"] == "model"}  # fmt: skip
     assert knows == dict(zip(names, (False, True), strict=True))
+
+
+def test_a_name_that_begins_as_a_control_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, "random-walk")
+    for name, kinds in (
+        ("random-walk", ["model", "random", "log-mel"]),
+        ("random:random-walk", ["model"]),
+        ("log-mel:320", ["model"]),
+    ):
+        assert [kind for _, kind, _, _ in _controls(name, name, tmp_path, [0])] == kinds
 
 
 def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
