@@ -124,7 +124,7 @@ def _of_recipes(
             continue
         base = {runs[run]["seed"]: run for run in about["recipes"][over]}
         both = [(run, base[s]) for run in members if (s := runs[run]["seed"]) in base]
-        if both:
+        if both and POOLED in draws[members[0]]:
             apart = [errors[a, POOLED]["mean"] - errors[b, POOLED]["mean"] for a, b in both]
             ends = _ends([draws[a][POOLED] - draws[b][POOLED] for a, b in both], seed)
             row = {"recipe": name, "over": over, "seeds": len(both), "mean": float(np.mean(apart))}

@@ -196,6 +196,18 @@ def test_seeds_of_one_recipe_are_put_together(
     assert mean["low"] <= min(each) and mean["high"] >= max(each)
 
 
+def test_clips_of_one_kind_have_no_errors_and_no_difference(
+    task: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    clips = [c for c in read_manifest(task[1]) if c.labels["label"] == "bonafide"]
+    write_manifest(tmp_path / "one.jsonl", clips)
+    work = Work(features=runs["erm"].parent / "cache", quiet=True)
+    found = evaluate(list(runs.values()), tmp_path / "one.jsonl", tmp_path, work)["rows"]
+    assert {row["mean"] for row in found if row["kind"] == "errors"} == {None}
+    kinds = {row["kind"] for row in found}
+    assert "domain" in kinds and not kinds & {"recipe", "difference"}
+
+
 def test_a_fresh_probe_finds_what_there_is() -> None:
     """Of an exclusive or, the deep one all and the linear one less; of chance, neither."""
     rng = np.random.default_rng(0)
