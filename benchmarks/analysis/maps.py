@@ -85,6 +85,8 @@ def maps(
             f"{corpus}: {len(owner)} frames; t-SNE of perplexity {perplexity:g} needs more than "
             f"{3 * perplexity:g}: raise --frames, or lower --perplexity"
         )
+    if len(set(owner)) < 2:
+        raise EnhanceError(f"{corpus}: frames of one clip only; neighbours are sought in others")
     states = heard.state_names(backbones, cache)
     spoken_of = [(clip.path, seconds) for clip, seconds in zip(clips, times, strict=True)]
     with torch_threads(1):

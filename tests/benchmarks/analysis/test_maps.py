@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import soundfile
 from benchmarks.analysis import maps
 from benchmarks.analysis.parts import record
 from benchmarks.analysis.parts.work import Work
+from enhance.data.corpus.manifest import read_rows
 from enhance.errors import EnhanceError
 
 TONES = {"A": 300, "B": 1200, "C": 3000}
@@ -87,4 +89,12 @@ def test_what_cannot_be_mapped_is_refused(tones: Path, tmp_path: Path) -> None:
         maps.maps(["log-mel"], tones, tmp_path / "out", work, by=["codec"])
     with pytest.raises(EnhanceError, match="raise --frames, or lower --perplexity"):
         maps.maps(["log-mel"], tones, tmp_path / "out", work, frames=80)
+    rows = [row for row in read_rows(tones / "phones.csv") if row["file"] == "speech/0.wav"]
+    shutil.copytree(tones, tmp_path / "one")
+    with (tmp_path / "one/phones.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    with pytest.raises(EnhanceError, match="frames of one clip only"):
+        maps.maps(["log-mel"], tmp_path / "one", tmp_path / "out", work, by=["phone"], perplexity=5)
     assert not (tmp_path / "out").exists()
