@@ -33,8 +33,14 @@ def reconstruction(folder: Path) -> Record:
     """What a reconstruction measured, as a record."""
     rows = read_jsonl(folder / "results.jsonl")
     record = read_json(folder / "record.json")
-    about = {key: record[key] for key in ("set", "clips", "input", "interval")}
-    unit = record["recognizer"]["errors"]
+    try:
+        about = {key: record[key] for key in ("set", "clips", "input", "interval")}
+        unit = record["recognizer"]["errors"]
+    except (KeyError, TypeError) as error:
+        raise EnhanceError(
+            f"{folder / 'record.json'}: not the record of enhance analyze reconstruct (it lacks "
+            f"{error}); run it again"
+        ) from error
     return {"analysis": RECONSTRUCT, "about": about, "unit": unit, "rows": rows}
 
 

@@ -234,15 +234,18 @@ def phones_not_quality(evidence: Evidence) -> Verdict:
 
 def adds_little(*modes: str) -> Judge:
     """No mode is better than the plain one by more than .05 PESQ or .5 dB."""
+    bounds = {"pesq_wb": 0.05, "si_sdr": 0.5}
 
     def judge(evidence: Evidence) -> Verdict:
         rows = [row for row in evidence.study if row["kind"] == "trial-mean"]
         found = {row["name"]: row["difference"] for row in rows
                  if row["name"] in modes and row.get("difference")}  # fmt: skip
         need(found, "needs --study DIR of enhance compare with these modes")
-        bounds = {"pesq_wb": 0.05, "si_sdr": 0.5}
-        holds = all(row[key]["high"] < bound for row in found.values()
-                    for key, bound in bounds.items())  # fmt: skip
+        highs = [((row[key] or {}).get("high"), bound)
+                 for row in found.values() for key, bound in bounds.items()]  # fmt: skip
+        needed = "needs PESQ and SI-SDR of two clips or more of these modes"
+        need(all(high is not None for high, _ in highs), needed)
+        holds = all(high < bound for high, bound in highs)
         text = "; ".join(
             f"{name}: PESQ {value(row['pesq_wb'])}, SI-SDR {value(row['si_sdr'])} dB"
             for name, row in found.items()
@@ -268,8 +271,9 @@ def without_treble(evidence: Evidence) -> Verdict:
     best = max(found, key=lambda row: row["metrics"][key]["mean"])
     text = f"{best['method']}: 4-8 against 0-4 kHz {value(best['metrics'][key])} dB"
     controls = best["differences"].items()
-    ours = next((d[key] for name, d in controls if name.startswith("log-mel")), None)
+    ours = next((d.get(key) for name, d in controls if name.startswith("log-mel")), None)
     over = need(ours, f"{text}; no control of log-mel")
+    need(over["high"] is not None, f"{text}; needs two clips or more, one gives no interval")
     return decided(over["high"] < 0, f"{text}; less log-mel {value(over)} dB")
 
 

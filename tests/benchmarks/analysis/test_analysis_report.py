@@ -148,6 +148,20 @@ def test_a_gain_within_the_bounds_is_little() -> None:
         assert judge("004, result", "", Evidence({}, FAMILIES, study(high)))[0] == word
 
 
+def test_what_has_no_interval_decides_nothing() -> None:
+    alone = {"mean": -3.0, "low": None, "high": None}
+    study = tuple({"kind": "trial-mean", "name": n, "difference": {"pesq_wb": p, "si_sdr": alone}}
+                  for n, p in (("concat", None), ("distill", alone)))  # fmt: skip
+    word, figure = judge("004, result", "", Evidence({}, FAMILIES, study))
+    assert word == "not testable here" and "two clips or more" in figure
+    for apart, why in (({"spectrum high": alone}, "one gives no interval"), ({}, "no control")):
+        row = {"method": "a, last", "method_kind": "teacher", "metrics": {"spectrum high": alone},
+               "differences": {"log-mel 80": apart}}  # fmt: skip
+        found = evidence(reconstruct={"analysis": "reconstruct", "about": {}, "rows": [row]})
+        word, figure = judge("004, section 3.3", "it lacks", found)
+        assert word == "not testable here" and why in figure
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     ends = [("mini-wavlm", k) for k in range(3)] + [("log-mel", 0)]
@@ -204,6 +218,11 @@ def test_what_is_no_folder_of_records_is_refused(
     record["about"]["backbones"] = ["mini-wavlm", "log-mel"]
     (folder / "maps.json").write_text(json.dumps(record))
     with pytest.raises(EnhanceError, match=r"maps\.json: does not tell the kinds of its models"):
+        page.write(folder)
+    (folder / "reconstruct").mkdir()
+    (folder / "reconstruct/results.jsonl").write_text("{}\n")
+    (folder / "reconstruct/record.json").write_text("{}")
+    with pytest.raises(EnhanceError, match=r"record\.json: not the record of enhance"):
         page.write(folder)
     (folder / "codec.json").write_text("{")
     with pytest.raises(EnhanceError, match=r"codec\.json: cannot be read as JSON"):
