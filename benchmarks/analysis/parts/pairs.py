@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,9 @@ class Pairs:
         about: dict[str, Any] = {"speech": by_source(clips)}
         if pairs:
             told = {own.get("snr_db", "") for own in labels}
-            one = float(told.pop()) if len(told) == 1 and told != {""} else None
+            one = None
+            with contextlib.suppress(ValueError):  # not told, or in words
+                one = float(told.pop()) if len(told) == 1 else None
             items = [
                 Item(c.path, own, Path(own["noisy"])) for c, own in zip(clips, labels, strict=True)
             ]

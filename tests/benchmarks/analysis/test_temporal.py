@@ -175,6 +175,14 @@ def test_pairs_of_a_set(material: Path, tmp_path: Path) -> None:
     assert row["mean"][0] == pytest.approx(1, abs=1e-3)  # log-mel does not hear the level
 
 
+@pytest.mark.parametrize(("told", "snr"), [("-5.000", -5.0), ("none", None), ("", None)])
+def test_pairs_tell_their_snr_or_none(tmp_path: Path, told: str, snr: float | None) -> None:
+    places = itertools.product(("clean", "noisy"), "ab")
+    rows = [clip(tmp_path / part, name, 1.0, snr_db=told) for part, name in places]
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    assert Pairs.open(None, tmp_path, [], Work(quiet=True)).snrs == [snr]
+
+
 def test_what_cannot_be_measured_is_refused(material: Path, tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="--corpus DIR"):
         temporal.temporal(["log-mel"], tmp_path / "out", Work())
