@@ -224,7 +224,8 @@ def mixtures(corpus: Path, folder: Path, kinds: str, work: Work) -> Path:
     opened = atomic_folder(folder, holds=("manifest.jsonl", "*.flac"), force=True)
     with opened as place, progress_bar(quiet=work.quiet) as bar:
         task = bar.add_task("mixtures", total=count, speed="")
-        for k in range(int(min(spoken.max(), noisy.max())) + 1):
+        folds = int(min(spoken.max(), noisy.max())) + 1
+        for k in range(folds):
             voices, noises = (
                 ClipStore(
                     [c for c, f in zip(clips, part, strict=True) if f == k],
@@ -235,7 +236,7 @@ def mixtures(corpus: Path, folder: Path, kinds: str, work: Work) -> Path:
                 for clips, part in ((speech, spoken), (noise, noisy))
             )
             mixer = Mixer(voices, noises, config, seed)
-            for index in range(count * k // _FOLDS, count * (k + 1) // _FOLDS):
+            for index in range(count * k // folds, count * (k + 1) // folds):
                 recipe = mixer.draw(k, index)
                 mixture = mixer.render(recipe)
                 path = place / f"{index:05d}.flac"

@@ -323,6 +323,16 @@ def test_mixtures_of_a_fold_are_its_own(tmp_path: Path) -> None:
         assert clip.labels["type"] == kind and -5 <= float(clip.labels["snr_db"]) <= 20
 
 
+def test_of_two_recordings_of_noise_as_many_mixtures_are_made(tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(8), []
+    for name in "abcd":
+        kind, speaker = ("speech", name) if name in "ab" else ("noise", "")
+        rows.append([f"{name}.wav", kind, "here", speaker, "", name])
+    write_corpus(tmp_path / "c", rows, list(0.1 * rng.normal(size=(4, 64000))))
+    clips = read_manifest(mixtures(tmp_path / "c", tmp_path / "m", "", Work(limit=7, quiet=True)))
+    assert len(clips) == 7 and {clip.labels["fold"] for clip in clips} == {"fold 0", "fold 1"}
+
+
 def test_pitch_of_a_pulse_train() -> None:
     pytest.importorskip("pyworld")
     wave = np.zeros(16000, np.float32)
