@@ -85,7 +85,7 @@ def _record(where: Path) -> dict[str, Any] | None:
             return None
         _metric(record)
         return record
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise EnhanceError(
             f"{path}: not a record of enhance teacher pretrain or pretrain-speaker "
             f"({type(error).__name__}: {error})"
