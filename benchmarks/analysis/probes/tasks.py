@@ -81,7 +81,7 @@ class Data:
         """Numbers of the clips that train and that test; each is tested once.
 
         Given trials are the test, and all clips of other speakers train. An `EnhanceError` refuses
-        where nothing would be left on one side.
+        where too little would be left on one side.
         """
         if self.trials is not None:
             tested = np.unique(np.concatenate(self.trials))
@@ -97,6 +97,13 @@ class Data:
         alike = self.classes and not self.task.frames and self.task.metric == "accuracy"
         strata = self.labels if alike else np.zeros(len(self.clips), int)
         parts = fold_of(self.groups, strata, folds, seed)
+        if self.task.metric == "EER" and any(
+            len(np.unique(self.labels[parts != k])) < 2 for k in np.unique(parts)
+        ):
+            raise EnhanceError(
+                f"{len(set(self.labels.tolist()))} speakers: one alone would be left to train on; "
+                "name more data, or give more --folds or a larger --limit"
+            )
         return [(np.flatnonzero(parts != k), np.flatnonzero(parts == k)) for k in np.unique(parts)]
 
     def pairs(self, tested: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -119,6 +119,14 @@ def test_speakers_never_heard_are_verified() -> None:
     assert answer(data, [0, 1], states, 3, 0).shares.argmax() == 1
 
 
+@pytest.mark.parametrize(("speakers", "folds"), [(2, 3), (3, 2)])
+def test_who_verifies_was_trained_on_two_speakers(speakers: int, folds: int) -> None:
+    owner = np.repeat(np.arange(speakers), 4)
+    data = question(owner, [f"s{s}" for s in owner], "verification")
+    with pytest.raises(EnhanceError, match=f"{speakers} speakers: one alone would be left"):
+        data.splits(folds, 0)
+
+
 def test_frames_count_by_clip() -> None:
     data = Data(TASKS["phone"], [], np.array([0, 1, 1, 0]), np.array([0, 0, 0, 1]), ["a", "b"], [])
     data.clips.extend(question(np.array([0, 1]), "xy").clips)
