@@ -97,7 +97,7 @@ class Evidence:
             try:
                 families |= about.get("backbones", {})
                 families |= {r["backbone"]: r["family"] for r in about.get("runs", {}).values()}
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise EnhanceError(
                     f"{folder / name}.json: does not tell the kinds of its models, as an older "
                     "version wrote it; run the analysis again"

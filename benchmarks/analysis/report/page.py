@@ -48,7 +48,7 @@ def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]
     verdicts = [(claim, claim.judge(evidence)) for claim in CLAIMS]
     for dpi in _DPI:
         sections = [
-            _section(name, question, record, dpi)
+            _section(folder, name, question, record, dpi)
             for question in QUESTIONS
             for name, record in sorted(evidence.records.items())
             if name.partition("-")[0] == question
@@ -68,14 +68,20 @@ def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]
     return verdicts
 
 
-def _section(name: str, question: str, record: Record, dpi: int) -> dict[str, Any]:
+def _section(folder: Path, name: str, question: str, record: Record, dpi: int) -> dict[str, Any]:
     """What the page tells of one record: what was run on what, tables, and plots as SVG."""
     plots: dict[str, Figure] = {}
-    if question == RECONSTRUCT:
-        tables = result_tables(record["rows"], record["unit"])
-    else:
-        module: Any = importlib.import_module(f"benchmarks.analysis.{question}")
-        tables, plots = module.tables(record), module.plots(record)
+    try:
+        if question == RECONSTRUCT:
+            tables = result_tables(record["rows"], record["unit"])
+        else:
+            module: Any = importlib.import_module(f"benchmarks.analysis.{question}")
+            tables, plots = module.tables(record), module.plots(record)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise EnhanceError(
+            f"{folder}: the record of {name} is damaged, or an older version wrote it "
+            f"({type(error).__name__}: {error}); run the analysis again"
+        ) from error
     about = record["about"].items()
     return {
         "name": name,

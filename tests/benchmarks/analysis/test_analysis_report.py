@@ -219,6 +219,12 @@ def test_what_is_no_folder_of_records_is_refused(
     (folder / "maps.json").write_text(json.dumps(record))
     with pytest.raises(EnhanceError, match=r"maps\.json: does not tell the kinds of its models"):
         page.write(folder)
+    (folder / "maps.json").write_text(json.dumps(record | {"about": []}))
+    with pytest.raises(EnhanceError, match=r"maps\.json: does not tell the kinds of its models"):
+        page.write(folder)
+    (folder / "maps.json").write_text(json.dumps(record | {"about": {}}))
+    with pytest.raises(EnhanceError, match=r"record of maps is damaged, or .* \(KeyError: 'chance"):
+        page.write(folder)
     (folder / "reconstruct").mkdir()
     (folder / "reconstruct/results.jsonl").write_text("{}\n")
     (folder / "reconstruct/record.json").write_text("{}")
