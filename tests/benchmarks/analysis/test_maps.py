@@ -12,6 +12,7 @@ import soundfile
 
 from benchmarks.analysis import maps
 from benchmarks.analysis.parts import record
+from benchmarks.analysis.parts.phones import read_phones
 from benchmarks.analysis.parts.work import Work
 from enhance.data.corpus.manifest import read_rows
 from enhance.errors import EnhanceError
@@ -81,6 +82,12 @@ def test_a_run(tones: Path, tmp_path: Path) -> None:
     # The same seed draws the same map.
     again = maps.maps(["log-mel:320"], tones, tmp_path / "again", work, **asked)
     assert again["rows"] == made["rows"]
+
+
+def test_a_manifest_stands_for_its_folder(tones: Path) -> None:
+    assert read_phones(tones / "manifest.csv") == read_phones(tones)
+    with pytest.raises(EnhanceError, match="nowhere: no such manifest"):
+        read_phones(tones / "nowhere")
 
 
 def test_what_cannot_be_mapped_is_refused(tones: Path, tmp_path: Path) -> None:
