@@ -5,8 +5,6 @@ Rows of all clips and methods are kept as they are done; and what they come to.
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +22,9 @@ from benchmarks.figures.statistics import row_difference, row_interval
 from benchmarks.quality.clips import Pair, read_pair
 from benchmarks.recognizers.choose import Listening
 from enhance.audio.resampling import resample
-from enhance.files import append_jsonl, write_jsonl
+from enhance.files import append_jsonl, read_jsonl, write_jsonl
 from enhance.measure.metrics import MetricRefusal, measure, versions
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 from enhance.training.engine.interrupt import Interrupt
 
 METRICS = ("pesq_wb", "stoi", "estoi")
@@ -71,9 +69,7 @@ def read_clip(pair: Pair, *, noisy: bool) -> tuple[np.ndarray, np.ndarray]:
     An `EnhanceError` names a file that cannot be read.
     """
     clean, mixture, rate = read_pair(pair.clean, pair.noisy)
-    if rate != spectrum.SAMPLE_RATE:
-        clean = resample(clean, rate, spectrum.SAMPLE_RATE)
-        mixture = resample(mixture, rate, spectrum.SAMPLE_RATE)
+    clean, mixture = (resample(wave, rate, spectrum.SAMPLE_RATE) for wave in (clean, mixture))
     return clean, mixture if noisy else clean
 
 
@@ -143,45 +139,33 @@ def measure_all(
     # In the order of the clips, so that a stopped run has every method on the same clips.
     wanted = {(m.name, m.digest, p.name, p.sha256): (m, p) for p in pairs for m in table}
     done: dict[tuple[str, ...], Row] = {}
-    for row in _read_rows(path):
+    kept = read_jsonl(path, unfinished=True) if path.exists() else []
+    for row in (row for row in kept if isinstance(row, dict)):
         key = tuple(row.get(name) for name in ("method", "digest", "clip", "clip_hash"))
         if key in wanted and row.items() >= same.items():
             done[key] = row
     write_jsonl(path, list(done.values()))  # without a line that a kill cut off
     todo = [(key, *item) for key, item in wanted.items() if key not in done]
-    with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("measuring", total=len(todo), speed="")
-        heard: tuple[Pair, tuple[np.ndarray, np.ndarray]] | None = None
-        for key, method, pair in todo:
-            if interrupt.caught:
-                return None
-            if heard is None or heard[0] is not pair:
-                heard = pair, read_clip(pair, noisy=config.noisy)
-            row = {
-                "method": method.name,
-                "kind": method.kind,
-                "digest": method.digest,
-                "clip": pair.name,
-                "clip_hash": pair.sha256,
-                "labels": dict(pair.labels),
-                **same,
-                **measure_clip(method, *heard[1], listening, config.seed),
-            }
-            done[key] = row
-            append_jsonl(path, row)
-            bar.update(task, advance=1)
+    read: Pair | None = None
+    for key, method, pair in tracked(todo, "measuring", len(todo), quiet=quiet):
+        if interrupt.caught:
+            return None
+        if pair is not read:
+            read, waves = pair, read_clip(pair, noisy=config.noisy)
+        done[key] = {
+            "method": method.name,
+            "kind": method.kind,
+            "digest": method.digest,
+            "clip": pair.name,
+            "clip_hash": pair.sha256,
+            "labels": dict(pair.labels),
+            **same,
+            **measure_clip(method, *waves, listening, config.seed),
+        }
+        append_jsonl(path, done[key])
     rows = [done[key] for key in wanted]
     write_jsonl(path, rows)
     return rows
-
-
-def _read_rows(path: Path) -> list[Row]:
-    """Rows of a stopped run; lines that a kill cut off are left out."""
-    rows = []
-    for line in path.read_text("utf-8").split("\n") if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and "figures" in row]
 
 
 def summarize(

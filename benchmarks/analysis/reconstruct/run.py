@@ -9,10 +9,8 @@ budget and seed.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,11 @@ from benchmarks.analysis.reconstruct.measure import ORIGINAL, measure_all, metho
 from benchmarks.analysis.reconstruct.sources import open_teachers
 from benchmarks.analysis.reconstruct.training import Trained, train
 from benchmarks.figures.clusters import clustering, clusters_of
-from benchmarks.quality.clips import Pair
+from benchmarks.quality.evaluate import open_pairs
 from benchmarks.recognizers.choose import listen_with, references
-from enhance.data import evaluation_set
+from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
-from enhance.files import atomic, check_writable, sha256, write_json, write_jsonl
+from enhance.files import atomic, check_writable, write_json, write_jsonl
 from enhance.measure.metrics import versions
 from enhance.measure.timing import hardware
 from enhance.parallel import torch_threads
@@ -60,36 +58,16 @@ def reconstruct(
 ) -> dict[str, Any]:
     """Train decoders, measure them, write the report.
 
-    Returns the record, or ``{"stopped": ...}`` after Ctrl-C or SIGTERM.
+    Teachers, layers, controls and device are as `open_teachers` takes them, the recogniser as
+    `benchmarks.recognizers.choose.listen_with`. Decoders learn from the speech of a ``corpus`` (and
+    its noise, where ``config.noisy``) and are measured on an evaluation set, ``clips``, of which
+    the limit of ``work`` takes the first. ``config`` is the same for all, and its seed counts.
+    Without ``transcripts`` errors are counted against the recogniser's own text of the original
+    audio. ``output`` gets ``record.json``, ``results.jsonl``, ``clips.jsonl``, ``report.md``, a
+    picture, and a folder for each decoder; with ``resume`` what is there is gone on with.
 
-    Parameters
-    ----------
-    teachers, layers
-        As `distill.backbones.find.load` and `distill.teacher.layers.Layers.parse` take them; each
-        choice of layers of every teacher.
-    corpus
-        Folder with speech to learn from (and noise, where ``config.noisy``).
-    clips
-        Evaluation set to measure on; the limit of ``work`` takes its first clips.
-    output
-        Folder for ``record.json``, ``results.jsonl``, ``clips.jsonl``, ``report.md``, a picture,
-        and a folder for each decoder; with ``resume`` what is there is gone on with.
-    config
-        The same for every decoder; its seed counts.
-    controls
-        Whether random weights and log-mel features are reconstructed from, too.
-    recognizer
-        As `benchmarks.recognizers.choose.listen_with` takes it.
-    transcripts
-        What is said in the clips; None counts errors against the recogniser's own text of the
-        original audio.
-    device
-        Where teachers run and decoders learn.
-
-    Raises
-    ------
-    EnhanceError
-        If something named cannot be used, or the folder holds another run.
+    Returns the record, or ``{"stopped": ...}`` after Ctrl-C or SIGTERM. An `EnhanceError` says that
+    something named cannot be used, or the folder holds another run.
     """
     begun = (output / "decoders").exists() or (output / CLIPS).exists()
     if begun and not resume:
@@ -101,7 +79,7 @@ def reconstruct(
     listening = listen_with(recognizer)  # before any work: a named one must be there
     if listening.missing:
         log.warning("no word error rate: %s", listening.missing)
-    set_hash, pairs = _open(clips, work.limit)
+    _, set_hash, pairs = open_pairs(clips, limit=work.limit, quiet=work.quiet)
     paths = [(pair.name, Path(pair.clean)) for pair in pairs]
     texts = references(transcripts, paths) if transcripts else None
     found = open_teachers(
@@ -127,7 +105,7 @@ def reconstruct(
             return _stopped("measuring")
         results = summarize(table, rows, listening, texts)
         record = {
-            "config": json.loads(json.dumps(asdict(config))),
+            "config": to_dict(config),
             "corpus": str(corpus),
             "data": data.describe(),
             "set": str(clips),
@@ -167,14 +145,3 @@ def slug(name: str) -> str:
 def _stopped(where: str) -> dict[str, Any]:
     log.warning("stopped: %s; --resume goes on", where)
     return {"stopped": where}
-
-
-def _open(folder: Path, limit: int) -> tuple[str, list[Pair]]:
-    """Hash and pairs of an evaluation set."""
-    found = evaluation_set.open_set(folder)
-    pairs = [
-        Pair(name, str(clean), str(noisy), dict(labels), sha256(clean), sha256(noisy))
-        for name, clean, noisy, labels in found.pairs[: limit or None]
-    ]
-    cut = f"[:{limit}]" if len(pairs) < len(found.pairs) else ""
-    return found.hash + cut, pairs
