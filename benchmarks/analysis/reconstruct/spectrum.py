@@ -71,24 +71,14 @@ def waveform(magnitude: Tensor, samples: int, seed: int) -> np.ndarray:
 
     Shape: (T, F) to float32 (N,), N = ``samples``; T must be N // 128 + 1
     """
-    from torchaudio.functional import griffinlim
+    from torchaudio.transforms import GriffinLim
 
-    window = torch.hann_window(WINDOW, dtype=magnitude.dtype)
+    scale = torch.hann_window(WINDOW).square().sum().sqrt()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        wave = griffinlim(
-            magnitude.T.contiguous() * window.square().sum().sqrt(),
-            window=window,
-            n_fft=WINDOW,
-            hop_length=HOP,
-            win_length=WINDOW,
-            power=1.0,
-            n_iter=ITERATIONS,
-            momentum=0.99,
-            length=samples,
-            rand_init=True,
-        )
-    return wave.numpy()
+        phases = GriffinLim(WINDOW, ITERATIONS, hop_length=HOP, power=1.0, length=samples)
+        wave: np.ndarray = phases(magnitude.T.contiguous() * scale).numpy()
+    return wave
 
 
 def distances(original: Tensor, found: Tensor) -> dict[str, float]:
