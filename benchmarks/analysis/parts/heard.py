@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -33,19 +34,23 @@ def draw(clips: Sequence[Clip], work: Work, place: Path) -> list[Clip]:
     An `EnhanceError` refuses fewer than two.
     """
     order = np.random.default_rng(np.random.SeedSequence([work.seed, 0])).permutation(len(clips))
-    heard: dict[str, int] = {}
-    turns: list[tuple[int, int, int]] = []
-    for i in order:
-        who = clips[i].speaker or f"? {clips[i].source}"
-        heard[who] = heard.get(who, 0) + 1
-        turns.append((heard[who], len(turns), i))
-    found = [clips[i] for _, _, i in sorted(turns)[: work.limit or None]]
+    who = [clip.speaker or f"? {clip.source}" for clip in clips]
+    found = [clips[i] for i in in_turns(order.tolist(), who)[: work.limit or None]]
     if len(found) < 2:
         raise EnhanceError(
             f"{place}: {len(found)} clip(s) of speech that are long enough; an analysis needs two "
             "or more"
         )
     return found
+
+
+def in_turns(order: Sequence[int], names: Sequence[Hashable]) -> list[int]:
+    """Numbers in an order, but the first of each name before the second of any, and so on."""
+    own = defaultdict(list)
+    for i in order:
+        own[names[i]].append(i)
+    turn = {i: k for numbers in own.values() for k, i in enumerate(numbers)}
+    return sorted(order, key=turn.__getitem__)
 
 
 def wave_of(path: Path | str) -> np.ndarray:

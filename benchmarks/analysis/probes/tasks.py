@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from benchmarks.analysis.parts.heard import in_turns
 from distill.speaker.data import name_of
 from enhance.data.corpus.clips import groups_of
 from enhance.data.corpus.manifest import Clip
@@ -238,12 +239,5 @@ def drawn(
         rich = sorted(has, key=lambda name: -min(has[name], _PER_CLASS))
         taken = set(rich[: max(2, limit // _PER_CLASS)])
         order = [i for i in order if labels[i] in taken]
-    for names in (groups, labels):  # a stable sort by the turn in the group, then in the class
-        turns: Counter[tuple[str, str]] = Counter()
-        turn = {}
-        for i in order:
-            key = (labels[i], names[i])
-            turn[i] = turns[key]
-            turns[key] += 1
-        order.sort(key=turn.__getitem__)
+    order = in_turns(in_turns(order, list(zip(labels, groups, strict=True))), labels)
     return sorted(order[:limit] if limit else order)
