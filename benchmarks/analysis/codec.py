@@ -60,24 +60,12 @@ def codec(
 ) -> Record:
     """Measure how well each layer of each model tells codecs apart.
 
-    Parameters
-    ----------
-    backbones, corpus, output, work
-        As of every analysis (`benchmarks.analysis.parts`); differences are to the first backbone,
-        speakers of the corpus are named.
-    source
-        Only this source of the corpus; empty for all.
-    names
-        Codecs; None for `coding.DEFAULT`.
-    checkpoints
-        Folders of `distill.dann.train.train`.
-    num_samples
-        Coded clips: recordings times codecs. Recordings are drawn.
-
-    Raises
-    ------
-    EnhanceError
-        If a model, a codec or the corpus cannot be used.
+    Speakers of the corpus are named; only one ``source`` of it is heard, or all for an empty one.
+    ``names`` are codecs, `coding.DEFAULT` for None; ``checkpoints`` folders of
+    `distill.dann.train.train`. ``num_samples`` counts coded clips, recordings times codecs;
+    recordings are drawn. Differences are to the first backbone. The rest is as of every analysis
+    (`benchmarks.analysis.parts`). An `EnhanceError` says that a model, a codec or the corpus
+    cannot be used.
     """
     require("analysis", "av")
     chosen, checkpoints = coding.check(names or ()), checkpoints or ()
@@ -135,10 +123,11 @@ def listen(models: Models, names: Sequence[str], clip: Clip) -> dict[tuple[str, 
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     for name in names:
         coded = coding.through(wave, name)
-        for model, features in _open(*models):
+        listeners, runs = _open(*models)
+        for model, features in listeners:
             for place, state in enumerate(features.states(coded)):
                 found.setdefault((model, str(place)), []).append(heard.pooled(state, "stats"))
-        for model, run, hearing in _runs(*models[1:]):
+        for model, run, hearing in runs:
             with torch.no_grad():
                 embedded = run.network.embed(hearing.batch([coded]))[0].numpy()
             found.setdefault((model, EMBEDDING), []).append(embedded)
@@ -150,23 +139,18 @@ def _short(folder: Path) -> str:
 
 
 @lru_cache(maxsize=2)
-def _runs(
-    checkpoints: tuple[Path, ...], cache: Path
-) -> list[tuple[str, training.Trained, Hearing]]:
-    runs = [(_short(folder), training.load(folder)) for folder in checkpoints]
-    return [(name, run, Hearing(run.config, run.teacher, cache)) for name, run in runs]
-
-
-@lru_cache(maxsize=2)
 def _open(
     backbones: tuple[str, ...], checkpoints: tuple[Path, ...], cache: Path
-) -> list[tuple[str, Features]]:
-    """Backbones, and those that checkpoints trained."""
+) -> tuple[list[tuple[str, Features]], list[tuple[str, training.Trained, Hearing]]]:
+    """Backbones, and those that checkpoints trained; and the checkpoints."""
     found = [(text, heard.features(name, cache)) for name, text in heard.labels(backbones).items()]
-    for name, run, _ in _runs(checkpoints, cache):
+    runs = []
+    for folder in checkpoints:
+        name, run = _short(folder), training.load(folder)
+        runs.append((name, run, Hearing(run.config, run.teacher, cache)))
         if not run.config.backbone.freeze:
             found.append((name, Features(run.teacher, "weighted", cache)))
-    return found
+    return found, runs
 
 
 def _probe(
