@@ -52,20 +52,11 @@ def maps(
 ) -> dict[str, Any]:
     """Map every hidden state of some backbones, by t-SNE; one state is one piece of work.
 
-    Parameters
-    ----------
-    backbones, corpus, output, work
-        As of every analysis; for phones the corpus is as `parts.phones.read_phones` has it.
-    by
-        ``phone``, ``speaker`` or columns of the manifest; None for the speaker. With ``phone``,
-        only frames that have one are drawn.
-    frames
-        At most so many in all, as many of each clip, evenly over its length.
-
-    Raises
-    ------
-    EnhanceError
-        If a backbone, the corpus or a column cannot be had, or frames are too few.
+    Colours are ``by`` phone, speaker (for None) or columns of the manifest. With ``phone`` the
+    corpus is as `parts.phones.read_phones` has it, and only frames that have one are drawn. There
+    are at most so many ``frames`` in all, as many of each clip, evenly over its length. The rest is
+    as of every analysis (`benchmarks.analysis.parts`). An `EnhanceError` says that a backbone, the
+    corpus or a column cannot be had, or that frames are too few.
     """
     cache, by = work.cache, by or ["speaker"]
     heard.check(backbones, cache)

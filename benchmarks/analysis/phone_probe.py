@@ -35,12 +35,8 @@ def probe(model: Path, corpus: Path, work: Work) -> dict[str, Any]:
     The corpus is as `benchmarks.analysis.parts.phones.read_phones` has it; the seed of ``work`` is
     that of the random twin's weights and of the order of the frames. ``rows`` are features,
     accuracy with 95 % interval (bootstrap over utterances), and ``gains`` those of the model's best
-    layer over the best MFCC and over the random twin's best layer, paired by utterance.
-
-    Raises
-    ------
-    EnhanceError
-        If the model or the corpus cannot be read, or there are fewer than two speakers.
+    layer over the best MFCC and over the random twin's best layer, paired by utterance. An
+    `EnhanceError` says that the model or the corpus cannot be read, or of fewer than two speakers.
     """
     seed = work.seed
     data = of_frames("phone", TASKS["phone"], corpus, sys.maxsize, work)

@@ -56,23 +56,12 @@ def probe(
 ) -> dict[str, Any]:
     """Ask one task of models and of what stands beside them; keep ``probe-TASK`` in a folder.
 
-    Parameters
-    ----------
-    backbones, output, work
-        As of every analysis; the limit is of classes and speakers in turn.
-    task, corpus, label, group, trials, frames
-        See `benchmarks.analysis.probes.read.read`.
-    pool
-        How frames become one vector where whole clips are asked.
-    folds
-        Parts of which each is tested once.
-    seeds
-        Splits, twins and orders of training, with the seeds from that of ``work`` on.
-
-    Raises
-    ------
-    EnhanceError
-        If a model or the corpus cannot be read, or no split without a leak is possible.
+    Task, corpus, label, group, trials, frames and the limit are as
+    `benchmarks.analysis.probes.read.read` has them. Where whole clips are asked, ``pool`` says how
+    frames become one vector. Of ``folds`` parts each is tested once; ``seeds`` counts splits, twins
+    and orders of training, from the seed of ``work`` on. The rest is as of every analysis
+    (`benchmarks.analysis.parts`). An `EnhanceError` says that a model or the corpus cannot be read,
+    or that no split without a leak is possible.
     """
     name = task if task != "label" else label.partition(":")[0]
     seed, all_seeds = work.seed, list(range(work.seed, work.seed + seeds))

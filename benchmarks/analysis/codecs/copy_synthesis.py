@@ -131,30 +131,18 @@ def make(
     """Write a folder: ``audio/``, and the manifests ``train.jsonl`` and ``evaluation.jsonl``.
 
     A clip's labels are ``label`` (bonafide or spoof), ``method`` (none or one of `METHODS`),
-    ``codec`` and ``recording``, the file it was made of. No speaker stands in both manifests.
-    Returns the clips by manifest.
+    ``codec`` and ``recording``, the file it was made of. No speaker stands in both manifests, and
+    ``held_back`` is the share of them in the second. The folder is made whole or not at all; what
+    stands there is replaced by ``force`` alone.
 
-    Parameters
-    ----------
-    corpus, source
-        Folder or manifest with speech of named speakers; only this source of it, empty for all.
-    output
-        Made, whole or not at all; what stands there is replaced by ``force`` alone.
-    work
-        How: its seed draws clips, noise and phases.
-    methods, names
-        Vocoders and codecs; None for all `METHODS`, and for `coding.DEFAULT`.
-    per_clip
-        Codecs for each version of a clip. They take turns, so that every method meets each alike.
-    clips
-        Number of recordings, drawn; 0 for all.
-    held_back
-        Share of ``evaluation.jsonl``, by speaker.
+    The speech is of named speakers, of one ``source`` of the corpus or all (empty), and so many
+    ``clips`` of it are drawn, all for 0. ``methods`` are vocoders (None: all `METHODS`), ``names``
+    codecs (None: `coding.DEFAULT`), of which each version of a clip goes through ``per_clip``. They
+    take turns, so that every method meets each alike. The seed of ``work`` draws clips, noise and
+    phases.
 
-    Raises
-    ------
-    EnhanceError
-        For an unknown method or codec, or a corpus without two speakers.
+    Returns the clips by manifest. An `EnhanceError` refuses an unknown method or codec, and a
+    corpus without two speakers.
     """
     require("analysis", "av", "pyworld", "torchaudio", "scipy")
     methods, seed = tuple(methods or METHODS), work.seed

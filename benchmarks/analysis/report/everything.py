@@ -62,12 +62,9 @@ def analyses(
     `benchmarks.analysis.probes.tasks.column`; without one they are asked where the manifest has the
     usual column. The rest is as of every analysis (`benchmarks.analysis.parts`).
 
-    Raises
-    ------
-    EnhanceError
-        If there is no ``train/``, or nothing can be read there, a backbone cannot be had, or no
-        noise has such a kind: what would be refused again and again, or late, is so before
-        anything runs.
+    An `EnhanceError` says that there is no ``train/``, or nothing can be read there, that a
+    backbone cannot be had, or that no noise has such a kind: what would be refused again and
+    again, or late, is so before anything runs.
     """
     train, aligned = corpus / "train", corpus / "analysis"
     if not train.is_dir():
