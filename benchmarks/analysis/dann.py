@@ -34,7 +34,7 @@ from distill.dann.data import Hearing, Labelled
 from distill.dann.protocols import read
 from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
-from enhance.progress import progress_bar
+from enhance.progress import tracked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,12 +53,8 @@ def evaluate(
 
     Tables have the order of the runs. The clips are of a manifest or protocol, whose audio lies in
     the folder ``audio``; empty for the run's own. The seed of ``work`` is that of draws of
-    speakers, and of the fresh probes.
-
-    Raises
-    ------
-    EnhanceError
-        If a run or the clips cannot be used, or a speaker was trained on.
+    speakers, and of the fresh probes. An `EnhanceError` says that a run or the clips cannot be
+    used, or that a speaker was trained on.
     """
     rows: list[dict[str, Any]] = []
     about: dict[str, Any] = {
@@ -72,17 +68,14 @@ def evaluate(
     names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):
         raise EnhanceError(f"{runs[0]}: two runs of one name; rename their folders")
-    with progress_bar(quiet=work.quiet) as bar:
-        task = bar.add_task("dann evaluate", total=len(runs), speed="")
-        for name, folder in zip(names, runs, strict=True):
-            run = training.load(folder)
-            found, draws[name], facts = _measure(run, where, audio, work)
-            if facts["task"] != about["runs"].get(names[0], facts)["task"]:
-                raise EnhanceError(f"{folder}: has another task than {runs[0]}; evaluate it apart")
-            settings[name] = run.config
-            rows += [{"run": name, **row} for row in found]
-            about["runs"][name] = facts
-            bar.update(task, advance=1)
+    for folder in tracked(runs, "dann evaluate", len(runs), quiet=work.quiet):
+        name, run = folder.resolve().name, training.load(folder)
+        found, draws[name], facts = _measure(run, where, audio, work)
+        if facts["task"] != about["runs"].get(names[0], facts)["task"]:
+            raise EnhanceError(f"{folder}: has another task than {runs[0]}; evaluate it apart")
+        settings[name] = run.config
+        rows += [{"run": name, **row} for row in found]
+        about["runs"][name] = facts
     about["recipes"] = recipes(settings)
     rows += _of_recipes(about, rows, draws, work.seed)
     return keep(output, {"analysis": "dann", "about": about, "rows": rows}, tables, plots)

@@ -21,7 +21,7 @@ from enhance.data.corpus.manifest import Clip, write_manifest
 from enhance.data.mixing.mixer import Mixer
 from enhance.errors import EnhanceError, require
 from enhance.files import atomic_folder
-from enhance.progress import progress_bar
+from enhance.progress import progress_bar, tracked
 
 _SNR, _SECONDS, _FOLDS = (-5.0, 20.0), 4.0, 3  # of mixtures
 _GRID = (-80, 320, 400)  # where frames of wav2vec 2.0 and its kin lie: offset, stride, field
@@ -38,30 +38,15 @@ def read(
     frames: int = 20_000,
     folder: Path,
 ) -> Data:
-    """Questions of one task on one corpus.
+    """Questions of one task, a name of `TASKS`, on one corpus: a folder or manifest, for ``phone``
+    as `benchmarks.analysis.parts.phones.read_phones` has it.
 
-    Parameters
-    ----------
-    name
-        Of `TASKS`.
-    corpus
-        Folder or manifest; for ``phone`` as `benchmarks.analysis.parts.phones.read_phones`.
-    work
-        Its limit is of clips drawn class by class and group by group in turn, of mixtures 600
-        where there is none.
-    label, group
-        Columns instead of the task's own.
-    trials
-        For ``verification``: lines of 1 (one speaker) or 0 and two paths, as in VoxCeleb.
-    frames
-        At most so many in all, evenly over clips, and over the labelled frames of each.
-    folder
-        Where mixtures are written.
-
-    Raises
-    ------
-    EnhanceError
-        If a label or a group is missing, or a split without a leak is impossible.
+    The limit of ``work`` is of clips drawn class by class and group by group in turn, and of
+    mixtures, 600 where there is none; these are written to ``folder``. ``label`` and ``group`` are
+    columns instead of the task's own. ``trials``, for ``verification``, has lines of 1 (one
+    speaker) or 0 and two paths, as in VoxCeleb. There are at most so many ``frames`` in all, evenly
+    over clips, and over the labelled frames of each. An `EnhanceError` says that a label or a group
+    is missing, or that a split without a leak is impossible.
     """
     if name not in TASKS:
         raise EnhanceError(f"--task {name}: unknown; take {', '.join(TASKS)}")
@@ -134,22 +119,19 @@ def of_frames(name: str, task: Task, corpus: Path, frames: int, work: Work) -> D
     quota = -(-frames // max(len(keep), 1))
     chosen, times, labels = [], [], []
     offset, stride, width = _GRID
-    with progress_bar(quiet=work.quiet) as bar:
-        bar_task = bar.add_task(f"labels: {name}", total=len(keep), speed="")
-        for i in keep:
-            count = int(min(clips[i].duration, heard.MOST_SECONDS) * SAMPLE_RATE) // stride
-            seconds = (np.arange(count) * stride + offset + width / 2) / SAMPLE_RATE
-            if name == "phone":
-                found = label_at(spans[i], seconds).astype(float)
-                found[found < 0] = np.nan
-            else:
-                found = pitch_at(heard.wave_of(clips[i].path), seconds)
-            spoken = heard.evenly(np.flatnonzero(~np.isnan(found)), quota)
-            if len(spoken):
-                chosen.append(i)
-                times.append(seconds[spoken])
-                labels.append(found[spoken])
-            bar.update(bar_task, advance=1)
+    for i in tracked(keep, f"labels: {name}", len(keep), quiet=work.quiet):
+        count = int(min(clips[i].duration, heard.MOST_SECONDS) * SAMPLE_RATE) // stride
+        seconds = (np.arange(count) * stride + offset + width / 2) / SAMPLE_RATE
+        if name == "phone":
+            found = label_at(spans[i], seconds).astype(float)
+            found[found < 0] = np.nan
+        else:
+            found = pitch_at(heard.wave_of(clips[i].path), seconds)
+        spoken = heard.evenly(np.flatnonzero(~np.isnan(found)), quota)
+        if len(spoken):
+            chosen.append(i)
+            times.append(seconds[spoken])
+            labels.append(found[spoken])
     if len({groups[i] for i in chosen}) < 2:
         raise EnhanceError(
             f"{corpus}: labelled frames of fewer than two values of {task.group}; a probe is "
