@@ -113,14 +113,14 @@ class Evidence:
         rows = self.records.get(analysis, {"rows": []})["rows"]
         return [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
 
-    def states(self, analysis: str, backbone: str, kind: str = "model") -> list[Row]:
+    def states(self, analysis: str, backbone: str) -> list[Row]:
         """Rows of the single states of a backbone, in order."""
-        rows = self.rows(analysis, backbone=backbone, kind=kind)
+        rows = self.rows(analysis, backbone=backbone, kind="model")
         return [row for row in rows if str(row.get("features", "")).startswith("state")]
 
-    def best(self, analysis: str, backbone: str, kind: str = "model") -> tuple[Row, float] | None:
+    def best(self, analysis: str, backbone: str) -> tuple[Row, float] | None:
         """The best single state of a probe, and its share of the depth; None for a single one."""
-        rows = self.states(analysis, backbone, kind)
+        rows = self.states(analysis, backbone)
         if len(rows) < 3:
             return None
         values = self._better(analysis) * np.array([row["mean"] for row in rows])
@@ -151,17 +151,6 @@ class Evidence:
         rows = self.records.get(analysis, {"gains": []})["gains"]
         return next((row for row in rows if row["backbone"] == backbone and row["over"] == over
                      and row["features"].startswith("state")), None)  # fmt: skip
-
-    def curve(self, backbone: str, state: int, quantity: str, heard: str = "clean") -> Row | None:
-        """A curve of the temporal analysis, the lowest SNR first."""
-        wanted = {"backbone": backbone, "state": state, "quantity": quantity, "heard": heard}
-        found = self.rows("temporal", **wanted)
-        return min(found, key=lambda row: row["snr_db"] or 0, default=None)
-
-    def codec(self, backbone: str) -> list[Row]:
-        """Accuracy on all codecs of each state of a backbone."""
-        rows = self.rows("codec", kind="probe", task="all", backbone=backbone)
-        return [row for row in rows if str(row["state"]).isdecimal()]
 
     def eers(self, backbone: str, setting: str) -> dict[int, float]:
         """Pooled EER by seed of the adversarial runs of one setting (`setting_of`)."""

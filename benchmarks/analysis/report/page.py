@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -46,6 +45,14 @@ def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]
     if not evidence.records:
         raise EnhanceError(f"{folder}: holds no record; run enhance analyze all, or one analysis")
     verdicts = [(claim, claim.judge(evidence)) for claim in CLAIMS]
+    facts = {
+        "verdicts": verdicts,
+        "counts": {w: sum(verdict.word == w for _, verdict in verdicts) for w in get_args(Word)},
+        "families": evidence.families,
+        "versions": next(iter(evidence.records.values())).get("versions", {}),
+        "study": study.name if study else "",
+        "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
     for dpi in _DPI:
         sections = [
             _section(folder, name, question, record, dpi)
@@ -53,7 +60,7 @@ def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]
             for name, record in sorted(evidence.records.items())
             if name.partition("-")[0] == question
         ]
-        text = _render(evidence, sections, verdicts, study)
+        text = fill(Path(__file__).with_name("page.html.jinja"), sections=sections, **facts)
         if len(text.encode()) <= MOST_BYTES:
             break
     else:
@@ -99,23 +106,3 @@ def _told(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_told, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _render(
-    evidence: Evidence,
-    sections: Sequence[dict[str, Any]],
-    verdicts: Sequence[tuple[Claim, Verdict]],
-    study: Path | None,
-) -> str:
-    counts = {word: sum(verdict.word == word for _, verdict in verdicts) for word in get_args(Word)}
-    some = next(iter(evidence.records.values()))
-    return fill(
-        Path(__file__).with_name("page.html.jinja"),
-        sections=sections,
-        verdicts=verdicts,
-        counts=counts,
-        families=evidence.families,
-        versions=some.get("versions", {}),
-        study=study.name if study else "",
-        time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )

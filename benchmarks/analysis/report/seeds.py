@@ -75,10 +75,13 @@ def layers(analysis: str, low: float, high: float, *families: str) -> Judge:
 
 
 def _codec_states(evidence: Evidence) -> dict[str, list[Row]]:
-    """Of the WavLM, then of the wav2vec 2.0."""
-    both = (first(evidence, family) for family in ("wavlm", "wav2vec2"))
-    needed = "needs enhance analyze codec of both"
-    return {name: need(evidence.codec(name), needed) for name in both}
+    """Accuracy on all codecs of each state, of the WavLM, then of the wav2vec 2.0."""
+    found = {}
+    for name in [first(evidence, family) for family in ("wavlm", "wav2vec2")]:
+        rows = evidence.rows("codec", kind="probe", task="all", backbone=name)
+        states = [row for row in rows if str(row["state"]).isdecimal()]
+        found[name] = need(states, "needs enhance analyze codec of both")
+    return found
 
 
 def less_codec(evidence: Evidence) -> Verdict:
@@ -183,17 +186,20 @@ def _at(curve: Row, milliseconds: float) -> float:
 
 
 def _curves(evidence: Evidence, heard: str, *quantities: str) -> tuple[str, int, list[Row]]:
-    """Of the backbone the claim is of (wav2vec 2.0 where there is one), in its last state."""
+    """Of the backbone the claim is of (wav2vec 2.0 where there is one), in its last state, at the
+    lowest SNR.
+    """
     needed = f"needs enhance analyze temporal of a speech model with {heard} clips"
     names = evidence.of_family("wav2vec2") + evidence.of_family(*SPEECH_MODELS)
     name = need(names, needed)[0]
-    rows = need(evidence.rows("temporal", backbone=name, quantity="raw", heard="clean"), needed)
+    rows = need(evidence.rows("temporal", backbone=name), needed)
     state = max(row["state"] for row in rows)
-    return (
-        name,
-        state,
-        [need(evidence.curve(name, state, quantity, heard), needed) for quantity in quantities],
-    )
+    curves = []
+    for quantity in quantities:
+        wanted = {"state": state, "heard": heard, "quantity": quantity}
+        found = [row for row in rows if row.items() >= wanted.items()]
+        curves.append(min(need(found, needed), key=lambda row: row["snr_db"] or 0))
+    return name, state, curves
 
 
 def correlated(heard: str) -> Judge:
