@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from distill.backbones import find as teachers
+from distill.ssl.card import GUESSES
 from distill.ssl.families.family import FAMILIES
 from distill.training.card import share
 from enhance.audio import read as files
@@ -25,13 +26,6 @@ from enhance.errors import EnhanceError
 from enhance.files import atomic, write_json
 from enhance.parallel import torch_threads
 from enhance.progress import progress_bar
-
-GUESSES = {
-    "majority": "majority",
-    "nearest_visible": "nearest visible frame",
-    "present_frame": "present frame",
-}
-"""What each guess that needs no model is called; the best of them is the baseline."""
 
 CLIP_SECONDS = 10.0
 """Recordings are cut to this length to measure throughput: attention grows with its square."""
@@ -100,13 +94,13 @@ def _metric(record: dict[str, Any]) -> dict[str, Any] | None:
     if "clean" not in last:
         return None
     clean = last["clean"]
-    guesses = {name: clean[name] for name in GUESSES if name in clean}
+    guesses = {name: clean[name] for name in GUESSES if name in clean}  # the best: the baseline
     best = max(guesses, key=lambda name: guesses[name]["mean"], default=None)
     return {
         "name": "accuracy",
         "value": clean["accuracy"],
         "chance": clean["chance"],
-        "guess": best and {"name": GUESSES[best], **guesses[best]},
+        "guess": best and {"name": GUESSES[best][0], **guesses[best]},
         "gain": clean.get("gains", {}).get(best),
         "codes": last.get("codes", []),
         "steps": sum(row["steps"] for row in record["iterations"]),

@@ -79,8 +79,3 @@ class Decoder(nn.Module):
         x = (features - self.input_mean) / self.input_scale * valid[..., None]
         y = self.direct(x) + self.outward(self.norm(self.blocks(self.inward(x))))  # (B, T, F)
         return y * self.scale + self.mean
-
-    @property
-    def loss_weight(self) -> Tensor:
-        """One over the deviation of each band (F,): decibels times this are what training sees."""
-        return 1 / self.scale

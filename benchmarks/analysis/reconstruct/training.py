@@ -144,7 +144,7 @@ class DecoderLearner(Learner):
         features, valid, spectrum = batch
         error = (self.decoder(features, valid) - spectrum).abs() * valid[..., None]  # (B, T, F)
         share = 1 / valid.sum().clamp_min(1)
-        loss = (error * self.decoder.loss_weight).mean(-1).sum() * share
+        loss = (error * (1 / self.decoder.scale)).mean(-1).sum() * share
         seconds = len(features) * self.config.crop_frames * HOP / SAMPLE_RATE
         far = (error.detach().mean(-1).sum() * share).item()
         return Step(loss, seconds, means={"loss": loss.item(), "l1_db": far})
