@@ -247,11 +247,12 @@ def adds_little(*modes: str) -> Judge:
         found = {row["name"]: row["difference"] for row in rows
                  if row["name"] in modes and row.get("difference")}  # fmt: skip
         need(found, "needs --study DIR of enhance compare with these modes")
-        highs = [((row[key] or {}).get("high"), bound)
-                 for row in found.values() for key, bound in bounds.items()]  # fmt: skip
+        parts: list[tuple[Row, float]] = [
+            (row[key] or {}, bound) for row in found.values() for key, bound in bounds.items()
+        ]
         needed = "needs PESQ and SI-SDR of two clips or more of these modes"
-        need(all(high is not None for high, _ in highs), needed)
-        holds = all(high < bound for high, bound in highs)
+        need(all(part.get("high") is not None for part, _ in parts), needed)
+        holds = all(part["high"] < bound for part, bound in parts)
         text = "; ".join(
             f"{name}: PESQ {value(row['pesq_wb'])}, SI-SDR {value(row['si_sdr'])} dB"
             for name, row in found.items()
