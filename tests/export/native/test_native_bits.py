@@ -20,7 +20,7 @@ X86 = {
     "AVX2": (["-mavx2", "-mfma"], "AVX2"),
     "VNNI": (["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma"], "AVX-512 VNNI"),
 }
-SANITIZED = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZED = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 """Vector code of one lane and of four: what is out of bounds in one may not be in the other."""
 
 CHOSEN = (
