@@ -72,7 +72,7 @@ def corpus(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _operators_read_once() -> Iterator[None]:
-    """torch's exporter parses the source of its 500 operators anew for every export: a fifth of it."""
+    """torch's exporter parses the source of 500 operators anew for every export: a fifth of it."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:

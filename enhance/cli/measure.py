@@ -83,7 +83,7 @@ def bench(
 
     One thread; hot (back to back), cold (caches used by something else) and paced (a live call).
     """
-    require("bench", "psutil", "matplotlib")
+    require("bench", "matplotlib")
     from benchmarks.latency.bench import bench as measure
     from benchmarks.latency.tables import show_bench
     from benchmarks.pages.report import write_report
@@ -247,7 +247,7 @@ def compare(
     """
     require("train", "torch", "lightning_fabric", "safetensors", "yaml", "tensorboard")
     require("export", "onnx", "onnxscript")
-    require("bench", "pesq", "pystoi", "psutil", "matplotlib")
+    require("bench", "pesq", "pystoi", "matplotlib")
     from benchmarks.study.compare import compare as carry_out
     from benchmarks.study.compare import show_comparison
 

@@ -53,6 +53,8 @@ or a wrong score) when there are more; an utterance and its gap last at least 50
 _SILENCE = 1e-20
 """Energy of a signal without its mean, relative to full scale: at or below it is silence."""
 
+_EMPTY = "the clip has no samples"
+
 _TOO_LITTLE = "too little speech: STOI needs 30 frames (0.4 s) that hold some"
 
 
@@ -84,7 +86,7 @@ def _pair(clean: Any, estimate: Any) -> tuple[np.ndarray, np.ndarray]:
             "(metrics compare sample by sample); align them first"
         )
     if not reference.size:
-        raise MetricRefused("the clip has no samples")
+        raise MetricRefused(_EMPTY)
     both = {"reference": reference, "estimate": signal}
     for name, wave in both.items():
         if not np.isfinite(wave).all():
@@ -224,6 +226,8 @@ def measure(
 
     def opinion(name: str) -> float:
         if not heard:
+            if not np.size(estimate):
+                raise MetricRefused(_EMPTY)
             if not np.isfinite(np.asarray(estimate)).all():
                 raise MetricRefused("the estimate holds NaN or infinite samples")
             heard.update(dnsmos(estimate, sample_rate))

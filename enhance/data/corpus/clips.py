@@ -111,7 +111,7 @@ def split(
     if len(members) < 2:
         raise EnhanceError(
             f"{clips[0].path if clips else 'no clips'}: only one recording, nothing can be held "
-            "back; name more data, or set data.held_back to 0"
+            "back; name more data (a training of an enhancer may hold back none: data.held_back=0)"
         )
     seconds = {root: sum(clips[i].duration for i in ids) for root, ids in members.items()}
     sources: dict[str, list[int]] = {}

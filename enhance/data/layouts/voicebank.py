@@ -95,8 +95,16 @@ def _files(source: Path, part: str) -> tuple[dict[str, Path], dict[str, Path]]:
     for folder in folders:
         if not is_folder(folder):
             raise EnhanceError(f"{source}: {folder.name} is missing")
-    clean, noisy = ({path.stem: path for path in walk(place, SUFFIXES)} for place in folders)
+    clean, noisy = (_by_stem(place) for place in folders)
     return clean, noisy
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in walk(folder, SUFFIXES):
+        if found.setdefault(path.stem, path) != path:
+            raise EnhanceError(f"{path}: {found[path.stem]} has the same name; keep one of them")
+    return found
 
 
 def _log(source: Path, part: str) -> _Log:

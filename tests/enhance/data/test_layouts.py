@@ -163,3 +163,10 @@ def test_a_log_that_is_none_is_refused(voicebank: Path, tmp_path: Path) -> None:
     (voicebank / "log_testset.txt").write_text("p232_001 bus\n")
     with pytest.raises(EnhanceError, match=r"log_testset.txt, line 1: expected"):
         import_layout("voicebank", voicebank, tmp_path / "out", quiet=True)
+
+
+def test_two_files_of_one_name_are_refused(voicebank: Path, tmp_path: Path) -> None:
+    first = next((voicebank / "noisy_testset_wav").rglob("*.wav"))
+    put(first.with_suffix(".flac"), 1)
+    with pytest.raises(EnhanceError, match="has the same name; keep one"):
+        import_layout("voicebank", voicebank, tmp_path / "out", quiet=True)

@@ -10,7 +10,7 @@ import pytest
 
 from enhance.errors import EnhanceError
 from enhance.measure.dnsmos import DNSMOS, dnsmos
-from enhance.measure.metrics import MetricRefusal, measure
+from enhance.measure.metrics import METRICS, MetricRefusal, measure
 
 RATE = 16000
 
@@ -51,6 +51,8 @@ def test_measured_beside_the_others() -> None:
     assert found["dnsmos_ovrl"] == dnsmos(np.clip(40 * wave, -1, 1))["dnsmos_ovrl"]
     silent = measure(wave, np.zeros(RATE), metrics=DNSMOS)  # no reference is needed: it is heard
     assert all(1 <= silent[name] <= 5 for name in DNSMOS)
+    nothing = measure([], [], metrics=(*METRICS, *DNSMOS))
+    assert {found.reason for found in nothing.values()} == {"the clip has no samples"}
     broken = wave.copy()
     broken[3] = np.nan
     refused = measure(wave, broken, metrics=DNSMOS)
