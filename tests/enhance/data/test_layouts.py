@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,11 @@ def test_two_files_of_one_name_are_refused(voicebank: Path, tmp_path: Path) -> N
     put(first.with_suffix(".flac"), 1)
     with pytest.raises(EnhanceError, match="has the same name; keep one"):
         import_layout("voicebank", voicebank, tmp_path / "out", quiet=True)
+
+
+def test_a_test_set_in_two_editions_is_refused(dns: Path, tmp_path: Path) -> None:
+    test = Path("test_set/synthetic/no_reverb")
+    shutil.copytree(dns / "datasets" / test, dns / "datasets_fullband" / test)
+    with pytest.raises(EnhanceError, match="name one edition"):
+        import_layout("dns", dns, tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
