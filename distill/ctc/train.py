@@ -125,15 +125,17 @@ class CtcLearner(Learner):
         """The whole model, of which the front end may be frozen."""
         return {"model": self.model.network}
 
-    def batches(self, rank: int, world: int, step: int) -> Iterator[list[int]]:
-        """Clips of each step."""
-        return islice(self.data.batches(self.config, step * world + rank), 0, None, world)
+    def batches(self, rank: int, world: int, step: int) -> Iterator[tuple[int, list[int]]]:
+        """Number of the batch, and its clips."""
+        first = step * world + rank
+        return islice(enumerate(self.data.batches(self.config, first), first), 0, None, world)
 
-    def forward(self, batch: list[int], step: int) -> Step:
-        """CTC loss of clips whose spans are masked."""
+    def forward(self, batch: tuple[int, list[int]], step: int) -> Step:
+        """CTC loss of clips whose spans are masked, by a chance that is the batch's own."""
         config, data = self.config, self.data
-        clips = [data.store.whole(i) for i in batch]
-        seeds = np.random.SeedSequence([config.seed, 2, step])
+        number, chosen = batch
+        clips = [data.store.whole(i) for i in chosen]
+        seeds = np.random.SeedSequence([config.seed, 2, number])
         masks = None
         if config.mask:
             rng = np.random.default_rng(seeds)
@@ -144,12 +146,12 @@ class CtcLearner(Learner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))  # dropout
             logits = self.model(clips, masks, head_only=step < config.freeze_steps)
-        loss = ctc_loss(logits, [data.tokens(i) for i in batch], data.vocabulary.blank)
+        loss = ctc_loss(logits, [data.tokens(i) for i in chosen], data.vocabulary.blank)
         return Step(
             loss,
             sum(map(len, clips)) / SAMPLE_RATE,
             {"loss": float(loss.detach())},
-            heard=", ".join(data.store.clips[i].path.name for i in batch[:3]),
+            heard=", ".join(data.store.clips[i].path.name for i in chosen[:3]),
         )
 
     def validate(self) -> dict[str, Any]:

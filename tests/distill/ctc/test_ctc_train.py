@@ -99,7 +99,7 @@ def test_a_stopped_run_goes_on_exactly(
 
     forward = CtcLearner.forward
 
-    def disturbed(self: CtcLearner, batch: list[int], at: int) -> Any:
+    def disturbed(self: CtcLearner, batch: tuple[int, list[int]], at: int) -> Any:
         if at == step - 1 and how == "ctrl-c":
             signal.raise_signal(signal.SIGINT)
         if at == step and how == "kill":
@@ -330,8 +330,13 @@ def test_the_learner_leaves_modes_as_they_were(backbone, files) -> None:
         first, second = learner.validate(), learner.validate()
         assert first == second and network.training is mode  # without dropout
     network.train()
-    steps = [float(learner.forward(data.train[:3], 4).loss.detach()) for _ in range(2)]
-    assert steps[0] == steps[1] != float(learner.forward(data.train[:3], 5).loss.detach())
+
+    def loss(number: int) -> float:
+        return float(learner.forward((number, data.train[:3]), 4).loss.detach())
+
+    assert loss(4) == loss(4) != loss(5)
+    # Two processes draw of their own in one step.
+    assert [next(learner.batches(rank, 2, 4))[0] for rank in range(2)] == [8, 9]
 
 
 def test_the_command(backbone, files, tmp_path: Path) -> None:
