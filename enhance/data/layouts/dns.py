@@ -53,8 +53,9 @@ def import_layout(source: Path, place: Path, quiet: bool) -> list[Found]:
             f"{source}: no DNS Challenge: it has folders clean and noise (or clean_fullband and "
             "noise_fullband) in datasets/, or test_set/synthetic/no_reverb"
         )
-    for folder, made in tests:
-        if also := [other for other, name in tests if name == made and other != folder]:
+    there = [*parts, *((made, folder) for folder, made in tests)]
+    for what, folder in there:
+        if also := [other for name, other in there if name == what and other != folder]:
             raise EnhanceError(f"{folder}: stands in {also[0]} too; name one edition")
     if parts:
         found.append(_training(parts, place / "train", quiet))

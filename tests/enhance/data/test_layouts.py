@@ -173,9 +173,9 @@ def test_two_files_of_one_name_are_refused(voicebank: Path, tmp_path: Path) -> N
         import_layout("voicebank", voicebank, tmp_path / "out", quiet=True)
 
 
-def test_a_test_set_in_two_editions_is_refused(dns: Path, tmp_path: Path) -> None:
-    test = Path("test_set/synthetic/no_reverb")
-    shutil.copytree(dns / "datasets" / test, dns / "datasets_fullband" / test)
+@pytest.mark.parametrize("part", ["test_set/synthetic/no_reverb", "noise"])
+def test_two_editions_at_once_are_refused(part: str, dns: Path, tmp_path: Path) -> None:
+    shutil.copytree(dns / "datasets" / part, dns / "datasets_fullband" / part)
     with pytest.raises(EnhanceError, match="name one edition"):
         import_layout("dns", dns, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
