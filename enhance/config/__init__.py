@@ -123,6 +123,9 @@ class LossConfig:
     pesq: float = 0.0
     """What a differentiable wideband PESQ takes off its best score of 4.5
     (`enhance.training.losses.perceptual`); 16 kHz only."""
+    dnsmos: float = 0.0
+    """Times the negative overall opinion of a differentiable DNSMOS P.835
+    (`enhance.training.losses.opinion`) of a quarter of the batch; 16 kHz only."""
     level_invariant: bool = False
     """Bring each target to one level, and its estimate by the same gain, before they are compared.
     Else a compressed spectrum's error falls with the level, and quiet mixtures hardly teach it."""

@@ -27,7 +27,7 @@ SAMPLE_RATE = 16000
 SEGMENT = int(9.01 * SAMPLE_RATE)
 """Samples that the network hears at once."""
 
-_MAPS = {
+MAPS = {
     "dnsmos_sig": (-0.08397278, 1.22083953, 0.0052439),
     "dnsmos_bak": (-0.13166888, 1.60915514, -0.39604546),
     "dnsmos_ovrl": (-0.06766283, 1.11546468, 0.04602535),
@@ -77,6 +77,6 @@ def dnsmos(wave: Any, sample_rate: int = SAMPLE_RATE) -> dict[str, float]:
     )  # (S, 3)
     opinions = {
         name: np.polyval(powers, raw[:, column])[index].mean()
-        for column, (name, powers) in enumerate(_MAPS.items())
+        for column, (name, powers) in enumerate(MAPS.items())
     }
     return {name: float(opinions[name]) for name in DNSMOS}

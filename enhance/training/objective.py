@@ -124,10 +124,11 @@ def clean_loss(
     config: LossConfig, model: WaveformModel, spec: Tensor, wave: Tensor, clean: Tensor
 ) -> dict[str, Tensor]:
     """`enhancement_loss` of what `enhance_batch` returned against clean (B, N), in float32."""
+    half = torch.is_autocast_enabled(clean.device.type)
     with torch.autocast(clean.device.type, enabled=False):
         target, _ = model.stft.analyze(model.pad(clean))
         rate = model.config.stft.sample_rate
-        return enhancement_loss(config, spec, target, wave, clean, rate)
+        return enhancement_loss(config, spec, target, wave, clean, rate, half)
 
 
 class Enhancement(Objective):

@@ -7,11 +7,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enhance.config import LossConfig
+from enhance.training.losses.opinion import opinion
 from enhance.training.losses.perceptual import pesq_disturbance
 from enhance.training.losses.spectra import compressed_errors, power_spectra
 
 _LEVEL = 0.05  # rms, full scale 1: -26 dBFS, the middle of what mixtures have
 _SILENCE = 1e-4  # rms: a target under it (-80 dBFS) is raised no further than one at it
+
+_HEARD_OF = 4
+"""DNSMOS hears one clip of four: it costs a clip nearly what the network's whole step does."""
 
 
 def si_sdr(estimate: Tensor, target: Tensor, floor_db: float = -60.0) -> Tensor:
@@ -70,14 +74,15 @@ def enhancement_loss(
     estimate: Tensor,
     target: Tensor,
     sample_rate: int = 16000,
+    half: bool = False,
 ) -> dict[str, Tensor]:
     """Named, weighted terms; their sum is minimised.
 
     The compressed spectral terms follow Braun and Tashev, "A consolidated view of loss functions
     for supervised deep learning-based speech enhancement", 2021; SI-SDR in dB ties the phase.
 
-    Spectra are (B, 2, T, F), the waveforms are aligned, (B, N). An `EnhanceError` if
-    `LossConfig.pesq` is asked at another sample rate than 16000.
+    Spectra are (B, 2, T, F), the waveforms are aligned, (B, N); ``half`` is for `opinion`. An
+    `EnhanceError` if a term is asked at another sample rate than its own.
     """
     losses: dict[str, Tensor] = {}
     if config.level_invariant:
@@ -103,4 +108,7 @@ def enhancement_loss(
         losses["multi_resolution"] = config.multi_resolution * error
     if config.pesq:
         losses["pesq"] = config.pesq * pesq_disturbance(estimate, target, sample_rate).mean()
+    if config.dnsmos:
+        heard = estimate[: -(-len(estimate) // _HEARD_OF)]
+        losses["dnsmos"] = -config.dnsmos * opinion(heard, sample_rate, half=half)[:, 2].mean()
     return losses
