@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from enhance.measure.dnsmos import DNSMOS
-from enhance.measure.metrics import TITLES, WER
+from enhance.measure.metrics import OPINIONS, TITLES, WER
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-DIGITS = {"pesq_wb": 3, "stoi": 3, "estoi": 3, "si_sdr": 2, **dict.fromkeys(DNSMOS, 2), WER: 3}
+DIGITS = {"pesq_wb": 3, "stoi": 3, "estoi": 3, "si_sdr": 2, **dict.fromkeys(OPINIONS, 2), WER: 3}
 """Decimals of each metric; a level in dB has 2."""
 
 

@@ -1,6 +1,6 @@
 """How good is it? PESQ, STOI, ESTOI, SI-SDR of models on one frozen set (``enhance evaluate``).
 
-DNSMOS and word errors join them where they are asked for.
+Opinions and word errors join them where they are asked for.
 
 The noisy input is always measured too, and every gain is over it, clip by clip. Rows are kept in
 the output folder as they are done: a run that was stopped goes on, and a second model on the same
@@ -29,7 +29,8 @@ from benchmarks.quality.clips import Pair, Row, Task
 from benchmarks.quality.heard import check
 from enhance.errors import EnhanceError, require
 from enhance.files import append_jsonl, sha256, write_jsonl
-from enhance.measure.metrics import ALL_METRICS, DNSMOS, METRICS, WER, versions
+from enhance.measure.metrics import ALL_METRICS, METRICS, WER, versions
+from enhance.measure.opinions import DISTILLMOS, DNSMOS
 from enhance.measure.timing import hardware
 from enhance.parallel import Workers, check_cluster
 from enhance.progress import tracked
@@ -71,6 +72,7 @@ def evaluate(
     jobs: int = 0,
     *,
     dnsmos: bool = False,
+    distillmos: bool = False,
     wer: str | None = None,
     cluster: str = "",
     groups: Sequence[str] | None = None,
@@ -94,6 +96,8 @@ def evaluate(
         Worker processes; 0 for all cores.
     dnsmos
         Measure DNSMOS too: 1.2 s of CPU time for a clip of 4 s, six times that of all the others.
+    distillmos
+        Measure DistillMOS too: half a second.
     wer
         Recogniser (`benchmarks.recognizers.choose.load`) whose words of the clean clip are the
         reference, so that no transcript is needed; None counts no word errors.
@@ -114,7 +118,10 @@ def evaluate(
         On Ctrl-C; finished clips are kept and used by the next run.
     """
     require("bench", "pesq", "pystoi", "scipy", "matplotlib", *(["speechmos"] if dnsmos else []))
-    metrics = (*METRICS, *(DNSMOS if dnsmos else ()), *([WER] if wer else ()))
+    if distillmos:
+        require("teachers", "distillmos", "xls_r_sqa")
+    added = (*(DNSMOS if dnsmos else ()), *([DISTILLMOS] if distillmos else ()))
+    metrics = (*METRICS, *added, *([WER] if wer else ()))
     tools = versions(metrics)
     if wer:
         from benchmarks.recognizers.words import identity  # which imports torch

@@ -32,6 +32,9 @@ def evaluate(
     dnsmos: Annotated[
         bool, typer.Option("--dnsmos", help="DNSMOS P.835 too: about 1.2 s of CPU a clip.")
     ] = False,
+    distillmos: Annotated[
+        bool, typer.Option("--distillmos", help="DistillMOS too: about 0.5 s of CPU a clip.")
+    ] = False,
     wer: Annotated[
         str | None,
         typer.Option(
@@ -61,6 +64,7 @@ def evaluate(
         jobs=jobs,
         cluster=cluster,
         dnsmos=dnsmos,
+        distillmos=distillmos,
         wer=wer,
         groups=by,
         limit=limit,

@@ -1,4 +1,4 @@
-"""PESQ, STOI, ESTOI, SI-SDR and DNSMOS of one clip, and refusals that have a name.
+"""PESQ, STOI, ESTOI, SI-SDR and opinions of one clip, and refusals that have a name.
 
 Each metric is undefined somewhere: PESQ finds no utterance in silence, STOI needs 30 frames of
 speech, SI-SDR divides by the energy of the reference. A metric that cannot be computed raises
@@ -7,7 +7,7 @@ over a set counts and names what it leaves out.
 
 Sources: PESQ is ITU-T P.862.2 (wideband, MOS-LQO) by the ``pesq`` package; STOI is Taal et al.
 2011 and ESTOI Jensen and Taal 2016, by ``pystoi``; SI-SDR is Le Roux et al. 2019, equation 3;
-DNSMOS has a file of its own, `enhance.measure.dnsmos`.
+DNSMOS and DistillMOS have a file of their own, `enhance.measure.opinions`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from enhance.errors import EnhanceError, require
-from enhance.measure.dnsmos import DNSMOS, dnsmos
+from enhance.measure.opinions import DISTILLMOS, DNSMOS, distillmos, dnsmos
 
 METRICS = ("pesq_wb", "stoi", "estoi", "si_sdr")
 """Measured where nothing else is asked for."""
@@ -30,10 +30,13 @@ WER = "wer"
 """Words of the estimate that are not those of the clean clip; `measure` is told how to hear them.
 """
 
-ALL_METRICS = (*METRICS, *DNSMOS, WER)
-"""Everything that can be measured; DNSMOS takes longer than the others together."""
+OPINIONS = (*DNSMOS, DISTILLMOS)
+"""Of the estimate alone; they take longer than the others together."""
 
-UNITS = {"pesq_wb": "MOS-LQO", "si_sdr": "dB", **dict.fromkeys(("stoi", "estoi", *DNSMOS, WER), "")}
+ALL_METRICS = (*METRICS, *OPINIONS, WER)
+"""Everything that can be measured."""
+
+UNITS = {**dict.fromkeys(ALL_METRICS, ""), "pesq_wb": "MOS-LQO", "si_sdr": "dB"}
 TITLES = {
     "pesq_wb": "PESQ-WB",
     "stoi": "STOI",
@@ -42,6 +45,7 @@ TITLES = {
     "dnsmos_ovrl": "DNSMOS OVRL",
     "dnsmos_sig": "DNSMOS SIG",
     "dnsmos_bak": "DNSMOS BAK",
+    DISTILLMOS: "DistillMOS",
     WER: "WER",
 }
 
@@ -216,20 +220,22 @@ def measure(
     words: Callable[[Any, Any], float] | None = None,
 ) -> dict[str, float | MetricRefusal]:
     """Metrics of one clip, two aligned signals (N,), each by its name with its value or a
-    `MetricRefusal`; PESQ and DNSMOS need 16 kHz.
+    `MetricRefusal`; PESQ and opinions need 16 kHz.
 
     ``metrics`` are names out of `ALL_METRICS`, in the order wanted, ``words`` gives the word error
     rate of ``(clean, estimate)``, where it is asked for. An `EnhanceError` if a name is unknown,
-    the shapes differ or PESQ or DNSMOS is asked at another rate.
+    the shapes differ or PESQ or an opinion is asked at another rate.
     """
     heard: dict[str, float] = {}
 
     def opinion(name: str) -> float:
+        if not np.size(estimate):
+            raise MetricRefused(_EMPTY)
+        if not np.isfinite(np.asarray(estimate)).all():
+            raise MetricRefused("the estimate holds NaN or infinite samples")
+        if name == DISTILLMOS:
+            return distillmos(estimate, sample_rate)
         if not heard:
-            if not np.size(estimate):
-                raise MetricRefused(_EMPTY)
-            if not np.isfinite(np.asarray(estimate)).all():
-                raise MetricRefused("the estimate holds NaN or infinite samples")
             heard.update(dnsmos(estimate, sample_rate))
         return heard[name]
 
@@ -238,7 +244,7 @@ def measure(
         "stoi": lambda: stoi(clean, estimate, sample_rate),
         "estoi": lambda: estoi(clean, estimate, sample_rate),
         "si_sdr": lambda: si_sdr(clean, estimate),
-        **{name: partial(opinion, name) for name in DNSMOS},
+        **{name: partial(opinion, name) for name in OPINIONS},
     }
     if words:
         functions[WER] = lambda: words(clean, estimate)
@@ -258,8 +264,9 @@ def versions(metrics: Sequence[str] = METRICS) -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    heard = ("speechmos", "onnxruntime") if set(metrics) & set(DNSMOS) else ()
-    for name in ("pesq", "pystoi", "numpy", "scipy", *heard):
+    judges = ("speechmos", "onnxruntime") if set(metrics) & set(DNSMOS) else ()
+    second = (DISTILLMOS, "torch") if DISTILLMOS in metrics else ()
+    for name in ("pesq", "pystoi", "numpy", "scipy", *judges, *second):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -1,6 +1,6 @@
 """A differentiable DNSMOS P.835: what listeners would say of an estimate, by a network.
 
-The network of `enhance.measure.dnsmos` in torch, with the weights of the ``speechmos`` package
+The network of `enhance.measure.opinions` in torch, with the weights of the ``speechmos`` package
 (MIT): log power of a learned transform (20 ms by 10 ms), seven 3 x 3 convolutions, the maximum
 over time and frequency, three dense layers. What was trained by this judge must be judged by
 others too.
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enhance.errors import EnhanceError, require
-from enhance.measure.dnsmos import MAPS, SAMPLE_RATE
+from enhance.measure.opinions import MAPS, SAMPLE_RATE
 
 _FRAME = 320  # samples, hopped by half of it
 _FLOOR = 1e-9

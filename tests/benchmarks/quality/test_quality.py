@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from benchmarks.quality.clips import snr_db
 from benchmarks.quality.evaluate import check_snr, evaluate
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256, write_jsonl
-from enhance.measure.dnsmos import DNSMOS, dnsmos
 from enhance.measure.metrics import METRICS, measure
+from enhance.measure.opinions import DNSMOS, distillmos, dnsmos
 
 RATE = 16000
 SetMaker = Callable[..., Path]
@@ -207,6 +208,17 @@ def test_dnsmos_is_added_to_what_was_measured(
     again = evaluate("noisy", folder, -5, out, 1, quiet=True)
     assert (again.reused, asked) == (2, [])
     assert list(again.models[0]["metrics"]) == list(METRICS)
+
+
+def test_distillmos_is_added_too(make_set: SetMaker, tmp_path: Path) -> None:
+    pytest.importorskip("xls_r_sqa")
+    folder = make_set(2)
+    found = evaluate("noisy", folder, -5, tmp_path, 1, distillmos=True, quiet=True)
+    row = found.models[0]["metrics"]
+    assert list(row) == [*METRICS, "distillmos"]
+    values = [distillmos(waves(folder, f"00{i}.wav")[1]) for i in range(2)]
+    assert row["distillmos"]["mean"] == pytest.approx(np.mean(values), abs=1e-5)
+    assert found.models[0]["hardware"]["metric_versions"]["distillmos"] == version("distillmos")
 
 
 def test_older_results_are_replaced_and_others_kept(make_set: SetMaker, tmp_path: Path) -> None:

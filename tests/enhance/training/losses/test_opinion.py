@@ -8,7 +8,7 @@ import torch
 
 from enhance.config import LossConfig
 from enhance.errors import EnhanceError
-from enhance.measure.dnsmos import SEGMENT, dnsmos
+from enhance.measure.opinions import SEGMENT, dnsmos
 from enhance.training.losses.enhancement import enhancement_loss
 from enhance.training.losses.opinion import opinion
 

@@ -1,4 +1,4 @@
-"""DNSMOS as the package computes it."""
+"""DNSMOS as the package computes it, and DistillMOS by its package."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from enhance.errors import EnhanceError
-from enhance.measure.dnsmos import DNSMOS, dnsmos
 from enhance.measure.metrics import METRICS, MetricRefusal, measure
+from enhance.measure.opinions import DISTILLMOS, DNSMOS, distillmos, dnsmos
 
 RATE = 16000
 
@@ -59,3 +59,21 @@ def test_measured_beside_the_others() -> None:
     assert all(isinstance(refused[name], MetricRefusal) for name in DNSMOS)
     with pytest.raises(EnhanceError, match="8000 Hz"):
         dnsmos(wave, 8000)
+
+
+def test_distillmos_hears_noise_and_says_nothing_of_its_weights(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("xls_r_sqa")
+    rng = np.random.default_rng(0)
+    t = np.arange(9 * RATE) / RATE  # longer than one window
+    voice = 0.1 * sum(np.sin(2 * np.pi * 120 * k * t) / k for k in range(1, 20))
+    voice = voice * np.clip(np.sin(9 * t), 0, 1)
+    quiet, loud = (distillmos(voice + a * rng.standard_normal(t.size)) for a in (0.001, 0.2))
+    assert 1 < loud < quiet < 5
+    assert capsys.readouterr() == ("", "")
+    found = measure(voice, voice, metrics=(DISTILLMOS, "si_sdr"))
+    assert found[DISTILLMOS] == distillmos(voice)
+    assert isinstance(measure([], [], metrics=(DISTILLMOS,))[DISTILLMOS], MetricRefusal)
+    with pytest.raises(EnhanceError, match="distillmos: 8000 Hz"):
+        distillmos(voice, 8000)
