@@ -47,6 +47,12 @@ def kind_of(path: Path | str) -> Kind | None:
     return Kind.FOLDER if stat.S_ISDIR(mode) else Kind.OTHER
 
 
+def refuse_existing(path: Path | str, *, force: bool) -> None:
+    """Refuse, before any work, what a command would overwrite: an `EnhanceError`."""
+    if not force and kind_of(path) is not None:
+        raise EnhanceError(f"{path}: exists already; overwrite it with --force")
+
+
 def is_folder(path: Path | str) -> bool:
     """Whether a folder stands at a path; an `EnhanceError` as `kind_of`."""
     return kind_of(path) is Kind.FOLDER
@@ -325,8 +331,7 @@ def _check_replaced(
     for read in map(resolved, reads):
         if inside == read or inside in read.parents:
             raise EnhanceError(f"{path}: holds what is read ({read}); choose another place")
-    if not force:
-        raise EnhanceError(f"{path}: is there already; --force replaces it")
+    refuse_existing(path, force=force)
     others = [name for name in names if not any(fnmatch(name, form) for form in holds)]
     if others:
         raise EnhanceError(

@@ -18,7 +18,7 @@ from enhance.errors import EnhanceError
 from enhance.files import (
     atomic,
     check_writable,
-    kind_of,
+    refuse_existing,
     resolved,
     sha256,
     temporary_folder,
@@ -206,8 +206,7 @@ def refuse_places(
             f"{paths[0]}: must end in .onnx (what stands beside it is named after it)"
         )
     for path in paths:
-        if kind_of(path) is not None and not force:
-            raise EnhanceError(f"{path}: exists already; use --force to replace it")
+        refuse_existing(path, force=force)
     read(checkpoint)
     for path in paths:
         check_writable(path)

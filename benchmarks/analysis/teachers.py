@@ -23,7 +23,7 @@ from distill.training.card import share
 from enhance.audio import read as files
 from enhance.data.corpus.manifest import scan_folder
 from enhance.errors import EnhanceError
-from enhance.files import atomic, write_json
+from enhance.files import atomic, refuse_existing, write_json
 from enhance.parallel import torch_threads
 from enhance.progress import progress_bar
 
@@ -267,8 +267,7 @@ def _over(metric: dict[str, Any]) -> str:
 def check(out: Path | None, force: bool) -> None:
     """Refuse, without ``force``, a file that is there, before anything is measured."""
     for path in _files(out) if out is not None else ():
-        if path.exists() and not force:
-            raise EnhanceError(f"{path}: exists already; overwrite it with --force")
+        refuse_existing(path, force=force)
 
 
 def write(rows: list[dict[str, Any]], out: Path) -> None:

@@ -22,7 +22,7 @@ from distill.training import card
 from enhance.config.settings import dump_yaml
 from enhance.device.hub import MODELS, find_model
 from enhance.errors import EnhanceError
-from enhance.files import sha256, write_text
+from enhance.files import refuse_existing, sha256, write_text
 from enhance.measure.metrics import METRICS, TITLES
 from export.metadata import UNKNOWN
 
@@ -75,8 +75,7 @@ def write_card(
     """
     path = find_model(model)
     target = Path(out) if out is not None else path.with_name(f"{model_name(path)}.md")
-    if target.exists() and not force:
-        raise EnhanceError(f"{target}: exists already; overwrite it with --force")
+    refuse_existing(target, force=force)
     records = gather(path, run, results, corpus=corpus, config=config, notes=notes)
     write_text(target, _text(records))
     return target

@@ -11,7 +11,7 @@ import typer
 
 from enhance.cli import options
 from enhance.errors import EnhanceError, require
-from enhance.files import kind_of, read_text, resolved
+from enhance.files import read_text, refuse_existing, resolved
 
 data_app = typer.Typer(
     help="Manifests, evaluation sets, features, example audio.", no_args_is_help=True
@@ -159,8 +159,7 @@ def data_example(
     from enhance.audio.write import write
     from enhance.data.evaluation_set import builtin_set
 
-    if kind_of(out) is not None and not force:
-        raise EnhanceError(f"{out}: exists already; overwrite it with --force")
+    refuse_existing(out, force=force)
     _, _, noisy, _ = builtin_set(snr, quiet=quiet).pairs[0]
     wave = read(noisy)
     write(out, wave, 16000)

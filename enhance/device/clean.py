@@ -27,7 +27,7 @@ from enhance.device.enhancer import Enhancer
 from enhance.device.offline import Model, open_model
 from enhance.device.upper_band import check_bandwidth
 from enhance.errors import EnhanceError
-from enhance.files import is_folder, kind_of, resolved, same_file, unreadable, walk
+from enhance.files import is_folder, kind_of, refuse_existing, resolved, same_file, unreadable, walk
 
 # Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.
 _KEPT = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
@@ -338,8 +338,8 @@ def _measure(jobs: list[tuple[Path, Path]], result: RunResult) -> dict[Path, Aud
 def check_target(source: Path, target: Path, force: bool) -> None:
     if same_file(target, source):
         raise EnhanceError(f"{target}: is the input file too; choose another output")
-    if kind_of(target) is not None and not is_folder(target) and not force:
-        raise EnhanceError(f"{target}: exists already; overwrite it with --force")
+    if not is_folder(target):
+        refuse_existing(target, force=force)
     output_format(target)  # refuses a suffix that cannot be written, before any work
 
 

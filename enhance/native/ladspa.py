@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from enhance.errors import EnhanceError
-from enhance.files import atomic, check_writable, is_file
+from enhance.files import atomic, check_writable, is_file, refuse_existing
 from enhance.native.build import as_array, compile_library, find_compiler
 from enhance.native.library import NO_COMPILER, NativeEngine
 
@@ -21,8 +21,7 @@ def refuse_place(folder: Path, *, force: bool = False) -> None:
     """Refuse, before work is done, a folder that holds a plug-in or cannot be written."""
     if is_file(folder):
         raise EnhanceError(f"{folder}: is a file; name a folder for the plug-in")
-    if is_file(folder / PLUGIN) and not force:
-        raise EnhanceError(f"{folder / PLUGIN}: exists; use --force to replace it")
+    refuse_existing(folder / PLUGIN, force=force)
     check_writable(folder / PLUGIN)
 
 

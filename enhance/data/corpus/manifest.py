@@ -14,7 +14,15 @@ from typing import Any
 from enhance.audio import read as audio
 from enhance.audio.write import SUFFIXES
 from enhance.errors import EnhanceError
-from enhance.files import is_file, is_folder, kind_of, read_jsonl, resolved, walk, write_jsonl
+from enhance.files import (
+    is_file,
+    is_folder,
+    read_jsonl,
+    refuse_existing,
+    resolved,
+    walk,
+    write_jsonl,
+)
 from enhance.progress import tracked
 
 KINDS = {"speech": "speech", "clean": "speech", "noise": "noise"}
@@ -209,8 +217,7 @@ def make_manifest(
     out = Path(out) if out is not None else Path(folder) / "manifest.jsonl"
     if out.suffix != ".jsonl":
         raise EnhanceError(f"{out}: a manifest is written as .jsonl")
-    if kind_of(out) is not None and not force:
-        raise EnhanceError(f"{out}: is there already; --force replaces it")
+    refuse_existing(out, force=force)
     clips, problems = scan_folder(folder, kind=kind, source=source, speaker=speaker, quiet=quiet)
     if not clips:
         why = f" ({len(problems)} files refused, first: {problems[0]})" if problems else ""

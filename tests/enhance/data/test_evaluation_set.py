@@ -71,7 +71,7 @@ def test_same_seed_same_hash_other_seed_other(
 
 def test_a_set_is_frozen(tmp_path: Path, clips: tuple[list[Clip], list[Clip]]) -> None:
     made = small(clips, tmp_path / "set")
-    with pytest.raises(EnhanceError, match="is there already"):
+    with pytest.raises(EnhanceError, match="exists already"):
         small(clips, tmp_path / "set", seed=9)
     assert open_set(tmp_path / "set").hash == made.hash
     assert small(clips, tmp_path / "set", seed=9, force=True).hash != made.hash

@@ -184,7 +184,7 @@ def test_what_cannot_be_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(EnhanceError, match="exists; use --force"):
+    with pytest.raises(EnhanceError, match="exists already"):
         build_plugin(weights, plugin.parent)
     with pytest.raises(EnhanceError, match="is a file"):
         build_plugin(weights, weights)

@@ -58,7 +58,7 @@ def test_it_is_written_whole_or_not_at_all(
     assert re.search(r"index\.html: \d\.\d+ MB", capsys.readouterr().err)
     before = (place / "index.html").read_bytes()
     assert call(monkeypatch, "default", "--web", place) == 2
-    assert "is there already; --force replaces it" in capsys.readouterr().err
+    assert "exists already; overwrite it with --force" in capsys.readouterr().err
 
     def broken(name: str, weights: bytes) -> str:
         raise OSError(28, "No space left on device")

@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_existing_folders_are_kept(small: Path, tmp_path: Path) -> None:
     before = hashes(small)
-    with pytest.raises(EnhanceError, match="is there already"):
+    with pytest.raises(EnhanceError, match="exists already"):
         demo_corpus.make(small, quiet=True)
     assert hashes(small) == before
     with pytest.raises(EnhanceError, match="positive"):

@@ -98,7 +98,7 @@ def test_refused_with_nothing_written(run: Path, tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="no such file"):
         snapshot(tmp_path, out)
     snapshot(run, out)
-    with pytest.raises(EnhanceError, match="is there already"):
+    with pytest.raises(EnhanceError, match="exists already"):
         snapshot(run, out)
     snapshot(run, out, force=True)
 
