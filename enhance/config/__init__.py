@@ -233,7 +233,10 @@ class TrainingConfig:
     is `bf16` where the device multiplies in it (GPUs since Ampere, CPUs with AVX512-BF16 or AMX),
     else `fp32`."""
     validate_every: NonNegativeInt = 1000
-    """Steps between validations; 0 for none: then the last weights are kept, not the best."""
+    """Steps between validations; 0 for none: then the last weights are kept."""
+    keep: Literal["best", "last"] = "best"
+    """Keep the validated weights of the highest SI-SDR, or the last: where the loss asks for more
+    than SI-SDR, and where a decay has an end, the last are better."""
     validation_clips: NonNegativeInt = 24
     """Mixtures of held-back speakers and noises, the same in every run."""
     validation_snr: float | None = None

@@ -188,7 +188,7 @@ class Enhancer(Learner):
         return self.objective.log()
 
     def validate(self) -> dict[str, Any] | None:
-        """Measure the averaged weights, and keep them if they are the best so far.
+        """Measure the averaged weights, and keep them if `TrainingConfig.keep` says so.
 
         An `EnhanceError` if their output is not finite.
         """
@@ -199,7 +199,7 @@ class Enhancer(Learner):
         if not math.isfinite(result["si_sdr"]):
             raise EnhanceError(f"step {self.step}: the output on the validation set is not finite")
         better = self.best is None or result["si_sdr"] > self.best["si_sdr"]
-        if better:
+        if better or self.plan.training.keep == "last":
             self.best = {"step": self.step, **result}
             self._keep(self.best)
         return {**result, "best": better}

@@ -40,6 +40,7 @@ HARMLESS = frozenset(
         "data.cache_mb",
         "data.cache_gb",
         "training.checkpoint_every",
+        "training.keep",
         "training.threads",
     }
 )
