@@ -21,6 +21,7 @@ from enhance.data.corpus.clips import load_clips
 from enhance.data.mixing.loader import batches
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256
+from enhance.network.checkpoint import load_model, read_info
 from enhance.network.tensors import load_tensors
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.engine.engine import seed_everything
@@ -29,6 +30,7 @@ from enhance.training.loop import fit
 from enhance.training.objective import Enhancement, Objective
 from enhance.training.optim.ema import Ema
 from enhance.training.run.run_folder import write_heard
+from enhance.training.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,6 @@ def test_a_refused_run_leaves_no_trace(data: Path, tmp_path: Path) -> None:
 def test_validation_measures_the_average(straight: tuple[RunConfig, Path]) -> None:
     from enhance.data.mixing.mixer import Mixer
     from enhance.measure.metrics import si_sdr
-    from enhance.network.checkpoint import load_model
     from enhance.training.validation import SEED
 
     settings, run = straight
@@ -170,6 +171,27 @@ def test_interrupted_and_resumed(data: Path, tmp_path: Path, stop_step: int) -> 
     assert second["step"] == 9
     tiny.same(whole, broken)
     assert [row["type"] for row in read_jsonl(broken / "timing.jsonl")].count("resume") == 1
+
+
+@pytest.mark.usefixtures("soon_settled")
+@pytest.mark.parametrize(("keep", "step"), [("best", 2), ("last", 6)])
+def test_kept_are_the_best_or_the_last(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, step: int
+) -> None:
+    settings = tiny.config(data, steps=6, validate_every=2, keep=keep)
+    scores = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(
+        Validation,
+        "measure",
+        lambda *_: {"si_sdr": next(scores), "si_sdr_gain": 0, "pesq_wb": None},
+    )
+    fit(settings, Enhancement(settings.loss), tmp_path, quiet=True)
+    score = read_info(tmp_path).score
+    assert (score["step"], score["si_sdr"]) == ((2, 3.0) if step == 2 else (6, 2.0))
+    weights, _ = load_tensors(tmp_path / "trainer.safetensors", "enhance-trainer-1")
+    kept = load_model(tmp_path)[0].state_dict()
+    last = all(torch.equal(kept[n], weights[f"average.{n}"]) for n in kept)
+    assert last == (keep == "last")
 
 
 def test_killed_and_resumed(straight: tuple[RunConfig, Path], tmp_path: Path) -> None:
