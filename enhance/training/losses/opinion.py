@@ -66,7 +66,7 @@ def opinion(
 ) -> Tensor:
     """Opinions of speech, background and both, 1 to 5, of clips of one length.
 
-    Waveforms are float32, full scale 1; the level counts, as it does for DNSMOS. Clips need 50 ms
+    Waveforms are float32, full scale 1; the level counts, as it does for DNSMOS. Clips need 90 ms
     at least; longer ones than 9.01 s are heard as one, where DNSMOS takes a mean over segments.
     ``sample_rate`` must be 16000. ``floor`` is a power added to each bin; 0 is DNSMOS. ``half``
     convolves in bfloat16. An `EnhanceError` tells of another rate, or of packages missing.
