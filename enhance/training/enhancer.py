@@ -198,8 +198,9 @@ class Enhancer(Learner):
         result = self.validation.measure(self.average.model, self.plan.training.batch_size)
         if not math.isfinite(result["si_sdr"]):
             raise EnhanceError(f"step {self.step}: the output on the validation set is not finite")
-        better = self.best is None or result["si_sdr"] > self.best["si_sdr"]
-        if better or self.plan.training.keep == "last":
+        last = self.plan.training.keep == "last"
+        better = not last and (self.best is None or result["si_sdr"] > self.best["si_sdr"])
+        if better or last:
             self.best = {"step": self.step, **result}
             self._keep(self.best)
         return {**result, "best": better}

@@ -15,7 +15,7 @@ _LEVEL = 0.05  # rms, full scale 1: -26 dBFS, the middle of what mixtures have
 _SILENCE = 1e-4  # rms: a target under it (-80 dBFS) is raised no further than one at it
 
 _HEARD_OF = 4
-"""DNSMOS hears one clip of four: it costs a clip nearly what the network's whole step does."""
+"""DNSMOS hears one clip of four: of a clip it costs more than all the rest of the step."""
 
 
 def si_sdr(estimate: Tensor, target: Tensor, floor_db: float = -60.0) -> Tensor:

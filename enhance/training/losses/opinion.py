@@ -23,8 +23,8 @@ from enhance.measure.opinions import MAPS, SAMPLE_RATE
 _FRAME = 320  # samples, hopped by half of it
 _FLOOR = 1e-5
 """Power added to each bin, some 45 dB under speech at -26 dBFS. The logarithm is steepest where
-nobody hears: without a floor a gradient is eight times as large, up to thirty, and made of that;
-opinions are .05 to .1 lower with it."""
+nobody hears: at 1e-9 the gradients of twelve enhanced clips were 1.5 to 26 times as large, and
+mostly of that. Their opinions were up to .16 lower with it."""
 
 _POOLED = (3, 4, 5)
 """Convolutions whose output is halved in time and frequency."""

@@ -190,6 +190,8 @@ def test_kept_are_the_best_or_the_last(
     assert (score["step"], score["si_sdr"]) == ((2, 3.0) if step == 2 else (6, 2.0))
     weights, _ = load_tensors(tmp_path / "trainer.safetensors", "enhance-trainer-1")
     kept = load_model(tmp_path)[0].state_dict()
+    told = [row["best"] for row in tiny.rows(tmp_path, "validation")]
+    assert told == [keep == "best", False, False]
     last = all(torch.equal(kept[n], weights[f"average.{n}"]) for n in kept)
     assert last == (keep == "last")
 
