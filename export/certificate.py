@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
@@ -18,7 +17,8 @@ import torch
 
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
-from enhance.measure.metrics import METRICS, MetricRefusal, measure, versions
+from enhance.measure.metrics import METRICS, MetricRefusal, measure, metric_versions
+from enhance.measure.timing import versions
 from enhance.network.checkpoint import CheckpointInfo
 from enhance.network.waveform_model import WaveformModel
 
@@ -303,4 +303,4 @@ def certificate(
 
 def made_with() -> dict[str, str]:
     """Versions of what exports and measures."""
-    return {name: version(name) for name in ("torch", "onnx", "onnxruntime")} | versions()
+    return versions("torch", "onnx", "onnxruntime") | metric_versions()

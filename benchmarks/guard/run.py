@@ -31,7 +31,7 @@ from benchmarks.quality.heard import list_of
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError, require
 from enhance.files import check_writable, sha256, write_jsonl
-from enhance.measure.metrics import versions
+from enhance.measure.metrics import metric_versions
 from enhance.parallel import Workers
 
 CLIPS = "guard-clips.jsonl"
@@ -137,7 +137,7 @@ def guard(
         "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}",
         "bounds": asdict(bounds),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": metric_versions(),
     }
     summaries = [
         summary(candidate, rows, cases, bounds, sex, listed) | common

@@ -29,7 +29,7 @@ from benchmarks.quality.clips import Pair, Row, Task
 from benchmarks.quality.heard import check
 from enhance.errors import EnhanceError, require
 from enhance.files import append_jsonl, sha256, write_jsonl
-from enhance.measure.metrics import ALL_METRICS, METRICS, WER, versions
+from enhance.measure.metrics import ALL_METRICS, METRICS, WER, metric_versions
 from enhance.measure.opinions import DISTILLMOS, DNSMOS
 from enhance.measure.timing import hardware
 from enhance.parallel import Workers, check_cluster
@@ -122,7 +122,7 @@ def evaluate(
         require("teachers", "distillmos", "xls_r_sqa")
     added = (*(DNSMOS if dnsmos else ()), *([DISTILLMOS] if distillmos else ()))
     metrics = (*METRICS, *added, *([WER] if wer else ()))
-    tools = versions(metrics)
+    tools = metric_versions(metrics)
     if wer:
         from benchmarks.recognizers.words import identity  # which imports torch
 

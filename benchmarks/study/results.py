@@ -23,7 +23,7 @@ from distill.backbones.find import SHIPPED
 from distill.training import card
 from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
-from enhance.measure.metrics import versions
+from enhance.measure.metrics import metric_versions
 
 _SAME = ("config_hash", "parameters", "cpu_ms_p50", "cpu_cold_ms_p50", "cpu")
 """What all seeds of a name share."""
@@ -49,7 +49,7 @@ def study_rows(study: Study, folder: Path, set_name: str, set_hash: str) -> list
         "set": set_name,
         "set_hash": set_hash,
         "clips": len(found.noisy),
-        "metric_versions": versions(),
+        "metric_versions": metric_versions(),
         "hardware": times.get("hardware"),
         "timing": times.get("settings"),
         "warnings": times.get("warnings", []),

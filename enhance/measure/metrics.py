@@ -22,6 +22,7 @@ import numpy as np
 
 from enhance.errors import EnhanceError, require
 from enhance.measure.opinions import DISTILLMOS, DNSMOS, distillmos, dnsmos
+from enhance.measure.timing import versions
 
 METRICS = ("pesq_wb", "stoi", "estoi", "si_sdr")
 """Measured where nothing else is asked for."""
@@ -259,16 +260,8 @@ def measure(
     return results
 
 
-def versions(metrics: Sequence[str] = METRICS) -> dict[str, str]:
-    """Versions of the libraries behind the metrics."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
+def metric_versions(metrics: Sequence[str] = METRICS) -> dict[str, str]:
+    """Versions of the libraries behind the metrics, as `enhance.measure.timing.versions`."""
     judges = ("speechmos", "onnxruntime") if set(metrics) & set(DNSMOS) else ()
     second = (DISTILLMOS, "torch") if DISTILLMOS in metrics else ()
-    for name in ("pesq", "pystoi", "numpy", "scipy", *judges, *second):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    return versions("pesq", "pystoi", "numpy", "scipy", *judges, *second)

@@ -11,6 +11,7 @@ CPU time is that of the calling thread. A model that also computes on other thre
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -201,18 +202,21 @@ def processor_name() -> str:
     return name or platform.processor() or platform.machine() or "unknown"
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """Of those of the packages that are installed, and of ``python``."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = platform.python_version() if name == "python" else version(name)
+    return found
+
+
 def hardware() -> dict[str, Any]:
     """What a speed figure needs beside it.
 
     ``cores`` are those available to this process, ``load_average`` is over 1 min (None where
     unknown), ``cpu_clock_ns`` the resolution of the CPU clock.
     """
-    versions = {"python": platform.python_version()}
-    for name in ("enhance", "numpy", "onnxruntime"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
     load = getattr(os, "getloadavg", None)
     return {
         "processor": processor_name(),
@@ -222,5 +226,5 @@ def hardware() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "load_average": round(load()[0], 2) if load else None,
         "cpu_clock_ns": time.get_clock_info("thread_time").resolution * 1e9,
-        "versions": versions,
+        "versions": versions("python", "enhance", "numpy", "onnxruntime"),
     }

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enhance.errors import EnhanceError
 from enhance.files import atomic, read_json, to_json
+from enhance.measure.timing import versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,14 +23,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-
-def versions() -> dict[str, str]:
-    """Of Python and of what decides figures."""
-    found = {"python": platform.python_version()}
-    for name in ("enhance", "torch", "transformers", "numpy", "scikit-learn", "av"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+PACKAGES = ("python", "enhance", "torch", "transformers", "numpy", "scikit-learn", "av")
+"""What decides figures."""
 
 
 def keep(
@@ -55,7 +48,7 @@ def keep(
         texts[file] = svg(figure)
         lines += [f"![{part}]({file.name})", ""]
     texts[output / f"{name}.md"] = "\n".join(lines)
-    whole = {"analysis": name, "versions": versions(), **record}
+    whole = {"analysis": name, "versions": versions(*PACKAGES), **record}
     texts[output / f"{name}.json"] = to_json(whole, 2) + "\n"
     with contextlib.ExitStack() as stack:  # all take their names, or none does
         for file, text in texts.items():

@@ -23,7 +23,7 @@ from benchmarks.quality.clips import Pair, read_pair
 from benchmarks.recognizers.choose import Listening
 from enhance.audio.resampling import resample
 from enhance.files import append_jsonl, read_jsonl, write_jsonl
-from enhance.measure.metrics import MetricRefusal, measure, versions
+from enhance.measure.metrics import MetricRefusal, measure, metric_versions
 from enhance.progress import tracked
 from enhance.training.engine.interrupt import Interrupt
 
@@ -134,7 +134,7 @@ def measure_all(
     that of the phases, and it says which side is heard.
     """
     listener = listening.recognizer.name if listening.recognizer else None
-    tools = " ".join(f"{key} {value}" for key, value in sorted(versions().items()))
+    tools = " ".join(f"{key} {value}" for key, value in sorted(metric_versions().items()))
     same = {"recognizer": listener, "seed": config.seed, "tools": tools}
     # In the order of the clips, so that a stopped run has every method on the same clips.
     wanted = {(m.name, m.digest, p.name, p.sha256): (m, p) for p in pairs for m in table}

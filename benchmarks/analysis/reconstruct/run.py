@@ -28,7 +28,7 @@ from benchmarks.recognizers.choose import listen_with, references
 from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, write_json, write_jsonl
-from enhance.measure.metrics import versions
+from enhance.measure.metrics import metric_versions
 from enhance.measure.timing import hardware
 from enhance.parallel import torch_threads
 from enhance.training.engine.interrupt import Interrupt
@@ -124,7 +124,7 @@ def reconstruct(
             },
             "griffin_lim_iterations": spectrum.ITERATIONS,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "hardware": {**hardware(), "metric_versions": versions()},
+            "hardware": {**hardware(), "metric_versions": metric_versions()},
         }
         shared = {k: record[k] for k in ("set", "set_hash", "clips", "input", "interval")}
         write_jsonl(output / RESULTS, [row | shared for row in results])

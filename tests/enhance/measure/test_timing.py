@@ -17,6 +17,7 @@ from enhance.measure.timing import (
     hot,
     paced,
     split_frames,
+    versions,
 )
 
 FRAMES = [np.zeros(320, np.float32)] * 12
@@ -147,4 +148,5 @@ def test_hardware_names_what_a_figure_needs() -> None:
     assert found["processor"]
     assert found["cores"] >= 1
     assert found["versions"]["numpy"] == np.__version__
+    assert list(versions("numpy", "no-such-package")) == ["numpy"]
     assert 0 < found["cpu_clock_ns"] < 1e6  # a clock of 1 ms or worse could not time a frame
