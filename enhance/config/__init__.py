@@ -123,6 +123,8 @@ class LossConfig:
     pesq: float = 0.0
     """What a differentiable wideband PESQ takes off its best score of 4.5
     (`enhance.training.losses.perceptual`); 16 kHz only."""
+    estoi: float = 0.0
+    """What a differentiable ESTOI lacks of 1 (`enhance.training.losses.intelligibility`)."""
     dnsmos: float = 0.0
     """Times the negative overall opinion of a differentiable DNSMOS P.835
     (`enhance.training.losses.opinion`) of a quarter of the batch; 16 kHz only."""

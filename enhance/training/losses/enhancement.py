@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enhance.config import LossConfig
+from enhance.training.losses.intelligibility import estoi
 from enhance.training.losses.opinion import opinion
 from enhance.training.losses.perceptual import pesq_disturbance
 from enhance.training.losses.spectra import compressed_errors, power_spectra
@@ -108,6 +109,8 @@ def enhancement_loss(
         losses["multi_resolution"] = config.multi_resolution * error
     if config.pesq:
         losses["pesq"] = config.pesq * pesq_disturbance(estimate, target, sample_rate).mean()
+    if config.estoi:
+        losses["estoi"] = config.estoi * (1 - estoi(estimate, target, sample_rate)).mean()
     if config.dnsmos:
         heard = estimate[: -(-len(estimate) // _HEARD_OF)]
         losses["dnsmos"] = -config.dnsmos * opinion(heard, sample_rate, half=half)[:, 2].mean()
