@@ -96,6 +96,11 @@ def export(
         "--out": out is not None,
     }
     _check_together({name for name, is_given in given.items() if is_given})
+    if (web or ladspa) and checkpoint is not None and not is_folder(checkpoint):
+        of_runs = {"--fp32": fp32, "--set": clips is not None, "--licence": bool(licence)}
+        if odd := [name for name, is_given in of_runs.items() if is_given]:
+            needs = f"{' and '.join(odd)}: for the run that it was made of"
+            raise EnhanceError(f"{checkpoint}: is a model as it ships; {needs}")
     common: dict[str, Any] = {"clips": clips, "licence": licence, "force": force, "quiet": quiet}
     if web is not None:
         _write_page(checkpoint, web, fp32=fp32, **common)

@@ -76,7 +76,8 @@ def test_it_is_written_whole_or_not_at_all(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["default", "--fp32"], "--fp32 needs the run"),
+        (["default", "--fp32"], "--fp32: for the run that it was made of"),
+        (["default", "--set", "dev", "--licence", "MIT"], "--set and --licence: for the run"),
         (["default", "--onnx"], "--web goes with --fp32 and --int8; leave --onnx out"),
         (["nothere"], "no such model"),
     ],
