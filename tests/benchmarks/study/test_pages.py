@@ -15,6 +15,7 @@ STUDIES = {
     "trials": ("trials", ".", "RESULTS"),
     "modes": ("modes", "modes", "MODES"),
     "widths": ("modes", "widths", "WIDTHS"),
+    "trials-dual": ("trials-dual", "trials-dual", "TRIALS-DUAL"),
 }
 
 
