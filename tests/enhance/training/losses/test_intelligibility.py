@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from enhance.config import LossConfig
@@ -37,6 +40,16 @@ def test_it_is_the_measure(pair: tuple[np.ndarray, np.ndarray], gain: float) -> 
     measured = measure(clean, estimate, RATE, ["estoi"])["estoi"]
     assert score(estimate, clean) == pytest.approx(measured, abs=0.01)
     assert score(0.01 * estimate, 0.01 * clean) == pytest.approx(score(estimate, clean), abs=1e-3)
+
+
+def test_it_is_the_measure_on_real_audio(corpus: Path) -> None:
+    for name in range(0, 224, 56):
+        clean, noisy = (
+            soundfile.read(corpus / "dev" / kind / f"{name:03d}.flac", dtype="float32")[0]
+            for kind in ("clean", "noisy")
+        )
+        measured = measure(clean, noisy, RATE, ["estoi"])["estoi"]
+        assert score(noisy, clean) == pytest.approx(measured, abs=5e-3)
 
 
 @pytest.mark.parametrize("rate", [8000, 44100, 48000])
