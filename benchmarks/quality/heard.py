@@ -65,16 +65,16 @@ def source_names(name: str, labels: Mapping[str, str]) -> set[str]:
     """Names of a test pair and of the files it was made from."""
     found = {telling_name(name)}
     for label, value in labels.items():
-        for word in _words(value):
+        # One file, with its folders, in whose names spaces part nothing.
+        for word in [value] if label == "noise_name" else _words(value):
             if _AUDIO.search(word) or label in _FILE_LABELS:
                 found.add(telling_name(word))
     return found - {""}
 
 
 def _words(value: Any) -> list[str]:
-    if isinstance(value, list | tuple):
-        return [word for item in value for word in _words(item)]
-    return str(value).split()
+    """Items of a list as they are, the words of a text."""
+    return [str(item) for item in value] if isinstance(value, list | tuple) else str(value).split()
 
 
 def list_of(candidate: Candidate) -> tuple[str, list[dict[str, Any]]]:
@@ -111,7 +111,7 @@ def check(candidate: Candidate, clips: Sequence[Pair]) -> Heard:
     by_hash = {str(row["sha256"]): str(row.get("path", "")) for row in rows if row.get("sha256")}
     by_name: dict[str, str] = {}
     for row in rows:
-        for name in _heard_names(row):
+        for name in heard_names(row):
             by_name.setdefault(name, str(row.get("path", "")))
     same_bytes, same_name = [], []
     for clip in clips:
@@ -124,7 +124,8 @@ def check(candidate: Candidate, clips: Sequence[Pair]) -> Heard:
     return Heard(place, len(rows), same_bytes, same_name)
 
 
-def _heard_names(row: Mapping[str, Any]) -> set[str]:
+def heard_names(row: Mapping[str, Any]) -> set[str]:
+    """Names of a training file, one row of heard.jsonl, and of what it was cut from."""
     labels = row.get("labels")
     labels = labels if isinstance(labels, dict) else {}
     words = [str(row.get("path", ""))]

@@ -18,6 +18,7 @@ from benchmarks.pages.report import write_report
 from benchmarks.quality import clips
 from benchmarks.quality.clips import snr_db
 from benchmarks.quality.evaluate import check_snr, evaluate
+from benchmarks.quality.heard import heard_names, source_names
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl, sha256, write_jsonl
 from enhance.measure.metrics import METRICS, measure
@@ -257,6 +258,14 @@ def test_warns_of_clips_heard_in_training(
     assert found.models[1]["heard"]["same_name"] == [["002", "Story-2B.opus"]]
     assert [line for line in found.warnings if "same bytes: 000 (renamed.wav)" in line]
     assert [line for line in found.warnings if "same name: 002 (Story-2B.opus)" in line]
+
+
+def test_a_name_with_spaces_is_one_name() -> None:
+    """Two files of Debian packages do not share the name "Debian"."""
+    labels = {"noise_name": "Debian lincity/sounds/track.wav", "source_files": "it-0772.wav w1.mp3"}
+    assert source_names("0001", labels) == {"track", "it-0772"}
+    heard = {"path": "speech/one_0001.opus", "recordings": ["Debian asterisk/Demo Instruct.g722"]}
+    assert "debian" not in heard_names(heard) and heard_names(heard) >= {"one_0001"}
 
 
 def test_a_checkpoint_is_evaluated_by_torch(make_set: SetMaker, tmp_path: Path) -> None:
