@@ -90,7 +90,8 @@ def dump_yaml(value: Any) -> str:
     require("train", "yaml")
     import yaml
 
-    return yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True)
+    plain = to_dict(value)
+    return yaml.dump(plain, Dumper=_of_1_2(yaml.SafeDumper), sort_keys=False, allow_unicode=True)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,18 +183,21 @@ def _expand_presets(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
     return mapping
 
 
+def _of_1_2(kind: Any) -> Any:
+    """A loader or dumper of PyYAML for which `1e-3` is a number, as in YAML 1.2."""
+    own = type(kind.__name__, (kind,), {})
+    number = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)[eE][-+]?[0-9]+$")
+    own.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return own
+
+
 def _plain(text: str, where: str) -> Any:
-    """What YAML text says; `1e-3` is a number, as in YAML 1.2, a key that stands twice refused."""
+    """What YAML text says; a key that stands twice is refused."""
     require("train", "yaml")
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        pass
-
-    number = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     try:
-        loader = Loader(text)
+        loader = _of_1_2(yaml.SafeLoader)(text)
         node = loader.get_single_node()
         if node is None:
             return None

@@ -152,6 +152,18 @@ def test_set_takes_text_as_it_stands_and_is_blamed_itself(tmp_path: Path) -> Non
         load_run(path, ["seed=4"])
 
 
+def test_what_begins_like_a_number_is_text_and_text_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {corpus: 1e3-hours, held_out: [12e4f7]}\ntraining: {minutes: 1.5e1}\n")
+    config = load_run(path, ["training.matrix_rate=.2e-1"])
+    assert (config.data.corpus, config.data.held_out) == ("1e3-hours", ["12e4f7"])
+    assert (config.training.minutes, config.training.matrix_rate) == (15.0, 0.02)
+    for text in ("1e5", "1.5e5", "-.5E+7", "12e4f7", "1:30", "no"):
+        config = load_run(None, [f"data.corpus={text}"])
+        path.write_text(dump_yaml(config))
+        assert load_run(path, []) == config
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
