@@ -62,13 +62,13 @@ def _half(name: str, value: Tensor) -> Tensor:
 def _readme(out: Path, header: dict[str, Any], config: dict[str, Any]) -> str:
     step, seconds = header["step"], header["seconds"]
     mixtures = step * config["training"]["batch_size"]
-    places = [key for key in ("corpus", "speech", "noise", "rirs") if config["data"][key]]
+    places = {"corpus": "DIR", "speech": "[DIR]", "noise": "[DIR]", "rirs": "DIR"}
     return _TEXT.format(
         step=step,
         hours=mixtures * config["mixing"]["segment_seconds"] / 3600,
         trained=seconds / 3600,
         name=told(out),
-        data="".join(f"--set data.{key}=DIR " for key in places),
+        data="".join(f"--set data.{k}={v} " for k, v in places.items() if config["data"][k]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 import tiny_training as tiny
 import torch
 
-from enhance.config import RunConfig
-from enhance.config.settings import load_yaml
+from enhance.config import DataConfig, RunConfig
+from enhance.config.settings import load_run, load_yaml
 from enhance.errors import EnhanceError
-from enhance.network.tensors import load_tensors
+from enhance.network.tensors import load_tensors, save_tensors
 from enhance.training.loop import fit
 from enhance.training.run.snapshot import snapshot
 
@@ -40,8 +41,6 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def settings_of(run: Path, steps: int) -> RunConfig:
-    from enhance.config.settings import load_run
-
     return load_run(run / "config.yaml", [f"training.steps={steps}"])
 
 
@@ -86,6 +85,17 @@ def test_the_folder_names_no_place_and_tells_the_command(run: Path, tmp_path: Pa
     assert not any(str(tmp_path).encode() in path.read_bytes() for path in out.iterdir())
     corpus = load_yaml(run / "config.yaml")["data"]["corpus"]
     assert not any(corpus.encode() in path.read_bytes() for path in out.iterdir())
+
+
+def test_the_command_names_lists_as_lists(run: Path, tmp_path: Path) -> None:
+    tensors, header = load_tensors(run / "trainer.safetensors", "enhance-trainer-1")
+    places = {"corpus": "", "speech": ["/a/voices", "/b"], "noise": ["/c"], "rirs": "/d"}
+    header["config"] = {**header["config"], "data": {**header["config"]["data"], **places}}
+    save_tensors(tmp_path / "trainer.safetensors", tensors, header, "enhance-trainer-1")
+    snapshot(tmp_path, tmp_path / "next")
+    text = (tmp_path / "next" / "README.md").read_text("utf-8")
+    named = re.findall(r"--set (data\.\S+)", text.split("```")[1])
+    assert load_run(None, named).data == DataConfig(speech=["DIR"], noise=["DIR"], rirs="DIR")
 
 
 def test_refused_with_nothing_written(run: Path, tmp_path: Path) -> None:
