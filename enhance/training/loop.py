@@ -120,6 +120,7 @@ def fit(
         go_on = (run / files.FILE).is_file()
         if go_on:
             run_folder.check_data(run, data.fingerprint)
+            run_folder.forget_moved(run, record)
         run_folder.write(run, config)
         run_folder.write_heard(run, data.parts, keep=go_on, quiet=quiet)
         return go_on

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from enhance.config import RunConfig
-from enhance.config.settings import dump_yaml, parse, to_dict
+from enhance.config.settings import dump_yaml, load_yaml, parse, to_dict
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.files import atomic, read_jsonl, sha256, unwritable, write_jsonl
@@ -246,6 +246,25 @@ def check_data(run: Path, found: str) -> None:
             f"{run}: the training files are others than when it began (files were added, removed "
             f"or changed in length); put them back, or start a new run with --init {run}"
         )
+
+
+def forget_moved(run: Path, config: dict[str, Any]) -> None:
+    """Remove heard.jsonl of a run that goes on with files at other places than before: unchanged
+    files there need not have the bytes of those that it names.
+
+    ``config`` is the configuration now, plain data. The state may be older than config.yaml.
+    """
+    before = [read_header(run / FILE)["config"]]
+    if (run / CONFIG).is_file():
+        before.append(load_yaml(run / CONFIG))
+    now = _places(config)
+    if any(_places(old) != now for old in before):
+        (run / HEARD).unlink(missing_ok=True)
+
+
+def _places(config: dict[str, Any]) -> list[Any]:
+    data = config.get("data") or {}
+    return [data.get(key.removeprefix("data.")) for key in PLACES]
 
 
 def fingerprint(clips: Sequence[Clip]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -312,10 +313,14 @@ def test_changed_data(data: Path, tmp_path: Path) -> None:
     clips = tiny.make_clips(tmp_path / "clips")
     settings = tiny.config(clips, steps=2, validate_every=0)
     run = tmp_path / "run"
+    moved = Path(shutil.copytree(clips, tmp_path / "elsewhere"))
+    other = moved / "noise" / "0.wav"  # of the same name and length
+    other.write_bytes(other.read_bytes()[:-1] + b"!")
     fit(settings, Enhancement(settings.loss), run, quiet=True)
-    moved = clips.rename(tmp_path / "elsewhere")
     longer = tiny.config(moved, steps=3, validate_every=0)
     assert fit(longer, Enhancement(settings.loss), run, resume=True, quiet=True)["step"] == 3
+    heard = {row["path"]: row["sha256"] for row in read_jsonl(run / "heard.jsonl")}
+    assert heard["noise/0.wav"] == sha256(other)
     for path in sorted((moved / "speech").iterdir())[:3]:
         path.rename(path.with_stem(path.stem + "-other"))
     longer = tiny.config(moved, steps=4, validate_every=0)
