@@ -4,7 +4,7 @@ No clean reference is asked for. The networks of DNSMOS (of speech, background a
 of the ``speechmos`` package (MIT), run here by ONNX Runtime: the package's own module imports
 librosa, pandas and requests for a fourth figure (P.808) that is not used here. DistillMOS is the
 package ``distillmos`` (MIT), whose networks and training were others: a second judge of what was
-trained by the first. The figures are the packages'.
+trained by the first. The figures are the packages', but see `dnsmos` of clips of 17 s and more.
 
 Sources: Reddy, Gopal, Cutler, "DNSMOS P.835", ICASSP 2022; Stahl and Gamper, "Distillation and
 Pruning for Scalable Self-Supervised Representation-Based Speech Quality Assessment", ICASSP 2025.
@@ -90,8 +90,10 @@ def dnsmos(wave: Any, sample_rate: int = SAMPLE_RATE) -> dict[str, float]:
     """Figures of one clip (N,), by the names of `DNSMOS`: means over segments of 9.01 s.
 
     One segment begins every second. A clip shorter than one is doubled until it is longer, as in
-    the package. Segments that begin at the same sample of a repeated clip are equal and computed
-    once. Samples beyond full scale are clipped, as a file would hold them.
+    the package. That leaves out, by a rounding, the segments that begin at 7 to 23 s: a clip (or
+    a doubled one) of 17 s and more is heard whole here, by the package up to 16 s. Segments that
+    begin at the same sample of a repeated clip are equal and computed once. Samples beyond full
+    scale are clipped, as a file would hold them.
 
     Raises
     ------

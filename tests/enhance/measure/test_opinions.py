@@ -43,6 +43,19 @@ def test_figures_are_those_of_the_package(package: ModuleType, seconds: float) -
         assert ours[name] == pytest.approx(float(theirs[key]), abs=1e-5)
 
 
+def test_a_long_clip_is_heard_whole(package: ModuleType) -> None:
+    """The package loses the segments that begin at 7 to 23 s: 16.01 * 16000 is 256159.99..."""
+    rng = np.random.default_rng(1)
+    wave = rng.standard_normal(17 * RATE) * np.linspace(0.001, 0.1, 17 * RATE)
+    wave = wave.astype(np.float32).clip(-1, 1)
+    theirs, ours = float(package.run(wave, RATE)["bak_mos"]), dnsmos(wave)["dnsmos_bak"]
+    assert theirs == pytest.approx(dnsmos(wave[: 16 * RATE])["dnsmos_bak"], abs=1e-5)
+    segments = [wave[s * RATE :][: int(9.01 * RATE)] for s in range(8)]
+    alone = [dnsmos(segment)["dnsmos_bak"] for segment in segments]
+    assert ours == pytest.approx(np.mean(alone), abs=1e-5)
+    assert abs(ours - theirs) > 1e-3
+
+
 def test_measured_beside_the_others() -> None:
     pytest.importorskip("speechmos")
     wave = 0.1 * np.sin(np.arange(RATE))
