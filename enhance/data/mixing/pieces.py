@@ -113,12 +113,13 @@ def audible_crop(
     for i in map(int, (first, *same, *(() if voice else order))):
         length = store.length(i)
         take = min(n, length)
-        sums = np.concatenate([[0], np.cumsum(np.square(store.whole(i), dtype=np.float64))])
-        starts = np.arange(0, length - take + 1, step)
+        sums = np.zeros(length + 1)
+        np.square(store.whole(i), out=sums[1:], dtype=np.float64)
+        np.cumsum(sums, out=sums)
         least = floor * take / n if fill else floor
-        audible = starts[sums[starts + take] - sums[starts] >= least]
+        audible = np.flatnonzero(sums[take::step] - sums[: length - take + 1 : step] >= least)
         if len(audible):
-            start, end = int(audible[rng.integers(len(audible))]), n if fill else take
+            start, end = step * int(audible[rng.integers(len(audible))]), n if fill else take
             return tuple(
                 Piece(i, start, place, min(take, end - place)) for place in range(0, end, take)
             )
