@@ -73,7 +73,7 @@ def packets(rng: Rng, n: int, rate: int) -> np.ndarray:
             at += length + dot * float(rng.choice([1, 1, 1, 3, 7], p=[0.3, 0.2, 0.2, 0.22, 0.08]))
         wave = oscillate(rng, log_uniform(rng, 350, 1200), n, rate, [1, 0.1, 0.05])
         return wave * gate(n, rate, spans, 0.005)
-    # One time slot of GSM in eight, 217 a second, silent in every 26th frame; in bursts.
+    # One time slot of GSM in eight, 217 a second; in bursts.
     k = np.arange(1, 37)
     buzz = np.sin(np.pi * k / 8) / k * k ** rng.uniform(0, 0.8)
     wave = oscillate(rng, 216.7, n, rate, buzz)
