@@ -92,9 +92,9 @@ def split(
 
     Clips that share a speaker (for ``by="speaker"``) or a recording (`Clip.recordings`) form a
     group that stays together; a clip of unknown speaker is grouped by recording alone. Of each
-    source, groups in an order drawn by ``seed`` are held back up to ``fraction`` of its
-    duration; a source that is one group (a single voice) is kept whole. If no group fits
-    anywhere, the shortest group of all is held back. If all speech is one speaker's, it is split
+    source, groups in an order drawn by ``seed`` are held back up to about ``fraction`` of its
+    duration, at most twice as much; one group (a single voice) stays. If no group fits anywhere,
+    the shortest group of all is held back. If all speech is one speaker's, it is split
     by recording instead, with a warning; one recording alone is refused by an `EnhanceError`. Both
     parts keep the order of ``clips``; for ``fraction=0`` nothing is held back.
     """
@@ -121,10 +121,11 @@ def split(
     rng = np.random.default_rng(np.random.SeedSequence([seed, len(clips)]))
     for source in sorted(sources):
         roots = sources[source]
-        room = fraction * sum(seconds[root] for root in roots)
+        room, left = fraction * sum(seconds[root] for root in roots), len(roots)
         # A group somewhat longer than the room is let in, or few speakers would leave none.
         for j in rng.permutation(len(roots)):
-            if len(roots) > 1 and seconds[roots[j]] <= 2 * room:
+            if left > 1 and seconds[roots[j]] <= 2 * room:
+                left -= 1
                 held.add(roots[j])
                 room -= seconds[roots[j]]
     if not held:

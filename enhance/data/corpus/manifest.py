@@ -58,12 +58,13 @@ class Clip:
     def recordings(self) -> tuple[str, ...]:
         """Keys of the recordings this clip was cut from: two clips that share one belong together.
 
-        Named by the labels ``recording`` or ``source_files``, else the path.
+        Named by the label ``recording`` (one name) or ``source_files`` (names parted by spaces),
+        else the path.
         """
-        names = self.labels.get("recording") or self.labels.get("source_files") or ""
-        if not names:
-            return (str(self.path),)
-        return tuple(f"{self.source}/{name}" for name in names.split())
+        if name := self.labels.get("recording"):
+            return (f"{self.source}/{name}",)
+        names = self.labels.get("source_files", "").split()
+        return tuple(f"{self.source}/{name}" for name in names) or (str(self.path),)
 
 
 def read_manifest(path: Path | str) -> list[Clip]:

@@ -163,6 +163,20 @@ def test_split_is_a_function_of_its_seed() -> None:
     assert split(clips, 0) == (clips, [])
 
 
+def test_a_recording_whose_name_has_spaces_is_one() -> None:
+    clips = [fake(f"c{i}", 2, "s", recording=f"Room {i // 2}") for i in range(40)]
+    assert {c.recordings for c in clips[4:6]} == {("s/Room 2",)}
+    kept, held = split(clips, 0.1, "path")
+    assert len(held) == 4
+    assert not {c.recordings for c in kept} & {c.recordings for c in held}
+
+
+def test_a_source_keeps_something_to_train_on() -> None:
+    clips = [fake(f"{source}{i}", 2, source) for source in "ab" for i in range(2)]
+    kept, held = split(clips, 0.75, "path")
+    assert [sorted(c.source for c in part) for part in (kept, held)] == [["a", "b"]] * 2
+
+
 def test_split_where_nothing_fits_or_all_is_one(caplog: pytest.LogCaptureFixture) -> None:
     two = [fake("a", 5, "s", "ann"), fake("b", 3, "s", "bob"), fake("c", 3, "s", "ann")]
     assert split(two, 0.05)[1] == [two[1]]  # the shorter voice
