@@ -179,7 +179,9 @@ def _expand_presets(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
             continue
         if not isinstance(name, str) or name not in presets:
             raise EnhanceError(f"{where}: {key}: no preset {name!r}; known: {', '.join(presets)}")
-        mapping[place] = merge(to_dict(presets[name]), mapping.get(place) or {})
+        own = mapping.get(place)
+        if own is None or isinstance(own, Mapping):  # anything else is refused where it is read
+            mapping[place] = merge(to_dict(presets[name]), own or {})
     return mapping
 
 

@@ -186,6 +186,8 @@ def test_what_begins_like_a_number_is_text_and_text_comes_back(tmp_path: Path) -
             "loss.multi_resolution_sizes[0]: expected a multiple of 2, found 3",
         ),
         ("loss:", "loss: expected keys and values, found None"),
+        ("model: {preset: gcrn-tiny, gcrn: 5}", "model.gcrn: expected keys and values, found 5"),
+        ("model: {framing: 20-10, stft: []}", "model.stft: expected keys and values, found []"),
         ("curriculum: [{stp: 1}]", "curriculum[0]: unknown key 'stp'; did you mean 'step'?"),
         (
             "curriculum: [{step: 1, mixing: {rir_count: 0}}]",
