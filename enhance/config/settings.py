@@ -187,7 +187,7 @@ def _expand_presets(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _of_1_2(kind: Any) -> Any:
     """A loader or dumper of PyYAML for which `1e-3` is a number, as in YAML 1.2."""
-    own = type(kind.__name__, (kind,), {})
+    own: Any = type(kind.__name__, (kind,), {})
     number = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)[eE][-+]?[0-9]+$")
     own.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     return own
