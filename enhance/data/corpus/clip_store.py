@@ -23,7 +23,9 @@ SEEKABLE_SUBTYPES = frozenset({
 })  # fmt: skip
 """Codings whose samples are the same wherever reading starts; Opus, Vorbis and MP3 are not."""
 _SCALE = np.float32(1 / 32768)
-_RECENT = 16  # files kept whole for repeated crops where every crop means decoding all of it
+# Files kept whole for repeated crops where every crop means decoding all of it: so many, and of
+# so many bytes, an hour at 16 kHz being 115 MB; the last one always.
+_RECENT, _RECENT_BYTES = 16, 100_000_000
 
 
 class ClipStore:
@@ -36,9 +38,10 @@ class ClipStore:
     decoded clips also stay on disk (see `enhance.data.corpus.decoded_cache`): the next store of
     the same files maps them instead of decoding, and all processes share one copy.
 
-    ``cache_mb`` bounds decoded audio in memory (10^6 bytes; an hour at 16 kHz takes 115),
-    ``cache_gb`` that of all sets of clips on disk (10^9 bytes; 0 keeps none). ``name`` is a word
-    for the progress bar. An `EnhanceError` if there is no clip, or one cannot be read.
+    ``cache_mb`` bounds decoded audio in memory (10^6 bytes; an hour at 16 kHz takes 115), but for
+    100 MB, or one file, of what was read last and cannot be cut; ``cache_gb`` that of all sets of
+    clips on disk (10^9 bytes; 0 keeps none). ``name`` is a word for the progress bar. An
+    `EnhanceError` if there is no clip, or one cannot be read.
     """
 
     def __init__(
@@ -109,7 +112,10 @@ class ClipStore:
     def _recently(self, i: int) -> np.ndarray:
         if i not in self._recent:
             self._recent[i] = self._decode(i)
-            if len(self._recent) > _RECENT:
+            while len(self._recent) > 1 and (
+                len(self._recent) > _RECENT
+                or sum(wave.nbytes for wave in self._recent.values()) > _RECENT_BYTES
+            ):
                 self._recent.popitem(last=False)
         self._recent.move_to_end(i)
         wave = self._recent[i]

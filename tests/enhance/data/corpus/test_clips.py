@@ -287,6 +287,18 @@ def test_store_keeps_to_its_memory_and_prefers_costly_files(odd_files: list[Clip
     assert sum(w.nbytes for w in store._waves if w is not None) <= store.cache_mb * 1e6
 
 
+def test_store_keeps_few_bytes_of_what_it_read_last(
+    odd_files: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ClipStore(odd_files, quiet=True)
+    store = ClipStore(odd_files, cache_mb=0, quiet=True)
+    for most, count in ((80_000, 2), (20_000, 1)):  # the last file takes 51,200, others 25,600
+        monkeypatch.setattr("enhance.data.corpus.clip_store._RECENT_BYTES", most)
+        for i in [*range(len(store)), *range(len(store))]:
+            np.testing.assert_array_equal(store.whole(i), whole.whole(i))
+        assert len(store._recent) == count
+
+
 def test_store_refuses(tmp_path: Path, odd_files: list[Clip]) -> None:
     store = ClipStore(odd_files[:1], quiet=True)
     for start, length in ((-1, 10), (0, 10**6), (12799, 2)):
