@@ -30,7 +30,8 @@ LINE_EVERY = 30.0
 class Record(contextlib.AbstractContextManager["Record"]):
     """The record of an engine's training, told on standard error too; see `Engine.train`.
 
-    What the folder's record holds beyond the engine's state is cut.
+    What the folder's history holds beyond the engine's state is cut, and of timing.jsonl a last
+    line that was left unfinished.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Record(contextlib.AbstractContextManager["Record"]):
         self.engine, self.before, self.quiet = engine, before, quiet
         self._folder, self._place = folder, place
         cut(folder / HISTORY, self.step)
+        _whole_lines(folder / TIMING)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=self.step + 1)
         self.stack = contextlib.ExitStack()
         self.stack.callback(self._board.close)
@@ -152,3 +154,12 @@ def cut(path: Path, step: int) -> None:
     if len(kept) < len(lines):
         with atomic(path) as temporary:
             temporary.write_bytes(b"".join(kept))
+
+
+def _whole_lines(path: Path) -> None:
+    """Drop a last line without an end, to which the next one would be joined."""
+    data = path.read_bytes() if path.is_file() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with atomic(path) as temporary:
+            temporary.write_bytes(whole)

@@ -212,8 +212,11 @@ def test_killed_and_resumed(straight: tuple[RunConfig, Path], tmp_path: Path) ->
         process.communicate()
     before = len(tiny.rows(killed, "train"))
     print("killed after step", before)
+    with (killed / "timing.jsonl").open("a") as file:
+        file.write('{"type": "tr')  # as where the machine went down
     fit(settings, Enhancement(settings.loss), killed, resume=True, quiet=True)
     tiny.same(run, killed)
+    assert read_jsonl(killed / "timing.jsonl")[-1]["type"] == "stop"
 
 
 def test_unfinished_line_is_cut(straight: tuple[RunConfig, Path], tmp_path: Path) -> None:
