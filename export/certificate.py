@@ -133,23 +133,26 @@ def runtime(enhancer: Enhancer, clips: Sequence[Clip]) -> Streams:
 
 
 def max_error(a: Streams, b: Streams) -> float:
-    """Largest absolute difference of any sample of any clip."""
-    return max(float(np.abs(x - y).max()) for x, y in zip(a.waves, b.waves, strict=True))
+    """Largest absolute difference of any sample of any clip; NaN where a sample is no number."""
+    # Not Python's max, which passes over NaN.
+    return float(np.max([np.abs(x - y).max() for x, y in zip(a.waves, b.waves, strict=True)]))
 
 
 def snr_db(reference: Streams, other: Streams, clips: Sequence[Clip]) -> dict[str, Any]:
     """Energy of the reference over that of the difference, in dB.
 
     `worst`, `worst_clip` (its name) and `mean` are of the clips that differ, None if none does,
-    `equal_clips` is the number of the others. An `EnhanceError` refuses a reference that is silent
-    on every clip.
+    `equal_clips` is the number of the others; a clip with a sample that is no number is at minus
+    infinity. An `EnhanceError` refuses a reference that is silent on every clip.
     """
     found: list[tuple[float, str]] = []
     silent = True
     for clip, x, y in zip(clips, reference.waves, other.waves, strict=True):
         signal, noise = (float(np.sum(np.square(v, dtype=np.float64))) for v in (x, x - y))
         silent = silent and signal == 0
-        if noise > 0:
+        if not math.isfinite(noise):
+            found.append((-math.inf, clip.name))
+        elif noise > 0:
             # A silent clip has no SNR, but what is added to it must not be heard either.
             signal = max(signal, SILENCE * len(x))
             found.append((10 * math.log10(signal / noise), clip.name))

@@ -22,7 +22,7 @@ from enhance.measure.metrics import si_sdr
 from enhance.network.checkpoint import CheckpointInfo, load_model, save_model
 from enhance.network.waveform_model import WaveformModel
 from export import stream as command
-from export.certificate import Bounds, Clip, Streams, judge, snr_db
+from export.certificate import Bounds, Clip, Streams, judge, max_error, snr_db
 from export.metadata import describe
 from export.offline import export_offline
 from export.stream import export_model, summary
@@ -138,6 +138,21 @@ def test_what_is_added_to_silence_counts() -> None:
     hiss = np.full_like(x, 1e-6)  # -120 dBFS, 20 dB below the -100 that silence counts as
     found = snr_db(Streams([x, 0 * x]), Streams([x, hiss]), clips_of([x, x]))
     assert (found["worst_clip"], found["worst"]) == ("1", pytest.approx(20.0, abs=1e-3))
+
+
+def test_what_is_no_number_is_as_far_as_can_be(exported: Exported) -> None:
+    x = voice(0.5, 100)
+    odd = x.copy()
+    odd[7] = np.nan
+    for waves in ([x, odd], [odd, x]):
+        found = snr_db(Streams([x, x]), Streams(waves), clips_of([x, x]))
+        assert (found["worst"], found["equal_clips"]) == (-np.inf, 1)
+        record = json.loads(json.dumps(exported.artefacts[0].certificate))
+        record["equality"]["onnx_fp32"]["max_abs_error"] = max_error(
+            Streams([x, x]), Streams(waves)
+        )
+        with pytest.raises(EnhanceError, match="onnx_fp32 differs from torch by nan"):
+            judge(record, GENEROUS, "a.onnx", False)
 
 
 @pytest.fixture
