@@ -5,7 +5,7 @@
  * enhance_weights.c), read where it lies and never written; any number of streams may share it.
  *
  *     size_t size = enhance_size(weights, bytes);          // 0: see enhance_refusal
- *     enhance *e = enhance_open(malloc(size), size, weights, bytes);
+ *     enhance *e = enhance_open(aligned_alloc(64, size), size, weights, bytes);
  *     while (read(in, enhance_hop(e))) { enhance_process(e, in, out); write(out, enhance_hop(e)); }
  *
  * Results are the same to the last bit for every instruction set and compiler: compile with
@@ -30,7 +30,7 @@ typedef struct enhance enhance;
  * checksum and every number are looked at. They must lie at a multiple of 16 bytes. */
 ENHANCE_API const char *enhance_refusal(const void *weights, size_t bytes);
 
-/* Bytes of memory that one stream needs; 0 if the weights are refused. */
+/* Bytes of memory that one stream needs, a multiple of 64; 0 if the weights are refused. */
 ENHANCE_API size_t enhance_size(const void *weights, size_t bytes);
 
 /* Begin a stream in memory of the caller, at a multiple of 64 bytes. The weights must stay where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from tiny_export import make_model
 from tiny_native import META, NETWORKS, compile_driver, need
 
 from enhance.errors import EnhanceError
-from enhance.native.build import find_compiler
+from enhance.native.build import FLAGS, HEADERS, SOURCE, as_array, find_compiler, source
 from enhance.native.library import aligned, build_library, load_library
 from export.native.weights import checksum, native_weights
 
@@ -132,6 +133,32 @@ def test_a_stream_needs_all_its_memory_at_a_round_place(weights: bytes) -> None:
     assert library.enhance_open(memory.ctypes.data + 4, size, *model) is None
     assert library.enhance_open(None, size, *model) is None
     assert library.enhance_open(memory.ctypes.data, size, *model) is not None
+
+
+EXAMPLE = """
+#include <stdlib.h>
+#include "stream.h"
+static int left = 3;
+#define read(to, n) (left-- > 0)
+#define write(from, n) (void)(from)
+int main(void) {{
+    size_t bytes = weights_size, n = 256;
+    static float in[8192], out[8192], piece[256];
+    (void)in, (void)out, (void)piece, (void)n;
+    {}
+    return left != -1;
+}}
+"""
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_the_example_of_a_header_runs(header: str, weights: bytes, tmp_path: Path) -> None:
+    lines = re.findall(r"^ \*     (.+)$", (SOURCE / header).read_text(), re.M)
+    code = source() + as_array(weights, "weights") + EXAMPLE.format("\n".join(lines))
+    (tmp_path / "a.c").write_text(code)
+    files = ["-I", SOURCE, tmp_path / "a.c", "-o", tmp_path / "a"]
+    subprocess.run([need("gcc"), *FLAGS, "-O1", *files], check=True)
+    assert subprocess.run([tmp_path / "a"]).returncode == 0
 
 
 def test_a_library_of_something_else_is_refused(tmp_path: Path) -> None:
