@@ -55,10 +55,13 @@ def source() -> str:
 
 
 def find_compiler() -> str | None:
-    """A C compiler of this machine: $CC, the first of `COMPILERS` that is installed, or `zig`."""
-    named = os.environ.get("CC")
+    """A C compiler of this machine: $CC, the first of `COMPILERS` that is installed, or `zig`.
+
+    $CC may be several words (``ccache gcc``).
+    """
+    named = os.environ.get("CC", "").strip()
     if named:
-        return shutil.which(named)
+        return shutil.which(named) or (named if shutil.which(named.split()[0]) else None)
     return next(filter(None, map(shutil.which, COMPILERS)), None) or zig()
 
 
@@ -72,7 +75,8 @@ def zig() -> str | None:
 
 def command_of(compiler: str) -> list[str]:
     """The words that call a compiler for C."""
-    return [compiler, "cc"] if Path(compiler).stem == "zig" else [compiler]
+    words = [compiler] if shutil.which(compiler) else compiler.split()
+    return [*words, "cc"] if len(words) == 1 and Path(words[0]).stem == "zig" else words
 
 
 def target(compiler: str) -> str:
@@ -119,8 +123,11 @@ def compiled(command: Sequence[object], what: str) -> None:
 
     An `EnhanceError` tells that it cannot be run, or the first line of what was wrong.
     """
+    plain = {**os.environ, "LC_ALL": "C"}  # an "error" is looked for, in no other language
     try:
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, errors="replace", env=plain
+        )
     except OSError as error:
         raise EnhanceError(f"{command[0]}: cannot be run ({error})") from error
     if done.returncode:

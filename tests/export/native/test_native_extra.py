@@ -15,8 +15,16 @@ from enhance.cli.streams import Settings, run_piped
 from enhance.device.clean import run_path
 from enhance.device.engine import Choice
 from enhance.device.enhancer import Enhancer
+from enhance.errors import EnhanceError
 from enhance.native import library
-from enhance.native.build import command_of, compile_library, find_compiler, zig
+from enhance.native.build import (
+    command_of,
+    compile_library,
+    compiled,
+    find_compiler,
+    target,
+    zig,
+)
 from enhance.network.checkpoint import CheckpointInfo
 from export.graph.step import save, step_graph
 from export.metadata import describe
@@ -51,6 +59,31 @@ def test_it_is_found_where_no_other_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name, path=None: path and found(name, path=path))
     assert find_compiler() == zig() is not None
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="NO C COMPILER: nothing was run")
+def test_a_compiler_may_be_named_by_several_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    usual = find_compiler()
+    monkeypatch.setenv("CC", f"env {usual}")
+    assert find_compiler() == f"env {usual}"
+    assert usual and target(f"env {usual}") == target(usual)
+    monkeypatch.setenv("CC", "nothing here")
+    assert find_compiler() is None
+
+
+def test_what_a_compiler_says_is_understood_in_any_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    compiler = tmp_path / "cc"
+    compiler.write_bytes(
+        b"#!/bin/sh\n[ $LC_ALL = C ] && word=error || word=Fehler\n"
+        b'echo "a\xff.c:1: fatal $word: ladspa.h" >&2\nexit 1\n'
+    )
+    compiler.chmod(0o755)
+    with pytest.raises(EnhanceError, match=r"could not compile it \(a.+ fatal error: ladspa\.h"):
+        compiled([compiler], "it")
 
 
 @pytest.mark.skipif(find_compiler() is None, reason="NO C COMPILER: nothing was run")
