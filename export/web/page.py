@@ -16,14 +16,21 @@ from pathlib import Path
 
 from enhance.device.hub import find_weights
 from enhance.errors import EnhanceError
-from enhance.files import atomic_folder, is_file, is_folder, temporary_folder
+from enhance.files import (
+    atomic_folder,
+    is_file,
+    is_folder,
+    read_json,
+    sha256,
+    temporary_folder,
+)
 from enhance.native.library import read_metadata
 from export.web.wasm import WASM, WEB
 
 PAGE = "index.html"
 
-_FILES = {False: "enhance.int8.bin", True: "enhance.bin"}
-"""Weights by whether they are fp32."""
+_FILES = {"int8": "enhance.int8.bin", "none": "enhance.bin"}
+"""Weights by how they are quantised."""
 
 _MODULES = ("worklet.js", "index.js", "spectrogram.js", "recording.js", "microphone.js", "page.js")
 """In the order of their imports."""
@@ -42,10 +49,10 @@ def export_page(
     """Write a folder with a page that enhances microphone and recordings, offline.
 
     ``model`` is a run or checkpoint folder, whose weights `export.native.folder.export_native`
-    makes; or one as `enhance.device.hub.find_model` has them, with its weights for plain C beside
-    it, as shipped models have them. The folder is made whole or not at all: ``index.html``, which
-    needs no other file and is returned; and for pages of one's own (``web/README.md``) the weights
-    with their certificate, ``enhance.int8.bin`` or, with ``fp32``, ``enhance.bin``.
+    makes; one as `enhance.device.hub.find_model` has them, with its weights for plain C beside
+    it, as shipped models have them; or such weights. The folder is made whole or not at all:
+    ``index.html``, which needs no other file and is returned; and for pages of one's own
+    (``web/README.md``) the weights with their certificate, ``enhance.int8.bin`` or ``enhance.bin``.
 
     An `EnhanceError` tells that the model cannot be used, or has no such weights, or the folder is
     there already and ``force`` is not set.
@@ -57,22 +64,30 @@ def export_page(
             from export.native.folder import export_native
 
             export_native(model, made, int8=not fp32, clips=clips, licence=licence, quiet=quiet)
-            weights, name = made / _FILES[fp32], Path(model).resolve().name
-            proof = weights.with_suffix(".certificate.json")
+            weights, name = made / _FILES["none" if fp32 else "int8"], Path(model).resolve().name
         elif fp32:
             raise EnhanceError(f"{model}: --fp32 needs the run that it was made of")
         else:
             weights, name = find_weights(model), Path(model).name
-            proof = weights.with_name(f"{weights.name}.certificate.json")
         data = weights.read_bytes()
         text = page(name, data)
         (whole / PAGE).write_text(text, "utf-8")
-        (whole / _FILES[fp32]).write_bytes(data)
-        if is_file(proof):
-            shutil.copyfile(proof, (whole / _FILES[fp32]).with_suffix(".certificate.json"))
+        copy = whole / _FILES[read_metadata(data, weights)[0]["quantization"]]
+        copy.write_bytes(data)
+        if proof := _certificate(weights):
+            shutil.copyfile(proof, copy.with_suffix(".certificate.json"))
     if not quiet:
         print(f"{folder / PAGE}: {len(text.encode()) / 1e6:.2f} MB", file=sys.stderr)
     return folder / PAGE
+
+
+def _certificate(weights: Path) -> Path | None:
+    """What proves these very weights: named as beside shipped ones, or as in a folder of C."""
+    names = (f"{weights.name}.certificate.json", f"{weights.stem}.certificate.json")
+    for place in map(weights.with_name, names):
+        if is_file(place) and read_json(place).get("sha256") == sha256(weights):
+            return place
+    return None
 
 
 def page(name: str, weights: bytes) -> str:

@@ -7,8 +7,10 @@ function rateOf(bytes) {
   const name = (at) => (at + 4 <= view.byteLength ? String.fromCharCode(...new Uint8Array(bytes, at, 4)) : "");
   if (name(0) === "fLaC" && view.byteLength > 22) return view.getUint32(18) >>> 12;
   if (name(0) === "RIFF" && name(8) === "WAVE") {
-    for (let at = 12; at + 16 <= view.byteLength; at += 8 + view.getUint32(at + 4, true)) {
+    for (let at = 12; at + 16 <= view.byteLength; ) {
       if (name(at) === "fmt ") return view.getUint32(at + 12, true);
+      const size = view.getUint32(at + 4, true);
+      at += 8 + size + (size % 2); // a byte fills a chunk up to an even size
     }
   }
   return 48000;
@@ -65,10 +67,11 @@ export function mixed(before, after, share) {
 export function wav(channels, rate) {
   const count = channels.length;
   const bytes = 3 * count * channels[0].length;
-  const view = new DataView(new ArrayBuffer(44 + bytes));
+  const filled = bytes + (bytes % 2);
+  const view = new DataView(new ArrayBuffer(44 + filled));
   const text = (at, letters) => [...letters].forEach((x, i) => view.setUint8(at + i, x.charCodeAt(0)));
   text(0, "RIFF");
-  view.setUint32(4, 36 + bytes, true);
+  view.setUint32(4, 36 + filled, true);
   text(8, "WAVEfmt ");
   view.setUint32(16, 16, true);
   view.setUint16(20, 1, true);

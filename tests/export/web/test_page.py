@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -9,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from tiny_native import META, need
 
 from enhance.cli.app import main
@@ -110,6 +114,21 @@ def test_a_run_becomes_a_page(
     assert record["sha256"] == sha256(made.parent / "enhance.bin")
 
 
+@pytest.mark.parametrize("int8", [True, False])
+def test_weights_for_plain_c_become_a_page_with_their_certificate(
+    int8: bool, model: WaveformModel, tmp_path: Path
+) -> None:
+    stem = "enhance.int8" if int8 else "enhance"
+    weights, proof = tmp_path / f"{stem}.bin", tmp_path / f"{stem}.certificate.json"
+    weights.write_bytes(native_weights(model, META, int8=int8))
+    for told in ("of another file", sha256(weights)):
+        proof.write_text(json.dumps({"sha256": told}))
+        page.export_page(weights, tmp_path / "page", force=True, quiet=True)
+        names = {path.name for path in (tmp_path / "page").iterdir()}
+        proven = {proof.name} if told == sha256(weights) else set()
+        assert names == {"index.html", weights.name} | proven
+
+
 def test_the_script_of_the_page_is_javascript(tmp_path: Path) -> None:
     """Modules that stand in one script may not use a name twice."""
     text = page.page("a", (WEIGHTS / "small.int8.bin").read_bytes())
@@ -120,6 +139,40 @@ def test_the_script_of_the_page_is_javascript(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not re.findall(r"^(import|export) ", script, re.M)
+
+
+RECORDING = """
+import { decode, wav } from "./recording.js";
+const asked = [];
+globalThis.OfflineAudioContext = class {
+  constructor(channels, samples, rate) { asked.push(rate); }
+  async decodeAudioData() {}
+};
+const bytes = Uint8Array.from(atob("FILE"), (x) => x.charCodeAt(0)).buffer;
+await decode({ name: "a.wav", arrayBuffer: async () => bytes });
+const made = await wav([Float32Array.of(0.5, -0.25, 1)], 16000).arrayBuffer();
+console.log(JSON.stringify([asked, [...new Uint8Array(made)]]));
+"""
+
+
+def test_chunks_of_wav_files_are_filled_to_an_even_size(tmp_path: Path) -> None:
+    with soundfile.SoundFile(tmp_path / "a.wav", "w", 22050, 1) as file:
+        file.write(np.zeros(8))
+    data = (tmp_path / "a.wav").read_bytes()
+    odd = b"LIST" + (3).to_bytes(4, "little") + b"abc\0"  # in front of "fmt "
+    shutil.copytree(WEB, tmp_path / "web")
+    (tmp_path / "web/package.json").write_text('{"type": "module"}')
+    script = RECORDING.replace("FILE", base64.b64encode(data[:12] + odd + data[12:]).decode())
+    (tmp_path / "web/a.js").write_text(script)
+    done = subprocess.run([need("node"), tmp_path / "web/a.js"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked, made = json.loads(done.stdout)
+    assert asked == [22050]
+    assert len(made) == 44 + 9 + 1 and int.from_bytes(made[4:8], "little") == len(made) - 8
+    assert int.from_bytes(made[40:44], "little") == 9
+    found, rate = soundfile.read(io.BytesIO(bytes(made)))
+    np.testing.assert_allclose(found, [0.5, -0.25, 1], atol=2**-23)
+    assert rate == 16000
 
 
 def test_the_package_is_whole_and_a_server_may_import_it(tmp_path: Path) -> None:
