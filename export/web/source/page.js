@@ -85,6 +85,11 @@ function place() {
   }
 }
 
+/** What fails when another turn has begun says nothing, and ends nothing. */
+const unheard = (mine) => (error) => {
+  if (mine === turn) throw error;
+};
+
 /** Whatever runs or plays ends. */
 function close() {
   turn++;
@@ -103,7 +108,7 @@ async function load(file) {
   close();
   const mine = turn;
   say(`Reading ${file.name}`);
-  const before = await decode(file);
+  const before = await decode(file).catch(unheard(mine));
   if (mine !== turn) return;
   open(before.sampleRate);
   pictures.before.draw(before.getChannelData(0));
@@ -113,9 +118,10 @@ async function load(file) {
   $("progress").hidden = false;
   const began = performance.now();
   const progress = (done) => mine === turn && ($("progress").value = done);
-  const { waves: after, factor } = await clean(enhance, before, progress);
-  const took = (performance.now() - began) / 1000;
+  const made = await clean(enhance, before, progress).catch(unheard(mine));
   if (mine !== turn) return;
+  const { waves: after, factor } = made;
+  const took = (performance.now() - began) / 1000;
   $("progress").hidden = true;
   const player = new Player(before, after);
   const waves = after.map((_, k) => before.getChannelData(k));
@@ -151,8 +157,8 @@ async function listen() {
   close();
   const mine = turn;
   say("Waiting for the microphone");
-  const begun = await Microphone.open(enhance);
-  if (mine !== turn) return begun.stop();
+  const begun = await Microphone.open(enhance).catch(unheard(mine));
+  if (mine !== turn) return begun?.stop();
   live = begun;
   live.share = kept();
   live.monitor = $("monitor").checked;

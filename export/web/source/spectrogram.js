@@ -26,7 +26,7 @@ class Transform {
     });
   }
 
-  /** Decibels of full scale of a bin; `x` gives n samples from `start` on. */
+  /** The energy of each bin; `x` gives n samples from `start` on, zeros where it has none. */
   energies(x, start) {
     const { n, re, im, cos, sin } = this;
     for (let i = 0; i < n; i++) {

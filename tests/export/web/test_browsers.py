@@ -305,3 +305,18 @@ def test_what_cannot_be_done_is_said_and_nothing_passes(place: Path, chromium: C
     chromium.evaluate(deny)
     click(chromium, "microphone")
     chromium.wait(f"{ALERT}.startsWith('Error: the microphone cannot be used (not allowed)')")
+
+
+def test_what_was_overtaken_fails_without_a_word(place: Path, chromium: Chromium) -> None:
+    chromium.open((place / "int8" / "index.html").as_uri())
+    chromium.wait(READY)
+    asked = "new Promise((_, reject) => { globalThis.deny = () => reject(new Error('denied')); })"
+    chromium.evaluate(f"navigator.mediaDevices.getUserMedia = () => {asked}, 0")
+    click(chromium, "microphone")  # the browser asks, and meanwhile a file is chosen
+    chromium.choose("#file", place / "noisy16.wav")
+    chromium.wait(DONE)
+    chromium.evaluate("deny()")
+    chromium.evaluate("new Promise((resolve) => setTimeout(resolve, 200))")
+    assert chromium.evaluate(ALERT) == ""
+    assert chromium.evaluate(DONE)
+    assert saved(chromium, place / "noisy16.wav").any()
