@@ -201,8 +201,8 @@ $("microphone").addEventListener("click", guarded(listen));
 $("choose").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", guarded(async () => {
   const [file] = $("file").files;
+  $("file").value = ""; // the same one may be chosen again, whatever comes of it
   if (file) await load(file);
-  $("file").value = "";
 }));
 for (const id of ["enabled", "strength"]) $(id).addEventListener("input", change);
 $("monitor").addEventListener("change", () => live && (live.monitor = $("monitor").checked));

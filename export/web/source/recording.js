@@ -46,8 +46,9 @@ export async function clean(enhance, recording, progress) {
   source.connect(node).connect(context.destination);
   source.start();
   const whole = await Promise.race([context.startRendering(), failed]);
-  // Silence must not pass as a result: the worklet, which reports four times a second, has to have
-  // told of the end.
+  // Silence must not pass as a result: the worklet has to have begun, and, reporting four times a
+  // second, to have told of the end.
+  await node.ready;
   for (let tries = 0; node.seconds < length / sampleRate - 0.3; tries++) {
     if (tries === 100) throw new Error(`the audio thread stopped after ${node.seconds.toFixed(2)} s`);
     await Promise.race([new Promise((resolve) => setTimeout(resolve, 20)), failed]);

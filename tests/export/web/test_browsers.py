@@ -42,6 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noisy[:1024] = 0  # whole, torch hears the beginning mirrored; so there is none
     soundfile.write(folder / "noisy16.wav", noisy, 16000, "PCM_24")
     soundfile.write(folder / "noisy48.wav", soxr.resample(noisy, 16000, 48000), 48000, "PCM_24")
+    soundfile.write(folder / "short.wav", noisy[2000:4000], 16000)
     heard = soxr.resample(noisy, 16000, 48000)
     soundfile.write(folder / "heard.wav", heard, 48000, "PCM_16")  # Chromium knows no other
     return folder
@@ -301,6 +302,11 @@ def test_what_cannot_be_done_is_said_and_nothing_passes(place: Path, chromium: C
     chromium.wait(ALERT)
     assert chromium.evaluate(ALERT) == "Error: text.wav: this browser cannot read it as audio"
     assert not chromium.evaluate(DONE)
+    # Chosen again, when there is something in it.
+    (place / "text.wav").write_bytes((place / "short.wav").read_bytes())
+    chromium.choose("#file", place / "text.wav")
+    chromium.wait(DONE)
+    assert chromium.evaluate(ALERT) == ""
     deny = "navigator.mediaDevices.getUserMedia = async () => { throw new Error('not allowed'); }"
     chromium.evaluate(deny)
     click(chromium, "microphone")

@@ -141,6 +141,16 @@ def test_the_script_of_the_page_is_javascript(tmp_path: Path) -> None:
     assert not re.findall(r"^(import|export) ", script, re.M)
 
 
+def beside_the_modules(folder: Path, script: str) -> str:
+    """What a script prints that imports the page's modules, in node."""
+    shutil.copytree(WEB, folder / "web")
+    (folder / "web/package.json").write_text('{"type": "module"}')
+    (folder / "web/a.js").write_text(script)
+    done = subprocess.run([need("node"), folder / "web/a.js"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 RECORDING = """
 import { decode, wav } from "./recording.js";
 const asked = [];
@@ -160,19 +170,39 @@ def test_chunks_of_wav_files_are_filled_to_an_even_size(tmp_path: Path) -> None:
         file.write(np.zeros(8))
     data = (tmp_path / "a.wav").read_bytes()
     odd = b"LIST" + (3).to_bytes(4, "little") + b"abc\0"  # in front of "fmt "
-    shutil.copytree(WEB, tmp_path / "web")
-    (tmp_path / "web/package.json").write_text('{"type": "module"}')
-    script = RECORDING.replace("FILE", base64.b64encode(data[:12] + odd + data[12:]).decode())
-    (tmp_path / "web/a.js").write_text(script)
-    done = subprocess.run([need("node"), tmp_path / "web/a.js"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    asked, made = json.loads(done.stdout)
+    text = base64.b64encode(data[:12] + odd + data[12:]).decode()
+    asked, made = json.loads(beside_the_modules(tmp_path, RECORDING.replace("FILE", text)))
     assert asked == [22050]
     assert len(made) == 44 + 9 + 1 and int.from_bytes(made[4:8], "little") == len(made) - 8
     assert int.from_bytes(made[40:44], "little") == 9
     found, rate = soundfile.read(io.BytesIO(bytes(made)))
     np.testing.assert_allclose(found, [0.5, -0.25, 1], atol=2**-23)
     assert rate == 16000
+
+
+FAILING = """
+import { clean } from "./recording.js";
+globalThis.OfflineAudioContext = class {
+  async startRendering() { return { getChannelData: () => new Float32Array(1600) }; }
+};
+globalThis.AudioBufferSourceNode = class { connect(to) { return to; } start() {} };
+class Failing extends EventTarget {
+  seconds = 0;
+  ready = new Promise((_, reject) => setTimeout(reject, 20, new Error("it cannot")));
+  constructor() { super(); this.ready.catch(() => {}); }
+  connect() {}
+  destroy() {}
+}
+const enhance = { latencySamples: () => 0, createNode: async () => new Failing() };
+const short = { sampleRate: 16000, length: 1600, numberOfChannels: 1 };
+const cleaned = clean(enhance, short, () => {});
+console.log(await cleaned.then(() => "it passed", (error) => error.message));
+"""
+
+
+def test_silence_is_no_result_of_a_short_recording(tmp_path: Path) -> None:
+    """Whose failure is told after the rendering."""
+    assert beside_the_modules(tmp_path, FAILING) == "it cannot"
 
 
 def test_the_package_is_whole_and_a_server_may_import_it(tmp_path: Path) -> None:
