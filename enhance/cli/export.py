@@ -186,6 +186,6 @@ def write_plugin(
         weights = export_native(run, folder, force=force, quiet=quiet, **common)[-1].path
     else:
         weights = find_weights(model)
-    path = build_plugin(weights, folder, force=force)
+    path = build_plugin(weights, folder, force=force, quiet=quiet)
     if not quiet:
         print(f"{path}: LADSPA plug-ins {' and '.join(LABELS)}; {PIPEWIRE} beside it")

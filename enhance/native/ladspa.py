@@ -8,7 +8,7 @@ from pathlib import Path
 from enhance.errors import EnhanceError
 from enhance.files import atomic, check_writable, is_file, refuse_existing
 from enhance.native.build import as_array, compile_library, find_compiler
-from enhance.native.library import NO_COMPILER, NativeEngine
+from enhance.native.library import NO_COMPILER, NativeEngine, build_library
 
 PLUGIN, PIPEWIRE = "enhance.so", "pipewire.conf"
 """What is written."""
@@ -25,7 +25,7 @@ def refuse_place(folder: Path, *, force: bool = False) -> None:
     check_writable(folder / PLUGIN)
 
 
-def build_plugin(weights: Path, folder: Path, *, force: bool = False) -> Path:
+def build_plugin(weights: Path, folder: Path, *, force: bool = False, quiet: bool = False) -> Path:
     """Compile the plug-in for this processor, and write a configuration of PipeWire beside it.
 
     The weights, those for plain C, become part of the library. The folder is made if absent. An
@@ -36,7 +36,8 @@ def build_plugin(weights: Path, folder: Path, *, force: bool = False) -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise EnhanceError(f"export --ladspa: {NO_COMPILER}")
-    NativeEngine(weights)  # refuses what the plug-in could only pass over
+    # Refuses what the plug-in could only pass over.
+    NativeEngine(weights, build_library(quiet=quiet))
     more = (_SOURCE / "ladspa.c").read_text() + as_array(weights.read_bytes(), "enhance_weights")
     path = folder.resolve() / PLUGIN
     try:

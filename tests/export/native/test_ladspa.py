@@ -177,6 +177,13 @@ def test_shipped_models_need_no_torch(tmp_path: Path) -> None:
     assert (tmp_path / "a/enhance.so").stat().st_size < 1_000_000
 
 
+def test_quiet_it_says_nothing(
+    weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_plugin(weights, tmp_path / "a", force=False, quiet=True)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_cannot_be_is_refused(
     plugin: Path,
     weights: Path,
