@@ -66,7 +66,7 @@ def export(
     ] = None,
     clips: Annotated[
         Path | None,
-        typer.Option("--set", help="Evaluation set to calibrate and certify on, real audio."),
+        typer.Option("--set", help="Evaluation set to certify on, real audio."),
     ] = None,
     require_faster: Annotated[
         bool, typer.Option("--require-faster", help="Refuse an int8 file that is not faster.")
