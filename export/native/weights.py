@@ -88,6 +88,8 @@ def check_native(config: GcrnConfig) -> None:
             f"export: extra_features {config.extra_features}: a stream has none; train without them"
         )
     for name, most in MOST.items():
+        if name == "groups" and config.bottleneck == "dual_path":
+            continue  # it has none
         value = getattr(config, name)
         count = len(value) if isinstance(value, tuple) else value
         if count > most:

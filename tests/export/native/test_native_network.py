@@ -18,7 +18,7 @@ from enhance.native.library import NativeEngine
 from export.graph import quantize
 from export.graph.step import save, step_graph
 from export.native import weights as native
-from export.native.weights import native_weights
+from export.native.weights import check_native, native_weights
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="NO C COMPILER: nothing was run")
 STEP_META = {
@@ -100,3 +100,6 @@ def test_what_cannot_stream_or_has_no_room_is_refused() -> None:
         native_weights(make_model(ModelConfig(gcrn=GcrnConfig((4, 8), extra_features=4))), {})
     with pytest.raises(EnhanceError, match="rnn_layers 9"):
         native_weights(make_model(ModelConfig(gcrn=GcrnConfig((4, 8), hidden=8, rnn_layers=9))), {})
+    with pytest.raises(EnhanceError, match="groups 9"):
+        check_native(GcrnConfig((4, 8), groups=9))
+    check_native(GcrnConfig((4, 8), groups=9, bottleneck="dual_path"))  # which has none
