@@ -292,5 +292,5 @@ def with_clips(
 
 def _spread(total: int, count: int) -> list[int]:
     """All of ``range(total)``, ``count`` evenly spread ones first."""
-    first = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
-    return [*first, *(i for i in range(total) if i not in set(first))]
+    first = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+    return [*first.tolist(), *np.setdiff1d(np.arange(total), first).tolist()]
