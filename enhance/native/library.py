@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import math
 import sys
 import threading
 from collections.abc import Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +161,18 @@ class NativeEngine:
         }
         """Name, shape and type of each state."""
         self._state_size = self._library.enhance_state_size(handle)
-        if self._state_size != sum(int(np.prod(shape)) for shape, _ in self.shapes.values()):
+        if not self._names_its_states():
             raise EnhanceError(f"{weights}: its metadata names other states; export it again")
+
+    def _names_its_states(self) -> bool:
+        """Whether the shapes of the metadata, which are not trusted, are those of the C code."""
+        shapes = [shape for shape, _ in self.shapes.values()]
+        if min(0, *chain(*shapes)) < 0 or sum(map(math.prod, shapes)) != self._state_size:
+            return False
+        try:
+            return bool(self.arrays(self.zeros()))
+        except (ValueError, OverflowError):  # numpy's, of sizes that no array has
+            return False
 
     def zeros(self) -> np.ndarray:
         """The state of a stream at its beginning."""
@@ -168,7 +180,7 @@ class NativeEngine:
 
     def arrays(self, state: np.ndarray) -> dict[str, np.ndarray]:
         """The same state by name, as copies."""
-        sizes = [int(np.prod(shape)) for shape, _ in self.shapes.values()]
+        sizes = [math.prod(shape) for shape, _ in self.shapes.values()]
         parts = np.split(state, np.cumsum(sizes)[:-1])
         named = zip(self.shapes.items(), parts, strict=True)
         return {name: part.reshape(shape).copy() for (name, (shape, _)), part in named}
@@ -220,12 +232,18 @@ class NativeEngine:
 
 
 def read_metadata(data: bytes, name: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    """The metadata at the end of weights: text entries, and the shape of each state."""
+    """The metadata at the end of weights: text entries, and the shape of each state.
+
+    It is not trusted either: an `EnhanceError` tells that it cannot be read.
+    """
     size = int.from_bytes(data[16:20], "little")
     try:
         found = dict(json.loads(data.rstrip(b"\0")[-size:]))
         states = dict(json.loads(found.pop("states")))
         shapes = {str(key): tuple(map(int, shape)) for key, shape in states.items()}
-    except (ValueError, KeyError, TypeError) as error:
+        texts = {str(key): str(value) for key, value in found.items()}
+        for text in (*shapes, *texts, *texts.values()):
+            text.encode()  # what is no text shows here, not later
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise EnhanceError(f"{name}: its metadata cannot be read ({error})") from error
-    return {str(key): str(value) for key, value in found.items()}, shapes
+    return texts, shapes

@@ -72,7 +72,8 @@ def export_page(
         data = weights.read_bytes()
         text = page(name, data)
         (whole / PAGE).write_text(text, "utf-8")
-        copy = whole / _FILES[read_metadata(data, weights)[0]["quantization"]]
+        kind = read_metadata(data, weights)[0].get("quantization")
+        copy = whole / _FILES["none" if kind == "none" else "int8"]
         copy.write_bytes(data)
         if proof := _certificate(weights):
             shutil.copyfile(proof, copy.with_suffix(".certificate.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -16,7 +17,7 @@ from tiny_native import META, NETWORKS, compile_driver, need
 
 from enhance.errors import EnhanceError
 from enhance.native.build import FLAGS, HEADERS, SOURCE, as_array, find_compiler, source
-from enhance.native.library import aligned, build_library, load_library
+from enhance.native.library import NativeEngine, aligned, build_library, load_library
 from export.native.weights import checksum, native_weights
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="NO C COMPILER: nothing was run")
@@ -133,6 +134,37 @@ def test_a_stream_needs_all_its_memory_at_a_round_place(weights: bytes) -> None:
     assert library.enhance_open(memory.ctypes.data + 4, size, *model) is None
     assert library.enhance_open(None, size, *model) is None
     assert library.enhance_open(memory.ctypes.data, size, *model) is not None
+
+
+def describing(data: bytes, **about: object) -> bytes:
+    """With other metadata: entries by name, ``text`` for all of it."""
+    size, end = int.from_bytes(data[16:20], "little"), len(data.rstrip(b"\0"))
+    kept = json.loads(data[end - size : end])
+    text = str(about.get("text") or json.dumps({**kept, **about})).encode()
+    changed = data[:16] + struct.pack("<I", len(text)) + data[20 : end - size] + text
+    changed += bytes(-len(changed) % 64)
+    return signed(bytearray(changed[:8] + struct.pack("<I", len(changed)) + changed[12:]))
+
+
+def test_metadata_that_mislead_are_refused_in_one_line(weights: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(describing(weights))
+    engine = NativeEngine(path)
+    total = len(engine.zeros())
+    assert sum(map(np.size, engine.arrays(engine.zeros()).values())) == total
+    states = (
+        '{"a": [1e999]}', '{"a": [NaN]}', "[" * 100000, f'{{"a": [-1, {-total}]}}',
+        f'{{"a": [{2**40}, {2**40}], "b": [{total}]}}', f'{{"a": [0, {2**70}], "b": [{total}]}}',
+        f'{{"a": [{-(2**80)}], "b": [{2**80 + total}]}}',
+    )  # fmt: skip
+    for about in (
+        *({"states": text} for text in states),
+        {"text": "[" * 100000},
+        {"training": "\ud800"},
+    ):
+        path.write_bytes(describing(weights, **about))
+        with pytest.raises(EnhanceError, match="its metadata"):
+            NativeEngine(path)
 
 
 EXAMPLE = """
