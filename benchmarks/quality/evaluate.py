@@ -304,8 +304,7 @@ def _measure(
     others: list[Row] = []
     for row in read_rows(path):
         key = (row["model_hash"], row["clip_hash"], row["clip"])
-        words = str(row.get("tools", "")).split(" ")
-        old = dict(zip(words[::2], words[1::2], strict=False))
+        old = _tools_of(row)
         fresh = row["set_hash"] == set_hash and old
         fresh = fresh and all(old.get(name, version) == version for name, version in tools.items())
         if fresh and key in wanted:
@@ -322,13 +321,15 @@ def _measure(
     # In the order of the clips, so that a stopped run has every model on the same clips.
     order = {pair.name: number for number, pair in enumerate(pairs)}
     tasks.sort(key=lambda task: (order[task.pair.name], task.candidate))
-    told = " ".join(f"{name} {version}" for name, version in sorted(tools.items()))
     with contextlib.closing(rows_of.run(tasks, candidates, workers)) as stream:
         for row in stream:
             key = (row["model_hash"], row["clip_hash"], row["clip"])
             part = known.get(key, _NOTHING)
             row["metrics"] = {**part["metrics"], **row["metrics"]}
             row["refusals"] = [*part["refusals"], *row["refusals"]]
+            # What measured the older figures is still true of them.
+            used = sorted({**_tools_of(part), **tools}.items())
+            told = " ".join(f"{name} {version}" for name, version in used)
             known[key] = row | {"set_hash": set_hash, "tools": told}
             append_jsonl(path, known[key])
     rows = [known[key] for key in wanted]
@@ -338,3 +339,9 @@ def _measure(
         row["gains"] = {k: v - base[k] for k, v in row["metrics"].items() if k in base}
     write_jsonl(path, others + rows)
     return rows, len(wanted) - len(tasks)
+
+
+def _tools_of(row: Row) -> dict[str, str]:
+    """What measured a row: versions by name."""
+    words = str(row.get("tools", "")).split(" ")
+    return dict(zip(words[::2], words[1::2], strict=False))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from benchmarks.figures import results
 from benchmarks.figures.results import read_rows
 from benchmarks.pages.report import write_report
 from benchmarks.quality import clips
+from benchmarks.quality import evaluate as evaluation
 from benchmarks.quality.clips import snr_db
 from benchmarks.quality.evaluate import check_snr, evaluate
 from benchmarks.quality.heard import heard_names, source_names
@@ -209,6 +211,27 @@ def test_dnsmos_is_added_to_what_was_measured(
     again = evaluate("noisy", folder, -5, out, 1, quiet=True)
     assert (again.reused, asked) == (2, [])
     assert list(again.models[0]["metrics"]) == list(METRICS)
+
+
+def test_what_measured_a_figure_is_known_when_others_join_it(
+    make_set: SetMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word errors of one recogniser are not another's, whatever was measured in between."""
+    words = pytest.importorskip("benchmarks.recognizers.words")
+    rates = {"first": 0.25, "second": 0.75}
+    monkeypatch.setattr(words, "identity", lambda name: name)
+    monkeypatch.setattr(words, "word_errors", lambda name: lambda *_: rates[name])
+
+    def quick(*asked: Any) -> dict[str, float]:
+        return {name: asked[4](*asked[:2]) if name == "wer" else 1.0 for name in asked[3]}
+
+    monkeypatch.setattr(clips, "measure", quick)
+    monkeypatch.setattr(evaluation, "require", lambda *_: None)
+    ask: Any = {"set": make_set(2), "out": tmp_path / "out", "jobs": 1, "quiet": True}
+    for asked in ({"wer": "first"}, {"dnsmos": True}, {"wer": "second"}):
+        found = evaluate("noisy", **asked, **ask)
+        if "wer" in asked:
+            assert found.models[0]["metrics"]["wer"]["mean"] == rates[asked["wer"]]
 
 
 def test_distillmos_is_added_too(make_set: SetMaker, tmp_path: Path) -> None:
