@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -232,14 +233,17 @@ def make_cases(
         what = f"the set's speech, and noise from a formula ({kind}) that training never draws"
         add(name, what, METRICS, formed)
     sounds = spread(noise, limit, lambda clip: (clip.source, clip.path.name))
-    noises = [(_named(clip, noise_name=clip.path.stem), Noise(str(clip.path))) for clip in sounds]
+    noises: list[tuple[Pair, Noise]] = [
+        (replace(pair, labels={"noise_name": clip.path.stem, **pair.labels}), Noise(str(clip.path)))
+        for clip, pair in zip(sounds, _named(sounds), strict=True)
+    ]
     noises = noises or [(p, _own(p)) for p in few]
     if speech:
         talk = spread(speech, limit, lambda clip: (clip.speaker, clip.path.name))
         step = max(1, len(noises) // len(talk))
         foreign = [
-            (_with_noise(_named(clip), p), Mixture(str(clip.path), own, HARD_DB))
-            for i, clip in enumerate(talk)
+            (_with_noise(pair, p), Mixture(str(clip.path), own, HARD_DB))
+            for i, (clip, pair) in enumerate(zip(talk, _named(talk), strict=True))
             for p, own in [noises[i * step % len(noises)]]
         ]
         add(LANGUAGE, f"speech of another language at {HARD}", METRICS, foreign)
@@ -247,7 +251,8 @@ def make_cases(
     tunes = spread(music, limit, lambda clip: clip.path.name)
     if tunes:
         quiet = Level("rms", -20.0)
-        played = [(_named(clip), Recording(str(clip.path), quiet)) for clip in tunes]
+        pieces = [Recording(str(clip.path), quiet) for clip in tunes]
+        played = list(zip(_named(tunes), pieces, strict=True))
         add(MUSIC, "music in, -20 dBFS", (), played)
     else:
         add(MUSIC, "made pieces of music in, -20 dBFS", (), _made(MUSIC, "music", 12.0))
@@ -264,9 +269,15 @@ def _own(pair: Pair) -> Noise:
     return Noise(pair.noisy, pair.clean)
 
 
-def _named(clip: Clip, **more: str) -> Pair:
-    labels = {"speaker": clip.speaker, "source": clip.source, **more, **clip.labels}
-    return Pair(clip.path.stem, "", "", {k: v for k, v in labels.items() if v}, "", "")
+def _named(clips: Sequence[Clip]) -> list[Pair]:
+    """Names and labels of recordings; whole paths name those whose files are called alike."""
+    alike = Counter(clip.path.stem for clip in clips)
+    found = []
+    for clip in clips:
+        name = clip.path.stem if alike[clip.path.stem] == 1 else clip.path.as_posix()
+        labels = {"speaker": clip.speaker, "source": clip.source, **clip.labels}
+        found.append(Pair(name, "", "", {k: v for k, v in labels.items() if v}, "", ""))
+    return found
 
 
 def _with_noise(pair: Pair, other: Pair | None = None) -> Pair:

@@ -15,10 +15,13 @@ from tiny_harm import RATE, voice, write_set
 from benchmarks.guard import cases as c
 from benchmarks.guard import run as harm
 from benchmarks.guard import signals as s
+from benchmarks.quality import clips as rows_of
+from benchmarks.quality.candidates import NOISY, Candidate
 from benchmarks.quality.clips import Pair
 from enhance.data.formulas import KINDS, make
 from enhance.errors import EnhanceError
 from enhance.measure.metrics import measure
+from enhance.parallel import Workers
 
 
 def files(folder: Path) -> tuple[str, str]:
@@ -168,6 +171,31 @@ def test_labels_tell_the_noise_that_is_played() -> None:
     assert labels["0 dB"] == told
     assert labels[next(iter(c.CLEAN))] == labels[next(iter(c.KINDS))] == {"speaker": "ann"}
     assert labels[c.NOISE] == {"noise_name": "rain"}
+
+
+def test_files_of_one_name_are_measured_against_their_own_input(tmp_path: Path) -> None:
+    """A folder for each speaker, the same names in each: gains are of one clip, not of two."""
+    folder = write_set(tmp_path / "set")
+    for index in range(4):
+        path = tmp_path / "talk" / f"speaker{index}" / f"{index % 2}.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, voice(20 + index, 1.5), RATE)
+    pairs = [
+        Pair(f"{i:03d}", str(folder / f"clean/{i:03d}.wav"), str(folder / f"noisy/{i:03d}.wav"),
+             {}, "", "")
+        for i in range(4)
+    ]  # fmt: skip
+    talk = c.find_clips(tmp_path / "talk", "speech")
+    cases = [case for case in c.make_cases(pairs, 4, speech=talk) if case.name == c.LANGUAGE]
+    assert len({pair.name for pair, _ in cases[0].stimuli}) == 4
+    same = Candidate("same", "onnx", "", "same")
+    candidates = [Candidate(NOISY, "noisy", "", NOISY), same]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_of, "_loaded", lambda _: lambda wave: wave)
+        rows = harm._measure(candidates, cases, Workers(1, quiet=True))
+    gains = [row["gains"] for row in rows[c.LANGUAGE, same.sha256]]
+    assert len(gains) == 4
+    assert all(set(own.values()) == {0.0} for own in gains)
 
 
 @pytest.mark.parametrize(
