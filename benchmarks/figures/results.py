@@ -20,9 +20,9 @@ Row = dict[str, Any]
 def merge_results(folder: Path, rows: Sequence[Row]) -> None:
     """Add rows; they take the place of older ones on the same question.
 
-    The question of a quality row is the model and the set, that of a comparison both models and
-    the set, that of a harm row the model, the set and the settings. Latency rows answer only for
-    their own run.
+    The question of a quality row is the model and the set, that of a comparison both models, in
+    either order, and the set, that of a harm row the model, the set and the settings. Latency rows
+    answer only for their own run.
     """
     path = folder / RESULTS
     rows = [{"kind": row["kind"], "format": FORMAT, **row} for row in rows]
@@ -50,7 +50,8 @@ def _question(row: Row) -> tuple[Any, ...]:
     if row.get("kind") in ("quality", "harm"):
         return (row["kind"], row.get("model_hash"), row.get("set_hash"), row.get("settings"))
     if row.get("kind") == "comparison":
-        return ("comparison", row.get("a_hash"), row.get("b_hash"), row.get("set_hash"))
+        models = sorted(str(row.get(key)) for key in ("a_hash", "b_hash"))
+        return ("comparison", *models, row.get("set_hash"))
     return (row.get("kind"), row.get("run"), row.get("model"))
 
 

@@ -82,7 +82,7 @@ def size(count: float | None, unit: str = "B") -> str:
     if count is None:
         return "-"
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= factor:
+        if abs(count) >= 0.9995 * factor:  # which is 1 of it in the digits shown
             return f"{count / factor:.3g} {prefix}{unit}"
     return f"{count:.0f} {unit}".rstrip()
 

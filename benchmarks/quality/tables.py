@@ -114,12 +114,13 @@ def quality_section(folder: Path, models: Sequence[Row], comparisons: Sequence[R
         ]
         heard = row["heard"]
         if row["model_kind"] != "noisy":
-            told = (
-                f"{len(heard['same_bytes'])} test files by bytes and {len(heard['same_name'])} by "
-                f"name among {heard['files']} training files"
-                if heard["checked"]
-                else "no list of training files was found"
-            )
+            told = "no list of training files was found"
+            if heard["checked"]:
+                same = (
+                    len({clip for clip, _ in heard[f"same_{how}"]}) for how in ("bytes", "name")
+                )
+                told = "{} test files by bytes and {} by name among ".format(*same)
+                told += f"{heard['files']} training files"
             notes.append(f"- {row['model']}: heard in training: {told}")
     parts += ["### Notes", "", *notes, ""] if notes else []
     image = folder / f"quality-{first['set_hash'][:8]}.png"

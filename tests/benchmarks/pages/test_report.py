@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.figures.results import FORMAT
+from benchmarks.figures.results import FORMAT, merge_results, read_results
 from benchmarks.figures.tables import Table, number, plus_minus, size, with_interval
 from benchmarks.pages import report
 from benchmarks.quality.heard import telling_name
@@ -47,6 +47,9 @@ def test_formats() -> None:
     assert (size(16_800_000), size(979_964, ""), size(7), size(None)) == (
         "16.8 MB", "980 k", "7 B", "-",
     )  # fmt: skip
+    assert [size(count) for count in (999_400, 999_600, 999_999_999, 999.6, 1000)] == [
+        "999 kB", "1 MB", "1 GB", "1 kB", "1 kB",
+    ]  # fmt: skip
     assert number(None) == "-"
     assert number(-0.0004, 3, True) == "+0.000"
 
@@ -86,6 +89,17 @@ def test_report_holds_every_row(tmp_path: Path) -> None:
     assert (tmp_path / f"quality-{'ab' * 4}.png").is_file()
 
 
+def test_a_test_file_counts_once_whatever_it_shares_with_training(tmp_path: Path) -> None:
+    rows = [quality_row("noisy", "noisy", 1.0), quality_row("mine", "onnx", 2.0)]
+    rows[1]["heard"] = {
+        "checked": "heard.jsonl", "files": 9, "same_bytes": [["000", "a.wav"], ["000", "b.wav"]],
+        "same_name": [["001", "c.wav"], ["001", "d.wav"], ["002", "e.wav"]],
+    }  # fmt: skip
+    write_jsonl(tmp_path / "results.jsonl", rows)
+    text = report.write_report(tmp_path).read_text()
+    assert "1 test files by bytes and 2 by name among 9 training files" in text
+
+
 def test_sets_do_not_mix(tmp_path: Path) -> None:
     rows = [quality_row("noisy", "noisy", 1.0), quality_row("noisy", "noisy", 3.0, "cd" * 32)]
     rows[1]["set"] = os.fsdecode(b"set \xff")  # a folder's name that is not UTF-8
@@ -110,6 +124,14 @@ def test_comparison_marks_what_holds_among_all_of_the_table() -> None:
     older = {m: {k: v for k, v in entry(None).items() if k != "p"} for m in METRICS}
     (row,) = comparison_table([{"a": "x", "b": "y", "metrics": older}]).rows
     assert not any("*" in cell for cell in row)  # rows of before say nothing of p
+
+
+def test_two_models_are_compared_once_in_whatever_order_they_were_named(tmp_path: Path) -> None:
+    """Twice in the table, they would be twice in the family that Holm's correction looks at."""
+    for a, b in (("x", "y"), ("y", "x"), ("x", "z")):
+        hashes = {"a_hash": a, "b_hash": b, "set_hash": "ab"}
+        merge_results(tmp_path, [{"kind": "comparison", "a": a, "b": b, **hashes}])
+    assert [(row["a"], row["b"]) for row in read_results(tmp_path)] == [("y", "x"), ("x", "z")]
 
 
 def test_no_results_is_one_line(tmp_path: Path) -> None:
