@@ -98,6 +98,12 @@ def read_record(folder: Path) -> Record | None:
     value = read_json(path)
     if value.get("format") != FORMAT:
         raise EnhanceError(f"{path}: written by another version; use another folder")
+    absent = [key for key in ("config", "config_hash", "stints") if key not in value]
+    if absent:
+        raise EnhanceError(
+            f"{path}: is damaged: it has no {' and no '.join(absent)}; bring the file back from a "
+            "copy, or move its folder away to train the run anew"
+        )
     return value
 
 

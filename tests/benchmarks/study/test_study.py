@@ -9,8 +9,9 @@ import pytest
 from benchmarks.study.file import digest, read_study
 from benchmarks.study.report import page
 from benchmarks.study.results import study_rows
-from benchmarks.study.trial import set_aside
+from benchmarks.study.trial import read_record, set_aside
 from enhance.errors import EnhanceError
+from enhance.files import write_json
 from enhance.measure.metrics import METRICS
 
 
@@ -104,6 +105,17 @@ def test_a_budget_of_cpu_time_leaves_steps_to_the_runs_and_says_what_they_took(
     assert "One budget: about the same CPU time" in told
     assert "- c: its training took 1.50 of the CPU time of a" in told
     assert "- b: its training took" not in told
+
+
+def test_a_record_that_lacks_something_is_one_line(tmp_path: Path) -> None:
+    whole = {"format": 1, "name": "a", "seed": 0, "config_hash": "00", "config": {}, "stints": []}
+    path = tmp_path / "trial.json"
+    write_json(path, whole)
+    assert read_record(tmp_path) == whole
+    for key in ("config", "config_hash", "stints"):
+        write_json(path, {k: v for k, v in whole.items() if k != key})
+        with pytest.raises(EnhanceError, match=rf"trial\.json: is damaged: it has no {key};"):
+            read_record(tmp_path)
 
 
 def test_a_run_is_set_aside_however_often_it_was_before(tmp_path: Path) -> None:
