@@ -63,13 +63,17 @@ def live_through(
     Raises
     ------
     EnhanceError
-        If there is no such model, it gives NaN or infinity, or there are no hours or parts.
+        If there is no such model, it gives NaN or infinity, there are no hours or parts, or a part
+        holds no frame.
     """
     if not (0 < hours < math.inf and 0 < part_seconds <= 3600):
         raise EnhanceError(
             f"{hours:g} hours in parts of {part_seconds:g} s: give hours, parts of at most 3600 s"
         )
     enhancer = Enhancer.from_pretrained(model, engine=engine)
+    length = int(part_seconds * enhancer.sample_rate)
+    if length < enhancer.hop_length:
+        raise EnhanceError(f"parts of {part_seconds:g} s: shorter than a frame of {model}")
     rng = np.random.default_rng(seed)
     sounds = _sounds(rng, enhancer.sample_rate)
     clean, noisy = _fixed_clip(enhancer.sample_rate)
@@ -77,7 +81,6 @@ def live_through(
     quality, memory = [si_sdr(clean, before)], [resident_bytes() / 1e6]
     cpu: dict[str, list[float]] = {kind: [] for kind in sounds}
     subnormal, peak, frames, slowest = 0, 0.0, 0, 0.0
-    length = int(part_seconds * enhancer.sample_rate)
     parts = max(len(sounds), round(hours * 3600 / part_seconds))
     per_hour = min(parts, round(3600 / part_seconds))
     hour: dict[str, list[float]] = {kind: [] for kind in sounds}

@@ -36,6 +36,7 @@ def test_a_model_that_goes_wrong_is_told(tmp_path: Path) -> None:
     [
         ("m.onnx", ["--part-seconds", "0"], "24 hours in parts of 0 s"),
         ("m.onnx", ["--part-seconds", "9000"], "give hours, parts of at most 3600 s"),
+        ("m.onnx", ["--part-seconds", "0.01"], "parts of 0.01 s: shorter than a frame"),
         ("m.onnx", ["--hours", "nan"], "nan hours"),
         ("none.onnx", [], "none.onnx"),
     ],
