@@ -23,6 +23,7 @@ from benchmarks.analysis.report.evidence import (
     need,
     paired,
 )
+from benchmarks.figures.seeds import ENOUGH, compared_seeds
 from benchmarks.figures.tables import with_interval as value
 
 SPEAKER_MODELS = ("ecapa-tdnn", "resemblyzer")
@@ -247,6 +248,8 @@ def adds_little(*modes: str) -> Judge:
         found = {row["name"]: row["difference"] for row in rows
                  if row["name"] in modes and row.get("difference")}  # fmt: skip
         need(found, "needs --study DIR of enhance compare with these modes")
+        told = all(len(compared_seeds(row)) >= ENOUGH for row in rows if row["name"] in found)
+        need(told, f"needs {ENOUGH} seeds of these modes")
         parts: list[tuple[Row, float]] = [
             (row[key] or {}, bound) for row in found.values() for key, bound in bounds.items()
         ]

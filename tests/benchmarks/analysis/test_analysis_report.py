@@ -141,16 +141,21 @@ def test_a_gain_within_the_bounds_is_little() -> None:
     def study(high: float) -> tuple[dict[str, Any], ...]:
         inside = {"mean": 0.0, "low": -0.01, "high": 0.01}
         found = {"pesq_wb": inside, "si_sdr": {"mean": 0.1, "low": 0.0, "high": high}}
-        return tuple({"kind": "trial-mean", "name": n, "difference": found}
+        return tuple({"kind": "trial-mean", "name": n, "difference": found, "seeds": [0, 1, 2]}
                      for n in ("concat", "distill"))  # fmt: skip
 
     for high, word in ((0.3, "supported"), (0.6, "not supported")):
         assert judge("004, result", "", Evidence({}, FAMILIES, study(high)))[0] == word
+    first, second = study(0.3)
+    two = (first, {**second, "difference_seeds": [0, 2]})  # the baseline lacks one
+    word, figure = judge("004, result", "", Evidence({}, FAMILIES, two))
+    assert (word, figure) == ("not testable here", "needs 3 seeds of these modes")
 
 
 def test_what_has_no_interval_decides_nothing() -> None:
     alone = {"mean": -3.0, "low": None, "high": None}
-    study = tuple({"kind": "trial-mean", "name": n, "difference": {"pesq_wb": p, "si_sdr": alone}}
+    study = tuple({"kind": "trial-mean", "name": n, "seeds": [0, 1, 2],
+                   "difference": {"pesq_wb": p, "si_sdr": alone}}
                   for n, p in (("concat", None), ("distill", alone)))  # fmt: skip
     word, figure = judge("004, result", "", Evidence({}, FAMILIES, study))
     assert word == "not testable here" and "two clips or more" in figure
