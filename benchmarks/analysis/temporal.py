@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_MS = 300
-"""Largest lag."""
+"""Lags reach this, or the first frame beyond it."""
 SNRS = (20.0, 5.0, -5.0)
 """dB of the noise that is mixed in, where nothing is named."""
 CLUSTERS = 24
@@ -150,7 +150,7 @@ def temporal(
     items, heads = clips.items, [None, *clips.snrs]
     states = heard.state_names(backbones, work.cache)
     strides = [heard.features(name, work.cache).grid.stride for name, _ in states]
-    lags = [MOST_MS * heard.SAMPLE_RATE // 1000 // stride + 1 for stride in strides]
+    lags = [math.ceil(MOST_MS * heard.SAMPLE_RATE / 1000 / stride) + 1 for stride in strides]
     alone = [{k: v for k, v in x.labels.items() if k in ("speaker", "source")} for x in items]
     factors = [coarse(alone, CLUSTERS), coarse([x.labels for x in items], CLUSTERS)]
     cells = [[Cells(factors[c > 0]) for _ in states] for c in range(len(heads))]

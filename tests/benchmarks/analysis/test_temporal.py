@@ -15,6 +15,7 @@ from benchmarks.analysis.parts.pairs import Pairs, waves
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.temporal import curves, half_lag
 from benchmarks.figures.statistics import Cells
+from benchmarks.figures.tables import number
 from benchmarks.quality.clips import snr_db
 from enhance.data.corpus.manifest import write_manifest
 from enhance.errors import EnhanceError
@@ -157,6 +158,17 @@ def test_a_run(material: Path, tmp_path: Path) -> None:
     unrelated = np.corrcoef(*frames)[: len(frames[0]), len(frames[0]) :].mean()
     row = next(r for r in made["rows"] if r["quantity"] == "raw" and r["heard"] == "noisy")
     assert row["unrelated"] == pytest.approx(unrelated, abs=1e-4)
+
+
+def test_lags_reach_what_the_tables_name_whatever_the_stride(
+    material: Path, tmp_path: Path
+) -> None:
+    work = Work(features=tmp_path / "cache", limit=4, quiet=True)
+    made = temporal.temporal(["log-mel:256"], tmp_path / "out", work, corpus=material, snrs=[0.0])
+    row = next(r for r in made["rows"] if r["quantity"] == "centred" and r["heard"] == "clean")
+    assert row["lags_ms"][-2:] == [288, 304]
+    (cells,) = temporal.tables(made)[0].rows
+    assert cells[6] == number(row["mean"][-2] / 4 + 3 * row["mean"][-1] / 4, 2)
 
 
 def test_pairs_of_a_set(material: Path, tmp_path: Path) -> None:
