@@ -54,9 +54,9 @@ def maps(
 
     Colours are ``by`` phone, speaker (for None) or columns of the manifest. With ``phone`` the
     corpus is as `parts.phones.read_phones` has it, and only frames that have one are drawn. There
-    are at most so many ``frames`` in all, as many of each clip, evenly over its length. The rest is
-    as of every analysis (`benchmarks.analysis.parts`). An `EnhanceError` says that a backbone, the
-    corpus or a column cannot be had, or that frames are too few.
+    are at most so many ``frames`` in all, rounded up to as many of each clip, evenly over its
+    length. The rest is as of every analysis (`benchmarks.analysis.parts`). An `EnhanceError` says
+    that a backbone, the corpus or a column cannot be had, or that frames are too few.
     """
     cache, by = work.cache, by or ["speaker"]
     heard.check(backbones, cache)

@@ -44,9 +44,9 @@ def read(
     The limit of ``work`` is of clips drawn class by class and group by group in turn, and of
     mixtures, 600 where there is none; these are written to ``folder``. ``label`` and ``group`` are
     columns instead of the task's own. ``trials``, for ``verification``, has lines of 1 (one
-    speaker) or 0 and two paths, as in VoxCeleb. There are at most so many ``frames`` in all, evenly
-    over clips, and over the labelled frames of each. An `EnhanceError` says that a label or a group
-    is missing, or that a split without a leak is impossible.
+    speaker) or 0 and two paths, as in VoxCeleb. There are at most so many ``frames`` in all,
+    rounded up to as many of each clip, evenly over its labelled ones. An `EnhanceError` says that a
+    label or a group is missing, or that a split without a leak is impossible.
     """
     if name not in TASKS:
         raise EnhanceError(f"--task {name}: unknown; take {', '.join(TASKS)}")
