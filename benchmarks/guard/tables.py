@@ -28,14 +28,19 @@ SIGNS = {">=": "≥", "<=": "≤", "within": "±"}
 
 
 def checks_table(rows: Sequence[Row]) -> Table:
-    """Every check with its bound, one column per model; empty without a model."""
+    """Every check with its bound, one column per model; empty without a model.
+
+    A dash where a model was not asked, by a version that had no such check.
+    """
     judged = [row for row in rows if row["checks"]]
     table = Table("harm guards", ["check", "bound", *(row["model"] for row in judged)])
-    for checks in zip(*(row["checks"] for row in judged), strict=True):
-        first = checks[0]
+    by_name = [{check["name"]: check for check in row["checks"]} for row in judged]
+    for name in dict.fromkeys(name for own in by_name for name in own):
+        first = next(own[name] for own in by_name if name in own)
         unit = first["unit"] if first["unit"].startswith("dB") else ""
         bound = f"{SIGNS[first['sign']]} {first['bound']:g} {unit}".strip()
-        table.rows.append([first["name"], bound, *(_verdict(check) for check in checks)])
+        cells = (_verdict(own[name]) if name in own else "-" for own in by_name)
+        table.rows.append([name, bound, *cells])
     return table
 
 

@@ -232,6 +232,16 @@ def test_the_report_holds_every_verdict(found: Guard) -> None:
     assert stored[0]["bounds"] == asdict(Harm())
 
 
+def test_a_model_of_before_a_check_has_a_dash_there(found: Guard) -> None:
+    """Kinds of noise join from version to version; a report keeps what it measured before."""
+    before, now = row_of(found, "half"), row_of(found, "loud")
+    older = {**before, "checks": [x for x in before["checks"] if x["name"] != WOMEN]}
+    whole, table = checks_table([before, now]), checks_table([older, now])
+    assert table.headers == ["check", "bound", "half", "loud"]
+    expected = [[*row[:2], "-", row[3]] if row[0] == WOMEN else row for row in whole.rows]
+    assert sorted(table.rows) == sorted(expected) != sorted(whole.rows)
+
+
 def test_files_are_guarded_without_torch() -> None:
     code = "import sys, benchmarks.guard.run; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
