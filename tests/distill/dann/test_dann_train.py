@@ -15,7 +15,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from benchmarks.analysis.dann import evaluate, fresh, recipes
+from benchmarks.analysis.dann import _ends, evaluate, fresh, recipes
 from benchmarks.analysis.parts.work import Work
 from distill.backbones.find import load
 from distill.dann import train as training
@@ -194,6 +194,19 @@ def test_seeds_of_one_recipe_are_put_together(
     mean = next(r for r in rows if r.get("recipe") == "erm")
     assert mean["mean"] == pytest.approx(np.mean(each)) and mean["seeds"] == 2
     assert mean["low"] <= min(each) and mean["high"] >= max(each)
+
+
+@pytest.mark.parametrize("speakers", [0.0, 1.0])
+def test_an_interval_over_three_seeds_covers(speakers: float) -> None:
+    """What speakers and what a seed do to a mean error of 0 vary by so much, and by 1."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        drawn = speakers * (rng.standard_normal() + rng.standard_normal(500))
+        ends = _ends(rng.standard_normal((3, 1)) / np.sqrt(1 / 3) + drawn, 0)
+        hits += ends["low"] <= 0 <= ends["high"]
+    # 380 are expected, the standard deviation is 4; seeds drawn with replacement give 293.
+    assert 364 <= hits <= 398
 
 
 def test_clips_of_one_kind_have_no_errors_and_no_difference(
