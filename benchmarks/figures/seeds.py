@@ -15,6 +15,7 @@ differences claim nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -136,7 +137,7 @@ def no_claim(row: Row) -> str:
     return "" if count >= ENOUGH else f"{'one seed' if count == 1 else 'two seeds'}: no claim"
 
 
-def compared_seeds(row: Row) -> Sequence[int]:
+def compared_seeds(row: Mapping[str, Any]) -> Sequence[int]:
     """Seeds of a row's difference; its own where it has none."""
     seeds: Sequence[int] = row.get("difference_seeds") or row["seeds"]
     return seeds
