@@ -88,6 +88,9 @@ class _Found:
             if record and self.states[key][0] == DONE:
                 place = folder / key / EVALUATION / CLIPS
                 self.scores[key] = _scores(place, set_hash, record["evaluated"]["model_hash"])
+        # Of the set as it stands: its manifest may have told other things when a run was measured.
+        for row in (row for scores in self.scores.values() for row in scores.values()):
+            row["labels"] = self.noisy.get(row["clip"], row)["labels"]
         self.times = read_times(folder)
 
     def trial_row(self, trial: Trial) -> Row:

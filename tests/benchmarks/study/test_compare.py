@@ -334,6 +334,16 @@ def test_scores_that_are_no_numbers_are_refused_by_their_file(copied: Place) -> 
             copied.run(clips=None, report=True)
 
 
+def test_groups_are_those_that_the_set_tells_now(copied: Place, finished: Place) -> None:
+    """Labels are no part of the set's hash: a run stays measured where its manifest has grown."""
+    path = copied.out / "fast-s1" / "evaluation" / "clips.jsonl"
+    older = [{**row, "labels": {}} for row in read_jsonl(path)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in older))
+    copied.run(clips=None, report=True)
+    for kind in ("trial", "trial-mean"):
+        assert copied.rows(kind) == finished.rows(kind)
+
+
 def test_a_run_that_fails_does_not_end_the_study(
     copied: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
