@@ -124,9 +124,10 @@ def evaluate(
     metrics = (*METRICS, *added, *([WER] if wer else ()))
     tools = metric_versions(metrics)
     if wer:
-        from benchmarks.recognizers.words import identity  # which imports torch
+        from benchmarks.recognizers import choose  # which imports torch
 
-        tools |= {"recognizer": identity(wer)}
+        choose.load(wer)  # what cannot be had is told before the long work
+        tools |= {"recognizer": choose.identity(wer)}
     if not models:
         from enhance.network.checkpoint import newest_run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from distill.ctc.score import error_rate
 from distill.ctc.transcripts import read_transcripts
 from distill.ctc.vocabulary import normalise
 from enhance.errors import EnhanceError
-from enhance.files import is_folder
+from enhance.files import is_folder, sha256
 
 DEFAULT = "speechbrain/asr-crdnn-rnnlm-librispeech"
 """The CRDNN recogniser of the paper's section, as far as it is named there."""
@@ -95,6 +96,17 @@ def folder_of(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:
         raise EnhanceError(f"recogniser {name}: {error}") from error
+
+
+def identity(name: str) -> str:
+    """Which recogniser it is, in one word: of a folder its name, and a hash of its files."""
+    folder = folder_of(name)
+    if not folder.is_dir():
+        return name
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    told = "".join(f"{path.name} {sha256(path)}\n" for path in files)
+    short = hashlib.sha256(told.encode()).hexdigest()[:12]
+    return f"{folder.resolve().name.replace(' ', '_')}@{short}"
 
 
 def load(name: str) -> Recognizer:

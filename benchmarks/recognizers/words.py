@@ -6,16 +6,14 @@ estimate; a recogniser's own errors on clean speech are in neither.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from benchmarks.recognizers.choose import Listening, folder_of, load
+from benchmarks.recognizers.choose import Listening, load
 from distill.ctc.score import edits
-from enhance.files import sha256
 from enhance.measure.metrics import MetricRefused
 
 _listening = lru_cache(maxsize=2)(lambda name: Listening(load(name)))
@@ -45,18 +43,3 @@ def word_errors(name: str) -> Callable[[Any, Any], float]:
         return edits()(wanted, found) / len(wanted)
 
     return count
-
-
-def identity(name: str) -> str:
-    """Which recogniser it is, in one word: of a folder its name, and a hash of its files.
-
-    An `EnhanceError` if it cannot be loaded.
-    """
-    load(name)
-    folder = folder_of(name)
-    if not folder.is_dir():
-        return name
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    told = "".join(f"{path.name} {sha256(path)}\n" for path in files)
-    short = hashlib.sha256(told.encode()).hexdigest()[:12]
-    return f"{folder.resolve().name.replace(' ', '_')}@{short}"

@@ -20,7 +20,7 @@ from benchmarks.analysis.reconstruct.training import Trained
 from benchmarks.figures.results import Row
 from benchmarks.figures.statistics import row_difference, row_interval
 from benchmarks.quality.clips import Pair, read_pair
-from benchmarks.recognizers.choose import Listening
+from benchmarks.recognizers.choose import Listening, identity
 from enhance.audio.resampling import resample
 from enhance.files import append_jsonl, read_jsonl, write_jsonl
 from enhance.measure.metrics import MetricRefusal, measure, metric_versions
@@ -133,7 +133,7 @@ def measure_all(
     Rows that ``path`` holds of the same clips are not measured again. The seed of ``config`` is
     that of the phases, and it says which side is heard.
     """
-    listener = listening.recognizer.name if listening.recognizer else None
+    listener = identity(listening.recognizer.name) if listening.recognizer else None
     tools = " ".join(f"{key} {value}" for key, value in sorted(metric_versions().items()))
     same = {"recognizer": listener, "seed": config.seed, "tools": tools}
     # In the order of the clips, so that a stopped run has every method on the same clips.

@@ -18,6 +18,7 @@ import pytest
 import tiny_crdnn
 import tiny_reconstruct as tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks.analysis.reconstruct import measure as measuring
 from benchmarks.analysis.reconstruct import report, spectrum
@@ -167,6 +168,17 @@ def test_a_recogniser_of_finetune_ctc_listens_to_its_own_text_of_the_original(pl
         assert found["original audio"]["wer"]["mean"] == 0
     clips = [json.loads(x) for x in (place.root / "out/clips.jsonl").read_text().splitlines()]
     assert all(isinstance(clip["text"], str) for clip in clips)
+    # Trained on, it is another recogniser in the same folder: nothing that it said is kept.
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    letter = next(i for i, token in enumerate("GNO", 3) if clips[0]["text"] != token)
+    tensors["lm_head.bias"][letter] += 100  # which it says now, whatever it hears
+    save_file(tensors, path, {"format": "pt"})
+    words = ["--no-controls", "--recognizer", str(folder)]
+    assert place.run("out", *words, "--resume") == 0 and place.run("new", *words) == 0
+    ours, theirs = ((place.root / run / "clips.jsonl").read_text() for run in ("out", "new"))
+    assert ours == theirs
+    assert json.loads(ours.splitlines()[0])["text"] != clips[0]["text"]
 
 
 def test_stopped_and_resumed_is_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

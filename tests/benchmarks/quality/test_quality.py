@@ -219,7 +219,7 @@ def test_what_measured_a_figure_is_known_when_others_join_it(
     """Word errors of one recogniser are not another's, whatever was measured in between."""
     words = pytest.importorskip("benchmarks.recognizers.words")
     rates = {"first": 0.25, "second": 0.75}
-    monkeypatch.setattr(words, "identity", lambda name: name)
+    monkeypatch.setattr("benchmarks.recognizers.choose.load", lambda name: name)
     monkeypatch.setattr(words, "word_errors", lambda name: lambda *_: rates[name])
 
     def quick(*asked: Any) -> dict[str, float]:
