@@ -28,6 +28,7 @@ _RATES = (44100, 48000, 32000)
 _SEARCH = 1 << 16  # bytes of rubbish between frames that are looked through
 _DELAY = 529  # samples that libsndfile's decoder cuts off the front of a file that is counted
 _LARGEST_TAG = 1 << 24
+_LAME_DELAYS = 21  # bytes of LAME's own part of a first frame before its delays
 
 
 @dataclass(frozen=True)
@@ -131,13 +132,11 @@ def count_mp3(path: Path, file: BinaryIO, size: int) -> Counted | None:
             f"{path}: is truncated ({promised} frames of MP3 promised, {counted} found); "
             "convert or record it again"
         )
-    at = first.side + 8
-    body[at : at + 4] = counted.to_bytes(4, "big")
-    body[first.side + 7] &= ~6  # the size and the table of places belong to the old count
     remark = ""
     if promised < counted:
         remark = f"its header counts {promised} frames of MP3, {counted} are there and were read"
-    return Counted(0, tags + bytes(body), start + first.size, stop, remark=remark)
+    head = tags + _recounted(body, first, counted, grown=promised < counted)
+    return Counted(0, head, start + first.size, stop, remark=remark)
 
 
 def _behind_tags(file: BinaryIO) -> int:
@@ -222,6 +221,23 @@ def _promise(body: bytes, first: Frame) -> int | None:
     if body[side : side + 4] not in (b"Xing", b"Info") or not body[side + 7] & 1:
         return None
     return int.from_bytes(body[side + 8 : side + 12], "big") or None
+
+
+def _recounted(body: bytearray, first: Frame, counted: int, *, grown: bool) -> bytes:
+    """A first frame that counts with another count.
+
+    The size and the table of places, which belong to the old one, are left out. Behind them stands
+    what LAME says of its delay and of the filling at the end, to be cut off: it moves up, and where
+    the file has `grown` since, nothing is known of its end.
+    """
+    at = first.side + 8
+    flags = body[at - 1]
+    rest = body[at + 4 + (4 if flags & 2 else 0) + (100 if flags & 4 else 0) :]
+    filling = (4 if flags & 8 else 0) + _LAME_DELAYS + 1  # of 12 bits, as the delay before it
+    if grown and filling < len(rest):
+        rest[filling : filling + 2] = bytes([rest[filling] & 0xF0, 0])
+    head = body[: at - 1] + bytes([flags & ~6]) + counted.to_bytes(4, "big")
+    return bytes(head + rest).ljust(first.size, b"\0")
 
 
 def _counting_frames(raw: bytes, counted: int) -> bytes:
