@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import enum
 import errno
@@ -160,13 +161,13 @@ def unreadable(path: Path | str, error: Exception) -> EnhanceError:
     return EnhanceError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
-def read_text(path: Path | str, encoding: str = "utf-8", missing: str = "") -> str:
+def read_text(path: Path | str, missing: str = "") -> str:
     """All of a text file; an `EnhanceError` if it cannot be read, or is none.
 
     ``missing`` says what it means if there is no such file.
     """
     try:
-        return Path(path).read_text(encoding)
+        return Path(path).read_text("utf-8")
     except (OSError, ValueError) as error:
         if missing and isinstance(error, FileNotFoundError):
             raise EnhanceError(f"{path}: {missing}") from error
@@ -239,16 +240,23 @@ def read_jsonl(path: Path | str, *, unfinished: bool = False) -> list[Any]:
 
     Where a file may be ``unfinished``, a last line that was cut off in writing is left out.
     """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
     rows = []
-    text = read_text(path, "utf-8-sig")  # some editors put a mark before the first line
-    lines = text.split("\n")  # a name may hold other ends of a line
+    # Some editors put a mark before the first line. Of bytes: a name may hold other ends of a line.
+    lines = data.removeprefix(codecs.BOM_UTF8).splitlines()
+    cut_off = len(lines) if unfinished and not data.endswith(b"\n") else 0
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append(json.loads(line.decode()))
             except (ValueError, RecursionError) as error:
-                if unfinished and number == len(lines):  # no end of line behind it
+                if number == cut_off:
                     break
+                if isinstance(error, UnicodeDecodeError):
+                    raise unreadable(path, error) from error
                 raise EnhanceError(f"{path}, line {number}: not JSON ({error})") from error
     return rows
 

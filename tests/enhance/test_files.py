@@ -28,6 +28,17 @@ def test_a_mark_before_the_first_line_is_no_content(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "x.jsonl") == [{"a": 1}]
 
 
+def test_a_last_line_that_was_cut_off_is_left_out_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    last = '{"name": "caf\u00e9"}'.encode()
+    for size in range(1, len(last)):  # once in the middle of the letter
+        path.write_bytes(b'{"a": 1}\r\n' + last[:size])
+        assert read_jsonl(path, unfinished=True) == [{"a": 1}]
+        path.write_bytes(last[:size] + b"\n")
+        with pytest.raises(EnhanceError, match=r"x.jsonl(, line 1: not JSON|: cannot be read)"):
+            read_jsonl(path, unfinished=True)
+
+
 def test_a_folder_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     place = tmp_path / "set"
     late = contextlib.ExitStack()
