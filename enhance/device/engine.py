@@ -58,8 +58,8 @@ def open_engine(
         raise EnhanceError(f"engine {choice!r}: unknown; choose onnx, native or auto")
     weights = path if path.suffix == SUFFIX else path.with_suffix(SUFFIX)
     shared = None if library is None else Path(library)
-    if choice == "auto" and shared is None:
-        shared = automatic_library() if weights.is_file() else None
+    if choice == "auto":
+        shared = (shared or automatic_library()) if weights.is_file() else None
         choice = "onnx" if shared is None else "native"
     if choice == "onnx":
         if path.suffix == SUFFIX:

@@ -16,6 +16,7 @@ from enhance.device.clean import run_path
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
 from enhance.native.build import FLAGS, HEADERS, find_compiler
+from enhance.native.library import installed_library
 from enhance.network.checkpoint import CheckpointInfo
 from export.certificate import Bounds
 from export.graph.step import save, step_graph
@@ -95,6 +96,9 @@ def test_auto_takes_plain_c_where_the_model_has_it(
     alone = Path(shutil.copy(files, tmp_path / "alone.onnx"))
     assert Enhancer(files, engine="auto").engine == "native"
     assert Enhancer(alone, engine="auto").engine == "onnx"
+    library = installed_library()  # named, it is taken where it can be
+    assert Enhancer(files, engine="auto", library=library).engine == "native"
+    assert Enhancer(alone, engine="auto", library=library).engine == "onnx"
     with pytest.raises(EnhanceError, match="no weights for plain C"):
         Enhancer(alone, engine="native")
     import soundfile
