@@ -82,15 +82,14 @@ def stream(
     ffmpeg -i IN -f s16le -ar 48000 -ac 1 - | enhance stream -r 48000 | ffmpeg -f s16le -ar 48000
     -i - OUT
     """
-    from enhance.device.pipe import check_raw, clean_raw, latency
+    from enhance.device.pipe import check_raw, clean_raw, latency, raw_pipes
 
+    pipes = raw_pipes()
     enhancer = Settings(model, num_threads, strength, atten_limit, bandwidth).open()
     check_raw(enhancer, rate, form, channels)
     if not quiet:
         _say([f"enhance stream: {latency(enhancer, rate)}"])
-    _say(
-        clean_raw(enhancer, sys.stdin.buffer, sys.stdout.buffer, rate, form, channels, align=align)
-    )
+    _say(clean_raw(enhancer, *pipes, rate, form, channels, align=align))
 
 
 def live(

@@ -110,6 +110,13 @@ def clean_raw(
     return _ends(reader.odd, clipped)
 
 
+def raw_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Standard input and output; an `EnhanceError` if one is closed or a terminal."""
+    _check_terminal(sys.stdin, "standard input is a terminal: pipe samples in")
+    _check_terminal(sys.stdout, "standard output is a terminal: pipe it on")
+    return sys.stdin.buffer, sys.stdout.buffer
+
+
 def check_raw(enhancer: Model, sample_rate: int, form: str, channels: int) -> str:
     """The encoding of a format; an `EnhanceError` refuses what `clean_raw` does not take."""
     if form not in FORMATS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from tiny_onnx import build
 
+from enhance.cli.streams import stream
 from enhance.device.enhancer import Enhancer
 from enhance.device.live import Live
 from enhance.device.terminal import level, meter, pressed
+from enhance.errors import EnhanceError
 
 
 def test_meters(tmp_path: Path) -> None:
@@ -28,6 +31,23 @@ def test_meters(tmp_path: Path) -> None:
     assert text.endswith("strength 100%  delay 123 ms  underruns 0  lost 0")
     live.key("b")
     assert "bypass" in live.picture(0)
+
+
+def test_raw_samples_do_not_come_from_a_terminal_or_from_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe, terminal = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    for ends, told in [
+        ((None, pipe), "standard input is closed"),
+        ((pipe, None), "standard output is closed"),
+        ((terminal, pipe), "standard input is a terminal"),
+        ((pipe, terminal), "standard output is a terminal"),
+    ]:
+        monkeypatch.setattr(sys, "stdin", ends[0])
+        monkeypatch.setattr(sys, "stdout", ends[1])
+        with pytest.raises(EnhanceError, match=told):
+            stream(rate=16000)
 
 
 def test_no_keys_where_the_system_has_no_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
