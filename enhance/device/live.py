@@ -256,7 +256,7 @@ def _found(
     # sounddevice takes numbers as such.
     heard, played = (int(x) if x is not None and x.isdecimal() else x for x in (source, sink))
     about = answered(lambda: sounds.query_devices(heard, "input"))
-    rate = int(sample_rate or about["default_samplerate"])
+    rate = int(about["default_samplerate"] if sample_rate is None else sample_rate)
     answered(lambda: sounds.query_devices(played, "output"))
     live = Live(enhancer, rate)
     hop = -(-enhancer.hop_length * rate // enhancer.sample_rate)

@@ -127,6 +127,7 @@ def test_refusals_are_one_line(monkeypatch: pytest.MonkeyPatch, model: Path) -> 
         ({"source": "none"}, "sound device: No input device matching 'none'; see enhance live"),
         ({"sink": "7"}, "sound device: No input device matching 7"),
         ({"sample_rate": 12345}, "sound device: Invalid sample rate"),
+        ({"sample_rate": 0}, "sample_rate 0: must be"),
     ]:
         with pytest.raises(EnhanceError, match=re.escape(message)):
             run_live(Enhancer(model), seconds=0.1, **options)
