@@ -201,10 +201,12 @@ def data_align(
     known = normalise(read_text(words)).split() if words else []
     if words and not known:
         raise EnhanceError(f"--words {words}: holds no word, of letters")
+    if texts is not None:
+        clips = [clip for clip in clips if clip.path in texts]
     problems = align(clips, out, texts=texts, words=known, workers=work, force=force)
     for line in problems:
         print(f"left out: {line}", file=sys.stderr)
-    print(f"{out}: phones of {len(clips if texts is None else texts) - len(problems)} clips")
+    print(f"{out}: phones of {len(clips) - len(problems)} clips")
 
 
 @data_app.command("features")

@@ -16,6 +16,7 @@ import tiny_onnx
 
 from distill import extract as extraction
 from enhance.cli import app as cli
+from enhance.data.corpus import align as corpus_align
 from enhance.device.hub import find_model
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -29,6 +30,7 @@ def enhance(
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", "")  # else: python -m pytest
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["enhance", *map(str, arguments)])
@@ -294,6 +296,21 @@ def test_words_that_are_none_are_not_left_unsaid(enhance: Cli, tmp_path: Path) -
     align = ("data", "align", tmp_path / "manifest.jsonl", "-o", tmp_path / "out", "--words")
     refused(enhance(*align, tmp_path / "words.txt"), "words.txt: holds no word")
     refused(enhance(*align, tmp_path / "none.txt"), "none.txt: cannot be read (No such file")
+
+
+def test_align_counts_the_clips_that_it_was_given(
+    enhance: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_align, "align", lambda clips, *_, **__: [f"{clips[0].path}: no"])
+    names = ("a.wav", "b.wav", "c.wav")
+    for name in names:
+        soundfile.write(tmp_path / name, noise(1600), 16000)
+    texts = tmp_path / "texts.csv"
+    texts.write_text("path,text\n" + "".join(f"{name},so\n" for name in names))
+    assert enhance("data", "manifest", tmp_path, "--kind", "speech", "-q")[0] == 0
+    align = ("data", "align", tmp_path / "manifest.jsonl", "-o", "out", "--limit", 2)
+    for more in ((), ("--transcripts", texts)):
+        assert enhance(*align, *more)[1] == "out: phones of 1 clips\n"
 
 
 def test_features_ask_for_speech_and_nothing_else(
