@@ -133,7 +133,7 @@ def count_mp3(path: Path, file: BinaryIO, size: int) -> Counted | None:
             "convert or record it again"
         )
     remark = ""
-    if promised < counted:
+    if 0 < promised < counted:  # 0 is what an encoder into a pipe leaves there
         remark = f"its header counts {promised} frames of MP3, {counted} are there and were read"
     head = tags + _recounted(body, first, counted, grown=promised < counted)
     return Counted(0, head, start + first.size, stop, remark=remark)
@@ -216,11 +216,11 @@ def _without_past(file: BinaryIO, position: int, stop: int) -> tuple[bytes, int]
 
 
 def _promise(body: bytes, first: Frame) -> int | None:
-    """Frames that a first frame counts; None if it is an ordinary one, or counts nothing."""
+    """Frames that a first frame counts, 0 if it did not know; None if it is no such frame."""
     side = first.side
     if body[side : side + 4] not in (b"Xing", b"Info") or not body[side + 7] & 1:
         return None
-    return int.from_bytes(body[side + 8 : side + 12], "big") or None
+    return int.from_bytes(body[side + 8 : side + 12], "big")
 
 
 def _recounted(body: bytearray, first: Frame, counted: int, *, grown: bool) -> bytes:
