@@ -117,7 +117,7 @@ def look(path: Path) -> Source:
         elif head[:4] in (b".snd", b"dns."):
             _check_au(path, size, head)
         elif head[:4] == b"OggS":
-            _check_ogg(path, file, size)
+            return Source(remark=_check_ogg(path, file, size))
         elif head[:4] == b"fLaC":
             _check_flac(path, file, size)
         elif (found := count_mp3(path, file, size)) is not None:
@@ -176,7 +176,9 @@ def _wav(path: Path, file: BinaryIO, size: int) -> Source:
                     f"its header promises {length} bytes of audio, {whole} are there and were read"
                 )
             return Source(Spliced(mended, path, position, stop), remark, speakers)
-    return Source(speakers=speakers)
+    # libsndfile knows that kind by its older name alone.
+    renamed = Spliced(b"RF64", path, 4, size) if head[:4] == b"BW64" else None
+    return Source(renamed, speakers=speakers)
 
 
 def not_known(length: int, riff: int) -> bool:
@@ -223,7 +225,7 @@ def _only_chunks(file: BinaryIO, end: int, size: int, order: str, path: Path) ->
     for position in (end + (end & 1), end):  # the byte of padding is left out by some
         start = position
         for name, begin, length in _riff_chunks(file, start, size, order):
-            if name in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+            if name in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
                 raise EnhanceError(
                     f"{path}: holds several recordings one after another; take them apart, or join "
                     "their samples"
@@ -277,7 +279,7 @@ def _mended(file: BinaryIO, position: int, length: int, order: str) -> bytes:
     """What stands before the samples, with their true size; RF64 beyond 4 GB."""
     chunks = bytearray(_at(file, 0, position))
     if position + length <= RIFF_LIMIT or order == ">":
-        if chunks[:4] == b"RF64":
+        if chunks[:4] in (b"RF64", b"BW64"):
             chunks[:4] = b"RIFF"
         room = min(position + length - 8, 0xFFFFFFFF)
         struct.pack_into(order + "I", chunks, 4, room)
@@ -327,22 +329,26 @@ def _longer(path: Path, claimed: int, found: int) -> EnhanceError:
     )
 
 
-def _check_ogg(path: Path, file: BinaryIO, size: int) -> None:
-    """Refuse a stream that is cut within a page, and a second stream behind the first."""
-    position, data = 0, False
+def _check_ogg(path: Path, file: BinaryIO, size: int) -> str:
+    """Refuse a stream that is cut within a page, and a second stream behind the first.
+
+    Gives a remark on one that ends between two pages, as of a recorder that was stopped by force.
+    """
+    position, data, ended = 0, False, True
     while position < size:
         head = _at(file, position, 27)
         if head[:4] != b"OggS":
-            return  # a tag, or damage, which libsndfile finds
+            return ""  # a tag, or damage, which libsndfile finds
         lacing = file.read(head[26]) if len(head) == 27 else b""
         end = position + 27 + len(lacing) + sum(lacing)
         if len(head) < 27 or len(lacing) < head[26] or end > size:
             raise EnhanceError(f"{path}: is truncated (it ends within a page of Ogg); {ADVICE}")
-        first = bool(head[5] & 2)
+        first, ended = bool(head[5] & 2), bool(head[5] & 4)
         if first and data:
             raise _several(path, "streams")
         data = data or not first
         position = end
+    return "" if ended else "its last page does not end the stream, the rest may be missing"
 
 
 def _check_flac(path: Path, file: BinaryIO, size: int) -> None:

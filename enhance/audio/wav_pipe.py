@@ -7,6 +7,8 @@ output turns out to be a file, the sizes are put in at the end.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,7 +46,7 @@ class WavReader:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         head = file.read(12)
-        if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
+        if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
             what = "is empty" if not head else "is no WAV"
             raise EnhanceError(
                 f"{STDIN}: {what}; pipe WAV into it, such as of: ffmpeg -i FILE -f wav -"
@@ -64,7 +66,7 @@ class WavReader:
                 long_size = struct.unpack_from("<8xQ", body)[0]
         if info is None:
             raise EnhanceError(f"{STDIN}: is a WAV without its format before the samples")
-        if head[:4] == b"RF64" and length == _UNKNOWN:
+        if head[:4] != b"RIFF" and length == _UNKNOWN:
             self._bytes = None if long_size in UNKNOWN_LONG else long_size
         elif not not_known(length, riff):
             self._bytes = length
@@ -164,7 +166,7 @@ class WavWriter:
         """Pad, and tell the length where there is a way back to the header."""
         if self._written % 2:
             self._put(b"\0")
-        if not self._known and self._file.seekable() and self._written <= RIFF_LIMIT:
+        if not self._known and self._written <= RIFF_LIMIT and _can_go_back(self._file):
             self._file.seek(-(self._start + self._written + self._written % 2), 1)
             self._put(self._header(self._written))
             self._file.seek(0, 2)
@@ -180,3 +182,13 @@ class WavWriter:
     def _put(self, data: bytes) -> None:
         self._file.write(data)
         self._file.flush()
+
+
+def _can_go_back(file: BinaryIO) -> bool:
+    """Whether what was written can be written over: not where all goes to the end (``>>``)."""
+    with contextlib.suppress(ImportError, OSError):  # another system, or no file of this one
+        import fcntl
+
+        if fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND:
+            return False
+    return file.seekable()
