@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from enhance.audio.containers import RIFF_LIMIT
 from enhance.audio.pcm import WIDTHS, rounded
 from enhance.audio.samples import check_layout, rate_of
 from enhance.errors import EnhanceError
@@ -146,7 +147,7 @@ def writer(
     path = Path(path)
     sample_rate = rate_of(sample_rate)
     container, encoding = output_format(path, subtype)
-    if container == "WAV" and frames * channels * WIDTHS.get(encoding, 8) > 0xFFFF0000:
+    if container == "WAV" and frames * channels * WIDTHS.get(encoding, 8) > RIFF_LIMIT:
         container = "RF64"
     elif container == "WAV" and speakers and can_write("WAVEX", encoding, sample_rate, channels):
         container = "WAVEX"
