@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from enhance.device.hub import find_model, shipped_models
+from enhance.device.hub import shipped_models
 from enhance.errors import EnhanceError, require
 from enhance.files import is_folder
 from enhance.stft import FRAMINGS, StftConfig
 
 if TYPE_CHECKING:
     from enhance.config import ModelConfig
+    from enhance.device.enhancer import Enhancer
 
 
 _COLUMNS = ("parameters", "MAC/s", "size", "window/hop", "latency", "kind")
@@ -71,11 +72,11 @@ def _facts(model: str, framing: str) -> dict[str, str]:
             return _of_config(model, "preset", ModelConfig(FRAMINGS[framing], MODELS[model]))
     from enhance.device.enhancer import Enhancer
 
-    m = Enhancer.from_pretrained(model).metadata
-    if m.get("model_type") != "gcrn":
+    enhancer = Enhancer.from_pretrained(model)
+    if enhancer.metadata.get("model_type") != "gcrn":
         raise EnhanceError(f"{model}: is a streaming enhancer of another kind than gcrn")
     try:
-        return _of_metadata(model, m)
+        return _of_metadata(model, enhancer)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else error
         raise EnhanceError(
@@ -83,7 +84,8 @@ def _facts(model: str, framing: str) -> dict[str, str]:
         ) from error
 
 
-def _of_metadata(model: str, m: Mapping[str, str]) -> dict[str, str]:
+def _of_metadata(model: str, enhancer: Enhancer) -> dict[str, str]:
+    m = enhancer.metadata
     stft = StftConfig(
         *(int(m[k]) for k in ("sample_rate", "window_length", "hop_length", "fft_size"))
     )
@@ -92,7 +94,7 @@ def _of_metadata(model: str, m: Mapping[str, str]) -> dict[str, str]:
         "kind": f"ONNX, {m['quantization']} quantisation",
         "parameters": f"{int(m['parameters']):,}",
         "MAC/s": f"{int(m['macs_per_second']) / 1e6:,.1f} M",
-        "size": f"{find_model(model).stat().st_size / 1e6:.2f} MB",
+        "size": f"{enhancer.path.stat().st_size / 1e6:.2f} MB",
         **_framing(stft),
         "network": _network(json.loads(m["config"])["gcrn"]),
         "licence": m.get("licence", ""),

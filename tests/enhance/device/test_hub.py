@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_onnx import build
 
+from enhance.cli.info import describe
 from enhance.device import hub
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
@@ -58,6 +59,11 @@ def test_hub_is_asked_last_and_says_so(
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
     assert hub.find_model("org/name") == tmp_path / "org/name/small.onnx"
     assert "downloading org/name/small.onnx" in capsys.readouterr().err
+    fake.hf_hub_download = lambda *_: str(hub.find_model("default"))
+    describe("org/name")
+    said = capsys.readouterr()
+    assert "org/name" in said.out and said.err.count("asking the hub") == 1
+    fake.hf_hub_download = lambda repository, file: str(tmp_path / repository / file)
     files.append("big.onnx")
     with pytest.raises(EnhanceError, match=r"has 2 \.onnx files"):
         hub.find_model("org/name")
