@@ -152,6 +152,8 @@ def _check_together(given: set[str]) -> None:
         raise EnhanceError(
             f"enhance export: {format_} goes with {goes}; leave {' and '.join(odd)} out"
         )
+    if "--require-faster" in given and not given & {"--int8", "--int8-weights"}:
+        raise EnhanceError("enhance export: --require-faster is of --int8 or --int8-weights")
 
 
 def _write_page(checkpoint: Path | None, folder: Path, **common: Any) -> None:

@@ -255,6 +255,7 @@ def test_commands_without_a_run_say_so(enhance: Cli) -> None:
 
 def test_export_wants_a_format(enhance: Cli, tmp_path: Path) -> None:
     refused(enhance("export", tmp_path), "--onnx", "--offline")
+    refused(enhance("export", tmp_path, "--onnx", "--require-faster"), "is of --int8")
     refused(enhance("export", tmp_path, "--offline", "--int8"), "--offline")
 
 
@@ -302,11 +303,10 @@ def test_align_counts_the_clips_that_it_was_given(
     enhance: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus_align, "align", lambda clips, *_, **__: [f"{clips[0].path}: no"])
-    names = ("a.wav", "b.wav", "c.wav")
-    for name in names:
-        soundfile.write(tmp_path / name, noise(1600), 16000)
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", noise(1600), 16000)
     texts = tmp_path / "texts.csv"
-    texts.write_text("path,text\n" + "".join(f"{name},so\n" for name in names))
+    texts.write_text("path,text\na.wav,so\nb.wav,so\nc.wav,so\n")
     assert enhance("data", "manifest", tmp_path, "--kind", "speech", "-q")[0] == 0
     align = ("data", "align", tmp_path / "manifest.jsonl", "-o", "out", "--limit", 2)
     for more in ((), ("--transcripts", texts)):
