@@ -72,6 +72,12 @@ def resolved(path: Path | str) -> Path:
         raise unwritable(path, error, "reached") from error
 
 
+def named(path: Path | str) -> Path:
+    """The path, or the absolute one of ``.`` and ``..``, which have no name of their own."""
+    path = Path(path)
+    return path if path.name not in ("", "..") else resolved(path)
+
+
 def walk(
     root: Path, suffixes: Collection[str], onerror: Callable[[OSError], None] | None = None
 ) -> Iterator[Path]:
@@ -295,7 +301,7 @@ def atomic_folder(
     not count) and may not be replaced, or the folder cannot be made.
     """
     path = Path(path)
-    real = path if path.name not in ("", "..") else resolved(path)  # "." has no name of its own
+    real = named(path)
     try:
         temporary, old = _beside(real, "part"), _beside(real, "old")
         _check_replaced(path, real, holds, reads, force)

@@ -19,7 +19,7 @@ from enhance.cli.dann import dann_app
 from enhance.cli.data import data_app
 from enhance.cli.export import export
 from enhance.errors import EnhanceError, require
-from enhance.files import is_folder
+from enhance.files import is_folder, named
 
 app = typer.Typer(
     help="Causal speech enhancement at very low SNR: train, distil, export, prove, measure, run.",
@@ -207,7 +207,7 @@ def snapshot(
     from enhance.training.run.snapshot import snapshot as write
 
     run = run or newest_run(kept=False)
-    out = out or run.with_name(f"{run.name}-snapshot")
+    out = out or named(run).with_name(f"{named(run).name}-snapshot")
     made = write(run, out, limit_mb=limit_mb, force=force)
     print(f"{out}: step {made['step']}, {made['bytes'] / 1e6:.2f} MB")
 

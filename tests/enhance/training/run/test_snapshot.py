@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_refused_with_nothing_written(run: Path, tmp_path: Path) -> None:
     snapshot(run, out, force=True)
 
 
-def test_the_command(run: Path, tmp_path: Path) -> None:
+def test_the_command(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
     from enhance.cli.app import app
@@ -122,3 +123,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "step 8" in result.output
     assert (tmp_path / "next" / "README.md").is_file()
+    here = shutil.copytree(run, tmp_path / "here")
+    monkeypatch.chdir(here)
+    assert CliRunner().invoke(app, ["snapshot", "."]).exit_code == 0
+    assert (tmp_path / "here-snapshot" / "README.md").is_file()
