@@ -128,7 +128,8 @@ class Dino(nn.Module):
         c = self.config
         long = torch.cat(list(views[: c.global_crops]))  # (G B, N)
         with torch.no_grad():
-            teacher = self.encoder_head(self.encoder(long))  # (G B, K)
+            # In bf16 the network's outputs are of half precision, the centre is not
+            teacher = self.encoder_head(self.encoder(long)).float()  # (G B, K)
         student = [self.student_head(self.student(long))]
         if c.local_crops:
             short = torch.cat(list(views[c.global_crops :]))

@@ -194,6 +194,20 @@ def test_dino_teacher_is_a_moving_average_and_the_centre_moves() -> None:
 
 
 @needs_speechbrain
+def test_dino_in_bf16() -> None:
+    """What the network gives is of half precision; the centre and the loss are not."""
+    learner = Dino(config("dino")).train()
+    generator = torch.Generator().manual_seed(0)
+    views = [0.1 * torch.randn(4, 6400, generator=generator) for _ in range(2)]
+    views += [0.1 * torch.randn(4, 3200, generator=generator) for _ in range(4)]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = learner(views, torch.zeros(4, dtype=torch.long), 0)
+    loss.backward()
+    assert loss.dtype == learner.centre.dtype == torch.float32
+    assert torch.isfinite(loss) and learner.centre.any()
+
+
+@needs_speechbrain
 def test_dino_pairs_views_of_the_same_clip() -> None:
     """The whole forward pass against `dino_loss` of views run one after the other."""
     learner = Dino(config("dino")).eval()
