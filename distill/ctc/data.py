@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.backbones.frozen import fingerprint
 from distill.ctc.config import CtcConfig
 from distill.ctc.model import SAMPLE_RATE, least_frames
 from distill.ctc.transcripts import Transcript, read_transcripts
@@ -129,7 +128,7 @@ class CtcData:
             [clip.path.name, self.store.length(i), self.texts[i], i in held]
             for i, clip in enumerate(self.store.clips)
         ]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return fingerprint(rows, {})
 
     def describe(self) -> dict[str, Any]:
         """Files, hours, speakers and tokens of both sides."""

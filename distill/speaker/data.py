@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.backbones.frozen import fingerprint
 from distill.speaker.config import SpeakerConfig
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.clips import place, split
@@ -128,6 +129,14 @@ class SpeakerData:
         """Hours, files, speakers and licences of each source."""
         stores = (self.train, self.held, self.noise)
         return of_parts(*(store.clips if store else () for store in stores))
+
+    def digest(self) -> str:
+        """What identifies the recordings: names, speakers and lengths, in order."""
+        stores = [store for store in (self.train, self.held, self.noise) if store]
+        rows = [
+            [c.path.name, name_of(c), s.length(i)] for s in stores for i, c in enumerate(s.clips)
+        ]
+        return fingerprint(rows, {})
 
 
 class Crops:

@@ -60,6 +60,7 @@ def train(
     """
     with Interrupt() as interrupt, Loop(config, Path(output), FORMAT, **place) as loop:
         data = SpeakerData.open(Path(corpus), config, loop.quiet)
+        loop.bind("data", data.digest(), f"recordings than those of {corpus}")
         unseen = None
         if evaluation is not None:
             unseen = score.open_evaluation(Path(evaluation), config.source, loop.quiet)

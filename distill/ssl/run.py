@@ -7,7 +7,6 @@ each, record and card. What is learnt and how it is measured is behind
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from distill.backbones.frozen import fingerprint
 from distill.ssl import card as ssl_card
 from distill.ssl.data.crops import Crop, SslData, epochs
 from distill.ssl.families import family as families
@@ -209,4 +209,4 @@ def _digest(data: SslData) -> str:
     """What identifies the recordings: names and lengths, in order."""
     stores = [store for store in (data.speech, data.noise) if store is not None]
     rows = [[c.path.name, s.length(i)] for s in stores for i, c in enumerate(s.clips)]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return fingerprint(rows, {})

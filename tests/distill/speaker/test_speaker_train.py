@@ -308,6 +308,15 @@ def test_refusals(corpus: Path, whole: dict[str, Path], tmp_path: Path) -> None:
             config("aam", **wrong) if "objective" not in wrong else config("x")
 
 
+@pytest.mark.parametrize("objective", ["aam", "dino"])
+def test_a_run_goes_on_with_its_own_recordings_only(
+    corpus: Path, whole: dict[str, Path], tmp_path: Path, objective: str
+) -> None:
+    other = write_corpus(tmp_path / "c", [f"s{i}" for i in range(8)], 4, 5)  # as many of each
+    with pytest.raises(EnhanceError, match="was begun with other recordings than those of"):
+        train(config(objective), other, whole[objective], resume=True, quiet=True)
+
+
 def test_without_labels_and_noise_dino_still_trains(
     corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
