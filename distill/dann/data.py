@@ -75,6 +75,13 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.store)
 
+    def identity(self) -> list[Any]:
+        """Names, lengths, speakers, answers and domains, in order."""
+        names = [clip.path.name for clip in self.store.clips]
+        lengths = map(self.store.length, range(len(self)))
+        columns = names, lengths, self.speakers, self.answers.tolist(), self.kinds
+        return list(zip(*columns, strict=True))
+
     def batch(self, hearing: Hearing, chosen: Sequence[int]) -> dict[str, Any]:
         """Clips by their numbers: ``heard``, ``answers`` (B,), ``domains`` (B,)."""
         return {

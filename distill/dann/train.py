@@ -106,9 +106,9 @@ class DannLearner(Learner):
         """Both cross-entropies: what only the reversal below the discriminator sets apart."""
         strength = self.config.dann.lambda_schedule(step / self.total)
         answers, domains = batch["answers"], batch["domains"]
-        said, judged = self.network(batch["heard"], strength)
-        task = F.cross_entropy(said.float(), answers, self.weights.to(said))
-        domain = F.cross_entropy(judged.float(), domains)
+        said, judged = (x.float() for x in self.network(batch["heard"], strength))
+        task = F.cross_entropy(said, answers, self.weights.to(said))
+        domain = F.cross_entropy(judged, domains)
         shares = {
             "accuracy": (int((said.argmax(1) == answers).sum()), len(answers)),
             "domain_accuracy": (int((judged.argmax(1) == domains).sum()), len(domains)),
@@ -194,6 +194,7 @@ def train(
         clips, held = _clips(config)
         classes, domains = classes_of(clips, config)
         teacher = find_teacher(config.backbone.name)
+        loop.bind("backbone", teacher.fingerprint, "weights of the backbone")
         network = Network(config, teacher, len(classes), len(domains))
         learner = DannLearner(
             config,
@@ -204,6 +205,8 @@ def train(
             loop.kept,
             loop.fabric.world_size,
         )
+        heard = [learner.train.identity(), learner.validation.identity()]
+        loop.bind("data", fingerprint(heard, {}), "clips, answers or domains")
         plan = partial(DannPlan, epoch_steps=learner.epoch_steps)
         if not loop.train(learner, interrupt, steps=learner.total, minutes=0, plan=plan):
             return loop.stopped()

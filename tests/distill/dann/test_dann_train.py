@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from benchmarks.analysis.dann import _ends, evaluate, fresh, recipes
 from benchmarks.analysis.parts.work import Work
-from distill.backbones.find import load
+from distill.backbones.find import SHIPPED, load
 from distill.dann import train as training
 from distill.dann.config import (
     Adversary,
@@ -147,6 +147,29 @@ def test_a_stopped_run_goes_on_exactly(
     )
     assert all(torch.equal(was[name], now[name]) for name in was)
     assert told["epochs"] == retold["epochs"] and told["best"] == retold["best"]
+
+
+def test_a_run_goes_on_with_its_own_clips_only(
+    task: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """A manifest that says something else under the same name, another model in the same folder."""
+    places = shutil.copytree(task[0].parent, tmp_path / "train") / task[0].name, task[1]
+    teacher = shutil.copytree(SHIPPED / "mini-wavlm", tmp_path / "teacher")
+    settings = config(places, epochs=1, backbone=BackboneConfig(name=str(teacher)))
+    more = {"cache": tmp_path / "cache", "quiet": True}
+    training.train(settings, tmp_path / "run", **more)
+    was = teacher / "preprocessor_config.json"
+    was.write_text(was.read_text().replace('"do_normalize": true', '"do_normalize": false'))
+    with pytest.raises(EnhanceError, match="was begun with other weights of the backbone"):
+        training.train(settings, tmp_path / "run", resume=True, **more)
+    was.write_text(was.read_text().replace('"do_normalize": false', '"do_normalize": true'))
+    turned = [
+        dataclasses.replace(c, labels={**c.labels, "codec": KINDS[i % 3]})
+        for i, c in enumerate(read_manifest(places[0]))
+    ]
+    write_manifest(places[0], turned)
+    with pytest.raises(EnhanceError, match="was begun with other clips, answers or domains"):
+        training.train(settings, tmp_path / "run", resume=True, **more)
 
 
 def test_evaluation(task: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path) -> None:
