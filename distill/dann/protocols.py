@@ -103,7 +103,7 @@ def read_protocol(path: Path, folder: str) -> list[Clip]:
             "codec": "none" if codec in _UNCODED else codec,
             "method": "none" if attack in ("-", BONAFIDE) else attack,
         }
-        found = _audio(Path(folder), cells[1], f"{path}, line {number}")
+        found = _audio(Path(folder).expanduser(), cells[1], f"{path}, line {number}")
         told = audio.info(found)
         seconds, rate = told.duration, told.sample_rate
         clips.append(Clip(found, seconds, rate, "speech", layout.source, cells[0], labels))

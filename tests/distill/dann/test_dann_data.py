@@ -76,6 +76,15 @@ def test_protocols(tmp_path: Path, name: str) -> None:
     assert {c.source for c in clips} == {"ASVspoof" + name.split()[0]}
 
 
+def test_audio_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio/T_0000000011.flac", np.zeros(1600), 16000)
+    (tmp_path / "p.txt").write_text("T_3734 T_0000000011 F - - - - bonafide bonafide -\n")
+    (clip,) = read_protocol(tmp_path / "p.txt", "~/audio")
+    assert clip.path == (tmp_path / "audio/T_0000000011.flac").resolve()
+
+
 def test_what_is_no_protocol_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "trl.txt"
     for text, told in (
