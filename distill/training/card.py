@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def options(config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         if isinstance(value, bool):
             words += [option] * value
         elif not isinstance(value, str):
-            words.append(f"{option} {value:g}")
+            words.append(f"{option} {repr(value).removesuffix('.0')}")  # to the last digit
         elif value:
-            words.append(f"{option} {value}")
+            words.append(f"{option} {shlex.quote(value)}")
     return words

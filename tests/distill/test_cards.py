@@ -79,6 +79,16 @@ def test_the_shipped_teachers_card_is_what_its_record_gives() -> None:
     assert page == (SHIPPED / "README.md").read_text("utf-8")
 
 
+def test_a_command_gives_settings_to_the_last_digit() -> None:
+    """What a card says makes the same weights again; usual numbers are short."""
+    config = {"seed": 20261130, "learning_rate": 0.00012345678, "mask": 0.05, "batch_seconds": 32.0}
+    words = card.options({**config, "source": "two words", "preset": ""}, [*config, "source"])
+    assert " ".join(words) == (
+        "--seed 20261130 --learning-rate 0.00012345678 --mask 0.05 --batch-seconds 32 "
+        "--source 'two words'"
+    )
+
+
 def test_a_probe_is_told_with_its_paired_gains() -> None:
     row = {"mean": 0.5, "low": 0.45, "high": 0.55}
     probe = {
