@@ -6,6 +6,7 @@ The files are those of transformers' Wav2Vec2CTCTokenizer: ``vocab.json`` number
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -36,8 +37,12 @@ def normalise(text: str, units: str) -> str:
 
 
 def tokens_of(text: str, units: str) -> list[str]:
-    """Tokens of a normalised text: characters with `BOUNDARY` between words, or words."""
-    return list(text.replace(" ", BOUNDARY)) if units == "char" else text.split()
+    """Tokens of a text: characters, `UNKNOWN` (which a model may say) being one, with `BOUNDARY`
+    between words; or words.
+    """
+    if units == "char":
+        return re.findall(f"{UNKNOWN}|.", text.replace(" ", BOUNDARY))
+    return text.split()
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def test_normalised_text(text: str, char: str, word: str) -> None:
 
 def test_tokens_and_numbers() -> None:
     assert tokens_of("AB A", "char") == ["A", "B", "|", "A"]
+    assert tokens_of("A<unk> B", "char") == ["A", "<unk>", "|", "B"]  # as a model may say it
     assert tokens_of("dz a", "word") == ["dz", "a"]
     letters = Vocabulary.of(["BA A", "C"], "char")
     assert letters.tokens == ("<pad>", "<unk>", "|", "A", "B", "C")
