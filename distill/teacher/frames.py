@@ -9,7 +9,7 @@ by the identity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -80,6 +80,7 @@ def overlaps(
 
 # Crops of training share a few; of whole clips each has its own.
 _kept = lru_cache(maxsize=8)(overlaps)
+_BLOCK = 4096  # target frames at once: of a long recording all overlaps would be its square
 
 
 def resample(
@@ -91,6 +92,13 @@ def resample(
 
     Shape: values (B, T', D), valid bool (B, T') -> (B, T, D), bool (B, T)
     """
+    if frames > _BLOCK:
+        parts = [
+            _block(values, valid, source, target, range(start, min(start + _BLOCK, frames)))
+            for start in range(0, frames, _BLOCK)
+        ]
+        means, covered = zip(*parts, strict=True)
+        return torch.cat(means, 1), torch.cat(covered, 1)
     weights = _kept(source, target, values.shape[1], frames).to(values)  # (T, T')
     counts = valid.to(values)
     cover = counts @ weights.T  # (B, T)
@@ -98,3 +106,17 @@ def resample(
     mean = torch.where(cover[..., None] > 0, summed / cover[..., None].clamp_min(1e-9), 0.0)
     # Half, less a rounding error of float32: three thirds of a cell may sum to 0.99999994.
     return mean, cover >= 0.5 - 1e-4
+
+
+def _block(
+    values: Tensor, valid: Tensor, source: FrameGrid, target: FrameGrid, block: range
+) -> tuple[Tensor, Tensor]:
+    """`resample` to a block of target frames, of the source frames that meet them."""
+    mine = replace(target, offset=target.offset + block.start * target.stride)
+    first = mine.offset + (mine.field - mine.stride) // 2  # where the block's cells start
+    # Whose centre is not as far as a stride from these cells; half of it would do.
+    around = first - source.stride, len(block) * mine.stride + 2 * source.stride
+    near = source.owned(*around, values.shape[1])
+    met = slice(near.start, near.stop)
+    theirs = replace(source, offset=source.offset + near.start * source.stride)
+    return resample(values[:, met], valid[:, met], theirs, mine, len(block))

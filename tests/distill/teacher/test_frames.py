@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from distill.teacher import frames as frames_module
 from distill.teacher.frames import FrameGrid, overlaps, resample
 from enhance.stft import FRAMINGS, StftConfig
 
@@ -81,6 +82,30 @@ def test_shares_sum_to_the_part_covered() -> None:
     total = share.sum(1)
     assert np.allclose(total[1:20], 1)
     assert np.all(total[21:] == 0)
+
+
+@pytest.mark.parametrize("hop", [320, 256, 160])
+@pytest.mark.parametrize("stride", [320, 160])
+def test_a_long_recording_is_met_block_by_block(
+    hop: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at once, without a table of the square of its length."""
+    source, target = TEACHERS[stride], STUDENTS[hop]
+    values, valid = torch.randn(2, 200, 3), torch.rand(2, 200) > 0.2
+    frames = 230 * stride // hop  # the student counts more
+    whole = resample(values, valid, source, target, frames)
+    tables = []
+
+    def made(source: FrameGrid, target: FrameGrid, of: int, frames: int) -> torch.Tensor:
+        tables.append(of * frames)
+        return overlaps(source, target, of, frames)
+
+    monkeypatch.setattr(frames_module, "_kept", made)
+    monkeypatch.setattr(frames_module, "_BLOCK", 16)
+    out, kept = resample(values, valid, source, target, frames)
+    assert max(tables) <= 16 * (16 * hop // stride + 4)
+    assert torch.equal(kept, whole[1])
+    torch.testing.assert_close(out, whole[0])
 
 
 def test_masked_frames_do_not_leak() -> None:
