@@ -114,7 +114,7 @@ def check_mode(settings: RunConfig, *, goes_on: bool = False) -> None:
 def planned_model(mode: str, objective: Mapping[str, Any], model: ModelConfig) -> ModelConfig:
     """The model that a run will train, as far as its mode decides about it; loads nothing.
 
-    Refuses what `check_mode` refuses.
+    An `EnhanceError` if there is no such mode, or, of mode concat, no such setting.
     """
     if "concat" not in parts(mode):
         return model

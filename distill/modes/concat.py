@@ -48,9 +48,9 @@ class ConcatConfig:
     teacher: str = "mini-wavlm"
     """Shipped name, folder in the transformers format, checkpoint file, or hub id."""
     layers: str = "weighted"
-    """Which hidden states are summed under learned weights: `weighted` (all), `first_k:k`,
-    `last_k:k`; `last` and `single:k` take one. `enhance info layers` tells what is claimed of
-    them."""
+    """Which hidden states are summed under learned weights: `weighted` (all), `range:i-k`,
+    `first_k:k`, `last_k:k`; `last` and `single:k` take one. `enhance info layers` tells what is
+    claimed of them."""
     size: PositiveInt = 64
     """Features that the sum is projected to, beside the recurrent output: a fifth of `gcrn-small`'s
     320. Sets `model.gcrn.extra_features`."""

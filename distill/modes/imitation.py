@@ -58,8 +58,8 @@ class ImitationConfig:
     """Shipped name, folder in the transformers format, checkpoint file, or hub id."""
     layers: str = "last"
     """Which hidden state is taught: `last`, `single:k` (k = 0 is before the first block), or the
-    fixed uniform mean of several layer-normalised states: `first_k:k`, `last_k:k`, `weighted`
-    (all)."""
+    fixed uniform mean of several layer-normalised states: `range:i-k`, `first_k:k`, `last_k:k`,
+    `weighted` (all)."""
     distance: Distance = "l1"
     """`l1` (the paper's), `cosine` or `correlation`: see `distill.modes.imitation` for their
     scales."""
