@@ -103,7 +103,11 @@ class Adversary:
 
 @checked
 class DannConfig(LoopConfig):
-    """Everything that decides the weights."""
+    """Everything that decides the weights.
+
+    A validation ends each epoch, and the rate falls from the first step: ``validate_every`` and
+    ``warmup_steps`` are not looked at.
+    """
 
     task: Literal["spoof", "speaker"] = "spoof"
     """Bona fide against spoof, or who speaks (verified on speakers never heard)."""

@@ -174,10 +174,10 @@ def shuffled(
 ) -> tuple[Tensor, Tensor]:
     """Targets of a batch, and which frames have one, under a control.
 
-    ``clips`` hands every clip of a batch the targets of the next one in it, so that their course
+    ``clips`` hands every clip of a batch the targets of the one before it, so that their course
     over time stays as well, and only whose speech they tell of is wrong; true permutes frames, see
     `shuffle`. Both are pure functions of the mixtures, which are functions of the run's seed and
-    drawn at random: a resumed run sees the same, and the next clip is any other. An `EnhanceError`
+    drawn at random: a resumed run sees the same, and the one before is any other. An `EnhanceError`
     if a clip has no other beside it.
 
     Shape: target (B, T, D), valid (B, T), index: (epoch, index) of each item -> the first two
