@@ -14,6 +14,7 @@ all costs; minDCF is its least over all thresholds.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,6 +89,14 @@ def min_detection_cost(
     return float(cost.min() / min(missed, alarm))
 
 
+_ONE_KIND = "no equal error rate: it needs pairs of one speaker and pairs of two speakers"
+
+
+def _ends(scores: np.ndarray) -> np.ndarray:
+    """The last of each run of ties, of scores in falling order."""
+    return np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+
+
 def _roc(
     scores: np.ndarray, same: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,10 +104,8 @@ def _roc(
     accepted = np.cumsum(weights * same)
     wrong = np.cumsum(weights * ~same)
     if not (len(scores) and accepted[-1] > 0 and wrong[-1] > 0):
-        raise EnhanceError(
-            "no equal error rate: it needs pairs of one speaker and pairs of two speakers"
-        )
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of ties
+        raise EnhanceError(_ONE_KIND)
+    last = _ends(scores)
     false_accept = np.append(0.0, wrong[last] / wrong[-1])
     false_reject = np.append(1.0, 1 - accepted[last] / accepted[-1])
     return false_accept, false_reject, np.append(scores[0], scores[last])
@@ -185,21 +192,48 @@ def resampled(
 
     Equal speakers of the trials and seed give equal draws, whatever the scores: two systems on
     the same trials can be compared draw by draw. Where a trial is something else than whether two
-    speakers are one, ``wanted`` (n,) tells which are to be accepted.
+    speakers are one, ``wanted`` (n,) tells which are to be accepted. An `EnhanceError` if trials of
+    one of the two kinds are missing.
     """
     owners, pairs = np.unique(np.stack([first, second]), return_inverse=True)
+    count = len(owners)
     order = np.argsort(-scores, kind="stable")
     a, b = pairs.reshape(2, -1)[:, order]
-    scores, alike = scores[order], a == b
-    same = alike if wanted is None else wanted[order]
+    same = a == b if wanted is None else wanted[order]
+    if same.all() or not same.any():
+        raise EnhanceError(_ONE_KIND)
+    b = np.where(a == b, count, b)  # a trial within a speaker: times a one that is never drawn
+    ends = _ends(scores[order])
+    # Of each kind its speakers, and how many of it each threshold accepts
+    kinds = [(a[kind], b[kind], np.append(0, np.cumsum(kind)[ends])) for kind in (same, ~same)]
     rng = np.random.default_rng(seed)
     found: list[float] = []
     while len(found) < rounds:
-        times = np.bincount(rng.integers(len(owners), size=len(owners)), minlength=len(owners))
-        weights = np.where(alike, times[a], times[a] * times[b])
-        if weights[same].any() and weights[~same].any():
-            found.append(_equal_error_rate(scores, same, weights)[0])
+        times = np.bincount(rng.integers(count, size=count), minlength=count + 1)
+        times[count] = 1
+        sums = [np.append(0, np.cumsum(times[a] * times[b])) for a, b, _ in kinds]
+        if sums[0][-1] and sums[1][-1]:
+            found.append(_crossing(sums, [accepted for *_, accepted in kinds]))
     return np.array(found)
+
+
+def _crossing(sums: Sequence[np.ndarray], accepted: Sequence[np.ndarray]) -> float:
+    """EER as by `_equal_error_rate`, of running sums of weights of trials to be accepted and to be
+    rejected, and of how many of each every threshold accepts. The gap between the rates never
+    falls, so that few thresholds need to be looked at.
+    """
+
+    def rates(k: int) -> tuple[float, float]:
+        hit, wrong = (of[taken[k]] / of[-1] for of, taken in zip(sums, accepted, strict=True))
+        return wrong, 1 - hit
+
+    def gap(k: int) -> float:
+        return rates(k)[0] - rates(k)[1]
+
+    k = bisect.bisect_left(range(len(accepted[0])), True, key=lambda k: bool(gap(k) >= 0))
+    low, high = gap(k - 1), gap(k)
+    begin, end = rates(k - 1)[0], rates(k)[0]
+    return float(begin + -low / (high - low) * (end - begin))
 
 
 @dataclass(frozen=True)

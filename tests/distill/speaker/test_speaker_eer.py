@@ -122,6 +122,25 @@ def test_the_bootstrap_draws_speakers() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(rates, [0.025, 0.975])))
 
 
+def test_draws_are_those_of_weighted_trials_to_the_last_bit() -> None:
+    """Of ties, and of trials of one clip; a speaker drawn a times counts a times, two a b times."""
+    rng = np.random.default_rng(4)
+    first, second = np.sort(rng.integers(9, size=(2, 800)), axis=0)
+    scores = np.round(rng.normal(size=800) + (first == second), 1)
+    pairs, single = ((first, second), first == second), ((first, first), rng.random(800) < 0.4)
+    for ends, wanted in (pairs, single):
+        drawn, expected = np.random.default_rng(6), []
+        while len(expected) < 30:
+            times = np.bincount(drawn.integers(9, size=9), minlength=9)
+            a, b = (times[end] for end in ends)
+            weights = np.where(ends[0] == ends[1], a, a * b)
+            expected.append(equal_error_rate(scores, wanted, weights)[0])
+        found = resampled(scores, *ends, rounds=30, seed=6, wanted=wanted)
+        assert found.tolist() == expected
+    with pytest.raises(EnhanceError, match="pairs of one speaker and pairs of two"):
+        resampled(scores, first, first, rounds=1, seed=0)  # none of two: no draw would do
+
+
 def test_the_interval_is_honest_about_few_speakers() -> None:
     """More clips of the same speakers hardly narrow it, more speakers do."""
     width = {}
