@@ -24,7 +24,8 @@ def text(record: dict[str, Any], name: str, size: int) -> str:
     }
     config = record["config"]
     words = [f"--objective {config['objective']} --minutes 0 --steps {record['steps']}"]
-    words += card.options(config, _OPTIONS)
-    words += card.changes(config, to_dict(SpeakerConfig()), {*_OPTIONS, *_BUDGET})
+    given = [name for name in _OPTIONS if config[name] != ""]  # no preset is a change, no option
+    words += card.options(config, given)
+    words += card.changes(config, to_dict(SpeakerConfig()), {*given, *_BUDGET})
     facts = {"record": record, "name": name, "size": size, "again": " ".join(words)}
     return card.render(Path(__file__).with_name("card.md.jinja"), front, **facts)

@@ -169,6 +169,7 @@ def test_the_folder_is_a_teacher_with_a_card(whole: dict[str, Path], objective: 
     keys = {"aam": {"accuracy"}, "dino": {"teacher_entropy", "mean_entropy"}}[objective]
     assert keys <= set(rows[0]) and rows[1]["speakers"] == 2
     card = (folder / "README.md").read_text()
+    assert " --set 'preset=\"\"' --set 'architecture.channels=[8, 8, 8, 8, 16]'" in card
     rows = record["verification"]
     assert [r["embedding"] for r in rows] == ["trained", "random weights", "mean log-mel spectrum"]
     assert all(r["speakers"] == 3 and r["targets"] == 9 and r["nontargets"] == 27 for r in rows)
