@@ -114,8 +114,10 @@ class Pretraining(Imitation, Around):
             return resample(values, valid, self.targets.grid, self.grid, frames)
 
     def log(self) -> dict[str, float]:
+        """Where both phases have targets, those of the present one."""
         mine = self.targets.log() if self.config.target == "clean" else {}
-        return {**mine, **self.inner.log()}
+        inner = self.inner.log()
+        return {**inner, **mine} if self.step < self.config.pretrain_steps else {**mine, **inner}
 
 
 def check_steps(config: PretrainConfig, training: TrainingConfig) -> None:

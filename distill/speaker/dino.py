@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from distill.speaker.config import DinoConfig, SpeakerConfig
 from distill.training.accuracy import perplexity
 from distill.training.config import last_quarter
+from enhance.training.engine.processes import mean_everywhere
 
 
 class DinoHead(nn.Module):
@@ -139,7 +140,7 @@ class Dino(nn.Module):
         temperature = self.temperature(step)
         loss = dino_loss(crops, targets, self.centre, c.student_temperature, temperature)
         each, together = entropies(teacher, self.centre, temperature)
-        self.centre.lerp_(teacher.mean(0), 1 - c.centre_momentum)
+        self.centre.lerp_(mean_everywhere(teacher.mean(0)), 1 - c.centre_momentum)
         return loss, {"loss": loss.item(), "teacher_entropy": each, "mean_entropy": together}
 
     def before_update(self, step: int) -> None:

@@ -180,6 +180,15 @@ def same_everywhere(tensor: torch.Tensor) -> None:
         torch.distributed.broadcast(tensor, 0)
 
 
+def mean_everywhere(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean over all processes."""
+    if not torch.distributed.is_initialized():
+        return tensor
+    total = tensor.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
+
+
 def collect(fabric: Fabric, value: Any) -> list[Any]:
     """The same kind of plain data from every process, in order of rank."""
     if fabric.world_size == 1:

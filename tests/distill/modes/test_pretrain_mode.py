@@ -94,7 +94,9 @@ def test_noisy_targets_by_hand(teacher, mixer, tmp_path: Path, kind: str) -> Non
     assert losses["pretrain"].item() == pytest.approx(total / (3 * 26), rel=1e-3)
 
 
-def test_clean_targets_are_those_of_distill(teacher, mixer, tmp_path: Path) -> None:
+def test_clean_targets_are_those_of_distill(
+    teacher, mixer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretrain = objective(teacher, mixer, tmp_path, target="clean")
     config = DistillConfig(cache=str(tmp_path))
     distill = Distillation(config, LossConfig(), MODEL, teacher=teacher, quiet=True)
@@ -108,6 +110,10 @@ def test_clean_targets_are_those_of_distill(teacher, mixer, tmp_path: Path) -> N
     assert found.item() == pytest.approx(distill.distance(encoding, batch).item(), rel=1e-5)
     assert list(tmp_path.rglob("*.npy"))
     assert pretrain.log()["target_cache_mb"] > 0
+    monkeypatch.setattr(pretrain.inner, "log", lambda: {"target_live": 0.25})
+    assert pretrain.log()["target_live"] != 0.25  # the first phase's own
+    pretrain.begin_step(pretrain.config.pretrain_steps, net)
+    assert pretrain.log()["target_live"] == 0.25 and pretrain.log()["target_cache_mb"] > 0
     noisy = objective(teacher, mixer, tmp_path / "none")
     assert noisy(network(), batch)["pretrain"].item() != pytest.approx(found.item(), rel=1e-3)
     assert not (tmp_path / "none").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +192,29 @@ def test_dino_teacher_is_a_moving_average_and_the_centre_moves() -> None:
     for name, p in learner.encoder.named_parameters():
         old = 0.99 * before[f"encoder.{name}"] + 0.01 * (before[f"student.{name}"] + 0.5)
         torch.testing.assert_close(p, old, atol=1e-4, rtol=0)
+
+
+def _moved(rank: int, processes: int, folder: Path) -> None:
+    """One step on a process's own batch; what becomes of the centre stands in a file."""
+    if processes > 1:
+        place = f"file://{folder / 'meet'}"
+        torch.distributed.init_process_group("gloo", place, world_size=processes, rank=rank)
+    learner = Dino(config("dino")).train()
+    generator = torch.Generator().manual_seed(rank)
+    views = [0.1 * torch.randn(4, n, generator=generator) for n in (6400, 6400, *[3200] * 4)]
+    learner(views, torch.zeros(4, dtype=torch.long), 0)
+    torch.save(learner.centre, folder / f"{processes}-{rank}.pt")
+
+
+@needs_speechbrain
+def test_dino_has_one_centre_in_all_processes(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_moved, (2, tmp_path), nprocs=2)
+    for rank in range(2):
+        _moved(rank, 1, tmp_path)
+    first, second, *alone = (torch.load(tmp_path / f"{n}-{r}.pt") for n in (2, 1) for r in (0, 1))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, torch.stack(alone).mean(0))
+    assert not torch.allclose(*alone)
 
 
 @needs_speechbrain
