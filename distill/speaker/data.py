@@ -33,7 +33,8 @@ log = logging.getLogger("enhance")
 SAMPLE_RATE = 16000
 SHORTEST = 0.5
 """Seconds; shorter clips are left out."""
-_ATTEMPTS = 20  # crops drawn until one is not digital silence
+_ATTEMPTS = 20  # crops drawn at random, before one is looked for where there is sound
+_AUDIBLE = 1e-4  # a crop that peaks lower is digital silence
 
 
 def name_of(clip: Clip) -> str:
@@ -191,13 +192,11 @@ class Crops:
         for _ in range(_ATTEMPTS):
             pieces = self._pieces(clip, n, rng)
             wave = assemble(self.data.train, pieces, n)
-            if np.abs(wave).max() > 1e-4:
+            if np.abs(wave).max() > _AUDIBLE:
                 break
         else:
-            raise EnhanceError(
-                f"{self.data.train.clips[clip].path}: silent in {_ATTEMPTS} crops of {seconds:g} "
-                "s; leave it out of the manifest"
-            )
+            pieces = self._audible(clip, n, rng)
+            wave = assemble(self.data.train, pieces, n)
         if seconds not in self._mixers or rng.random() < config.clean_probability:
             return wave
         mixer = self._mixers[seconds]
@@ -215,3 +214,12 @@ class Crops:
             pieces.append(Piece(clip, start, position, length))
             position, start = position + length, 0
         return tuple(pieces)
+
+    def _audible(self, clip: int, n: int, rng: np.random.Generator) -> tuple[Piece, ...]:
+        """A stretch around a sound, for clips that are silent nearly everywhere."""
+        store = self.data.train
+        sounds = np.flatnonzero(np.abs(store.whole(clip)) > _AUDIBLE)
+        if not len(sounds):
+            raise EnhanceError(f"{store.clips[clip].path}: is silent; leave it out of the manifest")
+        start = int(sounds[rng.integers(len(sounds))]) - int(rng.integers(n))
+        return (Piece(clip, min(max(start, 0), store.length(clip) - n), 0, n),)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from distill.speaker.data import Crops, SpeakerData
 from distill.speaker.train import FORMAT, train
 from enhance.cli.app import app
 from enhance.config.mixing import MixingConfig
+from enhance.data.corpus.clip_store import ClipStore
+from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 from enhance.network.tensors import load_tensors
 
@@ -235,6 +238,26 @@ def test_clean_crops_are_cut_from_the_clip_and_short_ones_repeat_it(corpus: Path
         assert len(set(found)) == 1 and len(found) >= 2  # both views, one clip
 
 
+def test_a_crop_is_looked_for_where_there_is_sound(tmp_path: Path) -> None:
+    """Of a clip of 100 s with one second of sound, twenty draws miss it 4 times in 5."""
+    wave = np.zeros(100 * 16000)
+    wave[70 * 16000 : 71 * 16000] = np.random.default_rng(0).uniform(-0.1, 0.1, 16000)
+    clips = []
+    for name, heard in (("gated", wave), ("silent", 0 * wave)):
+        soundfile.write(tmp_path / f"{name}.wav", heard, 16000)
+        clips.append(Clip(tmp_path / f"{name}.wav", 100.0, 16000, "speech", "lab", name))
+    stores = [ClipStore([clip], quiet=True) for clip in clips]
+    sound, silence = (
+        Crops(SpeakerData(store, None, None, np.zeros(1, np.int64), 0), config("dino"), (0.5,))
+        for store in stores
+    )
+    for step in range(20):
+        views, _ = sound.batch(step)
+        assert (np.abs(views[0]).max(axis=1) > 1e-4).all()
+    with pytest.raises(EnhanceError, match=r"silent\.wav: is silent; leave it out"):
+        silence.batch(0)
+
+
 def test_noisy_crops_have_the_snr_asked_for(corpus: Path) -> None:
     settings = config(
         "aam", clean_probability=0.0, mixing=MixingConfig(snr=(6.0, 6.0), rir_probability=0.0)
@@ -290,6 +313,13 @@ def test_refusals(corpus: Path, whole: dict[str, Path], tmp_path: Path) -> None:
         train(aam, corpus, whole["aam"], quiet=True)
     with pytest.raises(EnhanceError, match="no run to go on with"):
         train(aam, corpus, tmp_path / "b", resume=True, quiet=True)
+    lost = shutil.copytree(whole["aam"], tmp_path / "lost")
+    (lost / "state" / "trainer.safetensors").unlink()
+    for resume, told in ((False, "holds model.safetensors already, but not"), (True, "no run to")):
+        with pytest.raises(EnhanceError, match=told):
+            train(aam, corpus, lost, resume=resume, quiet=True)
+    weights = "model.safetensors"
+    assert (lost / weights).read_bytes() == (whole["aam"] / weights).read_bytes()
     with pytest.raises(EnhanceError, match="begun with another batch"):
         train(config("aam", batch=5), corpus, whole["aam"], resume=True, quiet=True)
     with pytest.raises(EnhanceError, match=r"--source mars: .*sources of speech there: lab"):
