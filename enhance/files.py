@@ -78,6 +78,14 @@ def named(path: Path | str) -> Path:
     return path if path.name not in ("", "..") else resolved(path)
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with the home folder in the place of ``~``; an `EnhanceError` if it is nobody's."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise EnhanceError(f"{path}: is in no home folder known here; write it in full") from error
+
+
 def walk(
     root: Path, suffixes: Collection[str], onerror: Callable[[OSError], None] | None = None
 ) -> Iterator[Path]:
@@ -279,7 +287,7 @@ def sha256(path: Path | str) -> str:
 def cache_folder(*parts: str) -> Path:
     """Folder for things that can be made again: ``$XDG_CACHE_HOME/enhance`` or its default."""
     root = os.environ.get("XDG_CACHE_HOME")
-    base = Path(root) if root else Path.home() / ".cache"
+    base = Path(root) if root else expanded("~/.cache")
     return base.joinpath("enhance", *parts)
 
 

@@ -44,7 +44,7 @@ from distill.speaker.data import speech_of
 from enhance.data.corpus.inventory import by_source
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.files import temporary_folder
+from enhance.files import expanded, temporary_folder
 from enhance.parallel import torch_threads
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def cka(
     """
     cache = work.cache
     heard.check(backbones, cache)
-    corpus = corpus.expanduser()
+    corpus = expanded(corpus)
     clips = heard.draw(speech_of(corpus, "", False, work.quiet)[0], work, corpus)
     labels = [{"speaker": clip.speaker, "source": clip.source} for clip in clips]
     factor, numbers = next(iter(coarse(labels, GROUPS).items()))

@@ -35,6 +35,7 @@ from distill.dann.data import Hearing, Labelled
 from distill.dann.protocols import read
 from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
+from enhance.files import expanded
 from enhance.progress import tracked
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _measure(
             row |= {"mean": part.eer(), "low": float(low), "high": float(high)}
             row["min_dcf"] = part.least_cost(config.task)
         rows.append({"kind": "errors", "group": group, **row})
-    trained = open_clips(Path(config.train).expanduser(), config.audio)
+    trained = open_clips(expanded(config.train), config.audio)
     taught = training.hear(run.network, hearing, trained).embeddings
     judged = {_WHO[0]: heard.judged}
     depth = (config.dann.discriminator.hidden_dim,) * config.dann.discriminator.num_layers

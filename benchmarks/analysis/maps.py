@@ -29,6 +29,7 @@ from distill.speaker.data import speech_of
 from enhance.data.corpus.inventory import by_source
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
+from enhance.files import expanded
 from enhance.parallel import torch_threads
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def maps(
     """
     cache, by = work.cache, by or ["speaker"]
     heard.check(backbones, cache)
-    corpus = corpus.expanduser()
+    corpus = expanded(corpus)
     phones: dict[Path, Any] = {}
     names: list[str] = []
     if PHONE in by:

@@ -16,7 +16,7 @@ from distill.ctc.score import error_rate
 from distill.ctc.transcripts import read_transcripts
 from distill.ctc.vocabulary import normalise
 from enhance.errors import EnhanceError
-from enhance.files import is_folder, sha256
+from enhance.files import expanded, is_folder, sha256
 
 DEFAULT = "speechbrain/asr-crdnn-rnnlm-librispeech"
 """The CRDNN recogniser of the paper's section, as far as it is named there."""
@@ -90,17 +90,9 @@ def listen_with(name: str | None) -> Listening:
         return Listening(None, str(error))
 
 
-def folder_of(name: str) -> Path:
-    """The folder that a name may stand for; an `EnhanceError` if its ``~`` is nobody's home."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:
-        raise EnhanceError(f"recogniser {name}: {error}") from error
-
-
 def identity(name: str) -> str:
     """Which recogniser it is, in one word: of a folder its name, and a hash of its files."""
-    folder = folder_of(name)
+    folder = expanded(name)
     if not folder.is_dir():
         return name
     files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -116,7 +108,7 @@ def load(name: str) -> Recognizer:
     """
     from benchmarks.recognizers import crdnn, whisper
 
-    folder = folder_of(name)
+    folder = expanded(name)
     if is_folder(folder):
         if (folder / crdnn.SETTINGS).is_file():
             return crdnn.load(folder, name)

@@ -7,7 +7,6 @@ like any other teacher: ``log-mel``, ``log-mel:320``, ``encoder:checkpoints/defa
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from distill.backbones.frozen import FrozenTeacher, fingerprint
 from enhance.config.settings import to_dict
 from enhance.errors import EnhanceError
+from enhance.files import expanded
 from enhance.network.checkpoint import load_model
 from enhance.network.gcrn import flat
 from enhance.network.waveform_model import WaveformModel
@@ -120,4 +120,4 @@ def load_encoder(path: str, name: str, left_pad: int | None = None) -> Encoder:
 
     An `EnhanceError` if there is none, or it is of mode concat, whose bottleneck needs a teacher.
     """
-    return Encoder(load_model(Path(path).expanduser())[0], name, left_pad)
+    return Encoder(load_model(expanded(path))[0], name, left_pad)

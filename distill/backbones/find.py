@@ -16,6 +16,7 @@ from pathlib import Path
 from distill import backbones
 from distill.teacher.contract import Teacher
 from enhance.errors import EnhanceError, require
+from enhance.files import expanded
 
 SHIPPED = Path(__file__).parents[1] / "models"
 """Folder of the teachers that come with the source distribution."""
@@ -71,7 +72,7 @@ def label(name_or_path: str | Path) -> str:
     """What tables call a teacher: the last part of a local path, and any other name as it is."""
     text = str(name_or_path)
     kind, colon, rest = text.rpartition(":") if text.startswith("encoder:") else ("", "", text)
-    path = Path(rest).expanduser()
+    path = expanded(rest)
     return f"{kind}{colon}{path.resolve().name}" if path.is_dir() else text
 
 
@@ -97,7 +98,7 @@ def resolve(name_or_path: str | Path) -> Path:
         return SHIPPED / text
     if text in backbones.PACKAGED:
         return backbones.packaged(text)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.exists():
         return path
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and path.suffix not in FILES:

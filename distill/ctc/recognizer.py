@@ -15,6 +15,7 @@ from distill.ctc import folder as ctc_folder
 from distill.ctc.model import SAMPLE_RATE, CtcModel
 from distill.ctc.vocabulary import Vocabulary
 from enhance.errors import EnhanceError, require
+from enhance.files import expanded
 
 
 class Recognizer:
@@ -49,4 +50,4 @@ def load(folder: Path | str) -> Recognizer:
     An `EnhanceError` if it holds no such model.
     """
     require("train", "torch", "transformers", "safetensors")
-    return Recognizer(str(folder), *ctc_folder.load(Path(folder).expanduser()))
+    return Recognizer(str(folder), *ctc_folder.load(expanded(folder)))

@@ -21,7 +21,7 @@ from pathlib import Path
 from enhance.audio import read as audio
 from enhance.data.corpus.manifest import Clip, read_manifest
 from enhance.errors import EnhanceError
-from enhance.files import is_file, read_text
+from enhance.files import expanded, is_file, read_text
 
 BONAFIDE, SPOOF = "bonafide", "spoof"
 _UNCODED = frozenset({"-", "none", "nocodec"})
@@ -103,7 +103,7 @@ def read_protocol(path: Path, folder: str) -> list[Clip]:
             "codec": "none" if codec in _UNCODED else codec,
             "method": "none" if attack in ("-", BONAFIDE) else attack,
         }
-        found = _audio(Path(folder).expanduser(), cells[1], f"{path}, line {number}")
+        found = _audio(expanded(folder), cells[1], f"{path}, line {number}")
         told = audio.info(found)
         seconds, rate = told.duration, told.sample_rate
         clips.append(Clip(found, seconds, rate, "speech", layout.source, cells[0], labels))

@@ -30,7 +30,7 @@ from enhance.config.settings import parse
 from enhance.data.corpus.clips import split
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
-from enhance.files import cache_folder, write_json
+from enhance.files import cache_folder, expanded, write_json
 from enhance.network.tensors import load_exactly, load_tensors, save_tensors
 from enhance.training.engine.interrupt import Interrupt
 from enhance.training.engine.learner import Learner, Step, adamw
@@ -237,7 +237,7 @@ def _clips(config: DannConfig) -> tuple[list[Clip], list[Clip]]:
         raise EnhanceError("train: name a manifest or an ASVspoof protocol")
 
     def opened(place: str) -> list[Clip]:
-        return read(Path(place).expanduser(), config.audio, config.task, config.domain)
+        return read(expanded(place), config.audio, config.task, config.domain)
 
     clips = opened(config.train)
     if config.validation:

@@ -25,7 +25,6 @@ tell. If an encoder gains as much from these as from the real ones, what it gain
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +41,7 @@ from enhance.config.checked import NonNegativeFloat, checked
 from enhance.config.settings import to_dict
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.errors import EnhanceError
-from enhance.files import cache_folder
+from enhance.files import cache_folder, expanded
 from enhance.network.gcrn import Gcrn
 
 Distance = Literal["l1", "cosine", "correlation"]
@@ -104,7 +103,7 @@ class Imitation(nn.Module):
         self.config = config
         self.expected_mixtures, self.quiet = expected_mixtures, quiet
         check_rate(teacher, model.stft.sample_rate)
-        cache = Path(config.cache).expanduser() if config.cache else cache_folder("features")
+        cache = expanded(config.cache) if config.cache else cache_folder("features")
         # `Targets` is no module, so that the teacher is neither trained nor saved with this one.
         self.targets = Targets(Features(teacher, config.layers, cache, config.cache_gb * 1e9))
         self.grid = FrameGrid.of_student(model.stft)

@@ -276,6 +276,7 @@ def main() -> None:
     try:
         try:
             _refuse_empty(sys.argv)
+            sys.argv[1:] = map(_at_home, sys.argv[1:])
             code = app(standalone_mode=False)
         finally:
             if sys.stdout is not None:
@@ -309,6 +310,16 @@ def main() -> None:
 def _end(line: str, code: int = 2) -> NoReturn:
     print(line, file=sys.stderr)
     sys.exit(code)
+
+
+def _at_home(word: str) -> str:
+    """``--option=~/place`` with the home folder there: no shell sees to that behind an ``=``."""
+    option, _, value = word.partition("=")
+    if not option.startswith("--") or not value.startswith("~/"):
+        return word
+    from enhance.files import expanded
+
+    return f"{option}={expanded(value)}"
 
 
 def _refuse_empty(words: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from enhance.cli import options
 from enhance.errors import EnhanceError, require
-from enhance.files import read_text, refuse_existing, resolved
+from enhance.files import expanded, read_text, refuse_existing, resolved
 
 data_app = typer.Typer(
     help="Manifests, evaluation sets, features, example audio.", no_args_is_help=True
@@ -228,7 +228,7 @@ def data_features(
     from distill.extract import Wanted, extract
     from enhance.data.corpus.clips import place
 
-    clips = place(Path(corpus).expanduser(), "", work.quiet)
+    clips = place(expanded(corpus), "", work.quiet)
     speech = [clip for clip in clips if clip.kind in ("speech", "")]
     if not speech:
         raise EnhanceError(f"{corpus}: holds no speech")

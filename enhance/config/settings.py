@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 from enhance.config import MODELS, ModelConfig, RunConfig
 from enhance.config.checked import read
 from enhance.errors import EnhanceError, require
-from enhance.files import read_text, resolved
+from enhance.files import expanded, read_text, resolved
 from enhance.stft import FRAMINGS
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def included(
     result: dict[str, Any] = {}
     for name in names:
         try:
-            result = layered(result, load_yaml(folder / name, includers))
+            result = layered(result, load_yaml(folder / expanded(name), includers))
         except EnhanceError as error:
             raise EnhanceError(f"{where}: include: {error}") from error
     return layered(result, rest)

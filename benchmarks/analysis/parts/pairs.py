@@ -20,6 +20,7 @@ from enhance.data.corpus.inventory import by_source
 from enhance.data.corpus.manifest import Clip
 from enhance.data.evaluation_set import open_set
 from enhance.errors import EnhanceError
+from enhance.files import expanded
 
 SHORTEST = 0.6
 """Seconds; shorter clips are left out."""
@@ -70,7 +71,7 @@ class Pairs:
             raise EnhanceError(
                 f"name clips: --corpus DIR with speech and noise, or --set DIR{both}"
             )
-        place = (pairs or corpus or Path()).expanduser()
+        place = expanded(pairs or corpus or Path())
         clips, noises = (_of_set(place), []) if pairs else speech_of(place, "", False, work.quiet)
         clips = heard.draw([c for c in clips if c.duration >= SHORTEST], work, place)
         labels = [{**c.labels, "speaker": c.speaker, "source": c.source} for c in clips]

@@ -14,7 +14,7 @@ from enhance.config import DataConfig
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.manifest import Clip, read_manifest, scan_folder
 from enhance.errors import EnhanceError
-from enhance.files import is_file, is_folder
+from enhance.files import expanded, is_file, is_folder
 
 log = logging.getLogger("enhance")
 Weights = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
@@ -56,7 +56,7 @@ def _named(data: DataConfig, quiet: bool) -> list[list[Clip]]:
 
         corpus = str(demo_corpus.ensure(quiet=quiet))
         log.warning("no data named: using the built-in SYNTHETIC corpus (%s)", corpus)
-    clips = _corpus(Path(corpus).expanduser(), quiet) if corpus else []
+    clips = _corpus(expanded(corpus), quiet) if corpus else []
     if corpus and not {clip.kind for clip in clips} & {"speech", "noise"}:
         raise EnhanceError(
             f"{corpus}: nothing there is marked as speech or noise; the manifest needs a "
@@ -66,7 +66,7 @@ def _named(data: DataConfig, quiet: bool) -> list[list[Clip]]:
     for kind, places in (("speech", data.speech), ("noise", data.noise)):
         part = of_kind(clips, kind)
         for named in places:
-            found = place(Path(named).expanduser(), kind, quiet)
+            found = place(expanded(named), kind, quiet)
             found = [clip for clip in found if clip.kind in (kind, "")]
             if not found:
                 raise EnhanceError(f"data.{kind}: {named} holds no clip of kind {kind}")

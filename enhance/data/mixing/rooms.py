@@ -15,6 +15,7 @@ import numpy as np
 from enhance.config.mixing import MixingConfig
 from enhance.data.corpus.manifest import scan_folder
 from enhance.errors import EnhanceError, require
+from enhance.files import expanded
 from enhance.progress import tracked
 
 _LARGEST_ORDER = 40  # reflections; later ones are below what noise leaves audible
@@ -56,7 +57,7 @@ def bank(
     if config.rir_source == "folder":
         if not rirs:
             raise EnhanceError("mixing.rir_source is `folder`: name the folder in data.rirs")
-        return folder_bank(Path(rirs).expanduser(), sample_rate, quiet=quiet)
+        return folder_bank(expanded(rirs), sample_rate, quiet=quiet)
     return simulated_bank(config.rir_count, seed, sample_rate, config.rir_rt60, quiet=quiet)
 
 

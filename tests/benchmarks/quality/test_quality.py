@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
@@ -15,6 +16,7 @@ import soundfile
 
 from benchmarks.figures import results
 from benchmarks.figures.results import read_rows
+from benchmarks.figures.statistics import mean_interval
 from benchmarks.pages.report import write_report
 from benchmarks.quality import clips
 from benchmarks.quality import evaluate as evaluation
@@ -63,6 +65,20 @@ def test_noisy_alone(make_set: SetMaker, tmp_path: Path) -> None:
     assert [item["clip"] for item in per_clip] == ["000", "001", "002", "003"]
     assert per_clip[0]["labels"]["speech_group"] == "even"
     assert set(per_clip[0]["gains"]) == set(METRICS)
+
+
+def test_intervals_are_clustered_by_the_labels_of_the_set(
+    make_set: SetMaker, tmp_path: Path
+) -> None:
+    folder = make_set()
+    path = folder / "manifest.csv"
+    path.write_text(re.sub(r"voice-(\d)", lambda m: f"voice-{int(m[1]) // 2}", path.read_text()))
+    (row,) = evaluate("noisy", folder, -5, tmp_path / "out", 1, quiet=True).models
+    assert "clustered by speaker (2)" in row["interval"]
+    clips = read_jsonl(tmp_path / "out" / "clips.jsonl")
+    expected = mean_interval([clip["metrics"]["stoi"] for clip in clips], {"speaker": [*"aabb"]})
+    found = row["metrics"]["stoi"]
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_compares_models_pair_by_pair_and_draws(
@@ -342,7 +358,7 @@ def test_what_is_refused_is_named_by_its_option(make_set: SetMaker, tmp_path: Pa
             evaluate("noisy", None, snr, tmp_path / "out", 1, quiet=True)
     with pytest.raises(EnhanceError, match=r"^recogniser nosuch: no such folder"):
         evaluate("noisy", make_set(2), -5, tmp_path / "out", 1, wer="nosuch", quiet=True)
-    with pytest.raises(EnhanceError, match=r"^recogniser ~no-user/x: Could not"):
+    with pytest.raises(EnhanceError, match=r"^~no-user/x: is in no home folder"):
         evaluate("noisy", tmp_path / "set", -5, tmp_path / "out", 1, wer="~no-user/x", quiet=True)
 
 

@@ -98,7 +98,14 @@ def test_what_is_no_control_is_refused(checkpoint: Path) -> None:
         find.load(f"encoder:{checkpoint}", left_pad=0)
 
 
-def test_tables_call_a_folder_by_its_name(checkpoint: Path) -> None:
+def test_a_folder_below_the_home_and_what_tables_call_it(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    assert find.load("encoder:~/tiny").fingerprint == find.load(f"encoder:{checkpoint}").fingerprint
+    assert find.label("~/tiny") == "tiny" and find.resolve("~/tiny") == checkpoint
+    with pytest.raises(EnhanceError, match=r"^~no-user/x: is in no home folder known here"):
+        find.resolve("~no-user/x")
     assert find.label(checkpoint) == "tiny" and find.label("mini-wavlm") == "mini-wavlm"
     assert find.label(f"encoder:{checkpoint}") == "encoder:tiny"
     assert LogMel(320).name == find.label("log-mel:320") == "log-mel:320"

@@ -6,10 +6,12 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from tiny_cli import refusals
 from typer.testing import CliRunner
 
 from enhance.cli.app import RENAMED, app
@@ -131,6 +133,25 @@ def test_a_folder_to_go_on_with_must_be_named(name: str) -> None:
     words = {"pretrain-speaker": ["--corpus", "x"], "finetune-ctc": ["x", "--transcripts", "x"]}
     done = CliRunner().invoke(app, ["teacher", name, *words.get(name, []), "--resume"])
     assert "--resume: name the folder" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "--config=~/none.yaml"], f"{Path.home()}/none.yaml: no such"),
+        (["data", "features", "~no-user/c"], "~no-user/c: is in no home folder"),
+        (["train", "--run", "n" * 300], "File name too long"),
+        (["compare", "n" * 300], "File name too long"),
+        (["snapshot", "n" * 300, "-o", "x"], "File name too long"),
+    ],
+)
+def test_a_place_that_cannot_be_is_one_line(
+    words: list[object], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = refusals(words, b"", monkeypatch)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1) and told in done.stderr.decode()
+    assert list(tmp_path.iterdir()) == []
 
 
 def every_command() -> list[list[str]]:

@@ -225,12 +225,17 @@ def test_a_key_that_stands_twice_is_refused_wherever_it_stands(tmp_path: Path) -
     assert load_yaml(path)["b"] == {"x": 3, "y": 2}
 
 
-def test_includes_that_lead_nowhere_or_back(tmp_path: Path) -> None:
+def test_includes_that_lead_nowhere_or_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, text in (("a", "include: b.yaml"), ("b", "include: [c.yaml]"), ("c", "seed: 1")):
         (tmp_path / f"{name}.yaml").write_text(text)
     assert load_yaml(tmp_path / "a.yaml") == {"seed": 1}
     (tmp_path / "d.yaml").write_text("include: [b.yaml, c.yaml]")  # the same twice is no loop
     assert load_yaml(tmp_path / "d.yaml") == {"seed": 1}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "e.yaml").write_text("include: ~/b.yaml")
+    assert load_yaml(tmp_path / "e.yaml") == {"seed": 1}
     (tmp_path / "c.yaml").write_text("include: a.yaml")
     with pytest.raises(EnhanceError, match=r"^\S*a\.yaml: include: .*a\.yaml: includes itself$"):
         load_yaml(tmp_path / "a.yaml")

@@ -213,6 +213,16 @@ def test_load_clips_from_folders_and_manifests(tmp_path: Path) -> None:
         load_clips(DataConfig(corpus=str(tmp_path / "empty")), quiet=True)
 
 
+def test_places_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands what stands in a file, or behind --set KEY=."""
+    speech_and_noise(tmp_path / "c")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for data in (DataConfig(corpus="~/c"), DataConfig(speech=["~/c/speech"], noise=["~/c/noise"])):
+        assert [len(part) for part in load_clips(data, quiet=True)] == [8, 3]
+    with pytest.raises(EnhanceError, match=r"^~no-user/c: is in no home folder known here"):
+        load_clips(DataConfig(corpus="~no-user/c"), quiet=True)
+
+
 def test_sources_held_out_are_in_no_part_of_training(tmp_path: Path) -> None:
     speech, noise = speech_and_noise(tmp_path)
     write_manifest(tmp_path / "manifest.jsonl", [*speech, *noise])

@@ -286,7 +286,9 @@ def test_simulated_rooms(stores: tuple[ClipStore, ClipStore]) -> None:
     assert {mixer.draw(0, i).rir for i in range(20)} == {0, 1}
 
 
-def test_rooms_of_a_folder(tmp_path: Path, stores: tuple[ClipStore, ClipStore]) -> None:
+def test_rooms_of_a_folder(
+    tmp_path: Path, stores: tuple[ClipStore, ClipStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wave = np.zeros(2000)
     wave[200], wave[900] = 0.8, -0.2
     (tmp_path / "rirs").mkdir()
@@ -296,6 +298,8 @@ def test_rooms_of_a_folder(tmp_path: Path, stores: tuple[ClipStore, ClipStore]) 
     assert found.wave[found.direct] == 1
     assert found.wave[found.direct + 700] == pytest.approx(-0.25)
     assert Mixer(*stores, config, responses=[found])(0, 0).altered
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(bank(config, "~/rirs", 0, quiet=True)) == 1
     with pytest.raises(EnhanceError, match=r"data\.rirs"):
         bank(config, "", 0)
     with pytest.raises(EnhanceError, match="no room impulse response"):
