@@ -73,6 +73,17 @@ def test_a_fact_that_a_record_lacks_is_no_empty_place(name: str) -> None:
         text(name, record)
 
 
+def test_a_card_tells_how_ties_are_counted() -> None:
+    """As `distill.ssl.losses.future` and `contrastive` count them."""
+    for name, told in (
+        ("ssl-wav2vec", "a tie with n of them counts 1 / (1 + n)"),
+        ("ssl-vq-kmeans", "a tie with n of them counts 1 / (1 + n)"),
+        ("ssl-wav2vec2", "candidates with the target's codes share the hit"),
+    ):
+        page = " ".join(text(name, RECORDS[name]).split())
+        assert told in page and "no hit" not in page
+
+
 def test_the_shipped_teachers_card_is_what_its_record_gives() -> None:
     size = (SHIPPED / "model.safetensors").stat().st_size
     page = ssl.text(card.read(SHIPPED), "mini-wavlm", size)

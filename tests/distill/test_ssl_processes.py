@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_families import CASES, TINY, configured
 
 from distill.backbones.find import load
@@ -65,6 +66,22 @@ def test_results_without_their_state_are_left_alone(
             pretrain(configured("wav2vec"), tiny_corpus, tmp_path, resume=resume, quiet=True)
     assert [p.name for p in tmp_path.iterdir()] == [kept]
     assert (tmp_path / kept).read_bytes() == before
+
+
+def test_auto_precision_stays_what_it_was(
+    tiny_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    has = {"avx512_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    config = configured("wav2vec", precision="auto", steps=[1])
+    pretrain(config, tiny_corpus, tmp_path, quiet=True)
+    has["avx512_bf16"] = True  # another machine
+    with Loop(config, tmp_path, FORMAT, resume=True, quiet=True) as loop:
+        assert loop.fabric._precision.precision == "32-true"
+    assert "goes on in fp32, as it began; `auto` is bf16 on this machine" in capsys.readouterr().err
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:

@@ -1,13 +1,36 @@
-"""The table of teachers: records of a pre-training that are damaged."""
+"""The table of teachers: the page is what its records say; damaged records."""
 
 from __future__ import annotations
 
+import json
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from benchmarks.analysis import teachers
 from enhance.errors import EnhanceError
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_page_has_the_figures_of_its_records() -> None:
+    """With their baselines; times were measured and are in no record."""
+    shipped = ROOT / "distill/models/mini-wavlm/record.json"
+    records = {"mini-wavlm": json.loads(shipped.read_text("utf-8"))}
+    with tarfile.open(ROOT / "benchmarks/teachers.tar.xz") as archive:
+        for member in archive:
+            if member.name.endswith("/record.json"):
+                file = archive.extractfile(member)
+                assert file is not None
+                records[member.name.partition("/")[0]] = json.loads(file.read())
+    lines = (ROOT / "benchmarks/TEACHERS.md").read_text("utf-8").splitlines()
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines if " | " in line}
+    assert records.keys() <= rows.keys() and len(records) == 9
+    for name, record in records.items():
+        assert " | ".join(teachers._figures(teachers._metric(record))) in rows[name], name
+    assert "nearest visible frame" in rows["ssl-wavlm"] and "BELOW it" in rows["ssl-wavlm"]
+    assert "mean spectrum" in rows["ecapa-aam-long"]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,15 @@ def test_fewer_than_three_seeds_claim_nothing() -> None:
     assert found["stoi"]["method"] == "t over noise, seeds"
 
 
+def test_all_that_may_get_a_star_is_one_family() -> None:
+    def row(name: str, p: float) -> dict:
+        return {"name": name, "seeds": [0, 1, 2], "difference": {m: {"p": p} for m in METRICS}}
+
+    clear, nothing = row("clear", 0.01), row("nothing", 0.9)
+    assert claims([clear]) == {("clear", metric) for metric in METRICS}  # .05 / 4
+    assert claims([clear, nothing]) == set()  # .05 / 8
+
+
 def test_differences_are_clustered_by_the_labels_of_the_set() -> None:
     own, base = runs(3, 1.0), runs(3, 0.0)
     found = differences(base, own)["si_sdr"]

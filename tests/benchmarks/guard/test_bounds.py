@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from scipy import stats
 from benchmarks.guard import cases as c
 from benchmarks.guard.bounds import Check, Harm, Sign, judge, verdict
 from benchmarks.guard.summary import gap, signals_and_noise, worst_tenth
+from benchmarks.guard.tables import SIGNS
+from enhance.device.hub import find_model, shipped_models
+from enhance.files import sha256
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,33 @@ def test_what_was_not_measured_or_has_no_interval_passes_nothing() -> None:
     assert checks.pop("inputs without a finite output").verdict == "pass"
     assert {check.verdict for check in checks.values()} == {"not measured"}
     assert isinstance(checks["rise of a peak"], Check)
+
+
+@pytest.mark.parametrize("model", shipped_models())
+def test_the_shipped_cards_say_what_their_intervals_say(model: str) -> None:
+    file = find_model(model)
+    card = file.parent.joinpath(f"{model}.md").read_text("utf-8")
+    certificate = json.loads(file.with_suffix(".certificate.json").read_text("utf-8"))
+    assert certificate["sha256"] == sha256(file) and sha256(file) in card
+    number = r"(-?[\d.]+)"
+    form = (
+        rf"\| (.+) \| ([≥≤±]) {number}[^|]* \| {number}(?: \[{number}, {number}\])? ([a-zA-Z ]+) \|"
+    )
+    signs = {shown: sign for sign, shown in SIGNS.items()}
+    told = {}
+    for name, sign, bound, mean, low, high, said in re.findall(form, card):
+        expected = verdict(float(low or mean), float(high or mean), signs[sign], float(bound))
+        assert said.lower() == expected, name
+        told[name] = expected
+    assert len(told) > 60
+    assert {f"women less men: {x}" for x in ("PESQ-WB gain", "level of what should stay")} <= {
+        *told
+    }
+    limits = card.partition("## Limits")[2]
+    for name, said in told.items():
+        case, _, figure = name.partition(": ")
+        assert said == "pass" or f"{case} ({figure}" in limits or f"; {figure}" in limits, name
+    assert told["music: level of what should stay"] == "fail" and "fails: music" in limits
 
 
 def test_alarms_are_held_against_other_noise_clip_by_clip() -> None:

@@ -277,6 +277,17 @@ def test_two_processes_share_a_study(
     assert set(copied.states().values()) == {"done"}
 
 
+def test_weights_without_their_state_are_left_alone(copied: Place, finished: Place) -> None:
+    lost = copied.out / "fast-s0"
+    for name in ("trainer.safetensors", "trial.json"):
+        (lost / name).unlink()
+    with pytest.raises(EnhanceError, match=r"1 of 6 runs failed, .*but no trainer\.safetensors"):
+        copied.run()
+    assert copied.states()["fast-s0"] == "failed"
+    for name in ("model.safetensors", "history.jsonl"):
+        assert (lost / name).read_bytes() == (finished.out / "fast-s0" / name).read_bytes()
+
+
 def test_a_changed_run_is_refused_or_done_anew(copied: Place, finished: Place) -> None:
     # What weights do not depend on may change, and a setting newer than the record may appear.
     path = copied.out / "fast-s0" / "trial.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.study.file import digest, read_study
-from benchmarks.study.report import page
+from benchmarks.study.report import group_tables, page
 from benchmarks.study.results import study_rows
 from benchmarks.study.trial import read_record, set_aside
 from enhance.errors import EnhanceError
@@ -116,6 +116,32 @@ def test_a_record_that_lacks_something_is_one_line(tmp_path: Path) -> None:
         write_json(path, {k: v for k, v in whole.items() if k != key})
         with pytest.raises(EnhanceError, match=rf"trial\.json: is damaged: it has no {key};"):
             read_record(tmp_path)
+
+
+def test_groups_get_no_star_however_clear_they_are() -> None:
+    entry = {"mean": 1.0, "low": 0.9, "high": 1.1, "verdict": "higher", "p": 1e-9}
+    row = {"kind": "trial", "name": "a", "baseline": "b", "metrics": {"stoi": {}}}
+    row["group_difference"] = {"sex": {"female": dict.fromkeys(METRICS, entry)}}
+    pesq, si_sdr = group_tables([row])
+    assert pesq.rows == [["a - b", "+1.000 ±0.100"]] and si_sdr.rows == [["a - b", "+1.00 ±0.10"]]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(-0.04, -0.01, "worse"), (-0.02, 0.01, "no better"), (0.01, 0.02, "better")],
+)
+def test_a_page_of_modes_says_what_its_study_covers(
+    tmp_path: Path, low: float, high: float, told: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("base: {training.steps: 5000}\nmodes: {}\n")
+    rows = study_rows(read_study(path), tmp_path / "none", "a set", "00")
+    rows[0]["teachers"] = {
+        "t": {"over": "MFCC", "mean": (low + high) / 2, "low": low, "high": high}
+    }
+    text = page(rows)
+    assert f"What this covers: `t`, {told} than MFCC at telling phones (" in text
+    assert "h of mixtures; this set. A stronger teacher, another student or a longer" in text
 
 
 def test_a_run_is_set_aside_however_often_it_was_before(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,13 @@ def test_a_run_goes_on_with_what_it_began_with(
     same = tiny_ctc.config(backbone)
     with pytest.raises(EnhanceError, match="holds a run already; --resume"):
         again(same, files["train"])
+    lost = shutil.copytree(whole, tmp_path / "lost")
+    (lost / "state" / "trainer.safetensors").unlink()
+    for resume, told in ((False, "holds model.safetensors already, but not"), (True, "no run to")):
+        with pytest.raises(EnhanceError, match=told):
+            finetune(same, files["train"], lost, resume=resume, quiet=True)
+    weights = "model.safetensors"
+    assert (lost / weights).read_bytes() == (whole / weights).read_bytes()
     with pytest.raises(EnhanceError, match="begun with another freeze_steps"):
         again(dataclasses.replace(same, freeze_steps=3), files["train"], resume=True)
     lines = files["train"].read_text().splitlines()

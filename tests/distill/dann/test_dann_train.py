@@ -147,6 +147,12 @@ def test_a_stopped_run_goes_on_exactly(
     )
     assert all(torch.equal(was[name], now[name]) for name in was)
     assert told["epochs"] == retold["epochs"] and told["best"] == retold["best"]
+    (tmp_path / "state" / "trainer.safetensors").unlink()
+    before = (tmp_path / training.MODEL).read_bytes()
+    for resume, refusal in ((False, f"holds {training.MODEL} already"), (True, "no run to go on")):
+        with pytest.raises(EnhanceError, match=refusal):
+            training.train(settings, tmp_path, resume=resume, **more)
+    assert (tmp_path / training.MODEL).read_bytes() == before
 
 
 def test_a_run_goes_on_with_its_own_clips_only(
