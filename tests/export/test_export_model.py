@@ -6,10 +6,12 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from tiny_export import TINY, Exported, voice
 
 from enhance.cli import app as cli
@@ -21,6 +23,7 @@ from enhance.files import sha256
 from enhance.measure.metrics import si_sdr
 from enhance.network.checkpoint import CheckpointInfo, load_model, save_model
 from enhance.network.waveform_model import WaveformModel
+from enhance.parallel import torch_threads
 from export import stream as command
 from export.certificate import Bounds, Clip, Streams, judge, max_error, snr_db
 from export.metadata import describe
@@ -228,6 +231,24 @@ def test_nothing_of_a_refused_int8_file_is_left(
             checkpoint, tmp_path / "a.onnx", int8=True, clips=pairs, bounds=bounds, quiet=True
         )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.certificate.json", "a.onnx"]
+
+
+@pytest.mark.usefixtures("no_tracing")
+def test_hop_by_hop_work_takes_one_thread(
+    checkpoint: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = command.proof.streaming
+
+    def streaming(*given: Any) -> Streams:
+        seen.append(torch.get_num_threads())
+        return real(*given)
+
+    monkeypatch.setattr(command.proof, "streaming", streaming)
+    with torch_threads(2):
+        export_model(checkpoint, tmp_path / "a.onnx", clips=pairs, quiet=True)
+        seen.append(torch.get_num_threads())
+    assert seen == [1, 2]
 
 
 @pytest.mark.usefixtures("no_tracing")

@@ -26,6 +26,7 @@ from enhance.device.offline import OfflineEnhancer
 from enhance.errors import EnhanceError
 from enhance.network.checkpoint import CheckpointInfo, save_model
 from enhance.network.waveform_model import WaveformModel
+from enhance.parallel import torch_threads
 from enhance.stft import FRAMINGS
 from export.certificate import Bounds
 from export.graph.step import save
@@ -125,9 +126,17 @@ def test_it_is_evaluated_like_any_model_and_no_stream(exported: Path, checkpoint
     with pytest.raises(EnhanceError, match="not a streaming enhancer"):
         Enhancer(exported)
     enhancer = OfflineEnhancer(exported)
-    for bad in (wave[:100], wave[None], np.full(16000, np.nan)):
-        with pytest.raises(EnhanceError, match="wave"):
+    for bad, told in (
+        (wave[:100], "at least"), (wave[None], "one channel"), (wave[:, None], "one channel"),
+        (np.full(16000, np.nan), "NaN"), (wave * 32768, "far beyond full scale.*divide it"),
+        (np.zeros(16000, np.int16), "give floats"),
+    ):  # fmt: skip
+        with pytest.raises(EnhanceError, match=f"^wave.*{told}"):
             enhancer(bad)
+        if told != "at least":
+            with pytest.raises(EnhanceError, match=f"^chunk.*{told}"):
+                enhancer.process(bad)
+    assert len(enhancer.flush()) == 0  # nothing of them was kept
 
 
 def test_enhance_run_takes_it(exported: Path, tmp_path: Path) -> None:
@@ -186,10 +195,17 @@ def test_a_file_that_differs_is_not_written(
 
     import export.offline
 
-    monkeypatch.setattr(export.offline, "whole_graph", lambda *_: onnx.load(exported))
-    with pytest.raises(EnhanceError, match="refused, it differs from torch by"):
+    threads = []
+
+    def graph(*_: Any) -> onnx.ModelProto:
+        threads.append(torch.get_num_threads())
+        return onnx.load(exported)
+
+    monkeypatch.setattr(export.offline, "whole_graph", graph)
+    with torch_threads(2), pytest.raises(EnhanceError, match="refused, it differs from torch by"):
         export_offline(checkpoint, tmp_path / "m.onnx", find_companion, clips=pairs,
                        bounds=Bounds(stream_error=0.0), quiet=True)  # fmt: skip
+    assert threads == [1]
     assert not list(tmp_path.iterdir())
 
 

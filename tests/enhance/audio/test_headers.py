@@ -13,6 +13,7 @@ import soundfile
 from enhance.audio.mp3_frames import parse
 from enhance.audio.read import AudioReader, info, read
 from enhance.audio.wav_pipe import WavReader, WavWriter
+from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.manifest import scan_folder
 from enhance.device.clean import run_path
 from enhance.errors import EnhanceError
@@ -264,13 +265,18 @@ def test_layer_2_is_read_whole_or_refused(tmp_path: Path) -> None:
                 info(path)
 
 
-def test_the_manifest_counts_the_same(tmp_path: Path) -> None:
+def test_the_manifest_counts_and_training_hears_the_same(tmp_path: Path) -> None:
     _, _, frames = mp3(tmp_path)
     wav(tmp_path / "a.wav", 100)
     clips, failures = scan_folder(tmp_path, quiet=True)
     assert not failures
     found = {clip.path.name: round(clip.duration * clip.sample_rate) for clip in clips}
     assert (found["bare.mp3"], found["a.wav"]) == (frames * 1152, 16000)
+    for cache_mb in (0, 100):
+        store = ClipStore([c for c in clips if c.path.stem == "a"], cache_mb=cache_mb, quiet=True)
+        np.testing.assert_array_equal(store.whole(0), read(tmp_path / "a.wav"))
+        store = ClipStore([c for c in clips if c.path.stem == "bare"], 44100, cache_mb, quiet=True)
+        assert len(store.whole(0)) == frames * 1152
 
 
 @pytest.mark.parametrize("rate", [0, 4_000_000_000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import fractions
+import io
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from enhance.audio.write import write
 from enhance.device.aligned_stream import AlignedStream
 from enhance.device.clean import run_path
 from enhance.device.enhancer import Enhancer
+from enhance.device.pipe import clean_raw
 from enhance.errors import EnhanceError
 
 RNG = np.random.default_rng(8)
@@ -141,6 +143,7 @@ def test_samples_of_another_scale_are_refused(
         lambda: delay(loud, 48000),
         lambda: aligned.process(loud[:, None]),
         lambda: stream.process(loud),
+        lambda: clean_raw(delay, io.BytesIO(loud.tobytes()), io.BytesIO(), 48000, "f32le"),
     ):
         with pytest.raises(EnhanceError, match=r"peaks at .*, far beyond full scale.* divide it"):
             call()

@@ -196,6 +196,9 @@ def test_paths_that_cannot_be_looked_at_are_one_line(tmp_path: Path, delay: Enha
             with pytest.raises(EnhanceError) as caught:
                 call()
             assert "\n" not in str(caught.value)
+    write(tmp_path / ("n" * 250 + ".wav"), noise(500), 16000)
+    with pytest.raises(EnhanceError, match=r"_enhanced\.wav: cannot be reached .*too long"):
+        run_path(tmp_path / ("n" * 250 + ".wav"), model=delay)
     assert not same_file(tmp_path / "a.wav", tmp_path / "nothing")
     assert resolved(tmp_path / "." / "a.wav") == (tmp_path / "a.wav").resolve()
     assert kind_of(tmp_path / "a.wav" / "b") is None
@@ -225,10 +228,11 @@ def test_a_folder_that_may_not_be_entered_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_standard_output_is_one_line() -> None:
+@pytest.mark.parametrize("words", [["--version"], ["info", "default"]])
+def test_full_standard_output_is_one_line(words: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "enhance", "--version"], cwd=ROOT, stdout=full,
+            [sys.executable, "-m", "enhance", *words], cwd=ROOT, stdout=full,
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert done.returncode == 2
@@ -255,6 +259,9 @@ def test_nothing_is_sent_and_nothing_written_to_the_home(tmp_path: Path) -> None
         environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "code.py"], cwd=tmp_path, env=environment, check=True)
         assert not list(home.rglob("*"))
+    nowhere = environment | {"HOME": "/proc/nowhere"}  # where a device id would be warned of
+    done = enhance("run", "-qf", "x.wav", "y.wav", cwd=tmp_path, **nowhere)
+    assert (done.returncode, done.stderr) == (0, b"")
     said = subprocess.run(
         [sys.executable, "-c", "import enhance, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"],
         cwd=tmp_path, env=environment | {"ORT_DISABLE_TELEMETRY": "0"}, capture_output=True,

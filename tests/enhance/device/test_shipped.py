@@ -102,3 +102,19 @@ def test_reexport_has_the_shipped_weights_and_graph(both: tuple[ModelProto, Mode
     ]
     same = nodes[0] == nodes[1]
     assert same
+
+
+@pytest.mark.parametrize("name", ["default", "small"])
+def test_weights_for_plain_c_are_the_checkpoints(name: str) -> None:
+    """To the byte, under what the shipped file says of itself."""
+    pytest.importorskip("torch")
+    from enhance.native.library import read_metadata
+    from enhance.network.checkpoint import load_model
+    from export.native.weights import native_weights
+
+    path = find_model(name).with_suffix(".bin")
+    shipped = path.read_bytes()
+    told, _ = read_metadata(shipped, path)
+    model, _ = load_model(ROOT / "checkpoints" / name)
+    same = native_weights(model, told, int8=True) == shipped
+    assert same

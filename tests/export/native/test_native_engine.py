@@ -6,9 +6,11 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_export import TINY, make_model
 from tiny_native import need, noise, snr_db
 
@@ -18,6 +20,8 @@ from enhance.errors import EnhanceError
 from enhance.native.build import FLAGS, HEADERS, find_compiler
 from enhance.native.library import installed_library
 from enhance.network.checkpoint import CheckpointInfo
+from enhance.parallel import torch_threads
+from export import certificate
 from export.certificate import Bounds
 from export.graph.step import save, step_graph
 from export.metadata import describe
@@ -159,14 +163,23 @@ def test_the_exported_folder_compiles_and_is_certified(
 
 
 def test_weights_out_of_bounds_are_not_written(
-    checkpoint: Path, pairs: Path, tmp_path: Path
+    checkpoint: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bounds = Bounds(native_snr_db=300.0)
-    with pytest.raises(EnhanceError, match="SNR against torch"):
+    threads = []
+    real = certificate.streaming
+
+    def streaming(*given: Any) -> certificate.Streams:
+        threads.append(torch.get_num_threads())
+        return real(*given)
+
+    monkeypatch.setattr(certificate, "streaming", streaming)
+    with torch_threads(2), pytest.raises(EnhanceError, match="SNR against torch"):
         export_native(
             checkpoint, tmp_path / "c", clips=pairs, clip_count=3, bounds=bounds, quiet=True
         )
     assert not (tmp_path / "c").exists()
+    assert threads == [1]  # hop by hop
 
 
 def test_a_refused_checkpoint_leaves_no_folder(tmp_path: Path) -> None:
