@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def export_native(
 
     An `EnhanceError` if the checkpoint or the set cannot be used, there is no C compiler to prove
     it with, the folder has files and ``force`` is not set, or weights are refused: nothing of what
-    is refused is written.
+    is refused is written. With ``force`` weights that are not made anew are removed.
     """
     bounds, folder = bounds or Bounds(), Path(folder)
     modes = ["none", "int8"] if int8 else ["none"]
@@ -67,7 +67,8 @@ def export_native(
     about = describe(model, subject.info, licence)
     proven: list[tuple[str, bytes, dict[str, Any]]] = []
     refused: list[str] = []
-    with progress_bar(quiet=quiet) as bar, temporary_folder() as trials, torch_threads(1):
+    bars = progress_bar(quiet=quiet)
+    with _writable(folder), bars as bar, temporary_folder() as trials, torch_threads(1):
         task = bar.add_task("export", total=1 + 2 * len(modes), speed="torch on the clips")
         ways = {"torch_offline": proof.offline(model, pairs)}
         ways["torch_streaming"] = proof.streaming(model, pairs)
@@ -103,8 +104,6 @@ def export_native(
                 proof.judge(record, bounds, name, require_faster=False)
             except EnhanceError as error:
                 if mode == "none":
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()  # where it was made to see whether it can be
                     raise
                 refused.append(str(error))
                 continue
@@ -137,7 +136,20 @@ def _refuse_place(folder: Path, force: bool) -> None:
         raise EnhanceError(f"{folder}: is a file; name a folder for the C source")
     if is_folder(folder) and any(folder.iterdir()) and not force:
         raise EnhanceError(f"{folder}: is not empty; use --force to replace what is exported")
-    check_writable(folder / "enhance.c")
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Refuse a folder that cannot be written before the long work; made for it, it goes with it."""
+    made = kind_of(folder) is None
+    try:
+        check_writable(folder / "enhance.c")
+        yield
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _write(folder: Path, proven: list[tuple[str, bytes, dict[str, Any]]]) -> list[Artefact]:
@@ -150,6 +162,10 @@ def _write(folder: Path, proven: list[tuple[str, bytes, dict[str, Any]]]) -> lis
         with atomic(folder / name) as temporary:
             temporary.write_text(text())
     written = []
+    for mode in WEIGHTS.keys() - {mode for mode, *_ in proven}:  # of an older model
+        for old in (WEIGHTS[mode], f"{ARRAYS[mode]}.c"):
+            (folder / old).unlink(missing_ok=True)
+        (folder / WEIGHTS[mode]).with_suffix(".certificate.json").unlink(missing_ok=True)
     for mode, data, record in proven:
         path = folder / WEIGHTS[mode]
         beside = path.with_suffix(".certificate.json")

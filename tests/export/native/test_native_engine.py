@@ -160,6 +160,9 @@ def test_the_exported_folder_compiles_and_is_certified(
     subprocess.run([*command, "-o", "a.o"], check=True, cwd=out)
     with pytest.raises(EnhanceError, match="not empty"):
         export_native(checkpoint, out, clips=pairs, quiet=True)
+    export_native(checkpoint, out, clips=pairs, clip_count=3, bounds=bounds, force=True, quiet=True)
+    left = {name for name in names if "int8" not in name}  # of weights that are others now
+    assert {path.name for path in out.iterdir()} == left
 
 
 def test_weights_out_of_bounds_are_not_written(
@@ -182,7 +185,9 @@ def test_weights_out_of_bounds_are_not_written(
     assert threads == [1]  # hop by hop
 
 
-def test_a_refused_checkpoint_leaves_no_folder(tmp_path: Path) -> None:
+def test_what_is_refused_leaves_no_folder(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(EnhanceError, match="no such checkpoint"):
         export_native(tmp_path / "absent", tmp_path / "c", quiet=True)
+    with pytest.raises(EnhanceError, match="absent"):
+        export_native(checkpoint, tmp_path / "c", clips=tmp_path / "absent", quiet=True)
     assert not list(tmp_path.iterdir())
