@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +36,16 @@ and 4 s hold several words; the convolutions of the known teachers reach 1.3 s a
 one reaches further it has what it needs."""
 
 
-def spans(teacher: Teacher) -> tuple[int, int]:
+class Geometry(NamedTuple):
+    """What of a `Teacher` windows depend on, of a model that is none yet."""
+
+    sample_rate: int
+    stride_samples: int
+    field_samples: int
+    reach_frames: int
+
+
+def spans(teacher: Teacher | Geometry) -> tuple[int, int]:
     """Frames of a window, and of its context to either side.
 
     The context is at least what convolutions reach, and the frames whose own field passes the
@@ -47,7 +57,7 @@ def spans(teacher: Teacher) -> tuple[int, int]:
     return max(int(WINDOW_SECONDS * rate) // stride, 4 * context), context
 
 
-def windows(total: int, teacher: Teacher) -> Iterator[tuple[slice, slice]]:
+def windows(total: int, teacher: Teacher | Geometry) -> Iterator[tuple[slice, slice]]:
     """Cut ``total`` frames into windows that overlap by twice the context: the samples to hand to
     the teacher, and which frames of what it says to keep; the kept parts tile the whole.
     """

@@ -25,10 +25,12 @@ from torch.nn import functional as F
 
 from distill.backbones import import_transformers
 from distill.backbones.folder import write_transformer
-from distill.ssl.data.crops import normalize
+from distill.backbones.hf import conv_geometry
+from distill.ssl.data.crops import SAMPLE_RATE, normalize
 from distill.ssl.data.units import Units, cluster
 from distill.ssl.families.family import SslConfig, Work
 from distill.ssl.losses.masked_units import MaskedUnitLoss
+from distill.teacher.windows import Geometry, windows
 from enhance.config.checked import NonNegativeInt, PositiveFloat, PositiveInt, checked
 from enhance.errors import EnhanceError
 from enhance.progress import tracked
@@ -144,13 +146,19 @@ def front_end(extractor: Any, waves: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hidden_states(model: nn.Module, wave: np.ndarray) -> np.ndarray:
-    """All hidden states of one clip, its level normalised.
+    """All hidden states of one clip, its level normalised; in windows where it is a long one.
 
     Shape: (N,) float32 to (L + 1, T, D) float32.
     """
-    waves = torch.from_numpy(normalize(wave[None]))
-    states = base(model)(waves, output_hidden_states=True).hidden_states
-    return torch.cat(states).numpy()
+    waves, network = torch.from_numpy(normalize(wave[None])), base(model)
+    width, stride = conv_geometry(network.config.conv_kernel, network.config.conv_stride)
+    reach = network.config.num_conv_pos_embeddings // 2
+    shape = Geometry(SAMPLE_RATE, stride, width, reach)
+    parts = []
+    for samples, kept in windows((len(wave) - width) // stride + 1, shape):
+        heard = network(waves[:, samples], output_hidden_states=True)
+        parts.append(torch.cat(heard.hidden_states)[:, kept])
+    return torch.cat(parts, dim=1).numpy()
 
 
 def save(model: Any, folder: Path) -> None:

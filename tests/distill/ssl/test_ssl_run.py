@@ -22,6 +22,7 @@ from distill.ssl.families import masked_units, transformer
 from distill.ssl.families.family import PRESETS, SslConfig, configure
 from distill.ssl.families.masked_units import MaskedUnitsConfig
 from distill.ssl.run import pretrain
+from distill.teacher import windows
 from distill.training.config import total_from
 from distill.training.loop import Loop
 from enhance.errors import EnhanceError
@@ -187,6 +188,23 @@ def test_the_folder_is_one_of_transformers(whole: Path) -> None:
     ours = transformer.hidden_states(transformer.with_fast_front_end(model), wave)
     assert ours.shape == (3, (6000 - 400) // 320 + 1, 16)
     np.testing.assert_allclose(ours, torch.cat(states).numpy(), atol=1e-4)
+
+
+def test_units_of_a_long_recording_are_heard_in_windows(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention costs memory by the square of the length."""
+    model = WavLMModel.from_pretrained(whole).eval()
+    wave = np.random.default_rng(2).normal(0.1, 0.3, 61234).astype(np.float32)
+    at_once = transformer.hidden_states(model, wave)
+    monkeypatch.setattr(windows, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(windows, "CONTEXT_SECONDS", 0.2)
+    longest = []
+    model.register_forward_pre_hook(lambda _, given: longest.append(given[0].shape[1]))
+    found = transformer.hidden_states(model, wave)
+    assert found.shape == at_once.shape and max(longest) < 61234 / 2
+    np.testing.assert_allclose(found[0], at_once[0], atol=1e-5)
+    assert np.abs(found[1] - at_once[1]).max() > 1e-4  # attention hears the window
 
 
 def test_the_card_tells_the_record(whole: Path) -> None:
