@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from enhance.training.engine.learner import Learner, Step, adamw
 FORMAT, MODEL = "enhance-dann-1", "model.safetensors"
 _BATCH = 32  # clips embedded at once
 _MOST = 1000  # clips whose pairs are trials of speaker verification
+
+log = logging.getLogger("enhance")
 
 
 class DannPlan(LoopPlan):
@@ -242,6 +245,14 @@ def _clips(config: DannConfig) -> tuple[list[Clip], list[Clip]]:
     clips = opened(config.train)
     if config.validation:
         held = opened(config.validation)
+        both = sorted({c.speaker for c in clips} & {c.speaker for c in held} - {""})
+        if both:
+            log.warning(
+                "validation: %d of its speakers are in train too (%s): the epoch that is kept is "
+                "not the best of speakers never heard",
+                len(both),
+                ", ".join(both[:3]) + ", ..." * (len(both) > 3),
+            )
     else:
         clips, held = split(clips, config.held_back, "speaker", config.seed)
     found = Counter(answer(clip, config.task) for clip in held)

@@ -281,7 +281,7 @@ def test_speakers_are_verified(task: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_measured_is_told_before_training(
-    task: tuple[Path, Path], tmp_path: Path
+    task: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clips = read_manifest(task[1])
     place = tmp_path / "some.jsonl"
@@ -302,8 +302,11 @@ def test_what_cannot_be_measured_is_told_before_training(
         assert not (tmp_path / kind / "history.jsonl").exists()
     # Domains that were not trained on: nothing can be said of the discriminator.
     new = [dataclasses.replace(c, labels={**c.labels, "codec": "new"}) for c in clips]
-    write_manifest(place, new)
+    assert not caplog.text
+    heard = read_manifest(task[0])[0].speaker
+    write_manifest(place, [*new, dataclasses.replace(new[0], speaker=heard)])
     training.train(config(task, validation=str(place), epochs=1), tmp_path / "run", **more)
+    assert f"1 of its speakers are in train too ({heard})" in caplog.text
     record = json.loads((tmp_path / "run/record.json").read_text(), parse_constant=pytest.fail)
     assert record["best"]["domain_accuracy"] is None
 
