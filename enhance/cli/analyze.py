@@ -184,7 +184,9 @@ def maps(
             "[default: speaker]"
         ),
     ] = None,
-    frames: Annotated[int, typer.Option(min=100, help="In each map, rounded up to as many of each clip.")] = 2000,
+    frames: Annotated[
+        int, typer.Option(min=100, help="In each map, rounded up to as many of each clip.")
+    ] = 2000,
     perplexity: Annotated[float, typer.Option(min=1, help="Of t-SNE.")] = 30.0,
 ) -> None:
     """t-SNE of frames, coloured by phone, speaker or any label."""
