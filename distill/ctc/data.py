@@ -61,17 +61,12 @@ class CtcData:
         Both files are as `distill.ctc.transcripts.read_transcripts` takes them; ``frames`` gives
         the frames of a clip of so many samples. An `EnhanceError` if a file cannot be read, a
         recording stands on both sides, has a text without a token, is too long, or too short for
-        its text, or nothing is left to train on.
+        its text.
         """
         rows = _prepare(read_transcripts(transcripts), transcripts, config.units)
         clips = [_clip(row, transcripts) for row in rows]
         if evaluation is None:
             kept, held_clips = split(clips, config.held_back, "speaker", config.seed)
-            if not kept:
-                raise EnhanceError(
-                    f"{transcripts}: with held_back {config.held_back:g} nothing is left to train "
-                    "on; lower it, or name more data"
-                )
         else:
             others = _prepare(read_transcripts(evaluation), evaluation, config.units)
             both = {row.path for row in rows} & {row.path for row in others}

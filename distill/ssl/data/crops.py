@@ -258,11 +258,6 @@ class SslData:
         speech = ClipStore(clips, name="speech", quiet=quiet)
         noise = ClipStore(noises, name="noise", quiet=quiet) if noises else None
         train, held = _split(clips, held_back, seed)
-        if not train:
-            raise EnhanceError(
-                f"{corpus}: with held_back {held_back:g} nothing is left to train on; lower it, or "
-                "name more data"
-            )
         train_noise, held_noise = _split(noises, held_back, seed) if noises else ([], [])
         return cls(speech, train, held, noise, train_noise, held_noise)
 

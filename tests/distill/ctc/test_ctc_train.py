@@ -300,7 +300,6 @@ def test_other_refusals(backbone, files, tmp_path: Path) -> None:
     blank.write_text("path,text\ntrain/0.wav,...\n")
     refused(r"entry 1: nothing is left of the text '...'", blank, train)
     refused("recordings are longer than 0.1 s", longest_seconds=0.1)
-    refused("held_back 0.95 nothing is left to train on", held_back=0.95)
     refused("no teacher of this name", backbone="nothing-here")
     refused("units: expected 'char' or 'word', found 'syllable'", units="syllable")
     refused("--minutes or --steps", steps=0)
