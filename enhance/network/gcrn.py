@@ -243,14 +243,14 @@ class Gcrn(nn.Module):
             return compress(out, 1 / self.config.compression)
         mask = 2 * torch.tanh(out)
         if self.config.output == "magnitude_phase":
-            mr, mi, magnitude = mask.unbind(1)
+            mr, mi, magnitude = mask.chunk(3, 1)
             # A direction needs some length: below 1e-2 the mask shrinks instead of turning.
             turn = magnitude.abs() * (mr.square() + mi.square()).clamp_min(1e-4).rsqrt()
             mr, mi = mr * turn, mi * turn
         else:
-            mr, mi = mask.unbind(1)
-        sr, si = spec.unbind(1)
-        return torch.stack([mr * sr - mi * si, mr * si + mi * sr], 1)
+            mr, mi = mask.chunk(2, 1)
+        sr, si = spec.chunk(2, 1)
+        return torch.cat([mr * sr - mi * si, mr * si + mi * sr], 1)
 
     def forward_with_encoding(
         self, spec: Tensor, state: State | None = None, extra: Tensor | None = None

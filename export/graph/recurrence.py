@@ -95,7 +95,10 @@ class OnnxRnn(nn.Module):
             shapes=[(steps, self.directions, batch, self.hidden), *[last] * (1 + self.lstm)],
             version=OPSET,
         )
-        y = outputs[0].transpose(1, 2).flatten(2)  # (T, B, ways H)
+        if isinstance(batch, int) and batch == 1:  # nothing to transpose
+            y = outputs[0].view(steps, 1, -1)
+        else:
+            y = outputs[0].transpose(1, 2).flatten(2)  # (T, B, ways H)
         if self.batch_first:
             y = y.transpose(0, 1)
         return y, tuple(outputs[1:]) if self.lstm else outputs[1]

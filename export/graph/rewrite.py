@@ -47,9 +47,11 @@ class MatmulConv(nn.Module):
         """Shape: (B, C, past + T, F) -> (B, C', T, F'), F' = (F - 3) // 2 + 1"""
         x = x.permute(0, 2, 3, 1)  # (B, past + T, F, C)
         size, frames = (x.shape[2] - 3) // 2 + 1, x.shape[1] - self.past
-        rows = [x] if not self.past else [x[:, t : t + frames] for t in range(self.past + 1)]
-        taps = [row[:, :, k : k + 2 * size - 1 : 2] for row in rows for k in range(3)]
-        y = torch.cat(taps, 3) @ self.weight + self.bias  # (B, T, F', 2 C')
+        taps = torch.tensor([2 * f + k for f in range(size) for k in range(3)])
+        near = x.index_select(2, taps).unflatten(2, (size, 3)).flatten(3)  # (B, past + T, F', 3 C)
+        if self.past:
+            near = torch.cat([near[:, t : t + frames] for t in range(self.past + 1)], 3)
+        y = near @ self.weight + self.bias  # (B, T, F', 2 C')
         return F.elu(F.glu(y, -1) + self.shift).permute(0, 3, 1, 2)
 
 
@@ -142,14 +144,17 @@ class StepPath(nn.Module):
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Shape: x (1, 1, F, C), every state (1, F, H) -> the same"""
-        rows = x.flatten(0, 2)  # (F, C)
+        rows = x.squeeze(0)  # (1, F, C)
         wx = rows @ self.input_weight + self.input_bias
-        wh = state[0][0] @ self.state_weight + self.state_bias
-        new = cell_step(self.cell, wx, wh, state[1][0] if self.cell == "lstm" else state[0][0])
+        wh = state[0] @ self.state_weight + self.state_bias
+        new = cell_step(self.cell, wx, wh, state[1] if self.cell == "lstm" else state[0])
         rows = rows + (new[0] @ self.time_weight + self.time_bias)
-        mixed = self.mix(rows[None])[0]
+        if isinstance(self.mix, RecurrentMixer):
+            mixed = self.mix.rnn(rows.view(-1, 1, rows.shape[2]))[0].view(rows.shape)
+        else:
+            mixed = self.mix(rows)
         rows = rows + (mixed @ self.mix_weight + self.mix_bias)
-        return rows[None, None], tuple(s[None] for s in new)
+        return rows[None], tuple(new)
 
 
 class StepGcrn(Gcrn):
@@ -167,8 +172,8 @@ class StepGcrn(Gcrn):
             # The bottleneck's output goes to every decoder.
             out = layer(inputs * (self.config.decoders // len(inputs)))  # (D, 1, F, C')
             both = out.split(1)
-        # (D, 1, F, outputs) -> (1, D outputs, 1, F)
-        return self.output(out.permute(0, 3, 1, 2).flatten(0, 1)[None], spec)
+        out = out.permute(0, 3, 1, 2)  # (D, outputs, 1, F)
+        return self.output(out if len(both) == 1 else out.flatten(0, 1)[None], spec)
 
 
 def for_single_frames(model: WaveformModel) -> WaveformModel:

@@ -34,6 +34,7 @@ IR_VERSION = 9
 FORBIDDEN = ("LSTM", "GRU", "RNN", "Gemm", "Conv", "ConvTranspose", "BatchNormalization", "DFT")
 """Operators that a quantiser of matrix products would pass over in silence."""
 
+_RESHAPES = ("Reshape", "Squeeze", "Unsqueeze")
 _GEMM = {"transA": 0, "alpha": 1.0, "beta": 1.0}
 
 
@@ -110,6 +111,7 @@ def tidy(graph: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
     """A copy without the tracer's marks, with our metadata, and all products as ``MatMul``."""
     graph = strip(graph, metadata)
     _split_gemms(graph.graph)
+    _drop_copies(graph.graph)
     return graph
 
 
@@ -152,6 +154,37 @@ def _split_gemms(main: onnx.GraphProto) -> None:
         nodes.append(onnx.helper.make_node("Add", [product, bias], [node.output[0]], node.name))
     del main.node[:]
     main.node.extend(nodes)
+
+
+def _drop_copies(main: onnx.GraphProto) -> None:
+    """Leave out what only copies: ``Split`` into one part, and of a chain of reshapes all but the
+    last, where the shape that it asks for does not depend on what it is given.
+    """
+    constants = {tensor.name: tensor for tensor in main.initializer}
+    outputs = {value.name for value in main.output}
+    same: dict[str, str] = {}
+    flat: dict[str, str] = {}
+    nodes = []
+    for node in main.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
+        if node.op_type == "Split" and len(node.output) == 1 and node.output[0] not in outputs:
+            same[node.output[0]] = node.input[0]
+            continue
+        if node.op_type in _RESHAPES:
+            before = flat.get(node.input[0], node.input[0])
+            flat[node.output[0]] = before
+            shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
+            if shape is not None and numpy_helper.to_array(shape).all():  # 0 is "as it was"
+                node.input[0] = before
+        nodes.append(node)
+    kept: list[onnx.NodeProto] = []
+    used = set(outputs)
+    for node in reversed(nodes):
+        if node.op_type not in _RESHAPES or node.output[0] in used:
+            kept.append(node)
+            used.update(node.input)
+    del main.node[:]
+    main.node.extend(reversed(kept))
 
 
 def check(graph: ModelProto, allowed: tuple[str, ...] = ()) -> None:

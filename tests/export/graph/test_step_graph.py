@@ -19,7 +19,7 @@ from enhance.errors import EnhanceError
 from enhance.network.waveform_model import WaveformModel
 from export.graph.recurrence import OPSET
 from export.graph.rewrite import for_single_frames
-from export.graph.step import check, save, step_graph
+from export.graph.step import check, save, step_graph, tidy
 
 ROOT = Path(__file__).resolve().parents[3]
 META = {
@@ -149,6 +149,39 @@ def test_no_trace_of_the_exporting_machine(exported: Exported) -> None:
     data = exported.paths[0].read_bytes()
     for trace in (b".py", b"site-packages", str(ROOT).encode(), b"stack_trace", b"torch."):
         assert trace not in data
+
+
+def test_what_only_copies_is_left_out(exported: Exported) -> None:
+    """A runtime calls each of them, at more than a microsecond."""
+    graph = exported.graphs[0].graph
+    made = {name: node for node in graph.node for name in node.output}
+    reshapes = ("Reshape", "Squeeze", "Unsqueeze")
+    for node in graph.node:
+        assert not (node.op_type == "Split" and len(node.output) == 1)
+        before = made.get(node.input[0])
+        assert not (node.op_type == "Reshape" and before and before.op_type in reshapes)
+
+
+def test_a_shape_that_depends_on_what_it_is_given_stays() -> None:
+    """In a `Reshape` 0 is the size that was there."""
+    nodes = [
+        onnx.helper.make_node("Unsqueeze", ["x", "axis"], ["a"]),
+        onnx.helper.make_node("Reshape", ["a", "kept"], ["b"]),
+        onnx.helper.make_node("Reshape", ["b", "last"], ["y"]),
+    ]
+    shapes = {"axis": [0], "kept": [0, -1], "last": [3, 4]}
+    constants = [onnx.helper.make_tensor(k, 7, [len(v)], v) for k, v in shapes.items()]
+    x, y = (onnx.helper.make_tensor_value_info(n, 1, s) for n, s in (("x", [2, 6]), ("y", [3, 4])))
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], constants)
+    model = tidy(onnx.helper.make_model(graph), {"producer": "a 1"})
+    assert [(n.op_type, n.input[0]) for n in model.graph.node] == [("Reshape", "x")]
+    del graph.node[2]
+    graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("b", 1, [1, 12]))
+    model = tidy(onnx.helper.make_model(graph), {"producer": "a 1"})
+    assert [(n.op_type, n.input[0]) for n in model.graph.node] == [
+        ("Unsqueeze", "x"),
+        ("Reshape", "a"),
+    ]
 
 
 def test_left_operator_is_refused(exported: Exported) -> None:
