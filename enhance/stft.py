@@ -74,13 +74,14 @@ class StftConfig:
 
 FRAMINGS: dict[str, StftConfig] = {
     "25-20": StftConfig(16000, 400, 320, 400),
+    "25-16": StftConfig(16000, 400, 256, 400),
     "25-12.5": StftConfig(16000, 400, 200, 400),
     "20-10": StftConfig(16000, 320, 160, 320),
     "32-16": StftConfig(16000, 512, 256, 512),
 }
 """Framing presets by window and hop in milliseconds at 16 kHz; 25-20 meets the frames of
-wav2vec 2.0, HuBERT and WavLM one to one. The others overlap by half, and their windows leak
-less."""
+wav2vec 2.0, HuBERT and WavLM one to one. The last three overlap by half, and their windows leak
+least."""
 
 
 def window(config: StftConfig) -> np.ndarray:

@@ -154,8 +154,8 @@ def start_from(model: WaveformModel, config: ModelConfig, path: Path | str) -> C
     """Copy the weights of a checkpoint into ``model``.
 
     Its framing may be another where no weight depends on the number of bins, as in `dual_path`, and
-    its network a smaller one, see `enhance.network.grow`. Of any other model an `EnhanceError`
-    names the first setting that differs.
+    its network a smaller one or one of more blocks, see `enhance.network.grow`. Of any other model
+    an `EnhanceError` names the first setting that differs.
     """
     info = read_info(path)
     mine = None if model.companion is None else to_dict(model.companion.describe())

@@ -1,5 +1,8 @@
 """A larger dual-path network that begins as a smaller one: the same output, more to learn with.
 
+Or as one of more blocks, of which it takes the first; what it lacks then, training has to make up
+for.
+
 After Chen, Goodfellow and Shlens, "Net2Net: accelerating learning via knowledge transfer", ICLR
 2016, by zeros and not by copies: what is new hears what was there, but what was there does not hear
 what is new until training has moved the weights between them. A new block of two paths, being
@@ -26,7 +29,7 @@ _SWITCHES = re.compile(r"rnns\.\d+\.(time_norm|mix_norm)\.weight")
 
 def can_hold(large: GcrnConfig, small: GcrnConfig) -> bool:
     """Whether `grow` knows how: two paths with recurrences, as many layers of convolutions, and
-    channels, units and blocks no fewer.
+    channels and units no fewer.
     """
     same = replace(large, channels=small.channels, hidden=small.hidden, rnn_layers=small.rnn_layers)
     return (
@@ -36,7 +39,6 @@ def can_hold(large: GcrnConfig, small: GcrnConfig) -> bool:
         and len(large.channels) == len(small.channels)
         and all(a >= b for a, b in zip(large.channels, small.channels, strict=True))
         and large.hidden >= small.hidden
-        and large.rnn_layers >= small.rnn_layers
     )
 
 
@@ -44,7 +46,8 @@ def can_hold(large: GcrnConfig, small: GcrnConfig) -> bool:
 def grow(large: Gcrn, small: Gcrn) -> None:
     """Give ``large`` the weights of ``small``, so that both have the same output.
 
-    What is new keeps the random weights that it has. See `can_hold` for what fits.
+    What is new keeps the random weights that it has; blocks of which ``large`` has fewer are left
+    out, and the output is another then. See `can_hold` for what fits.
     """
     gates = GATES[large.config.cell]
     theirs = small.state_dict()

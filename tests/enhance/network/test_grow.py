@@ -55,6 +55,22 @@ def test_it_has_the_smaller_ones_output_and_learns_with_all_it_has(
     assert not torch.allclose(large.eval().enhance(noisy), expected, atol=1e-6)
 
 
+def test_one_of_fewer_blocks_begins_as_the_first_of_them(tmp_path: Path) -> None:
+    deep = used(replace(SMALL, rnn_layers=2), tmp_path)
+    config = replace(deep.config, gcrn=replace(SMALL, hidden=12))
+    short = WaveformModel(config)
+    start_from(short, config, tmp_path)
+    # What would be the same if the second block did nothing.
+    silent = deep.state_dict()
+    for name in ("time_norm", "mix_norm"):
+        silent[f"network.rnns.1.{name}.weight"].zero_()
+        silent[f"network.rnns.1.{name}.bias"].zero_()
+    deep.load_state_dict(silent)
+    noisy = 0.1 * torch.randn(2, 8000)
+    expected = deep.enhance(noisy)
+    torch.testing.assert_close(short.eval().enhance(noisy), expected, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("large", "message"),
     [
