@@ -61,9 +61,9 @@ class SpectrumStep(nn.Module):
             name: part.reshape(shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
-        out, new = self.network(mix.permute(0, 3, 2, 1), state)  # (1, 2, 1, F)
+        out, new = self.network(mix.squeeze(2).transpose(1, 2), state)  # (1, 2, F)
         last = torch.cat([new[name].flatten() for name in self.shapes])
-        return out.permute(0, 3, 2, 1), conv_cache.clone(), tra_cache.clone(), last
+        return out.transpose(1, 2).unsqueeze(2), conv_cache.clone(), tra_cache.clone(), last
 
 
 def check_framing(config: StftConfig) -> None:

@@ -24,6 +24,7 @@ three quarters of the whole error, and in a `gcrn-dual` the second encoder layer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ FLOAT_WEIGHTS = ("stft.basis",)
 
 
 class Product(NamedTuple):
-    """A matrix product with a constant matrix: its name, its rows K and columns N."""
+    """A product with a constant matrix, or several of one size: name, rows K of all, columns N."""
 
     name: str
     inputs: int
@@ -57,9 +58,9 @@ def products(
     """Products of a float graph that are quantised, and those that stay in float."""
     shapes = {i.name: tuple(i.dims) for i in graph.graph.initializer}
     found = [
-        Product(node.input[1], *shapes[node.input[1]])
+        Product(node.input[1], math.prod(shapes[node.input[1]][:-1]), shapes[node.input[1]][-1])
         for node in graph.graph.node
-        if node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2
+        if node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) >= 2
     ]
     left = {product.name for product in found if product.name.endswith(FLOAT_WEIGHTS)}
     left |= smallest({p.name: p.inputs * p.outputs for p in found if p.name not in left}, share)

@@ -22,19 +22,27 @@ def gates_together(cell: Literal["lstm", "gru"], rows: Tensor) -> Tensor:
     return torch.cat([i, f, o, g])
 
 
-def cell_step(cell: Literal["lstm", "gru"], wx: Tensor, wh: Tensor, held: Tensor) -> list[Tensor]:
-    """One step of a cell from the products of its input and its state, gates ordered as above.
+def lstm_step(gates: Tensor, held: Tensor) -> list[Tensor]:
+    """One step from the sums of what input and state give the gates, ordered as above.
 
-    Shape: wx, wh (..., gates H), held (an LSTM's c, a GRU's h) as many numbers as (..., H)
-    -> states (..., H)
+    Shape: gates (..., 4 H), held, the cell's memory, as many numbers as (..., H)
+    -> output and memory (..., H)
+    """
+    last = gates.ndim - 1
+    size = gates.shape[last] // 4
+    gates, g = gates.split([3 * size, size], last)
+    i, f, o = gates.sigmoid().chunk(3, last)
+    c = f * held.view(f.shape) + i * g.tanh()
+    return [o * c.tanh(), c]
+
+
+def gru_step(wx: Tensor, wh: Tensor, held: Tensor) -> list[Tensor]:
+    """One step from the products of input and state.
+
+    Shape: wx, wh (..., 3 H), held, the state, as many numbers as (..., H) -> state (..., H)
     """
     last = wx.ndim - 1
-    size = wx.shape[last] // (4 if cell == "lstm" else 3)
-    if cell == "lstm":
-        gates, g = (wx + wh).split([3 * size, size], last)
-        i, f, o = gates.sigmoid().chunk(3, last)
-        c = f * held.view(f.shape) + i * g.tanh()
-        return [o * c.tanh(), c]
+    size = wx.shape[last] // 3
     gates_x, new_x = wx.split([2 * size, size], last)
     gates_h, new_h = wh.split([2 * size, size], last)
     r, z = (gates_x + gates_h).sigmoid().chunk(2, last)

@@ -3,7 +3,10 @@
 On one frame most of the time goes into calling small operators, not into arithmetic. So there are
 fewer of them here, and one kind does the work:
 
-* Convolutions over frequency become matrix products on (F, C), see `MatmulConv` and `JointDecoder`.
+* Convolutions over frequency become matrix products on (F, C), see `MatmulConv` and `JointDecoder`;
+  one operator gathers what lies under a kernel.
+* The DFT is two products of half the length, see `StepStft`.
+* An LSTM's input and state make its gates in one product.
 * Two decoders do everything but their products together, and so do the groups of a recurrent
   layer.
 * A batch norm behind a gate, ``s (a sigmoid(b)) + t``, becomes ``(s a) sigmoid(b) + t``: the scale
@@ -18,6 +21,7 @@ graph: 45 dB instead of 32 dB of fp32.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
@@ -27,9 +31,10 @@ from torch.nn import functional as F
 
 from enhance.network.dual_path import DualPath, RecurrentMixer
 from enhance.network.gated import GatedConv, GatedDeconv
-from enhance.network.gcrn import Gcrn, GroupedRnn
+from enhance.network.gcrn import Gcrn, GroupedRnn, State
 from enhance.network.waveform_model import WaveformModel
-from export.graph.recurrence import OnnxRnn, cell_step, gates_together
+from export.graph.recurrence import OnnxRnn, gates_together, gru_step, lstm_step
+from export.graph.transform import StepStft
 
 
 class MatmulConv(nn.Module):
@@ -43,58 +48,65 @@ class MatmulConv(nn.Module):
         self.bias = _constant(cast(Tensor, layer.conv.bias).double() * scale)  # (2 C',)
         self.past = layer.past
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C, past + T, F) -> (B, C', T, F'), F' = (F - 3) // 2 + 1"""
-        x = x.permute(0, 2, 3, 1)  # (B, past + T, F, C)
-        size, frames = (x.shape[2] - 3) // 2 + 1, x.shape[1] - self.past
+    def forward(self, frames: Sequence[Tensor], size: int) -> Tensor:
+        """Shape: this frame behind ``past`` earlier ones, (F or more, C) each -> (size, C')"""
         taps = torch.tensor([2 * f + k for f in range(size) for k in range(3)])
-        near = x.index_select(2, taps).unflatten(2, (size, 3)).flatten(3)  # (B, past + T, F', 3 C)
-        if self.past:
-            near = torch.cat([near[:, t : t + frames] for t in range(self.past + 1)], 3)
-        y = near @ self.weight + self.bias  # (B, T, F', 2 C')
-        return F.elu(F.glu(y, -1) + self.shift).permute(0, 3, 1, 2)
+        near = [x.index_select(0, taps).view(size, -1) for x in frames]  # (size, 3 C)
+        y = (torch.cat(near, 1) if self.past else near[0]) @ self.weight + self.bias
+        return F.elu(F.glu(y, -1) + self.shift)
 
 
 class JointDecoder(nn.Module):
     """One layer of all decoders in evaluation, one matrix product for each.
 
-    Input f has a part in output 2f (tap 0 of the transposed kernel), in 2f + 1 (tap 1) and in
-    2f + 2 (tap 2). One product makes the three parts, [tap 0, tap 1 | tap 2]; a row of two outputs
-    is the first two of input f plus the third of input f - 1.
+    A row of outputs 2f and 2f + 1 is made of the inputs f, under taps 0 and 1 of the transposed
+    kernel, and f - 1, under tap 2.
     """
 
     def __init__(self, layers: Sequence[GatedDeconv]) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        ends: list[Tensor] = []
-        shifts: list[Tensor] = []
+        shifts = []
         for layer in layers:
-            scale, shift = _fold_gated(layer)
-            taps = layer.conv.weight[:, :, 0].double() * scale[:, None]  # (C, 2 C', 3)
-            self.weights.append(_constant(taps.transpose(1, 2).flatten(1)))  # (C, 6 C')
-            bias = _constant(cast(Tensor, layer.conv.bias).double() * scale)  # (2 C',)
-            end = torch.cat([bias, bias])  # (4 C',)
-            self.biases.append(_constant(torch.cat([end, torch.zeros_like(bias)])))
-            ends.append(end)
+            taps, bias, shift = decoder_taps(layer)
+            first, second, third = taps.unbind(1)  # (C, 2 C')
+            here = torch.cat([first, second], 1)
+            before = torch.cat([third, torch.zeros_like(third)], 1)
+            self.weights.append(_constant(torch.cat([here, before])))  # (2 C, 4 C')
+            self.biases.append(_constant(torch.cat([bias, bias])))  # (4 C',)
             shifts.append(shift)
-        # Outputs 2F and 2F + 1 touch no input f = F: the bias is all that is there of it.
-        self.end = _constant(torch.stack(ends)[:, None, None])  # (D, 1, 1, 4 C')
-        self.shift = _constant(torch.stack(shifts)[:, None, None])  # (D, 1, 1, C')
-        self.bins = layers[0].bins
+        self.shift = _constant(torch.stack(shifts)[:, None])  # (D, 1, C')
         self.last = isinstance(layers[0].activation, nn.Identity)
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Shape: for each of D decoders (1, T, F, C) -> (D, T, bins, C')"""
-        products = zip(inputs, self.weights, self.biases, strict=True)
-        parts = torch.cat([x @ weight + bias for x, weight, bias in products])  # (D, T, F, 6 C')
-        width = parts.shape[3] // 3
-        here, behind = parts.split([2 * width, width], 3)
-        end = self.end.expand(-1, parts.shape[1], -1, -1)
-        # One row in front, zeros beside: (D, T, F + 1, 4 C')
-        y = torch.cat([here, end], 2) + F.pad(behind, (0, width, 1, 0))
-        y = y.unflatten(3, (2, -1)).flatten(2, 3)  # (D, T, 2 F + 2, 2 C')
-        y = F.glu(y[:, :, : self.bins], -1)
-        return y if self.last else F.elu(y + self.shift)
+    def forward(self, inputs: Sequence[Tensor], skip: Tensor) -> list[Tensor]:
+        """Shape: for each of D decoders (F or more, C), skip (F, C) -> D of (2 F + 2, C')"""
+        size = skip.shape[0]
+        products = []
+        for x, weight, bias in zip(inputs, self.weights, self.biases, strict=True):
+            # One row of each, and behind them one of zeros, which is there for f = F and f - 1 < 0.
+            rows = torch.cat([x, skip, torch.zeros_like(skip[:1])])
+            own, zero = x.shape[0], x.shape[0] + size
+            here = [[f, own + f] for f in range(size)]
+            taps = torch.tensor([
+                *(here[f] + here[f - 1] if f else [*here[0], zero, zero] for f in range(size)),
+                [zero, zero, *here[-1]],
+            ])  # (F + 1, 4)  # fmt: skip
+            near = rows.index_select(0, taps.flatten()).view(size + 1, -1)  # (F + 1, 4 C / 2)
+            products.append(near @ weight + bias)
+        one = len(products) == 1  # and then no dimension for it: a reshape less in every layer
+        y = products[0] if one else torch.stack(products)  # (D, F + 1, 4 C')
+        y = F.glu(y.unflatten(-1, (2, -1)).flatten(-3, -2), -1)  # (D, 2 F + 2, C')
+        if not self.last:
+            y = F.elu(y + (self.shift[0] if one else self.shift))
+        return [y] if one else list(y.unbind(0))
+
+
+def decoder_taps(layer: GatedDeconv) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight (C, 3, 2 C') and bias (2 C',) with the norm folded in, and the shift (C',)."""
+    scale, shift = _fold_gated(layer)
+    taps = layer.conv.weight[:, :, 0].double() * scale[:, None]  # (C, 2 C', 3)
+    bias = cast(Tensor, layer.conv.bias).double() * scale
+    return _constant(taps.transpose(1, 2)), _constant(bias), shift
 
 
 class StepRnn(nn.Module):
@@ -118,7 +130,7 @@ class StepRnn(nn.Module):
         """Shape: x (B, 1, D), every state (B, H) -> (B, 1, H), states (B, H)"""
         wx = self._products(x.squeeze(1), self.inputs, self.input_biases)  # (B, n, gates H/n)
         wh = self._products(state[0], self.states, self.state_biases)
-        new = cell_step(self.cell, wx, wh, state[1] if self.cell == "lstm" else state[0])
+        new = lstm_step(wx + wh, state[1]) if self.cell == "lstm" else gru_step(wx, wh, state[0])
         states = tuple(value.flatten(1) for value in new)
         return states[0][:, None], states
 
@@ -133,8 +145,13 @@ class StepPath(nn.Module):
     def __init__(self, path: DualPath) -> None:
         super().__init__()
         self.cell, self.hidden, self.state_names = path.cell, path.hidden, path.state_names
-        self.input_weight, self.input_bias = gate_weights(path.cell, path.time, "ih")
-        self.state_weight, self.state_bias = gate_weights(path.cell, path.time, "hh")
+        inputs, states = (gate_weights(path.cell, path.time, kind) for kind in ("ih", "hh"))
+        if path.cell == "lstm":  # its gates are sums of both, so that one product makes them
+            self.weight = _constant(torch.cat([inputs[0], states[0]]))
+            self.bias = _constant(inputs[1] + states[1])
+        else:
+            self.weight, self.bias = inputs
+            self.state_weight, self.state_bias = states
         self.time_weight, self.time_bias = _linear(path.time_out, path.time_norm)
         self.mix = path.mix
         if isinstance(path.mix, RecurrentMixer):
@@ -143,37 +160,94 @@ class StepPath(nn.Module):
         self.mix_weight, self.mix_bias = _linear(path.mix_out, path.mix_norm)
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Shape: x (1, 1, F, C), every state (1, F, H) -> the same"""
-        rows = x.squeeze(0)  # (1, F, C)
-        wx = rows @ self.input_weight + self.input_bias
-        wh = state[0] @ self.state_weight + self.state_bias
-        new = cell_step(self.cell, wx, wh, state[1] if self.cell == "lstm" else state[0])
-        rows = rows + (new[0] @ self.time_weight + self.time_bias)
-        if isinstance(self.mix, RecurrentMixer):
-            mixed = self.mix.rnn(rows.view(-1, 1, rows.shape[2]))[0].view(rows.shape)
+        """Shape: x (1, F, C), every state (1, F, H) -> the same"""
+        if self.cell == "lstm":
+            gates = torch.cat([x, state[0]], 2) @ self.weight + self.bias
+            new = lstm_step(gates, state[1])
         else:
-            mixed = self.mix(rows)
-        rows = rows + (mixed @ self.mix_weight + self.mix_bias)
-        return rows[None], tuple(new)
+            wh = state[0] @ self.state_weight + self.state_bias
+            new = gru_step(x @ self.weight + self.bias, wh, state[0])
+        x = x + (new[0] @ self.time_weight + self.time_bias)
+        if isinstance(self.mix, RecurrentMixer):
+            mixed = self.mix.rnn(x.view(-1, 1, x.shape[2]))[0].view(x.shape)
+        else:
+            mixed = self.mix(x)
+        x = x + (mixed @ self.mix_weight + self.mix_bias)
+        return x, tuple(new)
 
 
 class StepGcrn(Gcrn):
-    """A `Gcrn` in evaluation on one frame of one clip; made by `for_single_frames`."""
+    """A `Gcrn` in evaluation on one frame of one clip; made by `for_single_frames`.
 
-    def decode(self, x: Tensor, skips: list[Tensor], spec: Tensor) -> Tensor:
-        """As `Gcrn.decode`.
+    Spectra are (ways, 2, K) as `export.graph.transform.StepStft` has them, all else is rows of
+    channels, one for each frequency. Where a layer gives a row too many, it is one that nothing
+    takes.
+    """
 
-        Shape: x (1, 1, F', C), spec (1, 2, 1, F) -> (1, 2, 1, F)
-        """
-        both: Sequence[Tensor] = [x]
-        for layer, skip in zip(self.decoders, reversed(skips), strict=True):
-            beside = skip.permute(0, 2, 3, 1)  # (1, 1, F', C)
-            inputs = [torch.cat([y, beside], 3) for y in both]
-            # The bottleneck's output goes to every decoder.
-            out = layer(inputs * (self.config.decoders // len(inputs)))  # (D, 1, F, C')
-            both = out.split(1)
-        out = out.permute(0, 3, 1, 2)  # (D, outputs, 1, F)
-        return self.output(out if len(both) == 1 else out.flatten(0, 1)[None], spec)
+    def forward(
+        self, spec: Tensor, state: State | None = None, extra: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Shape: spec (ways, 2, K) -> the same, state"""
+        assert extra is None
+        state = self.initial_state() if state is None else state
+        x, new = self._levelled(spec, state)
+        x = x.permute(2, 0, 1).reshape(-1, 2)  # bins in their order
+        skips = []
+        for i, layer in enumerate(cast(Iterable[MatmulConv], self.encoder), 1):
+            frames = [x]
+            if layer.past:
+                name = f"encoder{i}.past"
+                frames = [*state[name][0].permute(1, 2, 0).unbind(0), x[: self.sizes[i - 1]]]
+                new[name] = torch.stack(frames[1:]).permute(2, 0, 1)[None]  # (1, C, past, F)
+            x = layer(frames, self.sizes[i])
+            skips.append(x)
+        x, carried = self._recurred(x, state)
+        both = [x] * self.config.decoders
+        for decoder, skip in zip(self.decoders, reversed(skips), strict=True):
+            both = decoder(both, skip)
+        ways, _, places = spec.shape
+        out = torch.cat(both, 1)[: ways * places].view(places, ways, -1).permute(1, 2, 0)
+        return self.output(out, spec), {**new, **carried}
+
+    def _levelled(self, spec: Tensor, state: State) -> tuple[Tensor, State]:
+        """As `RunningLevel` and `compress`, with one gain for both. Shape: (ways, 2, K)"""
+        power = self.config.compression
+        if self.level is None and power == 1:
+            return spec, {}
+        energy = spec.square().sum(1, keepdim=True)  # (ways, 1, K)
+        gains, new = [], {}
+        if self.level is not None:
+            count = (state["level.count"] + 1).clamp_max(self.level.frames)
+            mean = state["level.mean"]
+            mean = mean + (energy.sum() * (1 / self.sizes[0]) - mean) / count
+            new = {"level.mean": mean, "level.count": count}
+            floor = mean.clamp_min(1e-9)
+            energy = energy / floor
+            gains.append(floor**-0.5)
+        if power != 1:
+            gains.append(energy.clamp_min(1e-8) ** ((power - 1) / 2))
+        return spec * math.prod(gains[1:], start=gains[0]), new
+
+    def _recurred(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """As `Gcrn.recur`. Shape: (F, C) -> the same, state"""
+        if self.config.bottleneck == "grouped":
+            y, new = self.recur(x.T[None, :, None], state)
+            return y[0, 0], new
+        y, new = x[None], {}
+        for i, path in enumerate(cast(Iterable[StepPath], self.rnns), 1):
+            names = [f"rnn{i}.{name}" for name in path.state_names]
+            y, carried = path(y, tuple(state[name] for name in names))
+            new.update(zip(names, carried, strict=True))
+        return y.squeeze(0), new
+
+    def output(self, out: Tensor, spec: Tensor) -> Tensor:
+        """Shape: out (ways, 2 or 3, K), spec (ways, 2, K) -> (ways, 2, K)"""
+        if self.config.output != "complex_mask":
+            return super().output(out[:, :, None], spec[:, :, None])[:, :, 0]
+        real, imaginary = (2 * torch.tanh(out)).chunk(2, 1)
+        # By a right angle.
+        turned = spec.index_select(1, torch.tensor([1, 0])) * torch.tensor([[-1.0], [1.0]])
+        return spec * real + turned * imaginary
 
 
 def for_single_frames(model: WaveformModel) -> WaveformModel:
@@ -182,6 +256,7 @@ def for_single_frames(model: WaveformModel) -> WaveformModel:
     It works in matrix products only.
     """
     model = copy.deepcopy(model).eval()
+    model.stft = StepStft(model.config.stft)
     network = model.network
     network.__class__ = StepGcrn
     network.encoder = nn.ModuleList(MatmulConv(cast(GatedConv, layer)) for layer in network.encoder)

@@ -10,23 +10,25 @@ processor reads one piece of memory whatever the width of its vectors.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from enhance.config import GcrnConfig
 from enhance.errors import EnhanceError
 from enhance.network.dual_path import AttentionMixer, DenseMixer, DualPath
+from enhance.network.gated import GatedDeconv
 from enhance.network.waveform_model import WaveformModel
 from enhance.stft import StftConfig, window
 from export.graph.quantize import WEIGHT_BITS, round_columns, smallest
 from export.graph.rewrite import (
-    JointDecoder,
     MatmulConv,
     StepPath,
     StepRnn,
+    decoder_taps,
     for_single_frames,
     gate_weights,
 )
@@ -139,11 +141,11 @@ def _parts(model: WaveformModel) -> Iterator[Part]:
     if isinstance(step.join, nn.Linear):
         yield "join", step.join.weight.T, step.join.bias
     for d in range(network.config.decoders):
-        for i, layer in enumerate(step.decoders):
-            assert isinstance(layer, JointDecoder)
-            yield f"decoder.{d}.{i}", layer.weights[d], layer.biases[d]
-            if not layer.last:
-                yield f"decoder.{d}.{i}.shift", layer.shift[d].flatten(), None
+        for i, layer in enumerate(cast(Iterable[GatedDeconv], network.decoders[d])):
+            taps, bias, shift = decoder_taps(layer)
+            yield f"decoder.{d}.{i}", taps.flatten(1), torch.cat([bias, bias, torch.zeros_like(bias)])
+            if not isinstance(layer.activation, nn.Identity):
+                yield f"decoder.{d}.{i}.shift", shift, None
 
 
 def _groups(name: str, rnn: StepRnn) -> Iterator[Part]:
@@ -154,8 +156,8 @@ def _groups(name: str, rnn: StepRnn) -> Iterator[Part]:
 
 
 def _path(name: str, path: StepPath, original: DualPath) -> Iterator[Part]:
-    yield f"{name}.input", path.input_weight, path.input_bias
-    yield f"{name}.state", path.state_weight, path.state_bias
+    for part, kind in (("input", "ih"), ("state", "hh")):
+        yield f"{name}.{part}", *gate_weights(path.cell, original.time, kind)
     yield f"{name}.out", path.time_weight, path.time_bias
     mix = original.mix
     if isinstance(mix, AttentionMixer):
