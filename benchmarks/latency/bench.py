@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.figures.results import Row, merge_results
 from benchmarks.figures.statistics import ratio_of_medians
 from benchmarks.latency import cold_start
+from benchmarks.latency.peer import Peer
 from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError, require
@@ -51,7 +52,7 @@ class Subject:
     """A model under measurement."""
 
     name: str
-    enhancer: Enhancer
+    enhancer: Enhancer | Peer
     """Opened on one thread."""
     frames: Iterator[np.ndarray]
     """Audio, hop by hop, without end."""
@@ -87,6 +88,7 @@ def bench(
     seconds: float = 4.0,
     out: Path | str | None = None,
     *,
+    peers: Sequence[str] = (),
     regimes: Sequence[str] = REGIMES,
     repeats: int = 3,
     quiet: bool = False,
@@ -103,6 +105,8 @@ def bench(
     out
         Folder for ``results.jsonl``; None writes nothing. The page of it is
         `benchmarks.pages.report.write_report`.
+    peers
+        Other systems, see `benchmarks.latency.peer`; their start in a fresh process is not timed.
     regimes
         Regimes out of `REGIMES`.
     repeats
@@ -124,7 +128,7 @@ def bench(
         raise EnhanceError(f"bench: regimes {list(regimes)}; choose from {', '.join(REGIMES)}")
     if out is not None:
         require("bench", "matplotlib")
-    subjects = _open(models)
+    subjects = _open(models, peers)
     machine = hardware()
     disturb = CacheDisturber()
     with progress_bar(quiet=quiet) as bar:
@@ -132,7 +136,9 @@ def bench(
         job = bar.add_task("bench", total=total, speed="")
         starts = []
         for subject in subjects:
-            starts.append(cold_start.measure(subject.enhancer.path, repeats))
+            foreign = isinstance(subject.enhancer, Peer)
+            path = subject.enhancer.path
+            starts.append(cold_start.NOTHING if foreign else cold_start.measure(path, repeats))
             bar.update(job, advance=1, speed="cold start")
         for regime in regimes:
             _rounds(subjects, regime, seconds, disturb)
@@ -160,8 +166,8 @@ def bench(
     return Bench(folder, rows, machine, lines)
 
 
-def _open(models: Sequence[str | Path]) -> list[Subject]:
-    """Models, each with its weights for plain C behind it, where both can be used.
+def _open(models: Sequence[str | Path], peers: Sequence[str] = ()) -> list[Subject]:
+    """Models, each with its weights for plain C behind it, where both can be used, then peers.
 
     They are fed with four seconds of noise: their time hardly depends on it.
     """
@@ -171,14 +177,16 @@ def _open(models: Sequence[str | Path]) -> list[Subject]:
         weights = path.with_suffix(SUFFIX)
         if path.suffix != SUFFIX and weights.is_file() and installed_library() is not None:
             paths.append(weights)
+    opened: list[Enhancer | Peer] = [
+        Enhancer(path, num_threads=1, engine="native" if path.suffix == SUFFIX else "onnx")
+        for path in paths
+    ]
     subjects: list[Subject] = []
-    for path in paths:
-        native = path.suffix == SUFFIX
-        enhancer = Enhancer(path, num_threads=1, engine="native" if native else "onnx")
+    for enhancer in [*opened, *map(Peer, peers)]:
         noise = np.random.default_rng(0).standard_normal(4 * enhancer.sample_rate)
         wave = (0.05 * noise).astype(np.float32)
         count = len(wave) // enhancer.hop_length
-        name = path.name if native else path.stem
+        name = enhancer.path.name if enhancer.path.suffix == SUFFIX else enhancer.path.stem
         same = sum(other.name.partition("#")[0] == name for other in subjects)
         name = f"{name}#{same + 1}" if same else name
         frames = cycle(split_frames(wave, enhancer.hop_length, count))

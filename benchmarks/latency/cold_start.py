@@ -21,6 +21,11 @@ from enhance.errors import EnhanceError
 FRAMES = 20
 """Frames run before memory is read."""
 
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("total_ms", "session_ms", "first_frame_ms", "second_frame_ms", "resident_mb")
+)
+"""In place of figures, where none were taken."""
+
 
 def measure(path: Path | str, repeats: int = 3) -> dict[str, Any]:
     """Start a fresh process several times with an ONNX file, or weights for plain C, which leave

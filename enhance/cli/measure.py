@@ -80,6 +80,10 @@ def bench(
         typer.Argument(metavar="MODEL...", help="ONNX files or shipped names."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Audio seconds per model and regime.")] = 4.0,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE@MS", help="Another system's streaming ONNX, and its hop."),
+    ] = None,
     out: options.Report = options.REPORT,
     quiet: options.Quiet = False,
 ) -> None:
@@ -92,7 +96,8 @@ def bench(
     from benchmarks.latency.tables import show_bench
     from benchmarks.pages.report import write_report
 
-    found = measure(models or ["default"], seconds=seconds, out=out, quiet=quiet)
+    models = models or ["default"]
+    found = measure(models, seconds=seconds, out=out, peers=peer or (), quiet=quiet)
     write_report(out)
     show_bench(found)
 

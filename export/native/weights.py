@@ -143,7 +143,11 @@ def _parts(model: WaveformModel) -> Iterator[Part]:
     for d in range(network.config.decoders):
         for i, layer in enumerate(cast(Iterable[GatedDeconv], network.decoders[d])):
             taps, bias, shift = decoder_taps(layer)
-            yield f"decoder.{d}.{i}", taps.flatten(1), torch.cat([bias, bias, torch.zeros_like(bias)])
+            yield (
+                f"decoder.{d}.{i}",
+                taps.flatten(1),
+                torch.cat([bias, bias, torch.zeros_like(bias)]),
+            )
             if not isinstance(layer.activation, nn.Identity):
                 yield f"decoder.{d}.{i}.shift", shift, None
 

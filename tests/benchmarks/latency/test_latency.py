@@ -57,6 +57,46 @@ def test_bench_of_two_models(
     assert size.rows[1][3].endswith(f"(x{ratio:.2f})")
 
 
+def test_another_system_has_its_turns(make_model: ModelMaker) -> None:
+    # A model of ours is such a stream as well: audio and states in, audio and states out.
+    model = make_model("mine", width=1500)
+    peer = str(make_model("other", width=1500))
+    found = bench([model], 0.3, regimes=["hot"], repeats=1, quiet=True, peers=[f"{peer}@20"])
+    mine, other = found.models
+    assert (other["model"], other["hop_ms"]) == ("other", 20)
+    assert 0.3 < other["ratio"]["hot"]["mean"] < 3
+    assert other["cold_start"]["total_ms"] is None
+    assert latency_tables(found.models)[2].rows[1][1] == "-"
+    assert mine["first"] == other["first"] == "mine"
+
+
+@pytest.mark.parametrize("hop", ["", "@", "@x", "@nan", "@inf", "@0", "@-16"])
+def test_a_peer_has_a_hop(hop: str, make_model: ModelMaker) -> None:
+    with pytest.raises(EnhanceError, match=r"write FILE@MS"):
+        bench(["small"], peers=[f"{make_model('small', width=8)}{hop}"])
+
+
+def test_what_is_no_stream_is_no_peer(tmp_path: Path) -> None:
+    helper = pytest.importorskip("onnx").helper
+    path = tmp_path / "peer.onnx"
+    for kind, shapes, message in (
+        (1, [(1, 8), (1, 4)], r"not the states that it takes"),
+        (1, [(1, "frames"), (1, 4)], r"input 'a0' is tensor\(float\) of \[1, 'frames'\]"),
+        (11, [(1, 8), (1, 4)], r"input 'a0' is tensor\(double\) of \[1, 8\]"),
+    ):
+        values = [
+            [helper.make_tensor_value_info(f"{end}{i}", kind, s) for i, s in enumerate(shapes)]
+            for end in ("a", "b")
+        ]
+        # The states come back in another order.
+        nodes = [helper.make_node("Identity", [f"a{i}"], [f"b{i}"]) for i in range(2)]
+        graph = helper.make_graph(nodes, "g", values[0], values[1][::-1])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(EnhanceError, match=message):
+            bench(["small"], peers=[f"{path}@16"])
+
+
 def test_ratios_are_per_second_of_audio(make_model: ModelMaker) -> None:
     # The same work per frame, for a frame of half the length: twice the cost.
     long, short = make_model("long", width=1500), make_model("short", width=1500, hop=160)
