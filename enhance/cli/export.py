@@ -154,6 +154,8 @@ def _check_together(given: set[str]) -> None:
         )
     if "--require-faster" in given and not given & {"--int8", "--int8-weights"}:
         raise EnhanceError("enhance export: --require-faster is of --int8 or --int8-weights")
+    if {"--fp32", "--int8"} <= given:
+        raise EnhanceError("enhance export: a page has --int8 weights or --fp32; leave one out")
 
 
 def _write_page(checkpoint: Path | None, folder: Path, **common: Any) -> None:

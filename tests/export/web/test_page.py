@@ -83,6 +83,7 @@ def test_it_is_written_whole_or_not_at_all(
         (["default", "--fp32"], "--fp32: for the run that it was made of"),
         (["default", "--set", "dev", "--licence", "MIT"], "--set and --licence: for the run"),
         (["default", "--onnx"], "--web goes with --fp32 and --int8; leave --onnx out"),
+        (["default", "--fp32", "--int8"], "a page has --int8 weights or --fp32; leave one out"),
         (["nothere"], "no such model"),
     ],
 )
