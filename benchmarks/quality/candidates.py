@@ -1,15 +1,20 @@
-"""What can be evaluated: a trained checkpoint, an ONNX file or shipped name, or the noisy input."""
+"""What can be evaluated: a trained checkpoint, an ONNX file or shipped name, what another system
+made of the clips, or the noisy input.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from enhance.audio import read as audio
+from enhance.data.evaluation_set import by_name
 from enhance.errors import EnhanceError, require
 from enhance.files import is_file, is_folder, resolved, sha256
 
@@ -28,23 +33,28 @@ class Candidate:
     """A model that was found, small enough to send to another process."""
 
     name: str
-    kind: Literal["noisy", "checkpoint", "onnx"]
-    """How it is run: not at all, by torch offline, or by ONNX Runtime, as a stream if it can."""
+    kind: Literal["noisy", "checkpoint", "onnx", "outputs"]
+    """How it is run: by torch offline, by ONNX Runtime, as a stream if it can, or not at all."""
     path: str
-    """Checkpoint folder or ONNX file; empty for the noisy input."""
+    """Checkpoint folder, ONNX file or folder of outputs; empty for the noisy input."""
     sha256: str
-    """Hash of the weights and the configuration."""
+    """Hash of the weights and the configuration, or of the outputs."""
 
 
-def resolve(model: str | Path) -> Candidate:
+def resolve(model: str | Path, *, outputs: bool = False) -> Candidate:
     """Find ``"noisy"``, a run or checkpoint folder, an ONNX file, a shipped name or a hub id.
 
-    An `EnhanceError` if there is no such model.
+    With ``outputs`` also a folder of audio, see `output_of`. An `EnhanceError` if there is no such
+    model.
     """
     text = str(model)
     if text == NOISY:
         return Candidate(NOISY, "noisy", "", NOISY)
     path = Path(text)
+    if outputs and is_folder(path) and (files := by_name(path)) and not _is_run(path):
+        told = "".join(f"{name}\t{sha256(files[name])}\n" for name in sorted(files))
+        digest = hashlib.sha256(told.encode()).hexdigest()
+        return Candidate(resolved(path).name, "outputs", str(path), digest)
     if is_folder(path) or path.suffix == ".safetensors":
         require("train", "torch")
         folder = path if is_folder(path) else path.parent
@@ -56,13 +66,15 @@ def resolve(model: str | Path) -> Candidate:
     return Candidate(name, "onnx", str(found), sha256(found))
 
 
-def resolve_all(models: str | Path | Sequence[str | Path]) -> list[Candidate]:
+def resolve_all(
+    models: str | Path | Sequence[str | Path], *, outputs: bool = False
+) -> list[Candidate]:
     """The noisy input, then models, each once, under its own name, and opened once.
 
-    An `EnhanceError` if a model cannot be found or opened.
+    ``outputs`` as in `resolve`. An `EnhanceError` if a model cannot be found or opened.
     """
     given = [models] if isinstance(models, str | Path) else models
-    found = [resolve(model) for model in (NOISY, *given)]
+    found = [resolve(model, outputs=outputs) for model in (NOISY, *given)]
     kept: list[Candidate] = []
     for candidate in found:
         if candidate.sha256 in {other.sha256 for other in kept}:
@@ -76,11 +88,11 @@ def resolve_all(models: str | Path | Sequence[str | Path]) -> list[Candidate]:
 
 
 def load(candidate: Candidate) -> Enhance:
-    """Open a model on one thread.
+    """Open a model on one thread; what is not run gives what it is given.
 
     An `EnhanceError` if it cannot be read, or changed since `resolve`.
     """
-    if candidate.kind == "noisy":
+    if candidate.kind in ("noisy", "outputs"):
         return lambda wave: wave
     if candidate.kind == "onnx":
         from enhance.device.enhancer import Enhancer
@@ -114,10 +126,36 @@ def load(candidate: Candidate) -> Enhance:
     return run
 
 
+def output_of(candidate: Candidate, clip: str) -> np.ndarray:
+    """What a system of kind ``outputs`` made of a clip, (N,) at `SAMPLE_RATE`.
+
+    Its file has the name of the clip's noisy one, suffix aside, and lies in the same subfolder; an
+    `EnhanceError` if there is none, or it cannot be read.
+    """
+    path = _outputs(candidate).get(clip)
+    if path is None:
+        raise EnhanceError(
+            f"{candidate.path}: holds nothing for clip {clip}; give every clip's output the name "
+            "of its noisy file"
+        )
+    return audio.read(path, SAMPLE_RATE)
+
+
+@lru_cache(maxsize=32)
+def _outputs(candidate: Candidate) -> dict[str, Path]:
+    return by_name(Path(candidate.path))
+
+
 def _check_rate(path: str, rate: int, advice: str = "") -> None:
     if rate != SAMPLE_RATE:
         why = f"works at {rate} Hz (metrics are computed at {SAMPLE_RATE} Hz)"
         raise EnhanceError(f"{path}: {why}{advice}")
+
+
+def _is_run(folder: Path) -> bool:
+    from enhance.network.checkpoint import CONFIG, WEIGHTS
+
+    return any(is_file(folder / name) for name in (WEIGHTS, CONFIG))
 
 
 def _folder_hash(folder: Path) -> str:

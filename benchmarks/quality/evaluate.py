@@ -84,7 +84,9 @@ def evaluate(
     Parameters
     ----------
     models
-        Checkpoint folders, ONNX files, shipped names or ``"noisy"``. None: the newest run.
+        Checkpoint folders, ONNX files, shipped names, ``"noisy"``, or folders with what another
+        system made of the set: a file for each clip, under the name of its noisy one. None: the
+        newest run.
     set
         Folder with ``clean/`` and ``noisy/`` of the same names. None: the built-in synthetic set.
     snr
@@ -132,7 +134,7 @@ def evaluate(
         from enhance.network.checkpoint import newest_run
 
         models = [newest_run()]
-    candidates = resolve_all(models)
+    candidates = resolve_all(models, outputs=True)
     if cluster:
         check_cluster(cluster)
     folder = Path(out)

@@ -83,7 +83,7 @@ def list_of(candidate: Candidate) -> tuple[str, list[dict[str, Any]]]:
     A checkpoint has ``heard.jsonl`` in its folder; beside an ONNX file lies ``NAME.heard.jsonl`` or
     ``heard.jsonl``.
     """
-    if candidate.kind == "noisy":
+    if candidate.kind in ("noisy", "outputs"):
         return "", []
     path = Path(candidate.path)
     if candidate.kind == "checkpoint":

@@ -18,7 +18,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Checkpoint folders, ONNX files, shipped names, or noisy.  [default: newest run]",
+            help="Checkpoint folders, ONNX files, shipped names, noisy, or folders of another "
+            "system's outputs by name.  [default: newest run]",
         ),
     ] = None,
     clips: options.Pairs = None,

@@ -156,7 +156,7 @@ def open_set(folder: Path | str) -> EvaluationSet:
             raise EnhanceError(
                 f"{folder}: an evaluation set has subfolders clean/ and noisy/; {part}/ is missing"
             )
-    clean, noisy = (_by_name(folder / part) for part in ("clean", "noisy"))
+    clean, noisy = (by_name(folder / part) for part in ("clean", "noisy"))
     alone = sorted(set(clean) ^ set(noisy))
     if alone:
         raise EnhanceError(
@@ -304,7 +304,7 @@ def _main_noise(mixer: Mixer, piece: Piece | Formula) -> tuple[str, str]:
     return name, clip.labels.get("type") or clip.labels.get("note", "").split(";")[0].strip()
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
+def by_name(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in walk(folder, SUFFIXES):
         name = path.relative_to(folder).with_suffix("").as_posix()

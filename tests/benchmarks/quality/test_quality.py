@@ -101,6 +101,24 @@ def test_compares_models_pair_by_pair_and_draws(
     assert image.startswith(b"\x89PNG")
 
 
+def test_what_another_system_made_is_measured(make_set: SetMaker, tmp_path: Path) -> None:
+    folder, other = make_set(), tmp_path / "other"
+    other.mkdir()
+    for i in range(4):
+        clean, noisy = waves(folder, f"{i:03d}.wav")
+        soundfile.write(other / f"{i:03d}.flac", (clean + noisy) / 2, RATE)
+    evaluated = evaluate(["noisy", other], folder, -5, tmp_path / "out", 1, quiet=True)
+    gain = evaluated.models[1]["metrics"]["si_sdr"]["gain"]
+    assert (evaluated.models[1]["model"], gain["n"]) == ("other", 4)
+    assert gain["mean"] == pytest.approx(6.02, abs=0.3)  # half of the noise is left
+    soundfile.write(other / "003.flac", noisy[:-1], RATE)
+    with pytest.raises(EnhanceError, match=r"as many samples as the noisy clip"):
+        evaluate([other], folder, -5, tmp_path / "out", 1, quiet=True)
+    (other / "003.flac").unlink()
+    with pytest.raises(EnhanceError, match=r"other: holds nothing for clip 003; give every clip"):
+        evaluate([other], folder, -5, tmp_path / "again", 1, quiet=True)
+
+
 def test_workers_give_the_rows_of_one_process(
     make_set: SetMaker, make_model: ModelMaker, tmp_path: Path
 ) -> None:
