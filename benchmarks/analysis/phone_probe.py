@@ -34,7 +34,7 @@ def probe(model: Path, corpus: Path, work: Work) -> dict[str, Any]:
 
     The corpus is as `benchmarks.analysis.parts.phones.read_phones` has it; the seed of ``work`` is
     that of the random twin's weights and of the order of the frames. ``rows`` are features,
-    accuracy with 95 % interval (bootstrap over utterances), and ``gains`` those of the model's best
+    accuracy with 95 % interval (over utterances), and ``gains`` those of the model's best
     layer over the best MFCC and over the random twin's best layer, paired by utterance. An
     `EnhanceError` says that the model or the corpus cannot be read, or of fewer than two speakers.
     """

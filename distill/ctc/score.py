@@ -1,7 +1,7 @@
 """Error rates of recognised text.
 
 Edits (substitutions, insertions, deletions) over the tokens of the references, all clips
-together; 95 % intervals by bootstrap over clips, whose errors are not independent.
+together; 95 % intervals over clips, whose errors are not independent.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Right answers counted by file: the held-back figure of every family, with its interval.
 
-Frames of one file are alike, so the file is the independent unit: intervals come from a bootstrap
-over files. A guess that needs no model stands beside the model's figure where there is one.
+Frames of one file are alike, so the file is the independent unit: intervals are Student's t over
+files. A guess that needs no model stands beside the model's figure where there is one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,21 +18,25 @@ from torch import Tensor, nn
 
 
 def interval(hits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    """Share of hits with a 95 % interval by bootstrap over whole clusters.
+    """Share of hits with a 95 % interval over whole clusters: clips are independent, not frames.
 
-    Clips are drawn with replacement, not frames: the 2.5th and 97.5th percentile of the pooled
-    share over 2,000 resamplings (seed 0).
+    Student's t of a ratio of sums (Cochran, "Sampling techniques", 1977, section 6.3): what each
+    cluster has more hits than its part of the share. A percentile bootstrap, which does the same,
+    is far too narrow where clusters are few. One cluster shows nothing: a whole to either side.
 
     Shape: hits (n,) and counts (n,) of each cluster
     """
-    chosen = np.random.default_rng(0).integers(len(hits), size=(2000, len(hits)))
-    shares = hits[chosen].sum(axis=1) / np.maximum(counts[chosen].sum(axis=1), 1)
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return {
-        "mean": round(float(hits.sum() / counts.sum()), 5),
-        "low": round(float(low), 5),
-        "high": round(float(high), 5),
-    }
+    from scipy.stats import t
+
+    n, whole = len(hits), counts.sum()
+    share = float(hits.sum() / whole)
+    half = 1.0
+    if n > 1:
+        rest = hits - share * counts
+        error = math.sqrt(n / (n - 1) * float(rest @ rest)) / whole
+        half = float(t.ppf(0.975, n - 1)) * error
+    limits = {"mean": share, "low": share - half, "high": share + half}
+    return {key: round(float(value), 5) for key, value in limits.items()}
 
 
 @contextlib.contextmanager

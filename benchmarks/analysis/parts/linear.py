@@ -56,7 +56,7 @@ class Linear:
 
 
 def by_speaker(right: np.ndarray, speakers: np.ndarray) -> dict[str, float]:
-    """Share of right answers, (N,) or (N, C), with its 95 % interval: speakers are drawn."""
+    """Share of right answers, (N,) or (N, C), with its 95 % interval over speakers."""
     each = right.reshape(len(right), -1)
     owners = np.unique(speakers, return_inverse=True)[1]
     counts = np.bincount(owners) * each.shape[1]

@@ -113,7 +113,7 @@ def reconstruct(
             "clips": len(pairs),
             "input": "noisy" if config.noisy else "clean",
             "interval": f"95 %, {clustering(clusters_of([pair.labels for pair in pairs]))}; "
-            "WER: bootstrap over clips",
+            "WER: t over clips",
             "decoders": [one.about for one in trained],
             "recognizer": {
                 "name": hearing and hearing.name,

@@ -111,3 +111,14 @@ def test_interval_follows_the_clusters_not_the_frames() -> None:
     assert found["mean"] == 0.5
     expected = 1.96 * np.sqrt(0.25 / 40)
     assert (found["high"] - found["low"]) / 2 == pytest.approx(expected, rel=0.1)
+
+
+def test_interval_holds_with_few_clusters_and_of_one_shows_nothing() -> None:
+    rng = np.random.default_rng(0)
+    counts = np.array([80, 100, 100, 120])
+    covered = 0
+    for _ in range(500):
+        found = interval(counts * rng.normal(0.5, 0.1, 4), counts)
+        covered += found["low"] <= 0.5 <= found["high"]
+    assert covered / 500 > 0.92  # of a percentile bootstrap .77
+    assert interval(np.array([30]), np.array([40])) == {"mean": 0.75, "low": -0.25, "high": 1.75}
