@@ -85,7 +85,9 @@ def check_samples(name: str, wave: np.ndarray) -> None:
 
 def without_traces(wave: np.ndarray) -> np.ndarray:
     """A copy of float samples with zeros for what is fainter than `FAINTEST`."""
-    return np.where(np.abs(wave) < FAINTEST, wave.dtype.type(0), wave)
+    wave = wave.copy()
+    wave[np.abs(wave) < FAINTEST] = 0
+    return wave
 
 
 def too_loud(peak: float) -> str:

@@ -16,7 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from enhance.audio.samples import check_layout, check_peak, check_samples, floats, largest, peak_of
+from enhance.audio.samples import (
+    LOUDEST,
+    check_layout,
+    check_peak,
+    check_samples,
+    floats,
+    largest,
+    peak_of,
+)
 from enhance.device.aligned_stream import AlignedStream, mix, wet_share
 from enhance.device.engine import Choice, open_engine
 from enhance.device.hub import find_model
@@ -214,21 +222,28 @@ class Enhancer:
                 f"chunk of shape {chunk.shape} and type {chunk.dtype}: cannot be enhanced; "
                 "give one channel of floats in [-1, 1]"
             )
-        peak = peak_of("chunk", chunk)
-        joined = np.concatenate([self._pending, chunk.astype(np.float32, copy=False)])
+        joined = chunk.astype(np.float32, copy=False)
+        # No sample is larger than the root of their energy, which is quickly found (`np.dot` does
+        # not warn of an overflow).
+        peak = 0.0 if float(np.dot(joined, joined)) <= LOUDEST**2 else peak_of("chunk", chunk)
+        if len(self._pending):
+            joined = np.concatenate([self._pending, joined])
         whole = len(joined) - len(joined) % self.hop_length
         out, state = self._engine.run(joined[:whole], self._state)
-        if not math.isfinite(largest(out)):
+        if not math.isfinite(float(np.dot(out, out))) and not math.isfinite(largest(out)):
             raise EnhanceError(
                 f"{self.path.name}: the model gave NaN or infinity (input beyond full scale?); "
                 "lower the level of the input"
             )
         check_peak("chunk", peak)  # after the run: a network that overflows is named first
         self._state = state
-        dry = np.concatenate([self._dry, joined[:whole]])
-        if self._wet < 1:
-            out = mix(out, dry[:whole], self._wet)
-        self._dry = dry[whole:].copy()
+        if self._wet < 1 or whole < self.latency_samples:
+            dry = np.concatenate([self._dry, joined[:whole]])
+            if self._wet < 1:
+                out = mix(out, dry[:whole], self._wet)
+            self._dry = dry[whole:].copy()
+        else:
+            self._dry = joined[whole - self.latency_samples : whole].copy()
         self._pending = joined[whole:].copy()
         self._received += len(chunk)
         return out
