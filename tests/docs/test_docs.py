@@ -153,7 +153,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     voices = [tiny_set.voice(seed) for seed in range(9)]  # a certificate needs 10 s
     dev = tiny_set.write_set(here / "dev", voices, lambda i, _: {"speaker": f"s{i}"})
     shutil.copy(dev / "noisy" / "000.wav", here / "noisy.wav")
-    shutil.copytree(dev / "noisy", here / "recordings")
+    for name in ("recordings", "theirs"):
+        shutil.copytree(dev / "noisy", here / name)
     lines = [f"corpus/speech/p{i % 4}_{i}.wav,GO ON,p{i % 4}" for i in range(12)]
     (here / "words.csv").write_text("\n".join(["path,text,speaker", *lines]) + "\n")
     make_voicebank(here / "VoiceBank-DEMAND", 48000)
@@ -172,6 +173,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         stream.export_model(
             here / "runs/mine", here / "runs/mine/mine.onnx", int8=True, clips=dev, quiet=True
         )
+        # In place of another system's stream.
+        shutil.copy(here / "runs/mine/mine.onnx", here / "gtcrn_simple.onnx")
         yield here
 
 
