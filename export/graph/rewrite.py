@@ -69,10 +69,10 @@ class JointDecoder(nn.Module):
         shifts = []
         for layer in layers:
             taps, bias, shift = decoder_taps(layer)
-            first, second, third = taps.unbind(1)  # (C, 2 C')
+            first, second, third = taps.unbind(1)  # (2 C, 2 C'): of the input and of the skip
             here = torch.cat([first, second], 1)
             before = torch.cat([third, torch.zeros_like(third)], 1)
-            self.weights.append(_constant(torch.cat([here, before])))  # (2 C, 4 C')
+            self.weights.append(_constant(torch.cat([here, before])))  # (4 C, 4 C')
             self.biases.append(_constant(torch.cat([bias, bias])))  # (4 C',)
             shifts.append(shift)
         self.shift = _constant(torch.stack(shifts)[:, None])  # (D, 1, C')
@@ -91,7 +91,7 @@ class JointDecoder(nn.Module):
                 *(here[f] + here[f - 1] if f else [*here[0], zero, zero] for f in range(size)),
                 [zero, zero, *here[-1]],
             ])  # (F + 1, 4)  # fmt: skip
-            near = rows.index_select(0, taps.flatten()).view(size + 1, -1)  # (F + 1, 4 C / 2)
+            near = rows.index_select(0, taps.flatten()).view(size + 1, -1)  # (F + 1, 4 C)
             products.append(near @ weight + bias)
         one = len(products) == 1  # and then no dimension for it: a reshape less in every layer
         y = products[0] if one else torch.stack(products)  # (D, F + 1, 4 C')
