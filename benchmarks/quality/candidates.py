@@ -51,7 +51,7 @@ def resolve(model: str | Path, *, outputs: bool = False) -> Candidate:
     if text == NOISY:
         return Candidate(NOISY, "noisy", "", NOISY)
     path = Path(text)
-    if outputs and is_folder(path) and (files := by_name(path)) and not _is_run(path):
+    if outputs and is_folder(path) and not _is_run(path) and (files := by_name(path)):
         told = "".join(f"{name}\t{sha256(files[name])}\n" for name in sorted(files))
         digest = hashlib.sha256(told.encode()).hexdigest()
         return Candidate(resolved(path).name, "outputs", str(path), digest)

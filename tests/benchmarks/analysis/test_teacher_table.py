@@ -20,9 +20,8 @@ def test_the_page_has_the_figures_of_its_records() -> None:
     records = {"mini-wavlm": json.loads(shipped.read_text("utf-8"))}
     with tarfile.open(ROOT / "benchmarks/teachers.tar.xz") as archive:
         for member in archive:
-            if member.name.endswith("/record.json"):
-                file = archive.extractfile(member)
-                assert file is not None
+            file = archive.extractfile(member)  # of a folder there is none
+            if file and member.name.endswith("/record.json"):
                 records[member.name.partition("/")[0]] = json.loads(file.read())
     lines = (ROOT / "benchmarks/TEACHERS.md").read_text("utf-8").splitlines()
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines if " | " in line}

@@ -164,3 +164,34 @@ def test_info_of_a_file_that_says_too_little(tmp_path: Path) -> None:
         path = build(tmp_path / "m.onnx", props={**props, **more})
         with pytest.raises(EnhanceError, match=f"its metadata are not .*{message}"):
             describe(str(path))
+
+
+def test_a_state_that_is_longer_than_was_said_is_not_written(tmp_path: Path) -> None:
+    """Its length depends on samples, so that only the run shows it; the stream's own memory, in
+    which ONNX Runtime writes, has room for what the file declares.
+    """
+
+    def longer(model: ModelProto) -> None:
+        graph = model.graph
+        for values, name in ((graph.input, "s"), (graph.output, "s.out")):
+            values.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8]))
+        constants = {"least": np.array(1, np.int64), "one": np.array([1], np.int64)}
+        graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
+        graph.node.extend(
+            [
+                helper.make_node("ReduceMax", ["audio"], ["peak"], keepdims=0),
+                helper.make_node("Ceil", ["peak"], ["up"]),
+                helper.make_node("Cast", ["up"], ["whole"], to=TensorProto.INT64),
+                helper.make_node("Add", ["whole", "least"], ["often"]),
+                helper.make_node("Reshape", ["often", "one"], ["row"]),
+                helper.make_node("Concat", ["one", "row"], ["times"], axis=0),
+                helper.make_node("Tile", ["s", "times"], ["s.out"]),
+            ]
+        )
+
+    enhancer = Enhancer(changed(tmp_path / "a.onnx", longer))
+    silence = np.zeros(enhancer.hop_length, np.float32)
+    assert len(enhancer.process(silence)) == len(silence)
+    with pytest.raises(EnhanceError, match=r"a\.onnx: the model cannot be run"):
+        enhancer.process(silence + 0.5)
+    assert len(enhancer.process(silence)) == len(silence)  # the stream is where it was
