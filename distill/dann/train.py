@@ -38,7 +38,6 @@ from enhance.training.engine.learner import Learner, Step, adamw
 
 FORMAT, MODEL = "enhance-dann-1", "model.safetensors"
 _BATCH = 32  # clips embedded at once
-_MOST = 1000  # clips whose pairs are trials of speaker verification
 
 log = logging.getLogger("enhance")
 
@@ -154,18 +153,13 @@ class Heard:
     def trials(self, task: str, data: Labelled) -> tuple[Trials, np.ndarray]:
         """Trials of the task, and the clips of each (n, 1) or (n, 2).
 
-        Speakers are verified on all pairs, where there are more than `_MOST` clips on those of as
-        many, drawn once for all.
+        Speakers are verified on `pairs` of clips, which are the same for all networks.
         """
         owners = np.unique(data.speakers, return_inverse=True)[1]
         if task == "spoof":
             clips = np.arange(len(owners))[:, None]
             return Trials(self.scores, data.answers == 1, owners[:, None]), clips
-        chosen = np.arange(len(owners))
-        if len(chosen) > _MOST:
-            chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:_MOST])
-        found, clips = pairs(self.embeddings[chosen], owners[chosen])
-        return found, chosen[clips]
+        return pairs(self.embeddings, owners)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ all costs; minDCF is its least over all thresholds.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ COSTS = {
 }
 """Of each task: ASVspoof 5's (track 1), where one trial of twenty is a spoof, which costs ten
 times as much as a miss; NIST's."""
+MOST_PAIRS = 500_000
+"""So many pairs of clips are scored, where there are more: half of them of one speaker."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def min_detection_cost(
     return float(cost.min() / min(missed, alarm))
 
 
+_AT_ONCE = 20_000  # pairs, whose vectors take far more room than their scores
 _ONE_KIND = "no equal error rate: it needs pairs of one speaker and pairs of two speakers"
 
 
@@ -127,7 +131,7 @@ def _equal_error_rate(
 def verify(
     embeddings: np.ndarray, speakers: Sequence[str], *, rounds: int = 1000, seed: int = 0
 ) -> Verification:
-    """EER on all pairs of clips (n, E), scored by cosine; ``speakers`` names that of each clip.
+    """EER on `pairs` of clips (n, E), scored by cosine; ``speakers`` names that of each clip.
 
     ``rounds`` samples of speakers are drawn from ``seed`` for the interval; one that draws a single
     speaker only has no pairs of two and is drawn again. An `EnhanceError` if there are fewer than
@@ -270,13 +274,39 @@ class Trials:
         return resampled(self.scores, *ends, rounds=rounds, seed=seed, wanted=self.wanted)
 
 
-def pairs(embeddings: np.ndarray, speakers: np.ndarray) -> tuple[Trials, np.ndarray]:
-    """All pairs of clips, scored by the cosine of their embeddings, and the numbers of their clips.
+def chosen_pairs(speakers: np.ndarray, seed: int, most: int) -> np.ndarray:
+    """Numbers of two clips each, (pairs, 2), the first the lower: all pairs, or up to ``most``.
 
-    Shape: embeddings (n, E), number of each clip's speaker (n,) -> n (n - 1) / 2 trials, (that, 2)
+    Drawn by ``seed`` where there are more, up to half of them among those of one speaker, the rest
+    among those of two: the rates of errors are of each kind alone, so that no estimate is moved.
+    ``speakers`` (n,) is the number of each clip's speaker, from 0 on.
+    """
+    count = len(speakers)
+    if math.comb(count, 2) <= most:
+        return np.stack(np.triu_indices(count, 1), 1)
+    rng = np.random.default_rng(seed)
+    sizes = np.bincount(speakers)
+    partners = (sizes - 1)[speakers]
+    drawn = rng.integers(count, size=(most // 2, 2))
+    drawn = drawn[speakers[drawn[:, 0]] != speakers[drawn[:, 1]]]
+    if partners.any():
+        order, begins = np.argsort(speakers, kind="stable"), np.cumsum(sizes) - sizes
+        first = rng.choice(count, most // 2, p=partners / partners.sum())
+        owner = speakers[first]
+        second = order[begins[owner] + rng.integers(sizes[owner])]
+        drawn = np.concatenate([drawn, np.stack([first, second], 1)[first != second]])
+    drawn.sort(axis=1)
+    return np.stack(np.divmod(np.unique(drawn @ [count, 1]), count), 1)
+
+
+def pairs(embeddings: np.ndarray, speakers: np.ndarray, seed: int = 0) -> tuple[Trials, np.ndarray]:
+    """Pairs of clips (`chosen_pairs`), scored by the cosine of their embeddings, and their clips.
+
+    Shape: embeddings (n, E), number of each clip's speaker (n,) -> trials, (trials, 2)
     """
     unit = unit_length(embeddings)
-    both = np.stack(np.triu_indices(len(unit), 1), 1)  # (pairs, 2)
+    both = chosen_pairs(speakers, seed, MOST_PAIRS)
     owners = speakers[both]
-    scores = (unit @ unit.T)[both[:, 0], both[:, 1]]
+    parts = np.array_split(both, 1 + len(both) // _AT_ONCE)
+    scores = np.concatenate([np.einsum("ne,ne->n", *unit[part.T]) for part in parts])
     return Trials(scores, owners[:, 0] == owners[:, 1], owners), both

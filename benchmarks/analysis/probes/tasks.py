@@ -17,12 +17,13 @@ import numpy as np
 
 from benchmarks.analysis.parts.heard import in_turns
 from distill.speaker.data import name_of
+from distill.speaker.eer import chosen_pairs
 from enhance.data.corpus.clips import groups_of
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
-_TRIALS = 50_000  # at most, of each fold
 _PER_CLASS = 6
+_TRIALS = 50_000  # at most, of each fold
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,11 @@ class Data:
         return [(np.flatnonzero(parts != k), np.flatnonzero(parts == k)) for k in np.unique(parts)]
 
     def pairs(self, tested: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Trials of a fold: all pairs of its clips, or `_TRIALS` of them drawn by ``seed``."""
+        """Trials of a fold: the given ones, or `chosen_pairs` of its clips, at most `_TRIALS`."""
         if self.trials is not None:
             return self.trials
-        first, second = np.triu_indices(len(tested), 1)
-        if len(first) > _TRIALS:
-            drawn = np.random.default_rng(seed).choice(len(first), _TRIALS, replace=False)
-            first, second = first[drawn], second[drawn]
+        owners = np.unique(self.labels[tested], return_inverse=True)[1]
+        first, second = chosen_pairs(owners, seed, _TRIALS).T
         return tested[first], tested[second]
 
 

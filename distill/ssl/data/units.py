@@ -14,8 +14,9 @@ frame shift differs: 320 samples where HuBERT took 160, so that frame t covers s
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,16 +148,35 @@ def assign(features: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 
 FIT_FRAMES = 200_000
-"""More frames than these are thinned out at random before centroids are fitted (HuBERT: 10 %)."""
+"""Centroids are fitted on files drawn at random until there are so many frames (HuBERT: 10 %)."""
 
 
-def cluster(features: Sequence[np.ndarray], fit_on: Sequence[int], count: int, seed: int) -> Units:
-    """Units of files with features (T, D) each; centroids see those of the indices ``fit_on`` only
-    (held-back files are not among them). See `fit`.
+def fit_first(frames: Sequence[int], train: Sequence[int], seed: int) -> tuple[list[int], int]:
+    """An order of all files in which those that centroids are fitted on come first; their number.
+
+    ``frames`` has the length of each file; the files are drawn from ``train`` (those that are held
+    back are not among them).
     """
-    seen = np.concatenate([np.asarray(features[i], np.float32) for i in fit_on])
-    if len(seen) > FIT_FRAMES:
-        rng = np.random.default_rng(seed)
-        seen = seen[np.sort(rng.choice(len(seen), FIT_FRAMES, replace=False))]
-    centroids = fit(seen, count, seed)
-    return Units(centroids, [assign(x, centroids) for x in features])
+    drawn = np.random.default_rng(seed).permutation(np.asarray(train, int)).tolist()
+    enough = int(np.searchsorted(np.cumsum([frames[i] for i in drawn]), FIT_FRAMES)) + 1
+    first = sorted(drawn[:enough])
+    return [*first, *sorted(set(range(len(frames))) - set(first))], len(first)
+
+
+def cluster(
+    features: Iterable[np.ndarray], order: Sequence[int], first: int, count: int, seed: int
+) -> Units | None:
+    """Units of files whose features (T, D) come in turn, as by `fit_first`; see `fit`.
+
+    Only those of the ``first`` files are kept, which the centroids are fitted on. None if the
+    features end before the files do.
+    """
+    heard = iter(features)
+    seen = [np.asarray(x, np.float32) for x in itertools.islice(heard, first)]
+    if len(seen) < first:
+        return None
+    centroids = fit(np.concatenate(seen), count, seed)
+    labels = [assign(x, centroids) for x in itertools.chain(seen, heard)]
+    if len(labels) < len(order):
+        return None
+    return Units(centroids, [labels[i] for i in np.argsort(order)])

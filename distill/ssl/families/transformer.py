@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from distill.backbones import import_transformers
 from distill.backbones.folder import write_transformer
 from distill.backbones.hf import conv_geometry
-from distill.ssl.data.crops import SAMPLE_RATE, normalize
-from distill.ssl.data.units import Units, cluster
+from distill.ssl.data.crops import SAMPLE_RATE, frame_count, normalize
+from distill.ssl.data.units import Units, cluster, fit_first
 from distill.ssl.families.family import SslConfig, Work
 from distill.ssl.losses.masked_units import MaskedUnitLoss
 from distill.teacher.windows import Geometry, windows
@@ -194,13 +194,17 @@ def units_of(
 
     ``make`` gives the features (T, D) of a whole wave, ``what`` names them.
     """
-    speech, features = work.data.speech, []
-    clips = range(len(speech))
-    for clip in tracked(clips, f"{what} for units", len(clips), quiet=work.quiet):
-        if work.interrupt.caught:
-            return None
-        features.append(make(speech.whole(clip)))
-    return cluster(features, work.data.train, count, seed)
+    speech = work.data.speech
+    lengths = [frame_count(speech.length(clip)) for clip in range(len(speech))]
+    order, first = fit_first(lengths, work.data.train, seed)
+
+    def heard() -> Iterator[np.ndarray]:
+        for clip in tracked(order, f"{what} for units", len(order), quiet=work.quiet):
+            if work.interrupt.caught:
+                return
+            yield make(speech.whole(clip))
+
+    return cluster(heard(), order, first, count, seed)
 
 
 def warm_up(

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from distill.speaker.eer import (
+    chosen_pairs,
     equal_error_rate,
     min_detection_cost,
     of_trials,
@@ -194,3 +195,35 @@ def test_given_trials_are_drawn_as_all_pairs_are() -> None:
     # Names that are not counted from 0 draw the same.
     again = resampled(scores, 7 + 3 * owner[first], 7 + 3 * owner[second], rounds=40, seed=1)
     assert np.quantile(again, [0.025, 0.975]) == pytest.approx((found.low, found.high))
+
+
+def test_of_very_many_pairs_some_are_drawn_evenly_of_each_kind() -> None:
+    speakers = np.random.default_rng(4).permutation(np.repeat([0, 1, 2], [30, 60, 110]))
+    every = chosen_pairs(speakers, 0, 20_000)
+    assert len(every) == 200 * 199 // 2
+    drawn = [chosen_pairs(speakers, seed, 4000) for seed in range(40)]
+    np.testing.assert_array_equal(drawn[3], chosen_pairs(speakers, 3, 4000))
+    wanted = {tuple(pair) for pair in every.tolist()}
+    for pairs in drawn:  # different clips, each pair once
+        assert len(pairs) <= 4000 and len(pairs) == len({tuple(p) for p in pairs.tolist()})
+        assert {tuple(p) for p in pairs.tolist()} <= wanted
+    # Pairs within the speakers are 435, 1770 and 5995, of two 1800, 3300 and 6600: drawn alike.
+    table = np.zeros((3, 3))
+    for a, b in speakers[np.concatenate(drawn)]:
+        table[min(a, b), max(a, b)] += 1 / 40
+    within, across = np.diag(table), table[np.triu_indices(3, 1)]
+    np.testing.assert_allclose(within / within.sum(), np.array([435, 1770, 5995]) / 8200, atol=0.01)
+    np.testing.assert_allclose(across / across.sum(), np.array([18, 33, 66]) / 117, atol=0.01)
+    assert 0.3 < within.sum() / table.sum() < 0.7
+
+
+def test_error_rates_on_drawn_pairs_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    speakers = np.repeat(np.arange(40), 15)
+    embeddings = rng.standard_normal((40, 8))[speakers] + 1.2 * rng.standard_normal((600, 8))
+    names = [str(speaker) for speaker in speakers]
+    every = verify(embeddings, names, rounds=1)
+    monkeypatch.setattr("distill.speaker.eer.MOST_PAIRS", 20_000)
+    some = verify(embeddings, names, rounds=1)
+    assert some.targets + some.nontargets <= 20_000 < every.targets + every.nontargets
+    assert some.eer == pytest.approx(every.eer, abs=0.01)

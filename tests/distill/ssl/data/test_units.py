@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -95,12 +98,20 @@ def test_a_frame_sees_its_own_samples_only() -> None:
     assert not np.allclose(before[6], after[6])
 
 
+def clustered(files: list[np.ndarray], train: list[int], count: int, seed: int) -> kmeans.Units:
+    """Units of files that are all in memory."""
+    order, first = kmeans.fit_first([len(x) for x in files], train, seed)
+    made = kmeans.cluster((files[i] for i in order), order, first, count, seed)
+    assert isinstance(made, kmeans.Units)
+    return made
+
+
 def test_kmeans_finds_separate_clouds() -> None:
     rng = np.random.default_rng(4)
     centres = np.array([[0, 0], [20, 0], [0, 20], [20, 20.0]])
     which = rng.integers(4, size=4000)
     points = centres[which] + rng.normal(size=(4000, 2))
-    made = kmeans.cluster([points[:3000], points[3000:]], [0], 4, seed=0)
+    made = clustered([points[:3000], points[3000:]], [0], 4, seed=0)
     # each centroid is the mean of what belongs to it (Lloyd's condition), near a true centre
     for centroid in made.centroids:
         assert np.abs(centres - centroid).sum(axis=1).min() < 0.3
@@ -120,14 +131,14 @@ def test_assign_is_the_nearest_centroid() -> None:
 def test_held_back_files_do_not_move_centroids() -> None:
     rng = np.random.default_rng(6)
     files = [rng.normal(size=(300, 4)) for _ in range(3)]
-    made = kmeans.cluster(files, [0, 2], 8, seed=1)
-    again = kmeans.cluster([files[0], files[1] + 100, files[2]], [0, 2], 8, seed=1)
+    made = clustered(files, [0, 2], 8, seed=1)
+    again = clustered([files[0], files[1] + 100, files[2]], [0, 2], 8, seed=1)
     assert np.array_equal(made.centroids, again.centroids)
-    assert not np.array_equal(made.centroids, kmeans.cluster(files, [0, 1, 2], 8, seed=1).centroids)
+    assert not np.array_equal(made.centroids, clustered(files, [0, 1, 2], 8, seed=1).centroids)
 
 
 def test_units_survive_the_disk(tmp_path) -> None:
-    made = kmeans.cluster([np.eye(5), np.zeros((0, 5)), np.eye(5)[:2]], [0], 3, seed=0)
+    made = clustered([np.eye(5), np.zeros((0, 5)), np.eye(5)[:2]], [0], 3, seed=0)
     made.save(tmp_path / "u.safetensors")
     back = kmeans.Units.load(tmp_path / "u.safetensors")
     assert np.array_equal(back.centroids, made.centroids)
@@ -140,3 +151,33 @@ def test_units_survive_the_disk(tmp_path) -> None:
 def test_too_few_frames_are_refused() -> None:
     with pytest.raises(EnhanceError, match="3 frames cannot make 5 units"):
         kmeans.fit(np.zeros((3, 2)), 5, 0)
+
+
+def test_no_more_features_are_kept_than_centroids_are_fitted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kmeans, "FIT_FRAMES", 700)
+    rng = np.random.default_rng(7)
+    files = [rng.normal(size=(n, 3)).astype(np.float32) for n in (100, 300, 200, 400, 500, 250)]
+    order, first = kmeans.fit_first([len(x) for x in files], [0, 1, 3, 4], 0)
+    assert sorted(order) == list(range(6))
+    assert set(order[:first]) < {0, 1, 3, 4}  # none that is held back, and not all
+    assert 700 <= sum(len(files[i]) for i in order[:first]) < 700 + 500
+    assert order[:first] != kmeans.fit_first([len(x) for x in files], [0, 1, 3, 4], 3)[0][:first]
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def heard() -> Iterator[np.ndarray]:
+        for i in order:
+            features = files[i].copy()
+            alive.append(weakref.ref(features))
+            yield features
+            del features
+            if len(alive) > first:
+                assert sum(x() is not None for x in alive[first:-1]) == 0
+
+    made = kmeans.cluster(heard(), order, first, 5, seed=0)
+    assert isinstance(made, kmeans.Units)
+    for labels, features in zip(made.labels, files, strict=True):  # in the files' own order
+        np.testing.assert_array_equal(labels, kmeans.assign(features, made.centroids))
+    assert kmeans.cluster((files[i] for i in order[:-1]), order, first, 5, seed=0) is None
+    assert kmeans.cluster((files[i] for i in order[: first - 1]), order, first, 5, 0) is None
