@@ -11,22 +11,51 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over processes; every process's loss depends on it, so gradients are summed too."""
+def _mean_of_processes(x: Tensor) -> Tensor:
+    torch.distributed.all_reduce(x)
+    return x.div_(torch.distributed.get_world_size())
+
+
+class _Normalise(torch.autograd.Function):
+    """Torch's own kernels with the statistics, and their part of the gradient, of all processes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        torch.distributed.all_reduce(total)
-        return total
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # The buffers, which stay as they are, say that the statistics are wanted in float32.
+        unused, unread = weight.new_zeros(2, len(weight))
+        own, spread = torch.batch_norm_update_stats(x, unused, unread, 0.0)
+        mean = _mean_of_processes(own.clone())
+        # Squares about the mean of all: those about zero would cancel where it is large.
+        var = _mean_of_processes(spread + (own - mean).square())  # biased
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, var)
+        y, *_ = torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)
+        return y, mean, var
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        torch.distributed.all_reduce(total)
-        return total
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, gradient: Tensor, *_: None
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, var = ctx.saved_tensors
+        # As if the statistics were constants; every process's loss depends on them, through all x.
+        direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        values = x.numel() // x.shape[1]
+        along, level = _mean_of_processes(torch.stack([of_weight, of_bias]) / values)
+        scale = (var + ctx.eps).rsqrt()
+        slope = weight * scale.square() * along
+        constant = weight * scale * level - slope * mean
+        shape = [-1] + [1] * (x.ndim - 2)
+        slope, constant = (v.to(x.dtype).view(shape) for v in (slope, constant))
+        return direct.sub_(constant).addcmul_(x, slope, value=-1), of_weight, of_bias, None
 
 
 class _Shared(nn.modules.batchnorm._BatchNorm):
@@ -41,22 +70,15 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         assert self.running_mean is not None
         assert self.running_var is not None
-        world = torch.distributed.get_world_size()
-        other = [axis for axis in range(x.ndim) if axis != 1]
-        shape = [-1] + [1] * (x.ndim - 2)
-        x32 = x.float()  # sums over thousands of values need more than bfloat16
-        mean = _Sum.apply(x32.mean(other)) / world  # (C,)
-        centred = x32 - mean.view(shape)
-        var = _Sum.apply(centred.square().mean(other)) / world  # (C,), biased
+        y, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
-            count = world * x.numel() / x.shape[1]
+            count = torch.distributed.get_world_size() * x.numel() / x.shape[1]
             rate = self.momentum if self.momentum is not None else 0.1
             self.running_mean.lerp_(mean, rate)
             self.running_var.lerp_(var * count / (count - 1), rate)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked += 1
-        scale = self.weight * (var + self.eps).rsqrt()
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return y
 
 
 class SharedBatchNorm1d(_Shared, nn.BatchNorm1d):
