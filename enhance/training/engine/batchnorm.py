@@ -14,11 +14,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def _mean_of_processes(x: Tensor) -> Tensor:
-    torch.distributed.all_reduce(x)
-    return x.div_(torch.distributed.get_world_size())
-
-
 class _Normalise(torch.autograd.Function):
     """Torch's own kernels with the statistics, and their part of the gradient, of all processes."""
 
@@ -28,10 +23,13 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         # The buffers, which stay as they are, say that the statistics are wanted in float32.
         unused, unread = weight.new_zeros(2, len(weight))
-        own, spread = torch.batch_norm_update_stats(x, unused, unread, 0.0)
-        mean = _mean_of_processes(own.clone())
+        own = torch.stack(torch.batch_norm_update_stats(x, unused, unread, 0.0))  # (2, C)
+        everyone = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(everyone, own)
+        means, spreads = torch.stack(everyone, 1)
+        mean = means.mean(0)
         # Squares about the mean of all: those about zero would cancel where it is large.
-        var = _mean_of_processes(spread + (own - mean).square())  # biased
+        var = (spreads + (means - mean).square()).mean(0)  # biased
         ctx.save_for_backward(x, weight, mean, var)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, var)
@@ -48,8 +46,10 @@ class _Normalise(torch.autograd.Function):
         direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
-        values = x.numel() // x.shape[1]
-        along, level = _mean_of_processes(torch.stack([of_weight, of_bias]) / values)
+        of_all = torch.stack([of_weight, of_bias])
+        torch.distributed.all_reduce(of_all)
+        world = torch.distributed.get_world_size()
+        along, level = of_all / (world * x.numel() // x.shape[1])
         scale = (var + ctx.eps).rsqrt()
         slope = weight * scale.square() * along
         constant = weight * scale * level - slope * mean
