@@ -32,7 +32,7 @@ COSTS = {
 """Of each task: ASVspoof 5's (track 1), where one trial of twenty is a spoof, which costs ten
 times as much as a miss; NIST's."""
 MOST_PAIRS = 500_000
-"""So many pairs of clips are scored, where there are more: half of them of one speaker."""
+"""So many pairs of clips are scored, where there are more; up to half of them of one speaker."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from enhance.data.corpus.clips import groups_of
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
 
-_PER_CLASS = 6
 _TRIALS = 50_000  # at most, of each fold
+_PER_CLASS = 6
 
 
 @dataclass(frozen=True)
