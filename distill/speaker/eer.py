@@ -286,12 +286,13 @@ def chosen_pairs(speakers: np.ndarray, seed: int, most: int) -> np.ndarray:
         return np.stack(np.triu_indices(count, 1), 1)
     rng = np.random.default_rng(seed)
     sizes = np.bincount(speakers)
-    partners = (sizes - 1)[speakers]
+    # Times the chance of the second, one in so many clips of a speaker, every pair's is the same
+    chance = np.where(sizes > 1, sizes, 0)[speakers]
     drawn = rng.integers(count, size=(most // 2, 2))
     drawn = drawn[speakers[drawn[:, 0]] != speakers[drawn[:, 1]]]
-    if partners.any():
+    if chance.any():
         order, begins = np.argsort(speakers, kind="stable"), np.cumsum(sizes) - sizes
-        first = rng.choice(count, most // 2, p=partners / partners.sum())
+        first = rng.choice(count, most // 2, p=chance / chance.sum())
         owner = speakers[first]
         second = order[begins[owner] + rng.integers(sizes[owner])]
         drawn = np.concatenate([drawn, np.stack([first, second], 1)[first != second]])

@@ -217,6 +217,19 @@ def test_of_very_many_pairs_some_are_drawn_evenly_of_each_kind() -> None:
     assert 0.3 < within.sum() / table.sum() < 0.7
 
 
+def test_a_pair_of_a_speaker_with_few_clips_is_drawn_as_often_as_any() -> None:
+    sizes = np.repeat([1, 2, 20], [50, 300, 60])
+    speakers = np.repeat(np.arange(len(sizes)), sizes)
+    counts = np.zeros(21)
+    for seed in range(40):
+        a, b = speakers[chosen_pairs(speakers, seed, 8000)].T
+        counts += np.bincount(sizes[a[a == b]], minlength=21)
+    # 300 pairs of speakers with two clips, 60 times 190 of those with twenty; each drawn once, so
+    # that the share of the few is a little more
+    assert counts[2] / counts[20] == pytest.approx(300 / (60 * 190), rel=0.15)
+    assert not counts[1]
+
+
 def test_error_rates_on_drawn_pairs_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     speakers = np.repeat(np.arange(40), 15)
