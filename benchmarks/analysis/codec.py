@@ -229,9 +229,10 @@ def tables(record: Record) -> list[Table]:
     known = Table("Codecs told by the best state, %", ["model", *names])
     for model in models:
         mine_all = [r for r in rows if r["backbone"] == model and r["task"] == "all"]
-        best = max(mine_all, key=lambda r: r["mean"])
+        own = [r for r in mine_all if r["state"] != EMBEDDING]
+        best = max(own or mine_all, key=lambda r: r["mean"])
         known.rows.append([model, *(number(100 * best[f"recall {n}"], 0) for n in names)])
-        values = [100 * r["mean"] for r in mine_all if r["state"] != EMBEDDING]
+        values = [100 * r["mean"] for r in own]
         if values:
             cells = [number(np.mean(values), 1), number(max(values), 1), best["state"]]
             cells += [number(max(values) - min(values), 1)]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("av")
 
-from benchmarks.analysis.codec import codec, told
+from benchmarks.analysis.codec import codec, tables, told
 from benchmarks.analysis.codecs import coding
 from benchmarks.analysis.parts.heard import pooled
 from benchmarks.analysis.parts.work import Work
@@ -120,6 +120,17 @@ def test_the_command(speech: Path, checkpoint: Path, tmp_path: Path) -> None:
     assert "chance 20.0" in page and "| embedding |" in page
     for plot in ("heatmap", "layers", "weights"):
         assert (tmp_path / "out" / f"codec-{plot}.svg").read_text().startswith("<svg")
+
+
+def test_the_best_state_is_named_where_the_embedding_is_better() -> None:
+    rows = [
+        {"kind": "probe", "backbone": "dann:a", "state": state, "task": "all", "chance": 0.5,
+         "mean": mean, "low": mean, "high": mean, "recall none": mean, "recall gsm": mean}
+        for state, mean in (("0", 0.6), ("1", 0.7), ("embedding", 0.9))
+    ]  # fmt: skip
+    _, whole, known = tables({"rows": rows, "about": {"codecs": ["none", "gsm"]}})
+    assert whole.rows == [["dann:a", "65.0", "70.0", "1", "10.0"]]
+    assert known.rows == [["dann:a", "70", "70"]]
 
 
 def test_refusals(speech: Path, tmp_path: Path) -> None:
