@@ -165,13 +165,13 @@ class Evidence:
 
 def setting_of(facts: Row) -> str:
     """What an adversarial run differs in from the plain one: a recommendation of seed 000."""
-    if not any(facts["lambda"]):
-        return "erm"
+    heard = any(facts["lambda"])  # else the discriminator changes nothing
     told = {
+        "erm": not heard,
         "first-k": facts["layers"].startswith("first_k"),
         "unfreeze": not facts["freeze"],
-        "lambda": facts["lambda"] != [0.0, 1.0],
-        "discriminator": max(facts["discriminator"]) >= 1024,
+        "lambda": heard and facts["lambda"] != [0.0, 1.0],
+        "discriminator": heard and max(facts["discriminator"]) >= 1024,
         "attention": facts["pooling"] == "attention",
     }
     return "+".join(name for name, holds in told.items() if holds) or "dann"

@@ -120,6 +120,8 @@ def test_training_claims_need_three_seeds_and_an_interval_apart() -> None:
     told = {"lambda": [0.05, 2.0], "layers": "first_k:6", "freeze": False, "pooling": "attention",
             "discriminator": [1024] * 3}  # fmt: skip
     assert setting_of(told) == "first-k+unfreeze+lambda+discriminator+attention"
+    # Plain training of another network is not what the plain adversary is compared with.
+    assert setting_of(told | {"lambda": [0.0, 0.0]}) == "erm+first-k+unfreeze+attention"
 
 
 def curve(quantity: str, at_60: float, half: float | None) -> dict[str, Any]:
