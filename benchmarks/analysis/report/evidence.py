@@ -160,6 +160,7 @@ class Evidence:
             for name, facts in runs.items()
             if facts["backbone"] == backbone and setting_of(facts) == setting
             for row in self.rows("dann", kind="errors", run=name, group="pooled")
+            if row["mean"] is not None  # clips of one kind give none
         }
 
 

@@ -92,7 +92,7 @@ def test_codec_claims_compare_means_and_ranges() -> None:
     assert judge("000, hypothesis 2", "", found)[0] == "not supported"
 
 
-def runs(**eers: list[float]) -> dict[str, Any]:
+def runs(**eers: list[Any]) -> dict[str, Any]:
     """Adversarial runs of a setting, an EER of each seed."""
     about: dict[str, Any] = {}
     rows = []
@@ -117,6 +117,8 @@ def test_training_claims_need_three_seeds_and_an_interval_apart() -> None:
     two = runs(erm=[0.20, 0.21], dann=[0.10, 0.11])
     assert judge("000, summary", "DANN betters", evidence(dann=two))[0] == "not testable here"
     assert paired({0: 0.1, 1: 0.2}, {0: 0.3, 1: 0.4}) is None
+    none = runs(erm=[None] * 3, dann=[None] * 3)  # of clips that were all bona fide
+    assert judge("000, summary", "DANN betters", evidence(dann=none))[0] == "not testable here"
     told = {"lambda": [0.05, 2.0], "layers": "first_k:6", "freeze": False, "pooling": "attention",
             "discriminator": [1024] * 3}  # fmt: skip
     assert setting_of(told) == "first-k+unfreeze+lambda+discriminator+attention"
