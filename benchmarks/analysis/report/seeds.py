@@ -211,7 +211,8 @@ def correlated(heard: str) -> Judge:
         parts, holds = [], True
         for curve in curves:
             half, low = curve["half_mean"], curve["half_low"]
-            holds = holds and (half is None or (low is not None and low >= 60))
+            # None lies beyond the largest lag; the lower end may be near where the mean is not
+            holds = holds and (low is None or low >= 60)
             shown = "beyond the largest lag" if half is None else f"at {half:.0f} ms"
             parts.append(f"{curve['quantity']}: {_at(curve, 0):.2f} at 0 ms, "
                          f"{_at(curve, 60):.2f} at 60 ms, half {shown}")  # fmt: skip

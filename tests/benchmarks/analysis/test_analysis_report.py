@@ -126,17 +126,20 @@ def test_training_claims_need_three_seeds_and_an_interval_apart() -> None:
     assert setting_of(told | {"lambda": [0.0, 0.0]}) == "erm+first-k+unfreeze+attention"
 
 
-def curve(quantity: str, at_60: float, half: float | None) -> dict[str, Any]:
+def curve(quantity: str, at_60: float, half: float | None, low: float | None) -> dict[str, Any]:
     return {
         "backbone": "w2v", "state": 2, "heard": "clean", "snr_db": None, "quantity": quantity,
         "lags_ms": [0.0, 20.0, 60.0, 300.0], "mean": [1.0, 0.9, at_60, 0.1],
-        "half_mean": half, "half_low": half and half - 5, "half_high": None,
+        "half_mean": half, "half_low": low, "half_high": None,
     }  # fmt: skip
 
 
 def test_correlation_must_last_longer_than_sixty_milliseconds() -> None:
-    for half, word in ((None, "supported"), (80.0, "supported"), (62.0, "not supported")):
-        rows = [curve("raw", 0.8, None), curve("centred", 0.6, half)]
+    for half, low, word in (
+        (None, None, "supported"), (80.0, 75.0, "supported"), (62.0, 57.0, "not supported"),
+        (None, 40.0, "not supported"),  # an interval from 40 ms to beyond the largest lag
+    ):  # fmt: skip
+        rows = [curve("raw", 0.8, None, None), curve("centred", 0.6, half, low)]
         found = evidence(temporal={"analysis": "temporal", "about": {}, "rows": rows})
         assert judge("004, section 3.4", "frames correlate", found)[0] == word
 
