@@ -93,8 +93,7 @@ def maps(
     for (name, layer), (points, near) in zip(states, done, strict=True):
         row: dict[str, Any] = {"backbone": label[name], "state": layer}
         for column, share in near.items():
-            each = np.bincount(owner, share)[spoken] / np.bincount(owner)[spoken]
-            interval = mean_interval(each, clusters).row()
+            interval = mean_interval(_by_clip(share, owner), clusters).row()
             row |= {f"{column}_{key}": interval[key] for key in ENDS}
         rows.append({**row, "points": np.round(points, 2).tolist()})
     about = {
@@ -182,13 +181,23 @@ def _nearest(frames: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
 
 
 def _chance(values: Sequence[str], owner: np.ndarray) -> float:
-    """Share of frames of other clips that have a frame's label, over all frames."""
+    """Share of frames of other clips that have a frame's label, the mean over clips as of what
+    stands beside it.
+    """
     both, of_label = Counter(zip(owner.tolist(), values, strict=True)), Counter(values)
     of_clip = np.bincount(owner)
-    return float(np.mean([
+    each = [
         (of_label[value] - both[clip, value]) / (len(owner) - of_clip[clip])
         for clip, value in zip(owner.tolist(), values, strict=True)
-    ]))  # fmt: skip
+    ]
+    return float(np.mean(_by_clip(np.array(each), owner)))
+
+
+def _by_clip(each: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Means over the frames of each clip that has any: (M,), (M,) to (n,)."""
+    counts = np.bincount(owner)
+    found: np.ndarray = np.bincount(owner, each)[counts > 0] / counts[counts > 0]
+    return found
 
 
 def tables(made: dict[str, Any]) -> list[Table]:

@@ -31,10 +31,10 @@ def test_neighbours_are_the_nearest_frames_of_other_clips() -> None:
 
 
 def test_blind_choice() -> None:
-    # Clip 0: a a b; clip 1: a b. Each a of clip 0 meets a with 1/2, b of it too; those of clip 1
-    # meet a with 2/3 and b with 1/3.
-    found = maps._chance(["a", "a", "b", "a", "b"], np.array([0, 0, 0, 1, 1]))
-    assert found == pytest.approx((3 * 1 / 2 + 2 / 3 + 1 / 3) / 5)
+    # Clips a a b; b; a. Each frame of the first meets its label with 1/2, b alone with 1/4, a alone
+    # with 2/4; a clip counts once, as where the shares of neighbours are averaged.
+    found = maps._chance(["a", "a", "b", "b", "a"], np.array([0, 0, 0, 1, 2]))
+    assert found == pytest.approx((1 / 2 + 1 / 4 + 2 / 4) / 3)
 
 
 @pytest.fixture(scope="module")
