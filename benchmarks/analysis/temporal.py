@@ -257,10 +257,10 @@ def at_lag(row: dict[str, Any], ms: float, over: float = 1.0) -> dict[str, Any]:
 
 
 def _half(row: dict[str, Any]) -> str:
+    mean, *ends = (number(row[f"half_{key}"], 0) for key in ENDS)
     if row["half_mean"] is None:
-        return f"> {row['lags_ms'][-1]:.0f}"
-    ends = [number(row[f"half_{key}"], 0) for key in ENDS[1:]]
-    return f"{row['half_mean']:.0f} [{', '.join(ends)}]"
+        mean = f"> {row['lags_ms'][-1]:.0f}"
+    return mean if ends == ["-", "-"] else f"{mean} [{', '.join(ends)}]"
 
 
 def tables(made: dict[str, Any]) -> list[Table]:

@@ -13,7 +13,7 @@ from benchmarks.analysis import temporal
 from benchmarks.analysis.parts import heard, record
 from benchmarks.analysis.parts.pairs import Pairs, waves
 from benchmarks.analysis.parts.work import Work
-from benchmarks.analysis.temporal import curves, half_lag
+from benchmarks.analysis.temporal import _half, curves, half_lag
 from benchmarks.figures.statistics import Cells
 from benchmarks.figures.tables import number
 from benchmarks.quality.clips import snr_db
@@ -79,6 +79,13 @@ def test_where_it_halves() -> None:
     assert found["low"] < found["mean"] < found["high"] < 60
     never = half_lag(cells, 1, ms)  # falls to half at 100 ms, the last lag, or a little before
     assert never["low"] < 100 and never["high"] is None
+
+
+def test_an_end_of_the_interval_is_told_beyond_the_largest_lag_too() -> None:
+    row = {"lags_ms": [0.0, 300.0], "half_mean": 80.0, "half_low": 40.0, "half_high": None}
+    assert _half(row) == "80 [40, -]"
+    assert _half(row | {"half_mean": None}) == "> 300 [40, -]"
+    assert _half(row | {"half_mean": None, "half_low": None}) == "> 300"
 
 
 def test_the_interval_of_the_halving_covers_the_truth() -> None:
