@@ -59,7 +59,7 @@ def maps(
     length. The rest is as of every analysis (`benchmarks.analysis.parts`). An `EnhanceError` says
     that a backbone, the corpus or a column cannot be had, or that frames are too few.
     """
-    cache, by = work.cache, by or ["speaker"]
+    cache, by = work.cache, list(dict.fromkeys(by or ["speaker"]))
     heard.check(backbones, cache)
     corpus = expanded(corpus)
     phones: dict[Path, Any] = {}
