@@ -211,6 +211,7 @@ def train(
         best = learner.best.to("cpu")
         record: dict[str, Any] = {
             "config": loop.plain,
+            "backbone": teacher.fingerprint,
             "classes": classes,
             "domains": domains,
             "clips": {"train": len(clips), "validation": len(held)},
@@ -274,11 +275,18 @@ class Trained:
 
 
 def load(folder: Path) -> Trained:
-    """Open what `train` wrote; an `EnhanceError` if there is no finished run."""
+    """Open what `train` wrote; an `EnhanceError` if there is no finished run, or its frozen
+    backbone is another one now."""
     file = folder / MODEL if folder.is_dir() else folder
     tensors, record = load_tensors(file, FORMAT)
     config = parse(DannConfig, record["config"], str(file))
     teacher = find_teacher(config.backbone.name)
+    # Older runs do not tell; one that learned is in the file.
+    if config.backbone.freeze and record.get("backbone", "") not in ("", teacher.fingerprint):
+        raise EnhanceError(
+            f"{file}: was trained on another {config.backbone.name} than is there now; bring that "
+            "back, or train anew"
+        )
     network = Network(config, teacher, len(record["classes"]), len(record["domains"]))
     load_exactly(network, tensors, str(file))
     network.requires_grad_(False)

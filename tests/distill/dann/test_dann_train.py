@@ -114,6 +114,14 @@ def test_the_folder(runs: dict[str, Path]) -> None:
     assert run.config == config_of(runs["dann"]) and run.network.teacher is None
 
 
+def test_another_backbone_of_the_same_name_is_refused(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "find_teacher", lambda name: load("log-mel:160"))
+    with pytest.raises(EnhanceError, match="trained on another log-mel:320 than is there now"):
+        training.load(runs["dann"])
+
+
 def config_of(run: Path) -> DannConfig:
     return training.parse(DannConfig, json.loads((run / "record.json").read_text())["config"], "")
 
