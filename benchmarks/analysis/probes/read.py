@@ -91,7 +91,10 @@ def read_trials(path: Path, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarr
             raise EnhanceError(f"{path}, line {number}: write 1 or 0, and two paths")
         missing = [word for word in words[1:] if word not in ends]
         if missing:
-            raise EnhanceError(f"{path}, line {number}: {missing[0]} is no clip of the manifest")
+            raise EnhanceError(
+                f"{path}, line {number}: {missing[0]} is none of the {len(clips)} clips taken; a "
+                "speaker of a single clip is left out, and what --limit does not draw"
+            )
         a, b = ends[words[1]], ends[words[2]]
         if (name_of(clips[a]) == name_of(clips[b])) != (words[0] == "1"):
             raise EnhanceError(f"{path}, line {number}: the manifest's speakers say otherwise")

@@ -299,7 +299,7 @@ def test_trials_of_a_list(tmp_path: Path) -> None:
     assert test.tolist() == [0, 1, 4]
     for text, why in (
         ("1 0.wav 4.wav", "speakers say otherwise"),
-        ("1 0.wav x.wav", "line 1: x.wav is no clip"),
+        ("1 0.wav x.wav", "line 1: x.wav is none of the .* clips taken"),
         ("0.wav 1.wav", "write 1 or 0"),
         ("", "holds no trial"),
     ):
