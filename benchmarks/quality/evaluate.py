@@ -281,7 +281,8 @@ def _group_labels(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> list[s
     unknown = [label for label in wanted if label not in known]
     if unknown:
         raise EnhanceError(
-            f"group {unknown[0]!r}: no such label in the set; it has {', '.join(sorted(known))}"
+            f"--by {unknown[0]}: no such label in the set; "
+            + (f"it has {', '.join(sorted(known))}" if known else "it has no manifest with labels")
         )
     return list(wanted)
 

@@ -81,6 +81,13 @@ def test_intervals_are_clustered_by_the_labels_of_the_set(
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
 
 
+def test_groups_of_a_set_without_labels_are_refused(make_set: SetMaker, tmp_path: Path) -> None:
+    folder = make_set()
+    (folder / "manifest.csv").unlink()
+    with pytest.raises(EnhanceError, match=r"--by speaker: .* no manifest with labels$"):
+        evaluate("noisy", folder, -5, tmp_path / "out", 1, groups=["speaker"], quiet=True)
+
+
 def test_compares_models_pair_by_pair_and_draws(
     make_set: SetMaker, make_model: ModelMaker, tmp_path: Path
 ) -> None:
