@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from enhance.data.corpus.clips import manifest_of
 from enhance.data.corpus.manifest import Clip, read_manifest, read_rows
 from enhance.errors import EnhanceError
-from enhance.files import is_folder
+from enhance.files import is_file, is_folder
 
 SILENCE = "SIL"
 Span = tuple[float, float, int]
@@ -26,11 +27,15 @@ def label_at(rows: list[Span], seconds: np.ndarray) -> np.ndarray:
 def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
     """Clips of a folder, the phones of each, silence left out, and the names of the phones.
 
-    The folder has ``manifest.csv`` (path, seconds, speaker), which may be named in its place, and
-    ``phones.csv`` with the columns ``file``, ``start_s``, ``end_s`` and ``phone_base`` or
-    ``phone``. An `EnhanceError` names a file or column that is missing.
+    The folder has ``manifest.csv`` (path, seconds, speaker) or else ``manifest.jsonl``, which may
+    be named in its place, and ``phones.csv`` with the columns ``file``, ``start_s``, ``end_s`` and
+    ``phone_base`` or ``phone``. An `EnhanceError` names a file or column that is missing.
     """
-    manifest = folder / "manifest.csv" if is_folder(folder) else folder
+    if is_folder(folder):
+        made = folder / "manifest.csv"
+        manifest = made if is_file(made) else manifest_of(folder) or made
+    else:
+        manifest = folder
     folder, clips = manifest.parent, read_manifest(manifest)
     rows: dict[Path, list[tuple[float, float, str]]] = {}
     try:

@@ -14,7 +14,7 @@ from benchmarks.analysis import maps
 from benchmarks.analysis.parts import record
 from benchmarks.analysis.parts.phones import read_phones
 from benchmarks.analysis.parts.work import Work
-from enhance.data.corpus.manifest import read_rows
+from enhance.data.corpus.manifest import make_manifest, read_rows
 from enhance.errors import EnhanceError
 
 TONES = {"A": 300, "B": 1200, "C": 3000}
@@ -89,6 +89,15 @@ def test_a_manifest_stands_for_its_folder(tones: Path) -> None:
     assert read_phones(tones / "manifest.csv") == read_phones(tones)
     with pytest.raises(EnhanceError, match="nowhere: no such manifest"):
         read_phones(tones / "nowhere")
+
+
+def test_phones_beside_a_manifest_as_data_manifest_writes_it(tones: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tones"
+    shutil.copytree(tones, folder)
+    (folder / "manifest.csv").unlink()
+    make_manifest(folder, quiet=True)
+    clips, spans, phones = read_phones(folder)
+    assert phones == read_phones(tones)[2] and all(spans) and len(clips) == len(spans)
 
 
 def test_what_cannot_be_mapped_is_refused(tones: Path, tmp_path: Path) -> None:
