@@ -57,10 +57,8 @@ def output_format(path: Path | str, subtype: str | None = None) -> tuple[str, st
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
-        raise EnhanceError(
-            f"{path}: cannot be written (no audio format has the suffix {suffix or 'none'!r}); "
-            "use .wav or .flac"
-        )
+        wrong = f"no audio format has the suffix {suffix!r}" if suffix else "its name has no suffix"
+        raise EnhanceError(f"{path}: cannot be written ({wrong}); use .wav or .flac")
     container = _FORMATS[suffix]
     if suffix == ".opus":  # a name that promises the codec, not just the container
         if subtype not in (None, "OPUS"):

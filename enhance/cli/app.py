@@ -59,7 +59,10 @@ def run(
     ],
     target: Annotated[
         Path | None,
-        typer.Argument(metavar="[OUTPUT]", help="File or folder to write; - for a WAV piped on."),
+        typer.Argument(
+            metavar="[OUTPUT]",
+            help="File or folder to write; - for a WAV piped on.  [default: INPUT_enhanced]",
+        ),
     ] = None,
     model: options.Model = "default",
     force: options.Force = False,

@@ -8,6 +8,7 @@ is whole.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -59,7 +60,9 @@ class RunResult:
         if self.files:
             seconds = sum(cleaned.duration for cleaned in self.files)
             many = len(self.files) > 1
-            where = f"{len(self.files)} files" if many else self.files[0].output
+            outputs = [cleaned.output for cleaned in self.files]
+            folder = os.path.commonpath([output.parent for output in outputs])
+            where = f"{folder}: {len(outputs)} files" if many else outputs[0]
             say(f"{where}: {seconds:.1f} s of audio cleaned in {took:.1f} s")
 
     def check(self, source: Path) -> None:
@@ -340,6 +343,8 @@ def check_target(source: Path, target: Path, force: bool) -> None:
         raise EnhanceError(f"{target}: is the input file too; choose another output")
     if not is_folder(target):
         refuse_existing(target, force=force)
+    if not target.suffix:
+        raise EnhanceError(f"{target}: is no folder that is there, and no .wav; make the folder")
     output_format(target)  # refuses a suffix that cannot be written, before any work
 
 

@@ -162,7 +162,7 @@ def test_bad_input_leaves_nothing(tmp_path: Path, delay: Enhancer) -> None:
     soundfile.write(tmp_path / "good.wav", np.zeros(5), 16000)
     for target, message in [
         (tmp_path / "text.wav" / "o.wav", "cannot be written"),
-        (tmp_path / "out", "no audio format has the suffix"),
+        (tmp_path / "out", "is no folder that is there"),
         (tmp_path / "out.txt", "no audio format has the suffix"),
     ]:
         with pytest.raises(EnhanceError, match=message):
@@ -192,6 +192,7 @@ def test_folder_keeps_its_tree_and_finishes_past_a_broken_file(
     for name in waves:
         np.testing.assert_array_equal(read(made / name), read(tmp_path / "in" / name))
     lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith(f"{made}: 3 files: ") for line in lines)  # where they are
     failed = [line for line in lines if line.startswith("failed: ")]
     assert len(failed) == 2
     assert "broken.wav" in failed[0]
