@@ -161,6 +161,7 @@ def open_set(folder: Path | str) -> EvaluationSet:
     if alone:
         raise EnhanceError(
             f"{folder}: {len(alone)} files stand in only one of clean/ and noisy/, first {alone[0]}"
+            "; a pair has one name in both, suffixes aside"
         )
     if not clean:
         raise EnhanceError(f"{folder}: clean/ and noisy/ hold no audio")

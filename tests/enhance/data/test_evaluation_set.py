@@ -142,7 +142,9 @@ def test_any_folder_with_clean_and_noisy(tmp_path: Path) -> None:
     assert found.pairs[0][3] == {"group": "own", "noise": "rain"}
     assert found.pairs[1][3] == {}
     (tmp_path / "set" / "noisy" / "a.wav").unlink()
-    with pytest.raises(EnhanceError, match=r"1 files stand in only one .* first a"):
+    with pytest.raises(
+        EnhanceError, match=r"1 files stand in only one .* first a; a pair has one name"
+    ):
         open_set(tmp_path / "set")
     with pytest.raises(EnhanceError, match="no such evaluation set"):
         open_set(tmp_path / "none")
