@@ -35,8 +35,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 T = TypeVar("T")
 _RULES = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _EXPECTED = {
-    "list_type": "expected a list",
-    "tuple_type": "expected a list",
+    "list_type": "expected a list, [A, B]",
+    "tuple_type": "expected a list, [A, B]",
     "dict_type": "expected keys and values",
     "dataclass_type": "expected keys and values",
     "int_type": "expected int",

@@ -175,6 +175,8 @@ def test_what_begins_like_a_number_is_text_and_text_comes_back(tmp_path: Path) -
         ("model: {gcrn: {decoders: true}}", "model.gcrn.decoders: expected int, found True"),
         ("model: {stft: {hop_length: 2.0}}", "model.stft.hop_length: expected int, found 2.0"),
         ("data: {corpus: 3}", "data.corpus: expected text, found 3"),
+        ("mixing: {snr: -5}", "mixing.snr: expected a list, [A, B], found -5"),
+        ("data: {speech: a}", "data.speech: expected a list, [A, B], found 'a'"),
         ("mixing: {snr: [1]}", "mixing.snr[1]: expected a value, found [1]"),
         ("mixing: {snr: [1, 2, 3]}", "mixing.snr: expected 2 values or fewer, found [1, 2, 3]"),
         ("mixing: {snr: [2, 1]}", "mixing.snr: the first must not be larger, found [2, 1]"),
