@@ -111,12 +111,18 @@ def export(
         from enhance.parallel import uncollected
 
         with uncollected():
+            from enhance.device.hub import shipped_models
             from enhance.network.checkpoint import newest_run, read_info
             from export.native.folder import export_native
             from export.offline import export_offline
             from export.sherpa import SUFFIX, export_sherpa
             from export.stream import export_model
 
+        if str(checkpoint) in shipped_models() and not is_folder(checkpoint):  # type: ignore[arg-type]
+            raise EnhanceError(
+                f"{checkpoint}: is a model as it ships, of which --web and --ladspa can be made; "
+                "the rest needs a run or checkpoint folder"
+            )
         folder = read_info(checkpoint or newest_run()).folder
         name = folder.resolve().name
         if offline:

@@ -316,6 +316,8 @@ def test_a_file_of_the_run_stands_for_the_run(checkpoint: Path, tmp_path: Path) 
                 offline=offline,
                 quiet=True,
             )
+        with pytest.raises(EnhanceError, match="default: is a model as it ships"):
+            cli.export(Path("default"), onnx=not offline, offline=offline, quiet=True)
         other = tmp_path / "some.yaml"
         other.touch()
         with pytest.raises(EnhanceError, match="no such checkpoint folder"):
