@@ -206,7 +206,8 @@ def place(where: Path, kind: str, quiet: bool) -> list[Clip]:
     if is_file(where):
         return read_manifest(where)
     if not is_folder(where):
-        raise EnhanceError(f"{where}: no such manifest or folder")
+        looked = "" if where.is_absolute() else f" (below {Path.cwd()})"
+        raise EnhanceError(f"{where}: no such manifest or folder{looked}")
     manifest = manifest_of(where)
     if manifest:
         return read_manifest(manifest)

@@ -243,8 +243,9 @@ def check_data(run: Path, found: str) -> None:
     """Refuse to go on with training files of another `fingerprint` than the state's."""
     if read_header(run / FILE)["data"] != found:
         raise EnhanceError(
-            f"{run}: the training files are others than when it began (files were added, removed "
-            f"or changed in length); put them back, or start a new run with --init {run}"
+            f"{run}: the training files are others than when it began (files were added, removed, "
+            "changed in length or labelled otherwise); put them back, or start a new run with "
+            f"--init {run}"
         )
 
 

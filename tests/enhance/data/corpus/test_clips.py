@@ -208,6 +208,8 @@ def test_load_clips_from_folders_and_manifests(tmp_path: Path) -> None:
         load_clips(DataConfig(corpus=str(tmp_path / "half")), quiet=True)
     with pytest.raises(EnhanceError, match="no such manifest or folder"):
         load_clips(DataConfig(corpus=str(tmp_path / "none")), quiet=True)
+    with pytest.raises(EnhanceError, match=r"here: no such manifest or folder \(below /"):
+        load_clips(DataConfig(corpus="not/here"), quiet=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(EnhanceError, match="subfolders"):
         load_clips(DataConfig(corpus=str(tmp_path / "empty")), quiet=True)
