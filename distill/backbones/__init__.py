@@ -106,7 +106,10 @@ def load(path: Path, name: str, left_pad: int | None = None) -> Teacher:
     elif (path / "hyperparams.yaml").is_file():  # speechbrain, which may have a config.json as well
         module = ECAPA
     else:
-        kind = read_json(path / "config.json", "it names the kind of model").get("model_type")
+        config = read_json(path / "config.json", "it names the kind of model")
+        kind = config.get("model_type")
+        if "model" in config and kind is None:
+            raise EnhanceError(f"{path}: is an enhancer; its encoder is heard as encoder:{path}")
         if not isinstance(kind, str) or kind not in BACKBONES:
             raise EnhanceError(
                 f"{path}: model_type {kind!r} is no teacher this package reads; "

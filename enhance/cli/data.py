@@ -47,6 +47,8 @@ def data_manifest(
     print(f"{path}: {len(clips)} files, {hours:.2f} h")
     if speaker and not any(clip.speaker for clip in clips):
         print(f"warning: --speaker {speaker}: fits no path, nobody is named", file=sys.stderr)
+    if not any(clip.kind for clip in clips):
+        print("warning: neither speech nor noise by their folders; --kind tells", file=sys.stderr)
     _refuse_left_out(folder, problems)
 
 

@@ -50,8 +50,13 @@ def bank(
     quiet: bool = False,
 ) -> list[Response]:
     """Room impulse responses that a configuration asks for; none if it asks for none. An
-    `EnhanceError` if it asks for those of a folder and ``rirs`` names none, or they cannot be read.
+    `EnhanceError` if it asks for those of a folder and ``rirs`` names none, if ``rirs`` names one
+    that it does not ask for, or they cannot be read.
     """
+    if rirs and config.rir_source != "folder":
+        raise EnhanceError(
+            f"data.rirs: {rirs}, but mixing.rir_source is `{config.rir_source}`; set that to folder"
+        )
     if config.rir_probability == 0 and config.noise_rir_probability == 0:
         return []
     if config.rir_source == "folder":

@@ -364,6 +364,11 @@ def edit(folder: Path, tmp_path: Path, name: str, **changes: object) -> Path:
         ("config.json", {"hidden_size": 32}, "cannot be loaded|another shape"),
         ("preprocessor_config.json", {"do_normalize": None}, "do_normalize"),
         ("preprocessor_config.json", {"sampling_rate": "high"}, "sampling_rate is 'high'"),
+        (
+            "config.json",
+            {"model": {}, "model_type": None},
+            "is an enhancer; its encoder is heard as encoder:/",
+        ),
         ("config.json", {"model_type": ["wavlm"]}, "model_type .'wavlm'. is no teacher"),
     ],
 )

@@ -300,6 +300,8 @@ def test_rooms_of_a_folder(
     assert Mixer(*stores, config, responses=[found])(0, 0).altered
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(bank(config, "~/rirs", 0, quiet=True)) == 1
+    with pytest.raises(EnhanceError, match="rir_source is `simulated`; set that to folder"):
+        bank(replace(config, rir_source="simulated"), tmp_path / "rirs", 0, quiet=True)
     with pytest.raises(EnhanceError, match=r"data\.rirs"):
         bank(config, "", 0)
     with pytest.raises(EnhanceError, match="no room impulse response"):
