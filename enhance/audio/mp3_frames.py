@@ -102,13 +102,13 @@ class Counted:
 def count_mp3(path: Path, file: BinaryIO, size: int) -> Counted | None:
     """Count the frames of a file; None if it is no MP3, or counts them rightly itself.
 
-    An `EnhanceError` if it promises more frames than it holds.
+    An `EnhanceError` if it promises more frames than it holds, or frames of another kind follow.
     """
-    begin = _behind_tags(file)
+    begin = _behind_tags(file, 0)
     start = _first_frame(file, begin, min(size, begin + _SEARCH))
     if start is None or (first := _read(file, start)) is None:
         return None
-    counted, stop, whole = _count(file, start, size, first)
+    counted, stop, whole = _count(path, file, start, size, first)
     if first.layer != 3:  # nobody counts there; at constant rates the guess is good
         return Counted(counted * first.samples)
     file.seek(0)
@@ -139,9 +139,8 @@ def count_mp3(path: Path, file: BinaryIO, size: int) -> Counted | None:
     return Counted(0, head, start + first.size, stop, remark=remark)
 
 
-def _behind_tags(file: BinaryIO) -> int:
-    """Position behind the ID3 tags at the beginning."""
-    position = 0
+def _behind_tags(file: BinaryIO, position: int) -> int:
+    """Position behind the ID3 tags that begin at one."""
     while True:
         file.seek(position)
         head = file.read(10)
@@ -177,8 +176,13 @@ def _first_frame(
     return None
 
 
-def _count(file: BinaryIO, start: int, size: int, first: Frame) -> tuple[int, int, bool]:
-    """Frames that are there whole, where the last ends, and whether none is cut off behind it."""
+def _count(
+    path: Path, file: BinaryIO, start: int, size: int, first: Frame
+) -> tuple[int, int, bool]:
+    """Frames that are there whole, where the last ends, and whether none is cut off behind it.
+
+    Between files that were joined stand tags, with pictures of any size.
+    """
     counted, position, stop = 0, start, start
     while position + 4 <= size:
         frame = _read(file, position)
@@ -188,7 +192,14 @@ def _count(file: BinaryIO, start: int, size: int, first: Frame) -> tuple[int, in
             position += frame.size
             counted, stop = counted + 1, position
         else:
-            found = _first_frame(file, position, min(size, position + _SEARCH), first.kind)
+            begin = _behind_tags(file, position)
+            end = min(size, begin + _SEARCH)
+            found = _first_frame(file, begin, end, first.kind)
+            if found is None and _first_frame(file, begin, end) is not None:
+                raise EnhanceError(
+                    f"{path}: holds several recordings one after another, of different rates or "
+                    "layers; take them apart, or join their samples"
+                )
             position = size if found is None else found
     return counted, stop, True
 

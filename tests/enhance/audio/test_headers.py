@@ -249,6 +249,23 @@ def test_mp3_with_a_wrong_count(tmp_path: Path) -> None:
         info(whole)
 
 
+def test_mp3s_that_were_joined_are_read_whole_or_refused(tmp_path: Path) -> None:
+    one, _, frames = mp3(tmp_path)
+    data, joined = one.read_bytes(), tmp_path / "joined.mp3"
+    picture = RNG.integers(0, 255, 3 << 16, np.uint8).tobytes()
+    tag = b"ID3\3\0\0\0\x0c\0\0" + picture  # 12 << 14 bytes, more than rubbish may be
+    joined.write_bytes(data + tag + data)
+    assert info(joined).frames > 2 * info(one).frames
+    assert f"{2 * frames + 1} are there and were read" in info(joined).remark
+    second = read(joined)[-len(read(one)) :]
+    assert np.abs(second).max() > 0.5
+    other = mp3(tmp_path, rate=48000)[0].read_bytes()
+    for between in (b"", tag):
+        joined.write_bytes(data + between + other)
+        with pytest.raises(EnhanceError, match="several recordings one after another"):
+            info(joined)
+
+
 def test_layer_2_is_read_whole_or_refused(tmp_path: Path) -> None:
     def silent(bits: int) -> bytes:
         head = bytes([0xFF, 0xFD, bits << 4, 0xC0])
