@@ -87,6 +87,8 @@ class Source:
     """Samples per channel, where libsndfile only guesses them."""
     codec: str = ""
     """What was decoded into ``file``; empty if libsndfile decodes."""
+    fine: bool = False
+    """Whether that had samples of more than 16 bits."""
     raw: dict[str, Any] = field(default_factory=dict)
     """What soundfile is told of samples without a header."""
     tags: dict[str, str] = field(default_factory=dict)

@@ -105,8 +105,20 @@ def _decoded(path: Path, container: av.container.InputContainer) -> Source:
         stack.pop_all()  # the source closes it
     remark = f"the first of its {len(tracks)} audio tracks was read" if len(tracks) > 1 else ""
     raw = {"samplerate": rate, "channels": channels, "format": "RAW", "subtype": "FLOAT"}
-    codec = track.codec_context.name.upper()
-    return Source(target, remark, codec=codec, raw=raw, tags=_tags(container.metadata))
+    return Source(
+        target,
+        remark,
+        codec=track.codec_context.name.upper(),
+        fine=_is_fine(track.codec_context),
+        raw=raw,
+        tags=_tags(container.metadata),
+    )
+
+
+def _is_fine(codec: Any) -> bool:
+    """Whether samples are of more than 16 bits; floats are mostly what a lossy codec computes."""
+    kind = codec.format.packed.name
+    return kind == "s32" or (kind in ("flt", "dbl") and codec.name.startswith(("pcm_", "wavpack")))
 
 
 def _tags(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -57,6 +57,8 @@ class AudioInfo:
     """Title, artist and the like, by libsndfile's names."""
     speakers: int = 0
     """Speaker mask of a WAVE_FORMAT_EXTENSIBLE, 0 for none."""
+    fine: bool = False
+    """Whether ffmpeg found samples of more than 16 bits; of others `subtype` tells."""
 
     @property
     def duration(self) -> float:
@@ -146,6 +148,7 @@ class AudioReader:
             self._source.remark,
             self._source.tags or file.copy_metadata(),
             self._source.speakers,
+            self._source.fine,
         )
 
     def __enter__(self) -> AudioReader:

@@ -32,6 +32,8 @@ from enhance.files import is_folder, kind_of, refuse_existing, resolved, same_fi
 
 # Encodings that an output may keep; the rest (8 bits, ADPCM) are too coarse or pad the length.
 _KEPT = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
+# What becomes 24 bits where it cannot be kept: 16 would lose of it.
+_FINE = {"PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32", "DWVW_24"}
 _INPUTS = SUFFIXES | ffmpeg.SUFFIXES
 
 
@@ -349,9 +351,12 @@ def check_target(source: Path, target: Path, force: bool) -> None:
 
 
 def kept_subtype(about: AudioInfo, target: Path) -> str | None:
-    """The input's encoding where a file of the output's name can hold it."""
+    """The input's encoding, or as fine a one, where a file of the output's name can hold it."""
     container, usual = output_format(target)
-    if about.subtype not in _KEPT or usual == "OPUS":
+    if usual == "OPUS":
         return None
-    kept = can_write(container, about.subtype, about.sample_rate, about.channels)
-    return about.subtype if kept else None
+    wishes = [about.subtype] if about.subtype in _KEPT else []
+    if about.fine or about.subtype in _FINE:
+        wishes.append("PCM_24")
+    form = about.sample_rate, about.channels
+    return next((wish for wish in wishes if can_write(container, wish, *form)), None)

@@ -53,12 +53,15 @@ def encode(
     video: bool = False,
     wave: np.ndarray | None = None,
     tags: dict[str, str] | None = None,
+    form: str | None = None,
 ) -> None:
     wave = tone(rate, 2 if layout == "stereo" else 1) if wave is None else wave
     kind = CONTAINERS.get(path.suffix, path.suffix[1:])
     with av.open(str(path), "w", format=kind) as container:
         container.metadata.update(tags or {})
         stream = container.add_stream(codec, rate=rate, layout=layout)
+        if form is not None:
+            stream.format = form
         if codec == "wmav2":
             stream.bit_rate = 96000
         if video:
@@ -182,6 +185,28 @@ def test_run_writes_wav_beside_and_in_folders(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "two").iterdir()} == {"memo.wav", "talk.flac"}
     # The file whose own name it is, though the other comes first.
     assert soundfile.info(tmp_path / "two/memo.wav").frames == int(SECONDS * 8000)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "form", "kept"),
+    [
+        (".m4a", "alac", "s32p", "PCM_24"),
+        (".m4a", "alac", "s16p", "PCM_16"),
+        (".mov", "pcm_s24le", None, "PCM_24"),
+        (".mov", "pcm_f32le", None, "PCM_24"),
+        (".wv", "wavpack", "fltp", "PCM_24"),
+        (".wv", "wavpack", "s16p", "PCM_16"),
+        (".webm", "libopus", None, "PCM_16"),
+    ],
+)
+def test_samples_finer_than_16_bits_stay_so(
+    tmp_path: Path, suffix: str, codec: str, form: str | None, kept: str
+) -> None:
+    path = tmp_path / f"memo{suffix}"
+    encode(path, codec, 48000, form=form)
+    model = Enhancer(build(tmp_path / "d.onnx", hop=320))
+    run_path(path, tmp_path / "b.wav", model=model, quiet=True)
+    assert soundfile.info(tmp_path / "b.wav").subtype == kept
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mov", "pcm_s16le"), (".wma", "wmav2")])

@@ -85,12 +85,17 @@ def test_every_encoding_goes_into_every_suffix(tmp_path: Path, delay: Enhancer, 
         ("a.opus", "b.ogg", "OPUS"),
         ("a.ogg", "b.oga", "VORBIS"),
         ("a.ogg", "b.mp3", "MPEG_LAYER_III"),
+        ("float.wav", "b.flac", "PCM_24"),  # not 16 bits
+        ("float.wav", "b.mp3", "MPEG_LAYER_III"),
+        ("alac.caf", "b.caf", "PCM_24"),
+        ("alac.caf", "b.wav", "PCM_24"),
     ],
 )
 def test_encoding_under_another_suffix(
     tmp_path: Path, delay: Enhancer, source: str, target: str, subtype: str
 ) -> None:
-    write(tmp_path / source, noise(9600), 48000)
+    fine = {"float.wav": "FLOAT", "alac.caf": "ALAC_24"}
+    write(tmp_path / source, noise(9600), 48000, fine.get(source))
     clean_file(tmp_path / source, tmp_path / target, delay)
     assert info(tmp_path / target).subtype == subtype
 
