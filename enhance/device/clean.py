@@ -81,11 +81,14 @@ class RunResult:
 def default_output(path: Path | str) -> Path:
     """``talk.flac`` -> ``talk_enhanced.flac``, folder ``talks`` -> ``talks_enhanced``.
 
-    A suffix that cannot be written becomes ``.wav``.
+    A suffix that cannot be written becomes ``.wav``. An `EnhanceError` of the root, which has no
+    name.
     """
     path = Path(path)
     if is_folder(path):
         whole = resolved(path)  # "." has no name of its own
+        if not whole.name:
+            raise EnhanceError(f"{path}: has nothing beside it; name the output folder")
         return whole.with_name(whole.name + "_enhanced")
     return path.with_name(f"{path.stem}_enhanced{writable(path).suffix}")
 

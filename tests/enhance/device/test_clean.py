@@ -128,6 +128,8 @@ def test_default_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert default_output("x/talk.flac") == Path("x/talk_enhanced.flac")
     assert default_output("talk.voc") == Path("talk_enhanced.wav")
     assert default_output(tmp_path) == tmp_path.with_name(tmp_path.name + "_enhanced")
+    with pytest.raises(EnhanceError, match="name the output folder"):
+        run_path(tmp_path.anchor, model="nothing")
     monkeypatch.chdir(tmp_path)
     assert default_output(".") == tmp_path.with_name(tmp_path.name + "_enhanced")
 
