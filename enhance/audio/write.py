@@ -139,13 +139,16 @@ def writer(
     (`enhance.audio.read.AudioInfo.tags`), as far as the container takes them. ``force`` replaces a
     file that is there at the end.
 
-    An `EnhanceError` if the place cannot be written, or the format does not know such a rate or
-    channel count.
+    An `EnhanceError` if the place cannot be written, or the format does not know such a rate,
+    channel count or length.
     """
     path = Path(path)
     sample_rate = rate_of(sample_rate)
     container, encoding = output_format(path, subtype)
-    if container == "WAV" and frames * channels * WIDTHS.get(encoding, 8) > RIFF_LIMIT:
+    size = frames * channels * WIDTHS.get(encoding, 8)
+    if container == "AIFF" and size > RIFF_LIMIT:  # libsndfile would write the size modulo 2^32
+        raise EnhanceError(f"{path}: AIFF holds at most 4 GB, these are {size / 1e9:.1f}; use .wav")
+    if container == "WAV" and size > RIFF_LIMIT:
         container = "RF64"
     elif container == "WAV" and speakers and can_write("WAVEX", encoding, sample_rate, channels):
         container = "WAVEX"

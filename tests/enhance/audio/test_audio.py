@@ -263,6 +263,15 @@ def test_long_wav_becomes_rf64(tmp_path: Path) -> None:
     assert info(tmp_path / "b.wav").format == "WAV"
 
 
+def test_long_aiff_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(EnhanceError, match=r"AIFF holds at most 4 GB, these are 8\.6; use \.wav"),
+        writer(tmp_path / "a.aiff", 16000, 1, frames=1 << 32),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("rates", [(44100, 16000), (48000, 16000), (8000, 16000), (16000, 11025)])
 @pytest.mark.parametrize("length", [1, 2, 17, 1000, 44100])
 def test_resampled_length_is_rounded_up(rates: tuple[int, int], length: int) -> None:
