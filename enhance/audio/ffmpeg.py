@@ -131,6 +131,9 @@ def _promised(container: Any, track: Any) -> float | None:
     """Seconds by the header; None if there is none, where ffmpeg guesses by the first frames."""
     if container.format.name in ("aac", "amr"):
         return None
+    if container.format.name == "avi" and track.time_base is not None:
+        # As its duration ffmpeg gives what is there. 2^30 is what it writes into a pipe.
+        return float(track.frames * track.time_base) if 0 < track.frames < 1 << 30 else None
     if track.duration is not None and track.time_base is not None:
         return float(track.duration * track.time_base)
     if container.duration is not None and len(container.streams) == 1:  # no picture's

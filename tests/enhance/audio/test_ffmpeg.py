@@ -209,7 +209,9 @@ def test_samples_finer_than_16_bits_stay_so(
     assert soundfile.info(tmp_path / "b.wav").subtype == kept
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [(".mov", "pcm_s16le"), (".wma", "wmav2")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mov", "pcm_s16le"), (".wma", "wmav2"), (".avi", "pcm_s16le")]
+)
 def test_what_is_cut_off_is_refused(tmp_path: Path, suffix: str, codec: str) -> None:
     path = tmp_path / f"memo{suffix}"
     encode(path, codec, 44100)
@@ -218,6 +220,18 @@ def test_what_is_cut_off_is_refused(tmp_path: Path, suffix: str, codec: str) -> 
         path.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(EnhanceError, match="truncated"):
             read(path)
+
+
+def test_an_avi_that_was_piped_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "memo.avi"
+    encode(path, "pcm_s16le", 16000)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"strh") + 8 + 32
+    assert int.from_bytes(data[at : at + 4], "little") == SECONDS * 16000
+    for unknown in (0, 1 << 30):
+        data[at : at + 4] = unknown.to_bytes(4, "little")
+        path.write_bytes(data)
+        assert info(path).frames == SECONDS * 16000
 
 
 def test_damage_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
