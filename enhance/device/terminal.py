@@ -33,7 +33,8 @@ def pressed() -> Iterator[Callable[[], str]]:
     """A function that gives the keys pressed since it was called last; never waits.
 
     The terminal is as before afterwards, also when a signal ends the process. Where standard input
-    is no terminal there are no keys.
+    is no terminal there are no keys, nor in the background, where the system would stop the process
+    for touching it.
     """
     try:
         import termios
@@ -41,13 +42,16 @@ def pressed() -> Iterator[Callable[[], str]]:
 
         number = sys.stdin.fileno()
         before = termios.tcgetattr(number)
+        ours = _is_ours(number)
     except Exception:  # what termios raises is known only where there is one
+        ours = False
+    if not ours:
         yield lambda: ""
         return
 
     def keys() -> str:
         found = ""
-        while select.select([number], [], [], 0)[0]:
+        while _is_ours(number) and select.select([number], [], [], 0)[0]:
             read = os.read(number, 64)  # not by sys.stdin, which reads ahead
             if not read:
                 break
@@ -58,7 +62,16 @@ def pressed() -> Iterator[Callable[[], str]]:
         tty.setcbreak(number)
         yield keys
     finally:
-        termios.tcsetattr(number, termios.TCSADRAIN, before)
+        if _is_ours(number):
+            termios.tcsetattr(number, termios.TCSADRAIN, before)
+
+
+def _is_ours(terminal: int) -> bool:
+    """Whether this process may touch a terminal: it is in the foreground there."""
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:  # a terminal that stops nobody
+        return True
 
 
 def overwrite(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,6 +49,31 @@ def test_raw_samples_do_not_come_from_a_terminal_or_from_nowhere(
         monkeypatch.setattr(sys, "stdout", ends[1])
         with pytest.raises(EnhanceError, match=told):
             stream(rate=16000)
+
+
+BACKGROUND = """
+import os, signal, sys
+child = os.fork()
+if child == 0:
+    os.setpgid(0, 0)
+    from enhance.device.terminal import pressed
+    with pressed() as keys:
+        os._exit(7 if keys() == "" else 8)
+_, status = os.waitpid(child, os.WUNTRACED)
+if os.WIFSTOPPED(status):
+    os.kill(child, signal.SIGKILL)
+print("exit", os.WEXITSTATUS(status) if os.WIFEXITED(status) else "stopped")
+"""
+
+
+def test_a_job_in_the_background_is_not_stopped() -> None:
+    pytest.importorskip("pty")  # of POSIX
+    spawn = "import pty, sys; pty.spawn(sys.argv[1:])"
+    python = [sys.executable, "-c"]
+    done = subprocess.run(
+        [*python, spawn, *python, BACKGROUND], stdin=subprocess.DEVNULL, capture_output=True
+    )
+    assert done.stdout.split() == [b"exit", b"7"], done
 
 
 def test_no_keys_where_the_system_has_no_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
