@@ -81,7 +81,7 @@ ship:
 	sed 's/"enhance.int8.bin"/"$(NAME).int8.bin"/' $(RUN)/c/enhance.int8.certificate.json > enhance/models/$(NAME).int8.bin.certificate.json
 	$(BIN)/enhance card enhance/models/$(NAME).int8.onnx --run $(RUN) --results $(RUN)/report -c configs/$(NAME).yaml $(if $(wildcard configs/$(NAME).md),--notes configs/$(NAME).md) --force
 	rm -rf checkpoints/$(NAME)
-	$(BIN)/enhance snapshot $(RUN) -o checkpoints/$(NAME)
+	$(BIN)/enhance snapshot $(RUN) -o checkpoints/$(NAME) --limit-mb 16
 	cp $(addprefix $(RUN)/,model.safetensors config.json history.jsonl) checkpoints/$(NAME)/
 
 clean:

@@ -60,7 +60,7 @@ class JointDecoder(nn.Module):
     """One layer of all decoders in evaluation, one matrix product for each.
 
     A row of outputs 2f and 2f + 1 is made of the inputs f, under taps 0 and 1 of the transposed
-    kernel, and f - 1, under tap 2.
+    kernel, and f - 1, under tap 2; what their gates let through stands before both gates.
     """
 
     def __init__(self, layers: Sequence[GatedDeconv]) -> None:
@@ -70,12 +70,12 @@ class JointDecoder(nn.Module):
         for layer in layers:
             taps, bias, shift = decoder_taps(layer)
             first, second, third = taps.unbind(1)  # (2 C, 2 C'): of the input and of the skip
-            here = torch.cat([first, second], 1)
-            before = torch.cat([third, torch.zeros_like(third)], 1)
+            here = _paired(first, second)
+            before = _paired(third, torch.zeros_like(third))
             self.weights.append(_constant(torch.cat([here, before])))  # (4 C, 4 C')
-            self.biases.append(_constant(torch.cat([bias, bias])))  # (4 C',)
-            shifts.append(shift)
-        self.shift = _constant(torch.stack(shifts)[:, None])  # (D, 1, C')
+            self.biases.append(_constant(_paired(bias, bias)))  # (4 C',)
+            shifts.append(torch.cat([shift, shift]))
+        self.shift = _constant(torch.stack(shifts)[:, None])  # (D, 1, 2 C')
         self.last = isinstance(layers[0].activation, nn.Identity)
 
     def forward(self, inputs: Sequence[Tensor], skip: Tensor) -> list[Tensor]:
@@ -95,10 +95,17 @@ class JointDecoder(nn.Module):
             products.append(near @ weight + bias)
         one = len(products) == 1  # and then no dimension for it: a reshape less in every layer
         y = products[0] if one else torch.stack(products)  # (D, F + 1, 4 C')
-        y = F.glu(y.unflatten(-1, (2, -1)).flatten(-3, -2), -1)  # (D, 2 F + 2, C')
+        y = F.glu(y, -1)  # (D, F + 1, 2 C')
         if not self.last:
             y = F.elu(y + (self.shift[0] if one else self.shift))
+        y = y.unflatten(-1, (2, -1)).flatten(-3, -2)  # (D, 2 F + 2, C')
         return [y] if one else list(y.unbind(0))
+
+
+def _paired(first: Tensor, second: Tensor) -> Tensor:
+    """The halves of both in turn, a b and c d to a c b d: twice (..., 2 C') to (..., 4 C')."""
+    halves = zip(first.chunk(2, -1), second.chunk(2, -1), strict=True)
+    return torch.cat([part for both in halves for part in both], -1)
 
 
 def decoder_taps(layer: GatedDeconv) -> tuple[Tensor, Tensor, Tensor]:

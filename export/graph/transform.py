@@ -77,7 +77,8 @@ class StepStft(Stft):
         c = self.config
         state = self.initial_state() if state is None else state
         joined = torch.cat([state["analysis.tail"], audio], 1)  # (1, W)
-        x = F.pad(joined, (0, c.fft_size - c.window_length)) * self.before  # (1, N)
+        behind = c.fft_size - c.window_length
+        x = (F.pad(joined, (0, behind)) if behind else joined) * self.before  # (1, N)
         x = x.index_select(1, self.there.flatten()).view(self.there.shape)
         spec = (self.signs @ x)[:, None] @ self.basis
         tail = joined.split([c.hop_length, c.overlap], 1)[1]
@@ -90,6 +91,6 @@ class StepStft(Stft):
         x = (spec * self.weight).view(len(self.signs), 1, -1) @ self.basis.transpose(1, 2)
         x = self.signs.T @ x.view(len(self.signs), -1)
         x = x.view(1, -1).index_select(1, self.back) * self.after  # (1, N)
-        frame = x[:, : c.window_length] + F.pad(state["synthesis.tail"], (0, c.hop_length))
-        out, tail = frame.split([c.hop_length, c.overlap], 1)
-        return out, {"synthesis.tail": tail}
+        out, tail = x[:, : c.window_length].split([c.hop_length, c.overlap], 1)
+        before, alone = state["synthesis.tail"], c.hop_length - c.overlap
+        return out + (F.pad(before, (0, alone)) if alone else before), {"synthesis.tail": tail}
