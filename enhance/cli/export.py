@@ -39,7 +39,11 @@ def export(
     ] = False,
     c: Annotated[
         Path | None,
-        typer.Option("--c", metavar="DIR", help="Write a folder with the model in plain C."),
+        typer.Option(
+            "--c",
+            metavar="DIR",
+            help="Write a folder with the model in plain C; with --int8 weights of both kinds.",
+        ),
     ] = None,
     sherpa: Annotated[
         bool, typer.Option("--sherpa", help="Write an ONNX file for sherpa-onnx (as GTCRN).")

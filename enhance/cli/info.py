@@ -56,7 +56,7 @@ def describe(model: str | None, framing: str = "25-20") -> None:
 
 def _facts(model: str, framing: str) -> dict[str, str]:
     """What is printed of a model, in this order."""
-    if is_folder(model):
+    if is_folder(model) or model.endswith(".safetensors"):  # or a file of one
         require("train", "torch", "safetensors")
         from enhance.network.checkpoint import read_info
 

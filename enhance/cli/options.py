@@ -60,7 +60,8 @@ Limit = Annotated[int, typer.Option(min=0, help="Only the first clips; 0 for all
 Model = Annotated[str, typer.Option("-m", "--model", help="Shipped name, ONNX file, or hub id.")]
 NumThreads = Annotated[int, typer.Option(min=1, help="Threads of the model.")]
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Folder.  [default: a new one in runs/]")
+    Path | None,
+    typer.Option("-o", "--out", "--output", help="Folder.  [default: a new one in runs/]"),
 ]
 Pairs = Annotated[
     Path | None, typer.Option("--set", help="Folder with clean/ and noisy/.  [default: synthetic]")
@@ -98,7 +99,9 @@ Minutes = Annotated[
 ]
 ModelFolder = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="Folder of the model.  [default: a new one in runs/]"),
+    typer.Option(
+        "-o", "--out", "--output", help="Folder of the model.  [default: a new one in runs/]"
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")]
 LARGEST_SEED = 2**32 - 1
@@ -165,7 +168,7 @@ def new_run(name: str) -> Path:
 def check_resume(output: Path | None, resume: bool) -> None:
     """Refuse by an `EnhanceError` to go on with a folder that nobody named."""
     if resume and output is None:
-        raise EnhanceError("--resume: name the folder to go on with: --output DIR")
+        raise EnhanceError("--resume: name the folder to go on with: --out DIR")
 
 
 def read_snr(text: str) -> float | Literal["any"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from tiny_export import TINY, Exported, voice
 
 from enhance.cli import app as cli
+from enhance.cli import info
 from enhance.config import ModelConfig
 from enhance.config.settings import parse
 from enhance.device.enhancer import Enhancer
@@ -304,8 +306,12 @@ def test_bad_requests(checkpoint: Path, exported: Exported, pairs: Path, tmp_pat
         export_model(tmp_path / "concat", tmp_path / "a.onnx", clips=pairs, quiet=True)
 
 
-def test_a_file_of_the_run_stands_for_the_run(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_file_of_the_run_stands_for_the_run(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = sorted(checkpoint.iterdir())
+    info.describe(str(checkpoint / "model.safetensors"))
+    assert re.search(r"kind +checkpoint", capsys.readouterr().out)
     for offline in (False, True):
         # No such set: all before it went well.
         with pytest.raises(EnhanceError, match="no set"):

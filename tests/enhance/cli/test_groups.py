@@ -55,6 +55,17 @@ def test_the_groups() -> None:
     assert not {*OLD} & {*listed}
 
 
+def test_what_is_written_is_named_alike_everywhere() -> None:
+    named = [
+        (group, name, parameter.opts)
+        for group, names in GROUPS.items()
+        for name in names
+        for parameter in command(*group.split(), name).params
+        if "-o" in parameter.opts and parameter.metavar != "DEVICE"
+    ]
+    assert len(named) > 20 and [entry for entry in named if "--out" not in entry[2]] == []
+
+
 def test_old_names_are_hidden_and_are_the_same_commands() -> None:
     assert [*RENAMED] == OLD
     for old, (new, _) in RENAMED.items():
