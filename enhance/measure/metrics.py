@@ -225,7 +225,7 @@ def measure(
 
     ``metrics`` are names out of `ALL_METRICS`, in the order wanted, ``words`` gives the word error
     rate of ``(clean, estimate)``, where it is asked for. An `EnhanceError` if a name is unknown,
-    the shapes differ or PESQ or an opinion is asked at another rate.
+    ``words`` are missing, the shapes differ or PESQ or an opinion is asked at another rate.
     """
     heard: dict[str, float] = {}
 
@@ -251,6 +251,8 @@ def measure(
         functions[WER] = lambda: words(clean, estimate)
     results: dict[str, float | MetricRefusal] = {}
     for name in metrics:
+        if name == WER and not words:
+            raise EnhanceError("metric 'wer': give words, what counts a recogniser's errors")
         if name not in functions:
             raise EnhanceError(f"metric {name!r} is unknown; choose from {', '.join(ALL_METRICS)}")
         try:

@@ -176,6 +176,8 @@ def test_misuse_is_an_error_not_a_refusal() -> None:
         measure(clean, clean, 8000)
     with pytest.raises(EnhanceError, match="unknown"):
         measure(clean, clean, metrics=["mos"])
+    with pytest.raises(EnhanceError, match="'wer': give words"):
+        measure(clean, clean, metrics=["wer"])
 
 
 def test_noisy_dev_clips_stand_at_minus_five_db(corpus: Path) -> None:
