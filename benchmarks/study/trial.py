@@ -25,7 +25,7 @@ from filelock import FileLock
 from benchmarks.quality.evaluate import evaluate
 from benchmarks.study.file import Trial, changes_since, digest, hours_heard, told
 from distill.modes.choose import load_model, make_objective
-from enhance.config.settings import to_dict
+from enhance.config.settings import load_yaml, to_dict
 from enhance.errors import EnhanceError
 from enhance.files import atomic, read_json, unwritable, write_json
 from enhance.measure.timing import processor_name
@@ -165,9 +165,12 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
     KeyboardInterrupt
         If Ctrl-C came elsewhere; finished clips are kept.
     EnhanceError
-        If the record cannot be read or written.
+        If the record cannot be read or written, or was lost and the run is another.
     """
-    record = read_record(folder) or {
+    record = read_record(folder)
+    if record is None:
+        _check_own(trial, folder)
+    record = record or {
         "format": FORMAT,
         "name": trial.name,
         "seed": trial.seed,
@@ -194,6 +197,20 @@ def run_trial(trial: Trial, folder: Path, conditions: Conditions) -> str:
         write_json(folder / RECORD, record)
         return message
     return ""
+
+
+def _check_own(trial: Trial, folder: Path) -> None:
+    """Refuse a folder whose record was lost and whose run had other settings.
+
+    Training that has come to its end compares nothing any more.
+    """
+    path = folder / run_folder.CONFIG
+    changed = changes_since(load_yaml(path), trial) if path.is_file() else []
+    if changed:
+        raise EnhanceError(
+            f"{folder}: has no {RECORD}, and was trained with other settings ({told(changed)}); "
+            "put them back, or move the folder away to train the run anew"
+        )
 
 
 def steps_done(folder: Path) -> int:

@@ -288,6 +288,18 @@ def test_weights_without_their_state_are_left_alone(copied: Place, finished: Pla
         assert (lost / name).read_bytes() == (finished.out / "fast-s0" / name).read_bytes()
 
 
+def test_a_run_without_its_record_is_not_taken_for_another(copied: Place) -> None:
+    """Trained to its end: its own settings lie in its folder, and must be those of the study."""
+    (copied.out / "plain-s0" / "trial.json").unlink()
+    copied.study(RUNS | {"plain": {"training.learning_rate": 0.02}})
+    with pytest.raises(EnhanceError, match=r"other settings.*learning_rate"):
+        copied.run()
+    assert copied.states()["plain-s0"] != "done"
+    copied.study()
+    assert copied.run().rows
+    assert copied.states()["plain-s0"] == "done"
+
+
 def test_a_changed_run_is_refused_or_done_anew(copied: Place, finished: Place) -> None:
     # What weights do not depend on may change, and a setting newer than the record may appear.
     path = copied.out / "fast-s0" / "trial.json"
