@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures.results import Row, merge_results
+from benchmarks.figures.results import RESULTS, Row, merge_results
 from benchmarks.figures.statistics import ratio_of_medians
 from benchmarks.latency import cold_start
 from benchmarks.latency.peer import Peer
 from enhance.device.enhancer import Enhancer
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError, require
-from enhance.files import sha256
+from enhance.files import check_writable, sha256
 from enhance.measure.timing import (
     REGIMES,
     CacheDisturber,
@@ -117,7 +117,7 @@ def bench(
     Raises
     ------
     EnhanceError
-        If a model cannot be found or run, or an option is out of range.
+        If a model cannot be found or run, an option is out of range, or ``out`` cannot be written.
     """
     if not models:
         raise EnhanceError("bench: no model named; give ONNX files or shipped names")
@@ -129,6 +129,8 @@ def bench(
     if out is not None:
         require("bench", "matplotlib")
     subjects = _open(models, peers)
+    if out is not None:
+        check_writable(Path(out) / RESULTS)  # after what may be refused, before the long work
     machine = hardware()
     disturb = CacheDisturber()
     with progress_bar(quiet=quiet) as bar:

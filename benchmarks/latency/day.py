@@ -25,7 +25,7 @@ from enhance.data.synthetic.voice import Voice, utterance
 from enhance.device.engine import Choice
 from enhance.device.enhancer import Enhancer
 from enhance.errors import EnhanceError
-from enhance.files import write_json
+from enhance.files import check_writable, write_json
 from enhance.measure.metrics import si_sdr
 from enhance.measure.timing import hardware
 from enhance.progress import tracked
@@ -190,6 +190,7 @@ def _main() -> None:
     given = vars(parser.parse_args())
     out = given.pop("out")
     try:
+        check_writable(out)  # before hours of work
         write_json(out, live_through(**given))
     except EnhanceError as error:
         parser.exit(2, f"day: {error}\n")

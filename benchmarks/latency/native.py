@@ -23,7 +23,7 @@ from benchmarks.figures.tables import Table, number, size
 from benchmarks.latency.bench import Bench, bench
 from enhance.device.hub import find_model
 from enhance.errors import EnhanceError
-from enhance.files import temporary_folder, write_text
+from enhance.files import check_writable, temporary_folder, write_text
 from enhance.measure.timing import REGIMES
 from enhance.native.build import FLAGS, SOURCE, source
 from enhance.native.library import SUFFIX, build_library
@@ -196,6 +196,7 @@ def _said(command: list[str], folder: Path) -> str:
 
 def page(names: Sequence[str], seconds: float, out: Path) -> None:
     """Measure, and write the page."""
+    check_writable(out)
     build_library()
     with temporary_folder() as folder:
         models = [path for name in names for path in files_of(name, folder)]

@@ -70,3 +70,16 @@ def test_a_day(name: str, engine: Choice) -> None:
     assert max(abs(x - fresh) for x in later) < 1  # what was heard before is part of the state
     assert found["slowest"] < 1.3 and found["reset_equal"] and found["peak"] < 4
     assert max(found["resident_mb"][2:]) - found["resident_mb"][1] < 10
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(day, "live_through", lambda **_: pytest.fail("hours went by"))
+    monkeypatch.setattr("sys.argv", ["day", "small", "-o", str(tmp_path / "file" / "day.json")])
+    with pytest.raises(SystemExit) as caught:
+        day._main()
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert "day.json: cannot be written" in told and told.count("\n") == 1

@@ -144,6 +144,15 @@ def test_a_fresh_process_that_fails_is_one_line(tmp_path: Path) -> None:
         cold_start.measure(broken, 1)
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cold_start, "measure", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(EnhanceError, match=r"results\.jsonl: cannot be written"):
+        bench([str(make_model("m"))], 0.1, tmp_path / "file" / "out", quiet=True)
+
+
 def test_misuse(make_model: ModelMaker) -> None:
     model = str(make_model())
     with pytest.raises(EnhanceError, match="no model"):
