@@ -158,12 +158,13 @@ def export_model(
                         refused.append(str(error))
                     continue
                 written.append(write(graph, path, record))
+                if mode == "none":  # at once: int8 takes minutes, and may be stopped
+                    remember(subject.info, out)
                 if not quiet:
                     print(summary(record), file=sys.stderr)
                 break
             bar.update(task, advance=2)
         bar.update(task, advance=1, speed="")
-    remember(subject.info, out)
     if refused:
         raise EnhanceError("; ".join(refused))
     return written
@@ -215,11 +216,15 @@ def refuse_places(
 def remember(info: CheckpointInfo, out: Path) -> None:
     """Write what the checkpoint heard beside the artefact, as file names: `NAME.heard.jsonl`.
 
-    In the run's own folder the run's list is there already.
+    In the run's own folder the run's list is there already. The list of a model that was replaced
+    goes.
     """
+    beside = out.with_suffix(".heard.jsonl")
     if info.heard and resolved(out.parent) != resolved(info.folder):
         rows = [{**row, "path": Path(row["path"]).name} for row in info.heard]
-        write_jsonl(out.with_suffix(".heard.jsonl"), rows)
+        write_jsonl(beside, rows)
+    else:
+        beside.unlink(missing_ok=True)
 
 
 def summary(record: Mapping[str, Any]) -> str:

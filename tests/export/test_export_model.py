@@ -60,6 +60,26 @@ def test_what_the_checkpoint_heard_goes_with_the_file(
     assert json.loads(heard) == {"path": "a.wav", "sha256": "12"}
     export_model(run, run / "m.onnx", clips=pairs, quiet=True)
     assert not (run / "m.heard.jsonl").exists()
+    # Not that of a model whose file was replaced.
+    export_model(checkpoint, tmp_path / "out" / "m.onnx", clips=pairs, force=True, quiet=True)
+    assert not (tmp_path / "out" / "m.heard.jsonl").exists()
+
+
+@pytest.mark.usefixtures("no_tracing")
+def test_what_was_heard_stands_beside_a_file_whatever_ends_the_rest(
+    checkpoint: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint, run)
+    (run / "heard.jsonl").write_text('{"path": "a.wav", "sha256": "12"}\n')
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "quantize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_model(run, tmp_path / "m.onnx", int8=True, clips=pairs, quiet=True)
+    assert (tmp_path / "m.onnx").exists() and (tmp_path / "m.heard.jsonl").exists()
 
 
 def test_an_unwritable_place_is_refused_at_once(checkpoint: Path, tmp_path: Path) -> None:
