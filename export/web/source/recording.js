@@ -126,7 +126,8 @@ export class Player extends EventTarget {
 
   get place() {
     if (!this.playing) return this.from;
-    return Math.min(this.duration, this.from + this.context.currentTime - this.began);
+    const passed = Math.max(0, this.context.currentTime - this.began); // it begins in a moment
+    return Math.min(this.duration, this.from + passed);
   }
 
   async play() {
@@ -148,7 +149,7 @@ export class Player extends EventTarget {
   }
 
   pause() {
-    this.from = Math.max(0, this.place);
+    this.from = this.place;
     for (const source of this.sources ?? []) {
       source.onended = null;
       source.stop();

@@ -242,8 +242,14 @@ def floats(place: Path) -> Path:
 def test_it_plays_before_and_after_at_one_place(place: Path, chromium: Chromium) -> None:
     chromium.open((place / "int8" / "index.html").as_uri())
     cleaned(chromium, place / "noisy48.wav")
+    times = "document.getElementById('time')"
+    chromium.evaluate(
+        f"globalThis.times = [], new MutationObserver(() => times.push({times}.textContent))"
+        f".observe({times}, {{ childList: true }}), 0"
+    )
     click(chromium, "play")
     chromium.wait("document.getElementById('place').value > 0.3")
+    assert not [x for x in chromium.evaluate("times") if x.startswith("-")]  # it begins in a moment
     assert chromium.evaluate("document.getElementById('play').textContent") == "Pause"
     chromium.wait("document.getElementById('meter-before').ariaValueNow > -60")
     click(chromium, "play")
