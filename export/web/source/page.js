@@ -115,6 +115,7 @@ async function load(file) {
   describe("before", file.name);
   describe("after", "being made");
   say(`Enhancing ${file.name}`);
+  $("progress").value = 0;
   $("progress").hidden = false;
   const began = performance.now();
   const progress = (done) => mine === turn && ($("progress").value = done);

@@ -332,3 +332,16 @@ def test_what_was_overtaken_fails_without_a_word(place: Path, chromium: Chromium
     assert chromium.evaluate(ALERT) == ""
     assert chromium.evaluate(DONE)
     assert saved(chromium, place / "noisy16.wav").any()
+
+
+def test_a_second_recording_begins_at_nothing(place: Path, chromium: Chromium) -> None:
+    chromium.open((place / "int8" / "index.html").as_uri())
+    cleaned(chromium, place / "noisy16.wav")
+    chromium.evaluate(
+        "globalThis.shown = [], new MutationObserver(() => {"
+        " if (!progress.hidden) shown.push(progress.value);"
+        "}).observe(progress, { attributes: true }), 0"
+    )
+    chromium.choose("#file", place / "noisy48.wav")
+    chromium.wait(f"shown.length && {DONE}")
+    assert chromium.evaluate("shown[0]") == 0
