@@ -44,6 +44,7 @@ export class Microphone extends EventTarget {
     this.pieces = [];
     this.recorder = new MediaRecorder(this.stream);
     this.recorder.addEventListener("dataavailable", ({ data }) => this.pieces.push(data));
+    this.over = new Promise((resolve) => this.recorder.addEventListener("stop", resolve, { once: true }));
     this.recorder.start();
     this.timer = setTimeout(() => this.recorder.stop(), 1000 * KEPT);
   }
@@ -61,11 +62,8 @@ export class Microphone extends EventTarget {
   /** Stop; resolves to what was heard, as a file. */
   async finish() {
     const { recorder } = this;
-    if (recorder.state !== "inactive") {
-      const over = new Promise((resolve) => recorder.addEventListener("stop", resolve, { once: true }));
-      recorder.stop();
-      await over;
-    }
+    if (recorder.state !== "inactive") recorder.stop();
+    await this.over; // what it still holds comes before
     this.stop();
     return new File(this.pieces, "recording", { type: recorder.mimeType });
   }

@@ -183,7 +183,9 @@ async function listen() {
 
 /** The microphone stops; what it heard is a recording from now on. */
 async function finish() {
+  const mine = turn;
   const heard = await live.finish();
+  if (mine !== turn) return;
   close();
   say("");
   if (heard.size) await load(heard);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Iterator
@@ -332,6 +333,37 @@ def test_what_was_overtaken_fails_without_a_word(place: Path, chromium: Chromium
     assert chromium.evaluate(ALERT) == ""
     assert chromium.evaluate(DONE)
     assert saved(chromium, place / "noisy16.wav").any()
+
+
+STOPPED_AND = """(() => {
+  const stop = document.getElementById("microphone");
+  stop.click();
+  if (DROPPED) {
+    const files = new DataTransfer();
+    const bytes = Uint8Array.from(atob("DROPPED"), (x) => x.charCodeAt(0));
+    files.items.add(new File([bytes], "late.wav"));
+    dispatchEvent(new DragEvent("drop", { dataTransfer: files }));
+  } else stop.click();
+})()"""
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_what_comes_while_the_microphone_stops(
+    dropped: bool, place: Path, chromium: Chromium
+) -> None:
+    """A file that is dropped then is what was asked for last; a second click asks for nothing."""
+    chromium.open((place / "int8" / "index.html").as_uri())
+    chromium.wait(READY)
+    click(chromium, "microphone")
+    chromium.wait("document.getElementById('factor').textContent !== '–'")
+    data = base64.b64encode((place / "short.wav").read_bytes()).decode() if dropped else ""
+    script = STOPPED_AND.replace("if (DROPPED)", f"if ({str(dropped).lower()})")
+    chromium.evaluate(script.replace("DROPPED", data))
+    chromium.wait(DONE)
+    time.sleep(0.5)
+    said = chromium.evaluate("document.getElementById('status').textContent")
+    assert said.startswith("late.wav: " if dropped else "recording: ")
+    assert chromium.evaluate(ALERT) == ""
 
 
 def test_a_second_recording_begins_at_nothing(place: Path, chromium: Chromium) -> None:
