@@ -25,11 +25,23 @@ export async function decode(file) {
   } catch {
     context = new OfflineAudioContext(1, 1, 48000); // a rate that this browser does not have
   }
+  let recording;
   try {
-    return await context.decodeAudioData(bytes);
+    recording = await context.decodeAudioData(bytes);
   } catch {
     throw new Error(`${file.name}: this browser cannot read it as audio`);
   }
+  // Such files exist; and Firefox takes 64-bit floats for 32-bit ones.
+  for (let k = 0; k < recording.numberOfChannels; k++) {
+    if (!finite(recording.getChannelData(k))) throw new Error(`${file.name}: holds samples that are no numbers`);
+  }
+  return recording;
+}
+
+function finite(wave) {
+  let none = 0; // a product with NaN or infinity is NaN
+  for (let i = 0; i < wave.length; i++) none += 0 * wave[i];
+  return none === 0;
 }
 
 /** Enhance a recording in the worklet, in the background; aligned with what came in. */

@@ -157,7 +157,7 @@ import { decode, wav } from "./recording.js";
 const asked = [];
 globalThis.OfflineAudioContext = class {
   constructor(channels, samples, rate) { asked.push(rate); }
-  async decodeAudioData() {}
+  async decodeAudioData() { return { numberOfChannels: 0 }; }
 };
 const bytes = Uint8Array.from(atob("FILE"), (x) => x.charCodeAt(0)).buffer;
 await decode({ name: "a.wav", arrayBuffer: async () => bytes });
@@ -179,6 +179,26 @@ def test_chunks_of_wav_files_are_filled_to_an_even_size(tmp_path: Path) -> None:
     found, rate = soundfile.read(io.BytesIO(bytes(made)))
     np.testing.assert_allclose(found, [0.5, -0.25, 1], atol=2**-23)
     assert rate == 16000
+
+
+DAMAGED = """
+import { decode } from "./recording.js";
+globalThis.OfflineAudioContext = class {
+  async decodeAudioData(wave) {
+    return { numberOfChannels: 2, getChannelData: (k) => (k ? wave : Float32Array.of(0, 1)) };
+  }
+};
+for (const x of [0.5, NaN, Infinity]) {
+  const bytes = Object.assign(new ArrayBuffer(0), { 0: x, length: 1 });
+  const file = { name: "a.wav", arrayBuffer: async () => bytes };
+  console.log(await decode(file).then(() => "read", (error) => error.message));
+}
+"""
+
+
+def test_samples_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    said = "a.wav: holds samples that are no numbers"
+    assert beside_the_modules(tmp_path, DAMAGED).split("\n") == ["read", said, said]
 
 
 FAILING = """
