@@ -1,6 +1,8 @@
 // Recordings: read, enhanced faster than they last, played before and after at one place, written.
 import { running } from "./index.js";
 
+const PAUSE = 5; // seconds of a recording from one look to the next whether it is still wanted
+
 /** Rate of a WAV or FLAC file, or what browsers decode to. */
 function rateOf(bytes) {
   const view = new DataView(bytes);
@@ -44,19 +46,30 @@ function finite(wave) {
   return none === 0;
 }
 
-/** Enhance a recording in the worklet, in the background; aligned with what came in. */
+/** Enhance a recording in the worklet, in the background; aligned with what came in.
+ * `progress` hears the share that is done, and ends it by false. */
 export async function clean(enhance, recording, progress) {
   const { sampleRate, length, numberOfChannels: channels } = recording;
   const late = enhance.latencySamples(sampleRate);
   const context = new OfflineAudioContext(channels, length + late, sampleRate);
   const node = await enhance.createNode(context, { channels });
+  let fail;
   const failed = new Promise((_, reject) => {
+    fail = reject;
     node.addEventListener("processorerror", (event) => reject(event.error ?? new Error("the worklet failed")));
   });
   node.addEventListener("report", () => progress(node.seconds / (length / sampleRate)));
   const source = new AudioBufferSourceNode(context, { buffer: recording });
   source.connect(node).connect(context.destination);
   source.start();
+  // Chromium renders one recording after the other, and no message reaches the worklet meanwhile:
+  // what is overtaken ends at a pause. Firefox has none.
+  for (let at = PAUSE; context.suspend && at < length / sampleRate; at += PAUSE) {
+    context.suspend(at).then(() => {
+      if (progress((at * sampleRate) / length) === false) fail(new Error("another recording was begun"));
+      else context.resume();
+    }, fail);
+  }
   const whole = await Promise.race([context.startRendering(), failed]);
   // Silence must not pass as a result: the worklet has to have begun, and, reporting four times a
   // second, to have told of the end.

@@ -377,3 +377,20 @@ def test_a_second_recording_begins_at_nothing(place: Path, chromium: Chromium) -
     chromium.choose("#file", place / "noisy48.wav")
     chromium.wait(f"shown.length && {DONE}")
     assert chromium.evaluate("shown[0]") == 0
+
+
+def test_a_long_recording_that_is_overtaken_ends(place: Path, chromium: Chromium) -> None:
+    """Chromium would begin the next one after it."""
+    soundfile.write(place / "long.wav", np.tile(voice(4, 130), 30), 16000)
+    chromium.open((place / "int8" / "index.html").as_uri())
+    chromium.wait(READY)
+    chromium.evaluate(
+        "globalThis.rendered = [], globalThis.start = OfflineAudioContext.prototype.startRendering,"
+        "OfflineAudioContext.prototype.startRendering = async function () {"
+        " const made = await start.call(this); rendered.push(made.duration); return made; }, 0"
+    )
+    chromium.choose("#file", place / "long.wav")
+    chromium.wait("progress.value > 0")
+    chromium.choose("#file", place / "short.wav")
+    chromium.wait(f"rendered.length && {DONE}")
+    assert chromium.evaluate("rendered[0]") < 1
