@@ -226,6 +226,8 @@ export async function enhanceTrack(track, { enhance, context, ...options } = {})
     source.connect(node).connect(destination);
     await running(own);
     await node.ready;
+    // Its event is past, or never comes: none is sent where the page itself ends a track.
+    if (track.readyState === "ended") throw new Error("enhance: the track has ended");
   } catch (error) {
     stop();
     throw error;

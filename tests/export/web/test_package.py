@@ -104,6 +104,8 @@ FAILURES = {
         "the worklet cannot be loaded",
     "enhanceTrack(microphone, { strength: 2 })": "strength 2 is not from 0 to 1",
     "enhanceTrack(microphone, { attenLimit: 'a' })": "attenLimit a is no number of dB",
+    "((own, made = enhanceTrack(own)) => (own.stop(), made))(microphone.clone())":
+        "the track has ended",
 }  # fmt: skip
 
 
