@@ -179,7 +179,8 @@ def open_set(folder: Path | str) -> EvaluationSet:
         recorded = (row.get("clean_sha256", hashes[0]), row.get("noisy_sha256", hashes[1]))
         if recorded != hashes:
             raise EnhanceError(f"{folder}: pair {name} has changed since the set was made")
-        digest.update("\t".join((name, *hashes, "\n")).encode())
+        # Names need not be UTF-8: those that are not keep their bytes.
+        digest.update("\t".join((name, *hashes, "\n")).encode("utf-8", "surrogateescape"))
         pairs.append((name, clean[name], noisy[name], _text_labels(row)))
     missing = sorted(set(rows) - set(clean))
     if missing:

@@ -275,7 +275,8 @@ def fingerprint(clips: Sequence[Clip]) -> str:
     """
     digest = hashlib.sha256()
     for place, clip in zip(below_common([clip.path for clip in clips]), clips, strict=True):
-        digest.update(f"{place}\0{clip.duration!r}\n".encode())
+        # Names need not be UTF-8: those that are not keep their bytes.
+        digest.update(f"{place}\0{clip.duration!r}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,14 @@ def test_any_folder_with_clean_and_noisy(tmp_path: Path) -> None:
     (tmp_path / "half" / "noisy").mkdir()
     with pytest.raises(EnhanceError, match="no audio"):
         open_set(tmp_path / "half")
+
+
+def test_names_need_not_be_utf_8(tmp_path: Path, clips: tuple[list[Clip], list[Clip]]) -> None:
+    made = small(clips, tmp_path / "set", count=1)
+    for part, path in zip(("clean", "noisy"), made.pairs[0][1:3], strict=True):
+        (tmp_path / "own" / part).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "own" / part / os.fsdecode(b"caf\xe9.flac"))
+    assert open_set(tmp_path / "own").pairs[0][0] == os.fsdecode(b"caf\xe9")
 
 
 def test_held_back_takes_only_what_training_does_not_hear(

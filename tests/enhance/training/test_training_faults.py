@@ -21,6 +21,7 @@ from torch import Tensor
 
 from enhance.config import RunConfig
 from enhance.errors import EnhanceError
+from enhance.files import read_jsonl
 from enhance.network.tensors import load_tensors, save_tensors
 from enhance.network.waveform_model import WaveformModel
 from enhance.training.engine.engine import seed_everything
@@ -173,6 +174,19 @@ def test_killed_before_its_first_step(data: Path, tmp_path: Path) -> None:
         fit(settings, Dies(settings.loss), run, quiet=True)
     fit(settings, tiny.Sums(settings.loss), run, resume=True, quiet=True)
     tiny.same(whole, run)
+
+
+def test_names_need_not_be_utf_8(tmp_path: Path) -> None:
+    clips = tiny.make_clips(tmp_path / "clips", 3)
+    for path in sorted(clips.rglob("0.wav")):
+        path.rename(path.with_name(os.fsdecode(b"caf\xe9.wav")))
+    settings = tiny.config(clips, steps=1, validate_every=0)
+    run = tmp_path / "run"
+    fit(settings, Enhancement(settings.loss), run, quiet=True)
+    heard = {row["path"] for row in read_jsonl(run / "heard.jsonl")}
+    assert os.fsdecode(b"speech/caf\xe9.wav") in heard
+    longer = tiny.config(clips, steps=2, validate_every=0)
+    assert fit(longer, Enhancement(settings.loss), run, resume=True, quiet=True)["step"] == 2
 
 
 def test_one_process_to_a_run(data: Path, tmp_path: Path) -> None:
