@@ -19,7 +19,7 @@ from enhance.data.corpus.manifest import Clip
 from enhance.data.mixing.mixer import Mixer
 from enhance.data.mixing.rooms import bank
 from enhance.errors import EnhanceError
-from enhance.training.run.run_folder import fingerprint
+from enhance.training.run.run_folder import fingerprint, grouping
 
 SPLIT_SEED = 0
 """One split for all runs on the same data: runs of different seeds compare, and none trains on
@@ -43,6 +43,8 @@ class TrainingData:
         How to mix in each step, see `enhance.data.mixing.loader.batches`; None for always the same.
     fingerprint
         Hash of the training clips.
+    groups
+        Hash of how labels group them, and of a folder's rooms, see `grouping`.
     """
 
     def __init__(
@@ -86,6 +88,8 @@ class TrainingData:
         self.mixing_of = partial(mixing_at, found) if curriculum else None
         wide = widest(found)
         responses = bank(wide, config.rirs, seed, sample_rate, quiet=quiet)
+        # Simulated rooms follow from the configuration.
+        self.groups = grouping(speech, noise, rooms=responses if config.rirs else ())
         self.mixer = Mixer(
             speech_store, noise_store, wide, seed, config.balance, alignment, responses
         )

@@ -250,6 +250,7 @@ class Enhancer(Learner):
             "init": self.init,
             "branch": self.plan.branch,
             "data": self.data.fingerprint,
+            "groups": self.data.groups,
         }
 
     def fail(

@@ -112,14 +112,15 @@ def fit(
     def begin() -> bool:
         """Whether there is a state to go on from."""
         stack.enter_context(run_folder.locked(run))
+        prints = (data.fingerprint, data.groups)
         if branch is not None:
             run_folder.check_branch(run, Path(branch), record, describe)
-            notes.extend(run_folder.begin_branch(run, Path(branch), record, data.fingerprint))
+            notes.extend(run_folder.begin_branch(run, Path(branch), record, *prints))
         # Another may have come while files were read.
         run_folder.check(run, config, describe, resume or branch is not None)
         go_on = (run / files.FILE).is_file()
         if go_on:
-            run_folder.check_data(run, data.fingerprint)
+            run_folder.check_data(run, *prints)
             run_folder.forget_moved(run, record)
         run_folder.write(run, config)
         run_folder.write_heard(run, data.parts, keep=go_on, quiet=quiet)

@@ -47,6 +47,7 @@ class _Header(BaseModel):
     shares: dict[str, Any] = {}
     best: dict[str, Any] | None = None
     branch: _Place | None = None
+    groups: str = ""
 
 
 def read_header(path: Path) -> dict[str, Any]:

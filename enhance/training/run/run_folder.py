@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from enhance.config import RunConfig
 from enhance.config.settings import dump_yaml, load_yaml, parse, to_dict
 from enhance.data.corpus.manifest import Clip
+from enhance.data.mixing.rooms import Response
 from enhance.errors import EnhanceError
 from enhance.files import atomic, read_jsonl, sha256, unwritable, write_jsonl
 from enhance.network.checkpoint import HEARD, WEIGHTS, difference
@@ -213,14 +214,18 @@ def check_branch(run: Path, parent: Path, config: dict[str, Any], describe: dict
             )
 
 
-def begin_branch(run: Path, parent: Path, config: dict[str, Any], data: str) -> list[str]:
+def begin_branch(
+    run: Path, parent: Path, config: dict[str, Any], data: str, groups: str
+) -> list[str]:
     """Write the state from which the branch is resumed; see `check_branch`.
 
-    ``data`` is the fingerprint of the new run's files. Returns lines that the user should read.
+    ``data`` is the `fingerprint` of the new run's files, ``groups`` that of `grouping`. Returns
+    lines that the user should read.
     """
     tensors, header = load_tensors(parent / FILE, FORMAT)
     source = {**origin(parent, FILE), "step": header["step"], "seconds": header["seconds"]}
-    fresh = {"config": config, "branch": source, "used": 0.0, "data": data, "best": None}
+    fresh = {"config": config, "branch": source, "used": 0.0, "best": None}
+    fresh |= {"data": data, "groups": groups}
     save_tensors(run / FILE, tensors, {**header, **fresh, "sums": {}, "counts": {}}, FORMAT)
     if header["data"] == data:
         return []
@@ -239,9 +244,12 @@ def origin(folder: Path, name: str) -> dict[str, str]:
     return {"checkpoint": told(folder), "sha256": sha256(folder / name)}
 
 
-def check_data(run: Path, found: str) -> None:
-    """Refuse to go on with training files of another `fingerprint` than the state's."""
-    if read_header(run / FILE)["data"] != found:
+def check_data(run: Path, found: str, groups: str) -> None:
+    """Refuse to go on with training files of another `fingerprint`, or another `grouping`, than the
+    state's."""
+    header = read_header(run / FILE)
+    # States that are older than groupings tell none.
+    if (header["data"], header.get("groups", groups)) != (found, groups):
         raise EnhanceError(
             f"{run}: the training files are others than when it began (files were added, removed, "
             "changed in length or labelled otherwise); put them back, or start a new run with "
@@ -277,6 +285,25 @@ def fingerprint(clips: Sequence[Clip]) -> str:
     for place, clip in zip(below_common([clip.path for clip in clips]), clips, strict=True):
         # Names need not be UTF-8: those that are not keep their bytes.
         digest.update(f"{place}\0{clip.duration!r}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def grouping(*stores: Sequence[Clip], rooms: Sequence[Response] = ()) -> str:
+    """Hash of what mixtures follow from beside the files: which clips of a store are of one source,
+    speaker or recording, the order of its sources, and the room impulse responses of a folder.
+
+    Names do not count, as those of sources may come from where the corpus lies.
+    """
+    numbers: dict[tuple[str, str], int] = {}
+    digest = hashlib.sha256()
+    for clips in stores:
+        sources = {name: i for i, name in enumerate(sorted({clip.source for clip in clips}))}
+        for clip in clips:
+            keys = [("speaker", clip.speaker), *(("recording", name) for name in clip.recordings)]
+            found = [numbers.setdefault(key, len(numbers)) if key[1] else -1 for key in keys]
+            digest.update(f"{sources[clip.source]} {found}\n".encode())
+    for room in rooms:
+        digest.update(f"{len(room.wave)} {room.direct}\n".encode())
     return digest.hexdigest()
 
 

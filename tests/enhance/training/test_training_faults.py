@@ -14,12 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import tiny_training as tiny
 import torch
 from torch import Tensor
 
 from enhance.config import RunConfig
+from enhance.data.corpus.manifest import make_manifest, write_manifest
 from enhance.errors import EnhanceError
 from enhance.files import read_jsonl
 from enhance.network.tensors import load_tensors, save_tensors
@@ -187,6 +190,45 @@ def test_names_need_not_be_utf_8(tmp_path: Path) -> None:
     assert os.fsdecode(b"speech/caf\xe9.wav") in heard
     longer = tiny.config(clips, steps=2, validate_every=0)
     assert fit(longer, Enhancement(settings.loss), run, resume=True, quiet=True)["step"] == 2
+
+
+@pytest.mark.parametrize("change", ["source", "speaker", "recording", "rooms"])
+def test_changed_groups(tmp_path: Path, change: str) -> None:
+    """Of the same files other mixtures would be drawn, without a word."""
+    folder = tiny.make_clips(tmp_path / "clips")
+    plain = make_manifest(folder, quiet=True)[1]
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    for name in ("a", "b"):
+        soundfile.write(rooms / f"{name}.wav", np.eye(1, 400)[0], 16000)
+
+    def label(changed: str, names: str) -> None:
+        clips = []
+        for i, clip in enumerate(plain):
+            group = {"source": "all", "speaker": f"{names}{i % 3}", "recording": f"{names}{i}"}
+            group |= {changed: f"{names}{i % 2}"} if changed in group else {}
+            labels = {"recording": group.pop("recording")}
+            clips.append(replace(clip, **group, labels=labels))
+        write_manifest(folder / "manifest.jsonl", clips)
+
+    settings = tiny.config(folder, steps=1, validate_every=0)
+    settings = replace(
+        settings,
+        data=replace(settings.data, held_back=0.0, rirs=str(rooms)),
+        mixing=replace(settings.mixing, rir_source="folder", rir_probability=0.5),
+    )
+    run = tmp_path / "run"
+    label("", "a")
+    fit(settings, Enhancement(settings.loss), run, quiet=True)
+    longer = replace(settings, training=replace(settings.training, steps=2))
+    label("", "other names")
+    assert fit(longer, Enhancement(settings.loss), run, resume=True, quiet=True)["step"] == 2
+    label(change, "a")
+    if change == "rooms":
+        (rooms / "b.wav").unlink()
+    longer = replace(settings, training=replace(settings.training, steps=3))
+    with pytest.raises(EnhanceError, match="labelled otherwise"):
+        fit(longer, Enhancement(settings.loss), run, resume=True, quiet=True)
 
 
 def test_one_process_to_a_run(data: Path, tmp_path: Path) -> None:
