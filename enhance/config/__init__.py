@@ -20,7 +20,7 @@ from enhance.config.checked import (
     checked,
     read,
 )
-from enhance.config.mixing import MixingConfig
+from enhance.config.mixing import Decibel, MixingConfig
 from enhance.errors import EnhanceError
 from enhance.stft import StftConfig
 
@@ -241,7 +241,7 @@ class TrainingConfig:
     than SI-SDR, and where a decay has an end, the last are better."""
     validation_clips: NonNegativeInt = 24
     """Mixtures of held-back speakers and noises, the same in every run."""
-    validation_snr: float | None = None
+    validation_snr: Decibel | None = None
     """SNR of the validation mixtures in dB; unset for the middle of `mixing.snr`."""
     checkpoint_every: PositiveInt = 500
     """Steps between writings of the state from which `--resume` continues."""

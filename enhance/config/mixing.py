@@ -16,7 +16,9 @@ from enhance.config.checked import (
     checked,
 )
 
-Range = Annotated[tuple[float, float], Rising]
+Decibel = Annotated[float, Field(ge=-120, le=120)]
+"""Beyond these float32 loses the quieter of two sounds; far beyond, 10 ** (dB / 10) overflows."""
+Decibels = Annotated[tuple[Decibel, Decibel], Rising]
 Above = Annotated[tuple[PositiveFloat, float], Rising]
 """A range above 0."""
 Factor = Annotated[float, Field(ge=0.5, le=2)]
@@ -27,10 +29,10 @@ Factors = Annotated[tuple[Factor, Factor], Rising]
 class MixingConfig:
     """How mixtures are made."""
 
-    snr: Range = (-5.0, 5.0)
+    snr: Decibels = (-5.0, 5.0)
     """Range of the signal-to-noise ratio in dB, uniform: 10 log10(sum s^2 / sum n^2) over the
     whole segment, with s the speech that arrives (reverberation included)."""
-    level_dbfs: Range = (-35.0, -15.0)
+    level_dbfs: Decibels = (-35.0, -15.0)
     """Range of the speech's level, uniform: rms over the segment in dB against full scale. A
     mixture that would pass 0.99 of full scale is turned down, speech and noise alike."""
     segment_seconds: Annotated[float, Field(ge=0.1, le=600)] = 3.0
@@ -40,7 +42,7 @@ class MixingConfig:
     (where unknown: of the same source) are joined to it."""
     silence_probability: Share = 0.1
     """Chance that a clip shorter than the segment stands in silence, with nothing joined."""
-    silence_dbfs: float = -60.0
+    silence_dbfs: Decibel = -60.0
     """A crop of speech (or noise) whose rms is below this is drawn again."""
     noise_switch_probability: Share = 0.1
     """Chance that another recording of noise takes over within the segment."""
@@ -49,12 +51,12 @@ class MixingConfig:
     and there is a second."""
     noise_layers: Annotated[int, Field(ge=1, le=3)] = 2
     """Noises at the same time at most, 1 to 3."""
-    noise_layer_db: Range = (-10.0, 0.0)
+    noise_layer_db: Decibels = (-10.0, 0.0)
     """Range of each further noise's level against what is there."""
     equaliser_probability: Share = 0.0
     """Chance of a random smooth equaliser on speech (the target included), and another on
     noise."""
-    equaliser_db: NonNegativeFloat = 6.0
+    equaliser_db: Annotated[float, Field(ge=0, le=120)] = 6.0
     """Largest rise or fall of the equaliser."""
     band_limit_probability: Share = 0.0
     """Chance that everything, the target included, ends at a cutoff, as on a narrow channel."""
@@ -69,12 +71,12 @@ class MixingConfig:
     """Simulated responses to draw from."""
     rir_rt60: Above = (0.15, 0.6)
     """Range of the simulated rooms' reverberation time in seconds."""
-    early_ms: NonNegativeFloat = 50.0
+    early_ms: Annotated[float, Field(ge=0, le=10_000)] = 50.0
     """The early part of a room's response ends this long after the direct path."""
     easy_probability: Share = 0.0
     """Chance that the SNR is drawn from `easy_snr` instead, so that clean speech passes
     unharmed."""
-    easy_snr: Range = (10.0, 30.0)
+    easy_snr: Decibels = (10.0, 30.0)
     """Range of the SNR of easy mixtures in dB."""
     speed_probability: Share = 0.0
     """Chance that speech, the target included, is played faster or slower: tempo, pitch and
@@ -106,7 +108,7 @@ class MixingConfig:
     """Range of the number of voices."""
     babble_alone_probability: Share = 0.5
     """Chance that babble takes the place of the noise, instead of being added to it."""
-    babble_db: Range = (-10.0, 10.0)
+    babble_db: Decibels = (-10.0, 10.0)
     """Range of the babble's level against the noise, where it is added."""
     synthetic_noise_probability: Share = 0.0
     """Chance, for each noise, that one from a formula (see `enhance.data.formulas`) takes the place
@@ -116,7 +118,10 @@ class MixingConfig:
     distant_voice_probability: Share = 0.0
     """Chance of one or two other people, or creatures with such voices, at a distance: in their
     late reverberation, and dull. As for babble, they are never the target's speaker."""
-    distant_voice_db: Above = (8.0, 20.0)
+    distant_voice_db: Annotated[tuple[Annotated[Decibel, Field(gt=0)], Decibel], Rising] = (
+        8.0,
+        20.0,
+    )
     """Range of how far they stay below the speech, in dB. They are part of the noise: the rest of
     it is what the SNR leaves, and where that is above this, they are alone and at the SNR."""
     distant_shift_probability: Share = 0.3

@@ -363,6 +363,16 @@ def test_sources_are_drawn_by_hours_to_a_power(
         {"band_limit_hz": (0, 100)},
         {"rir_rt60": (0, 1)},
         {"early_ms": -1},
+        # Powers of these would overflow in the middle of a run.
+        {"early_ms": 1e306},
+        {"snr": (-5000, 0)},
+        {"level_dbfs": (0, 10000)},
+        {"silence_dbfs": 1e5},
+        {"noise_layer_db": (0, 1e5)},
+        {"equaliser_db": 1e6},
+        {"easy_snr": (0, 5000)},
+        {"babble_db": (0, 1e4)},
+        {"distant_voice_db": (1, 1e5)},
     ],
 )
 def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
