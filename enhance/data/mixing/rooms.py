@@ -18,6 +18,8 @@ from enhance.errors import EnhanceError, require
 from enhance.files import expanded
 from enhance.progress import tracked
 
+_DRIEST = 0.1
+"""Seconds: hardly a room of those sizes is drier by Sabine's formula, and none at 0.07."""
 _LARGEST_ORDER = 40  # reflections; later ones are below what noise leaves audible
 
 
@@ -78,8 +80,13 @@ def simulated_bank(
 
     Rooms measure 3 to 8 by 3 to 7 by 2.4 to 3.5 metres; speaker and microphone stand at least
     0.3 m from every wall and 0.3 to 3 m apart. The reverberation time is drawn from ``rt60``
-    (seconds, Sabine's formula). Response i depends on (seed, i) alone.
+    (seconds, Sabine's formula); an `EnhanceError` if no room is that dry. Response i depends on
+    (seed, i) alone.
     """
+    if rt60[1] < _DRIEST:
+        raise EnhanceError(
+            f"mixing.rir_rt60: {list(rt60)}: no room is that dry; end it at {_DRIEST} or more"
+        )
     require("train", "pyroomacoustics")
     import pyroomacoustics
 

@@ -281,6 +281,9 @@ def test_simulated_rooms(stores: tuple[ClipStore, ClipStore]) -> None:
         assert 0.02 * RATE < len(a.wave) < 1.2 * RATE
         late = a.wave[a.direct + 800 :]
         assert np.sum(late**2) > 0  # there is a tail beyond the early part
+    # Drawn until one fits: in vain where none can.
+    with pytest.raises(EnhanceError, match=r"mixing\.rir_rt60.*that dry"):
+        bank(replace(PLAIN, rir_probability=1.0, rir_rt60=(0.01, 0.07)), "", 0)
     assert bank(PLAIN, "", 0) == []
     mixer = Mixer(*stores, replace(PLAIN, rir_probability=1.0, rir_count=2), seed=3)
     assert {mixer.draw(0, i).rir for i in range(20)} == {0, 1}
