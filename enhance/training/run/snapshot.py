@@ -36,12 +36,14 @@ def snapshot(run: Path, out: Path, *, limit_mb: float = 4.0, force: bool = False
     tensors, header = load_tensors(run / FILE, FORMAT)
     config = to_dict(parse(RunConfig, header["config"], str(run / FILE)))
     config["data"] = portable(config["data"])
+    config["objective"] = _without_cache(config["objective"])
+    header = {**header, "config": config, "objective": _without_cache(header["objective"])}
     small = {name: _half(name, value) for name, value in tensors.items()}
     for name, value in small.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise EnhanceError(f"{run / FILE}: {name} leaves the range of half precision")
     with atomic_folder(out, holds=(FILE, CONFIG, README), reads=[run], force=force) as place:
-        save_tensors(place / FILE, small, {**header, "config": config}, FORMAT)
+        save_tensors(place / FILE, small, header, FORMAT)
         (place / CONFIG).write_text(dump_yaml(config), "utf-8")
         (place / README).write_text(_readme(out, header, config), "utf-8")
         size = sum(path.stat().st_size for path in place.iterdir())
@@ -51,6 +53,13 @@ def snapshot(run: Path, out: Path, *, limit_mb: float = 4.0, force: bool = False
                 "folder elsewhere, or set --limit-mb"
             )
     return {"step": header["step"], "seconds": header["seconds"], "bytes": size}
+
+
+def _without_cache(objective: Any) -> Any:
+    """Settings of an objective that remembers in the user's cache folder, wherever that is."""
+    if not isinstance(objective, dict):
+        return objective
+    return {k: "" if k == "cache" else _without_cache(v) for k, v in objective.items()}
 
 
 def _half(name: str, value: Tensor) -> Tensor:

@@ -99,6 +99,19 @@ def test_the_command_names_lists_as_lists(run: Path, tmp_path: Path) -> None:
     assert load_run(None, named).data == DataConfig(speech=["DIR"], noise=["DIR"], rirs="DIR")
 
 
+def test_the_place_of_a_cache_stays_here(run: Path, tmp_path: Path) -> None:
+    tensors, header = load_tensors(run / "trainer.safetensors", "enhance-trainer-1")
+    settings = {"weight": 0.5, "distill": {"cache": "/home/me/features", "cache_gb": 2.0}}
+    header["config"] = {**header["config"], "objective": settings}
+    header["objective"] = {"mode": "concat+distill", **settings}
+    save_tensors(tmp_path / "trainer.safetensors", tensors, header, "enhance-trainer-1")
+    out = tmp_path / "next"
+    snapshot(tmp_path, out)
+    assert not any(b"/home/me" in path.read_bytes() for path in out.iterdir())
+    kept = load_yaml(out / "config.yaml")["objective"]
+    assert kept == {"weight": 0.5, "distill": {"cache": "", "cache_gb": 2.0}}
+
+
 def test_refused_with_nothing_written(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "next"
     with pytest.raises(EnhanceError, match="--limit-mb nan: must be more than 0"):
