@@ -247,7 +247,7 @@ class TrainingConfig:
     """Steps between writings of the state from which `--resume` continues."""
     log_every: PositiveInt = 50
     """Steps averaged into one line of history.jsonl."""
-    threads: NonNegativeInt = 0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Torch threads per process; 0 for torch's own choice."""
 
     def __post_init__(self) -> None:

@@ -413,7 +413,7 @@ def test_unknown_strategy(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("steps", 0), ("ema_decay", 1.0), ("final_rate", 2.0), ("minutes", -1), ("log_every", 0)],
+    [("steps", 0), ("ema_decay", 1.0), ("final_rate", 2.0), ("minutes", -1), ("threads", 1025)],
 )
 def test_config_refuses(field: str, value: float) -> None:
     with pytest.raises(EnhanceError, match=f"TrainingConfig: {field}"):
