@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from enhance.config.checked import (
     Field,
-    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Rising,
@@ -21,6 +20,7 @@ Decibel = Annotated[float, Field(ge=-120, le=120)]
 Decibels = Annotated[tuple[Decibel, Decibel], Rising]
 Above = Annotated[tuple[PositiveFloat, float], Rising]
 """A range above 0."""
+Gap = Annotated[float, Field(ge=0, le=600)]
 Factor = Annotated[float, Field(ge=0.5, le=2)]
 Factors = Annotated[tuple[Factor, Factor], Rising]
 
@@ -37,7 +37,7 @@ class MixingConfig:
     mixture that would pass 0.99 of full scale is turned down, speech and noise alike."""
     segment_seconds: Annotated[float, Field(ge=0.1, le=600)] = 3.0
     """Length of a mixture."""
-    join_gap_seconds: Annotated[tuple[NonNegativeFloat, float], Rising] = (0.08, 0.4)
+    join_gap_seconds: Annotated[tuple[Gap, Gap], Rising] = (0.08, 0.4)
     """Range of the pause between clips, where one is too short and others of the same speaker
     (where unknown: of the same source) are joined to it."""
     silence_probability: Share = 0.1

@@ -368,6 +368,7 @@ def test_sources_are_drawn_by_hours_to_a_power(
         {"early_ms": -1},
         # Powers of these would overflow in the middle of a run.
         {"early_ms": 1e306},
+        {"join_gap_seconds": (0, 1e308)},
         {"snr": (-5000, 0)},
         {"level_dbfs": (0, 10000)},
         {"silence_dbfs": 1e5},
