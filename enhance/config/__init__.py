@@ -13,7 +13,6 @@ from enhance.config.checked import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     Seed,
     Share,
@@ -26,18 +25,23 @@ from enhance.stft import StftConfig
 
 Even = Annotated[int, Field(ge=2, multiple_of=2)]
 
+# Far above what any run has: a slip of the keyboard is refused at once, not by a full memory.
+Size = Annotated[int, Field(gt=0, le=16_384)]
+Depth = Annotated[int, Field(gt=0, le=64)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
+
 
 @checked
 class GcrnConfig:
     """Architecture of a `enhance.network.gcrn.Gcrn`."""
 
-    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32, 48, 64, 64)
+    channels: Annotated[tuple[Size, ...], Field(min_length=1)] = (16, 32, 48, 64, 64)
     """Output channels of the encoder layers; the decoders mirror them."""
     cell: Literal["lstm", "gru"] = "gru"
     """Recurrent cell of the bottleneck."""
-    hidden: PositiveInt = 320
+    hidden: Size = 320
     """Units of each recurrent layer, over all groups; with `dual_path` those of each position."""
-    rnn_layers: PositiveInt = 2
+    rnn_layers: Depth = 2
     """Recurrent layers, or blocks of two paths."""
     groups: PositiveInt = 2
     """Independent groups of each recurrent layer; `dual_path` has none."""
@@ -48,9 +52,9 @@ class GcrnConfig:
     each."""
     mixing: Literal["recurrent", "attention", "dense"] = "recurrent"
     """What mixes the frequencies of a frame in a block of two paths."""
-    kernel_frames: PositiveInt = 1
+    kernel_frames: Depth = 1
     """Frames that the encoder's kernels see: 1 as in the paper; 2 for the one before as well."""
-    level_frames: NonNegativeInt = 0
+    level_frames: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Frames over which the running level is taken that the network's input is divided by;
     0 leaves the input at its level."""
     decoders: Annotated[int, Field(ge=1, le=2)] = 2
@@ -177,7 +181,7 @@ class DataConfig:
     balance: Share = 0.5
     """A source is drawn with probability in proportion to its hours to this power: 1 draws every
     hour equally often, 0 every source."""
-    workers: NonNegativeInt = 1
+    workers: Annotated[int, Field(ge=0, le=1024)] = 1
     """Processes that mix ahead of training; 0 mixes in the training process. Any number gives
     the same mixtures."""
     cache_mb: NonNegativeInt = 2000
@@ -200,16 +204,16 @@ class TrainingConfig:
     minutes: NonNegativeFloat = 0.0
     """Wall-clock minutes at most, validation included; 0 for no limit. The learning rate then
     follows whichever of steps and minutes is nearer its end."""
-    batch_size: PositiveInt = 16
+    batch_size: Annotated[int, Field(gt=0, le=65_536)] = 16
     """Mixtures per step, over all processes."""
     epoch_size: PositiveInt = 10000
     """Mixtures in one epoch. Each is a function of (seed, epoch, index): never the same twice."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """`adamw`, or `muon`: `enhance.training.optim.muon.Muon` for matrices and kernels, AdamW for
     the rest."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: Rate = 2e-3
     """Peak of AdamW's learning rate."""
-    matrix_rate: PositiveFloat = 0.02
+    matrix_rate: Rate = 0.02
     """Peak of Muon's learning rate."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """`cosine` decays from the first step to the last. `wsd` (warm-up, stable, decay) keeps its

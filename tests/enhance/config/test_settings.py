@@ -172,6 +172,19 @@ def test_what_begins_like_a_number_is_text_and_text_comes_back(tmp_path: Path) -
         ("loss: {si_sdr: '0.1'}", "loss.si_sdr: expected a number, found '0.1'"),
         ("loss: {pesq: true}", "loss.pesq: expected a number, found True"),
         ("loss: {level_invariant: 1}", "loss.level_invariant: expected true or false, found 1"),
+        (
+            "model: {gcrn: {hidden: 4800000}}",
+            "model.gcrn.hidden: expected 16384 or less, found 4800000",
+        ),
+        (
+            "model: {gcrn: {rnn_layers: 200}}",
+            "model.gcrn.rnn_layers: expected 64 or less, found 200",
+        ),
+        (
+            "training: {learning_rate: 1.0e+300}",
+            "training.learning_rate: expected 1000 or less, found 1e+300",
+        ),
+        ("data: {workers: 5000}", "data.workers: expected 1024 or less, found 5000"),
         ("model: {gcrn: {decoders: true}}", "model.gcrn.decoders: expected int, found True"),
         ("model: {stft: {hop_length: 2.0}}", "model.stft.hop_length: expected int, found 2.0"),
         ("data: {corpus: 3}", "data.corpus: expected text, found 3"),
