@@ -16,6 +16,7 @@ from distill.teacher.features import Features
 from enhance.data.corpus.clip_store import ClipStore
 from enhance.data.corpus.manifest import Clip
 from enhance.errors import EnhanceError
+from enhance.files import is_file
 from enhance.parallel import Workers
 
 
@@ -47,8 +48,10 @@ def extract(clips: Sequence[Clip], wanted: Wanted, workers: Workers) -> Extracte
     """Fill the cache with the features of clips of any sample rate; the teacher hears its own.
 
     May be stopped at any time: what is stored stays, and is found by the next call. An
-    `EnhanceError` if the teacher or a clip cannot be read, or the cache is full.
+    `EnhanceError` if the teacher or a clip cannot be read, or the cache is full or no folder.
     """
+    if is_file(wanted.cache):
+        raise EnhanceError(f"{wanted.cache}: is a file; name a folder with --cache")
     _features(wanted)  # a wrong name is told before the long work
     result, heard, begin = Extracted(), 0.0, time.perf_counter()
 

@@ -44,5 +44,8 @@ def test_a_full_cache_and_a_wrong_name_are_told(make_teacher, tmp_path: Path) ->
     store = store_of(tmp_path, [9000])
     with pytest.raises(EnhanceError, match="the cache is full at 1e-06 GB"):
         extract(store.clips, Wanted(str(make_teacher()), "last", tmp_path / "c", 1e-6), WORKERS)
+    (tmp_path / "file").touch()
+    with pytest.raises(EnhanceError, match="file: is a file; name a folder"):
+        extract(store.clips, Wanted(str(make_teacher()), "last", tmp_path / "file"), WORKERS)
     with pytest.raises(EnhanceError, match="nobody"):
         extract(store.clips, Wanted(str(tmp_path / "nobody"), "last", tmp_path / "c"), WORKERS)
