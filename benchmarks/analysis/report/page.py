@@ -43,7 +43,11 @@ def write(folder: Path, study: Path | None = None) -> list[tuple[Claim, Verdict]
     """
     evidence = Evidence.open(folder, study)
     if not evidence.records:
-        raise EnhanceError(f"{folder}: holds no record; run enhance analyze all, or one analysis")
+        below = sorted({path.parent.name for path in folder.glob("*/*.json")})
+        what = "run enhance analyze all, or one analysis"
+        if below:
+            what = f"there are some in {', '.join(below)}: name one, or give all analyses one --out"
+        raise EnhanceError(f"{folder}: holds no record; {what}")
     verdicts = [(claim, claim.judge(evidence)) for claim in CLAIMS]
     facts = {
         "verdicts": verdicts,

@@ -222,6 +222,10 @@ def test_what_is_no_folder_of_records_is_refused(
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(EnhanceError, match="holds no record; run enhance analyze all"):
         page.write(empty)
+    (empty / "maps").mkdir()
+    (empty / "maps" / "maps.json").write_text("{}")
+    with pytest.raises(EnhanceError, match="there are some in maps: name one"):
+        page.write(empty)
     monkeypatch.setattr(page, "MOST_BYTES", 1000)
     with pytest.raises(EnhanceError, match="most of it are the plots of cka"):
         page.write(folder)
