@@ -37,6 +37,8 @@ def read_phones(folder: Path) -> tuple[list[Clip], list[list[Span]], list[str]]:
     else:
         manifest = folder
     folder, clips = manifest.parent, read_manifest(manifest)
+    if not is_file(folder / "phones.csv"):
+        raise EnhanceError(f"{folder / 'phones.csv'}: not there; `enhance data align` makes one")
     rows: dict[Path, list[tuple[float, float, str]]] = {}
     try:
         for row in read_rows(folder / "phones.csv"):

@@ -117,3 +117,6 @@ def test_probe_and_card(tmp_path: Path, monkeypatch) -> None:
     (folder / "phones.csv").write_text("a,b\n1,2\n")
     with pytest.raises(EnhanceError, match="not a table of phones"):
         phone_probe.probe(model, folder, work)
+    (folder / "phones.csv").unlink()
+    with pytest.raises(EnhanceError, match="not there; `enhance data align` makes one"):
+        phone_probe.probe(model, folder, work)
