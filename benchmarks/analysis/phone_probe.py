@@ -18,7 +18,7 @@ from benchmarks.analysis.parts import heard
 from benchmarks.analysis.parts.work import Work
 from benchmarks.analysis.probes.answers import answer, guess, hear
 from benchmarks.analysis.probes.read import of_frames
-from benchmarks.analysis.probes.tasks import TASKS
+from benchmarks.analysis.probes.tasks import TASKS, Data
 from distill.ssl.data.crops import FIELD, STRIDE
 from distill.ssl.data.units import mfcc_with_deltas
 from distill.teacher.frames import FrameGrid
@@ -27,6 +27,11 @@ from distill.training.accuracy import interval
 log = logging.getLogger("enhance")
 
 _CONTEXT = 4  # frames to each side in the MFCC baseline with context
+
+
+def questions(corpus: Path, work: Work) -> Data:
+    """What `probe` asks on a corpus, which it refuses for the same reasons: no audio is read."""
+    return of_frames("phone", TASKS["phone"], corpus, sys.maxsize, work)
 
 
 def probe(model: Path, corpus: Path, work: Work) -> dict[str, Any]:
@@ -39,7 +44,7 @@ def probe(model: Path, corpus: Path, work: Work) -> dict[str, Any]:
     `EnhanceError` says that the model or the corpus cannot be read, or of fewer than two speakers.
     """
     seed = work.seed
-    data = of_frames("phone", TASKS["phone"], corpus, sys.maxsize, work)
+    data = questions(corpus, work)
     speakers, counts = len(set(data.groups)), np.bincount(data.owner)
     hits = {"majority guess": guess(data, speakers, seed).values * counts}  # of each utterance
 

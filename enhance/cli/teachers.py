@@ -147,7 +147,9 @@ def pretrain(
     )
     measure = None
     if probe:
-        measure = functools.partial(phone_probe.probe, corpus=probe, work=Work(quiet=run.quiet))
+        work = Work(quiet=run.quiet)
+        phone_probe.questions(probe, work)  # refused now, not after the training
+        measure = functools.partial(phone_probe.probe, corpus=probe, work=work)
     record = train(
         config,
         corpus or demo_corpus.ensure(quiet=run.quiet),

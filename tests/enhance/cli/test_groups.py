@@ -139,6 +139,15 @@ def test_the_engine_gets_them(
     assert given == []
 
 
+def test_a_corpus_that_cannot_be_probed_is_refused_before_the_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("distill.ssl.run.pretrain", lambda *_, **__: pytest.fail("was trained"))
+    pretrain = ["teacher", "pretrain", "-o", str(tmp_path / "out"), "--corpus", "x"]
+    done = CliRunner().invoke(app, [*pretrain, "--probe", str(tmp_path)])
+    assert "manifest.csv: no such manifest" in str(done.exception)
+
+
 @pytest.mark.parametrize("name", ["pretrain", "pretrain-speaker", "finetune-ctc"])
 def test_a_folder_to_go_on_with_must_be_named(name: str) -> None:
     words = {"pretrain-speaker": ["--corpus", "x"], "finetune-ctc": ["x", "--transcripts", "x"]}
