@@ -278,6 +278,8 @@ def load(folder: Path) -> Trained:
     """Open what `train` wrote; an `EnhanceError` if there is no finished run, or its frozen
     backbone is another one now."""
     file = folder / MODEL if folder.is_dir() else folder
+    if not file.is_file():
+        raise EnhanceError(f"{file}: not there; name a finished run of enhance dann train")
     tensors, record = load_tensors(file, FORMAT)
     config = parse(DannConfig, record["config"], str(file))
     teacher = find_teacher(config.backbone.name)

@@ -39,7 +39,8 @@ def load_clips(
         found = [clip for clip in clips if (clip.source in data.held_out) == held_out]
         if not found:
             raise EnhanceError(
-                f"data.held_out: names no source of {kind}, so that no set can be made of it"
+                f"data.held_out: names no source of {kind}, so that no set can be made of it; give "
+                "the configuration that does (-c FILE)"
                 if held_out
                 else f"data.held_out: leaves no {kind} to train on"
             )

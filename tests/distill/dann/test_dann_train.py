@@ -122,6 +122,11 @@ def test_another_backbone_of_the_same_name_is_refused(
         training.load(runs["dann"])
 
 
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(EnhanceError, match="name a finished run of enhance dann train"):
+        training.load(tmp_path)
+
+
 def config_of(run: Path) -> DannConfig:
     return training.parse(DannConfig, json.loads((run / "record.json").read_text())["config"], "")
 
