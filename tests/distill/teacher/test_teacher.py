@@ -44,8 +44,7 @@ def test_contract(make_teacher, kind: str) -> None:
     assert not any(p.requires_grad for p in teacher.parameters())
     waves = noise(2, 4000).requires_grad_()
     hidden, counts = teacher.train()(waves, torch.tensor([4000, 4000]))
-    assert not teacher.training
-    assert not hidden.requires_grad
+    assert not teacher.training and not hidden.requires_grad
     assert hidden.shape == (3, 2, 12, 24)
     assert counts.tolist() == [12, 12]
     again, _ = teacher(waves, torch.tensor([4000, 4000]))
@@ -364,11 +363,7 @@ def edit(folder: Path, tmp_path: Path, name: str, **changes: object) -> Path:
         ("config.json", {"hidden_size": 32}, "cannot be loaded|another shape"),
         ("preprocessor_config.json", {"do_normalize": None}, "do_normalize"),
         ("preprocessor_config.json", {"sampling_rate": "high"}, "sampling_rate is 'high'"),
-        (
-            "config.json",
-            {"model": {}, "model_type": None},
-            "is an enhancer; its encoder is heard as encoder:/",
-        ),
+        ("config.json", {"model": {}, "model_type": None}, "is an enhancer; .* encoder:/"),
         ("config.json", {"model_type": ["wavlm"]}, "model_type .'wavlm'. is no teacher"),
     ],
 )
