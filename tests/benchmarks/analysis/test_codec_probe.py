@@ -139,7 +139,7 @@ def test_refusals(speech: Path, tmp_path: Path) -> None:
         ({"names": ["gsm"]}, "codec gsm: alone it cannot be told from others"),
         ({"num_samples": 9}, "--num-samples 9: 1 recordings for 9 codecs"),
         ({"source": "else"}, "--source else: no speech of it"),
-        ({"checkpoints": [tmp_path]}, "model.safetensors: no such file"),
+        ({"checkpoints": [tmp_path]}, "model.safetensors: not there; name a finished run"),
     ):
         with pytest.raises(EnhanceError, match=said) as error:
             codec(["log-mel"], speech, tmp_path / "out", Work(quiet=True), **more)
